@@ -1,0 +1,148 @@
+//! Field errors of validation: path, what is wrong, the bad value; rendered with upstream's words.
+
+use std::fmt;
+
+/// Upstream's `field.ErrorType`: decides the Status cause's reason and the message's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// `Required value`
+    Required,
+    /// `Invalid value`
+    Invalid,
+    /// `Unsupported value`
+    NotSupported,
+    /// `Duplicate value`
+    Duplicate,
+    /// `Forbidden`
+    Forbidden,
+    /// `Not found`
+    NotFound,
+    /// `Too long`
+    TooLong,
+    /// `Too many`
+    TooMany,
+    /// `Internal error`
+    Internal,
+    /// `Invalid value` of the wrong type
+    TypeInvalid,
+}
+
+/// One broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// What sort of rule.
+    pub kind: ErrorKind,
+    /// `spec.containers[0].name`, `metadata.labels[a/b]`.
+    pub path: String,
+    /// The bad value as upstream renders it (`"x"` quoted, numbers bare, objects as JSON), where the kind shows it.
+    pub value: String,
+    /// The explanation after the value.
+    pub detail: String,
+}
+
+impl ErrorKind {
+    /// The cause's `reason` (`FieldValueInvalid`).
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::NotFound => "FieldValueNotFound",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::Internal => "InternalError",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+
+    fn head(self) -> &'static str {
+        match self {
+            Self::Required => "Required value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Duplicate => "Duplicate value",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "Not found",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::Internal => "Internal error",
+        }
+    }
+}
+
+impl FieldError {
+    /// The message without the path: a Status cause's `message`.
+    pub fn body(&self) -> String {
+        let shows_value = !matches!(
+            self.kind,
+            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::TooMany | ErrorKind::Internal
+        );
+        let mut out = self.kind.head().to_owned();
+        if shows_value {
+            out.push_str(": ");
+            out.push_str(&self.value);
+        }
+        if !self.detail.is_empty() {
+            out.push_str(": ");
+            out.push_str(&self.detail);
+        }
+        out
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.body())
+    }
+}
+
+/// Broken rules in the order they were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldErrors(pub Vec<FieldError>);
+
+impl FieldErrors {
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds an error of any kind; `value` is rendered as JSON.
+    pub fn push(
+        &mut self,
+        kind: ErrorKind,
+        path: impl Into<String>,
+        value: &impl serde::Serialize,
+        detail: impl Into<String>,
+    ) {
+        let value = serde_json::to_string(value).unwrap_or_default();
+        self.0.push(FieldError { kind, path: path.into(), value, detail: detail.into() });
+    }
+
+    /// `path: Required value: detail`
+    pub fn required(&mut self, path: impl Into<String>, detail: impl Into<String>) {
+        self.push(ErrorKind::Required, path, &"", detail);
+    }
+
+    /// `path: Invalid value: value: detail`
+    pub fn invalid(&mut self, path: impl Into<String>, value: &impl serde::Serialize, detail: impl Into<String>) {
+        self.push(ErrorKind::Invalid, path, value, detail);
+    }
+
+    /// `path: Forbidden: detail`
+    pub fn forbidden(&mut self, path: impl Into<String>, detail: impl Into<String>) {
+        self.push(ErrorKind::Forbidden, path, &"", detail);
+    }
+
+    /// `path: Duplicate value: value`
+    pub fn duplicate(&mut self, path: impl Into<String>, value: &impl serde::Serialize) {
+        self.push(ErrorKind::Duplicate, path, value, "");
+    }
+
+    /// `path: Unsupported value: value: supported values: "A", "B"`
+    pub fn not_supported(&mut self, path: impl Into<String>, value: &impl serde::Serialize, supported: &[&str]) {
+        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        self.push(ErrorKind::NotSupported, path, value, format!("supported values: {list}"));
+    }
+}

@@ -1,0 +1,299 @@
+//! What the generic registry knows of a kind: data ([`KindInfo`]) and decisions ([`Resource`]).
+//!
+//! A kind is one file in `kinds/`: it implements [`Resource`] for its `k8s-openapi` type. The registry, discovery, tables,
+//! kubectl's printers and RBAC read nothing else. [`Hooks`] is the same thing with the type erased; the blanket
+//! implementation decodes an object once, lets the kind default, prepare and validate it, and encodes it once.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::field::{self, FieldErrors};
+
+/// A kind's fixed facts, as discovery prints them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindInfo {
+    /// `""` for the core group.
+    pub group: &'static str,
+    /// `v1`.
+    pub version: &'static str,
+    /// `Pod`.
+    pub kind: &'static str,
+    /// `pods`: the resource name in paths.
+    pub plural: &'static str,
+    /// `pod`.
+    pub singular: &'static str,
+    /// `["po"]`.
+    pub short_names: &'static [&'static str],
+    /// `["all"]`.
+    pub categories: &'static [&'static str],
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Which subresources the generic registry serves for it.
+    pub subresources: &'static [Subresource],
+    /// The verbs discovery announces; most kinds have [`ALL_VERBS`].
+    pub verbs: &'static [&'static str],
+    /// How `metadata.name` is checked.
+    pub name_rule: NameRule,
+    /// The key prefix in the store below `/registry/`, where it differs from `plural` (`services/specs`, `minions`).
+    pub storage_prefix: Option<&'static str>,
+    /// The server-side table's columns.
+    pub columns: &'static [Column],
+    /// Seconds an object lives after its last write (Events: 3600); `None` is forever.
+    pub ttl_seconds: Option<u64>,
+    /// Writes need not wait for the disk (Events, Leases).
+    pub relaxed_durability: bool,
+    /// Whether `metadata.generation` counts changes of everything outside metadata and status.
+    pub has_generation: bool,
+    /// An update may create (upstream's AllowCreateOnUpdate: Lease, Event, Endpoints, Service accounts no).
+    pub create_on_update: bool,
+    /// An update without resourceVersion is allowed (most kinds yes).
+    pub unconditional_update: bool,
+}
+
+/// All verbs of an ordinary kind, in discovery's order.
+pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// Parts of an object with a path of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subresource {
+    /// `/status`: everything but metadata and status is kept.
+    Status,
+    /// `/scale`: an autoscaling/v1 Scale of the object.
+    Scale,
+    /// `/binding` and `/eviction`, `/log`, `/exec`, `/attach`, `/portforward`, `/ephemeralcontainers`, `/resize` of pods.
+    Binding,
+    /// See [`Subresource::Binding`].
+    Eviction,
+    /// See [`Subresource::Binding`].
+    EphemeralContainers,
+    /// See [`Subresource::Binding`].
+    Resize,
+    /// See [`Subresource::Binding`].
+    Log,
+    /// See [`Subresource::Binding`].
+    Exec,
+    /// See [`Subresource::Binding`].
+    Attach,
+    /// See [`Subresource::Binding`].
+    PortForward,
+    /// `/proxy` of pods, services and nodes.
+    Proxy,
+    /// `/finalize` of namespaces.
+    Finalize,
+    /// `/token` of service accounts.
+    Token,
+    /// `/approval` of certificate signing requests.
+    Approval,
+}
+
+/// The grammar of `metadata.name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    /// RFC 1123 subdomain, at most 253 characters (most kinds).
+    DnsSubdomain,
+    /// RFC 1123 label, at most 63 characters (Namespace).
+    DnsLabel,
+    /// RFC 1035 label, at most 63 characters (Service).
+    DnsLabel1035,
+    /// One path segment without `/` and `%` (RBAC).
+    PathSegment,
+}
+
+/// One column of a server-side table (`meta.k8s.io/v1` TableColumnDefinition).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Header as upstream prints it, e.g. `Nominated Node`.
+    pub name: &'static str,
+    /// `string`, `integer`, `number`, `boolean` or `date`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// The field's documentation.
+    pub description: &'static str,
+    /// 0 is always shown, 1 only with `-o wide`.
+    pub priority: i32,
+}
+
+/// What a write is decided with besides the objects themselves: no clock and no randomness is read inside hooks.
+#[derive(Clone, Debug)]
+pub struct Context<'a> {
+    /// Now, RFC 3339 with seconds, as timestamps in objects are written.
+    pub now: jiff::Timestamp,
+    /// The requesting user's name.
+    pub user: &'a str,
+}
+
+/// A kind's decisions over its typed form. Every method has the default that most kinds share.
+pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The kind's facts.
+    const INFO: KindInfo;
+
+    /// The object's metadata.
+    fn metadata(&self) -> &ObjectMeta;
+    /// The object's metadata, to change.
+    fn metadata_mut(&mut self) -> &mut ObjectMeta;
+
+    /// Fills unset fields with upstream's defaults (`SetDefaults_*`). Runs on every write, before validation.
+    fn set_defaults(&mut self) {}
+
+    /// Clears what a client may not set at creation (status) and sets what the server decides. Upstream's
+    /// `Strategy.PrepareForCreate`; generation, uid and timestamps are the registry's.
+    fn prepare_for_create(&mut self, _ctx: &Context) {}
+
+    /// Restores what an update at this place may not change: for the main resource the status, for `/status` the spec.
+    /// `at` is `None` for the main resource. Upstream's `PrepareForUpdate`.
+    fn prepare_for_update(&mut self, _old: &Self, _at: Option<Subresource>, _ctx: &Context) {}
+
+    /// Checks a new object; paths and messages are upstream's. Metadata is checked by the registry.
+    fn validate(&self, _errors: &mut FieldErrors) {}
+
+    /// Checks an update, including [`Resource::validate`]'s rules where upstream does.
+    fn validate_update(&self, _old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        self.validate(errors);
+    }
+
+    /// Warnings for the `Warning` response header.
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Selectable fields besides `metadata.name` and `metadata.namespace`, with their values.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// The cells of the object's table row, one for each of `INFO.columns`.
+    fn cells(&self, now: jiff::Timestamp) -> Vec<Value>;
+
+    /// The `autoscaling/v1` Scale of the object, where it has one: (spec.replicas, status.replicas, status.selector).
+    fn scale(&self) -> Option<Scale> {
+        None
+    }
+
+    /// Sets `spec.replicas` from a Scale.
+    fn set_scale(&mut self, _replicas: i32) {}
+}
+
+/// What `/scale` shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scale {
+    /// `spec.replicas`.
+    pub replicas: i32,
+    /// `status.replicas`.
+    pub status_replicas: i32,
+    /// The selector in its string form.
+    pub selector: String,
+}
+
+/// An object that passed a kind's decisions, encoded.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// The object, without `apiVersion` missing and with defaults filled in.
+    pub object: Value,
+    /// For the `Warning` header.
+    pub warnings: Vec<String>,
+}
+
+/// Why a kind refused an object.
+#[derive(Debug)]
+pub enum Refused {
+    /// The JSON does not fit the type (400 BadRequest).
+    Malformed(serde_json::Error),
+    /// The fields break rules (422 Invalid, one cause a field).
+    Invalid(FieldErrors),
+}
+
+/// [`Resource`] with its type erased: what the registry holds, for built-in and custom kinds alike.
+pub trait Hooks: Send + Sync + 'static {
+    /// Decodes, defaults, prepares, validates and encodes a new object.
+    fn create(&self, object: Value, ctx: &Context) -> Result<Admitted, Refused>;
+    /// The same for an update of `old` at the main resource or a subresource.
+    fn update(&self, object: Value, old: &Value, at: Option<Subresource>, ctx: &Context) -> Result<Admitted, Refused>;
+    /// Only defaults (reads of objects stored by older versions, dry conversions).
+    fn default(&self, object: Value) -> Result<Value, Refused>;
+    /// Selectable fields besides name and namespace.
+    fn fields(&self, object: &Value) -> Vec<(&'static str, String)>;
+    /// One cell for each column.
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
+    /// The object's scale, where it has one.
+    fn scale(&self, object: &Value) -> Option<Scale>;
+    /// The object with `spec.replicas` set.
+    fn with_scale(&self, object: Value, replicas: i32) -> Result<Value, Refused>;
+}
+
+/// A served kind: what `kinds::all()` lists.
+pub struct Kind {
+    /// Facts.
+    pub info: KindInfo,
+    /// Decisions.
+    pub hooks: Box<dyn Hooks>,
+}
+
+impl Kind {
+    /// The kind of a typed resource.
+    pub fn of<T: Resource>() -> Self {
+        Self { info: T::INFO, hooks: Box::new(Typed::<T>(std::marker::PhantomData)) }
+    }
+}
+
+struct Typed<T>(std::marker::PhantomData<fn() -> T>);
+
+fn decode<T: Resource>(object: Value) -> Result<T, Refused> {
+    serde_json::from_value(object).map_err(Refused::Malformed)
+}
+
+fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
+    serde_json::to_value(object).map_err(Refused::Malformed)
+}
+
+impl<T: Resource> Hooks for Typed<T> {
+    fn create(&self, object: Value, ctx: &Context) -> Result<Admitted, Refused> {
+        let mut new: T = decode(object)?;
+        new.prepare_for_create(ctx);
+        new.set_defaults();
+        let mut errors = field::FieldErrors::default();
+        new.validate(&mut errors);
+        if !errors.is_empty() {
+            return Err(Refused::Invalid(errors));
+        }
+        Ok(Admitted { object: encode(&new)?, warnings: new.warnings(None) })
+    }
+
+    fn update(&self, object: Value, old: &Value, at: Option<Subresource>, ctx: &Context) -> Result<Admitted, Refused> {
+        let mut new: T = decode(object)?;
+        let old: T = serde::Deserialize::deserialize(old).map_err(Refused::Malformed)?;
+        new.set_defaults();
+        new.prepare_for_update(&old, at, ctx);
+        let mut errors = field::FieldErrors::default();
+        new.validate_update(&old, at, &mut errors);
+        if !errors.is_empty() {
+            return Err(Refused::Invalid(errors));
+        }
+        Ok(Admitted { object: encode(&new)?, warnings: new.warnings(Some(&old)) })
+    }
+
+    fn default(&self, object: Value) -> Result<Value, Refused> {
+        let mut object: T = decode(object)?;
+        object.set_defaults();
+        encode(&object)
+    }
+
+    fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        T::deserialize(object).map(|o: T| o.fields()).unwrap_or_default()
+    }
+
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        T::deserialize(object).map(|o: T| o.cells(now)).unwrap_or_default()
+    }
+
+    fn scale(&self, object: &Value) -> Option<Scale> {
+        T::deserialize(object).ok().and_then(|o: T| o.scale())
+    }
+
+    fn with_scale(&self, object: Value, replicas: i32) -> Result<Value, Refused> {
+        let mut object: T = decode(object)?;
+        object.set_scale(replicas);
+        encode(&object)
+    }
+}

@@ -1,0 +1,5 @@
+//! Kinds and the machinery they share, without I/O and without a runtime: metadata, selectors, quantities, defaults,
+//! validation, patches, schemas, tables and `Status` errors.
+
+pub mod field;
+pub mod kind;
