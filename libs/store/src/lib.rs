@@ -3,13 +3,15 @@
 //! The model is etcd's: one counter, the *revision*, grows by one with every committed transaction; each key remembers the
 //! revision that created it and the one that last changed it; a range can be read as of an older revision until that
 //! revision is compacted; a watch replays every change since a revision, in order, once. `redb` (embedded, the default)
-//! and `etcd` implement it and pass the same suite ([`suite`]).
+//! and `etcd` implement it and pass the same suite (`tests/conformance`).
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+
+pub mod redb;
 
 /// A point in the store's history. The first committed transaction has revision 2, as in etcd (an empty store is at 1).
 pub type Revision = u64;
@@ -200,6 +202,8 @@ pub trait Store: Send + Sync + 'static {
     /// Every change with `revision >= from` to keys that begin with `prefix`, in order, without gap or duplicate.
     /// `from` 0 means "from the next change on".
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error>;
+    /// Asks every running watch to deliver a [`WatchMessage::Progress`] at or past the newest revision soon.
+    async fn request_progress(&self) -> Result<(), Error>;
     /// Forgets history before `revision`: older reads and watches then fail with [`Error::Compacted`].
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
     /// Makes everything acknowledged durable and releases the files. Idempotent.

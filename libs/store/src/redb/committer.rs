@@ -1,0 +1,698 @@
+//! The one thread that writes: takes what waits, applies it in one redb transaction, syncs once, tells watchers, answers.
+//!
+//! ```text
+//! wait for commands ── or for the next deadline (time to live, flush of relaxed writes)
+//!   └─ take all that wait → apply each in order → commit → publish to watchers → answer
+//!        └─ a failed commit answers every writer of the batch with its error; the file is opened again
+//! ```
+//!
+//! A batch of relaxed writes alone is committed without a sync; a later sync (at most a second away) covers it. Until then
+//! its changes are also kept in memory, so that opening the file again after an I/O error within this process loses
+//! nothing that watchers have seen.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use redb::{Durability as Sync, ReadableDatabase, ReadableTable, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Shared, backend, open_file,
+    tables::{self, EXPIRY, LOG, META, META_COMPACTED, META_OPEN, META_REVISION, Start, VERSIONS, Version},
+};
+use crate::{Durability, Error, Event, Op, Outcome, Revision, Txn, Watch, WatchMessage};
+
+/// Most writers that share one sync: bounds how long the first of them waits.
+const BATCH: usize = 1024;
+/// How long relaxed writes may stay unsynced, and how many of them.
+const FLUSH_AFTER: Duration = Duration::from_secs(1);
+const FLUSH_COUNT: u64 = tables::JUMP / 2;
+/// Room left on the disk below which puts are refused before redb is touched: a repair needs some.
+const RESERVE_BYTES: u64 = 512 << 10;
+/// Messages a watcher may lag behind.
+const WATCH_BUFFER: usize = 4096;
+/// Log entries that one step of a compaction handles.
+const COMPACT_STEP: usize = 2000;
+
+pub(super) enum Command {
+    Commit { txn: Txn, reply: oneshot::Sender<Result<Outcome, Error>> },
+    Watch { prefix: String, from: Revision, reply: oneshot::Sender<Result<Watch, Error>> },
+    Progress,
+    Compact { revision: Revision, reply: oneshot::Sender<Result<(), Error>> },
+    Close { reply: oneshot::Sender<Result<(), Error>> },
+}
+
+struct Watcher {
+    prefix: String,
+    from: Revision,
+    sender: mpsc::Sender<Result<WatchMessage, Error>>,
+    /// Kept free for the error that ends the watch.
+    last: mpsc::OwnedPermit<Result<WatchMessage, Error>>,
+}
+
+impl Watcher {
+    fn wants(&self, event: &Event) -> bool {
+        event.revision >= self.from && event.key.starts_with(&self.prefix)
+    }
+}
+
+/// A change that redb holds but the disk may not yet.
+struct Unsynced {
+    revision: Revision,
+    ops: Vec<Op>,
+}
+
+struct Compaction {
+    upto: Revision,
+    reply: oneshot::Sender<Result<(), Error>>,
+}
+
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    watchers: Vec<Watcher>,
+    watchable: Revision,
+    unsynced: Vec<Unsynced>,
+    flush_at: Option<Instant>,
+    expire_at: Option<SystemTime>,
+    compaction: Option<Compaction>,
+}
+
+/// What one transaction came to.
+struct Applied {
+    outcome: Outcome,
+    events: Vec<Event>,
+}
+
+type Waiting = (Txn, oneshot::Sender<Result<Outcome, Error>>);
+
+impl Committer {
+    pub fn new(shared: Arc<Shared>, commands: Receiver<Command>, start: Start) -> Self {
+        Self {
+            shared,
+            commands,
+            watchers: Vec::new(),
+            watchable: start.watchable,
+            unsynced: Vec::new(),
+            flush_at: None,
+            // The first look at the table tells when the next key expires.
+            expire_at: Some(UNIX_EPOCH),
+            compaction: None,
+        }
+    }
+
+    pub fn run(mut self) {
+        loop {
+            let command = match self.wait() {
+                Ok(command) => command,
+                Err(RecvTimeoutError::Disconnected) => {
+                    let _ = self.close();
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.on_time();
+                    continue;
+                }
+            };
+            if let Some(closing) = self.handle(command) {
+                let _ = closing.send(self.close());
+                return;
+            }
+            self.on_time();
+        }
+    }
+
+    fn wait(&self) -> Result<Command, RecvTimeoutError> {
+        if self.compaction.is_some() {
+            return self.commands.recv_timeout(Duration::ZERO);
+        }
+        let flush = self.flush_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let expire = self.expire_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        match flush.into_iter().chain(expire).min() {
+            Some(timeout) => self.commands.recv_timeout(timeout),
+            None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Handles a command and all commits that wait behind it; returns whom to answer when it is time to close.
+    fn handle(&mut self, first: Command) -> Option<oneshot::Sender<Result<(), Error>>> {
+        let mut batch: Vec<Waiting> = Vec::new();
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                Command::Commit { txn, reply } => batch.push((txn, reply)),
+                other => {
+                    self.commit(std::mem::take(&mut batch));
+                    match other {
+                        Command::Watch { prefix, from, reply } => self.watch(prefix, from, reply),
+                        Command::Progress => self.progress(),
+                        Command::Compact { revision, reply } => self.compact(revision, reply),
+                        Command::Close { reply } => return Some(reply),
+                        Command::Commit { .. } => {}
+                    }
+                }
+            }
+            next = if batch.len() < BATCH { self.commands.try_recv().ok() } else { None };
+        }
+        self.commit(batch);
+        None
+    }
+
+    fn on_time(&mut self) {
+        if self.flush_at.is_some_and(|at| at <= Instant::now()) {
+            self.flush();
+        }
+        if self.expire_at.is_some_and(|at| at <= SystemTime::now()) {
+            self.expire();
+        }
+        self.compact_step();
+    }
+
+    // --- writing ---
+
+    fn commit(&mut self, batch: Vec<Waiting>) {
+        if batch.is_empty() {
+            return;
+        }
+        let (txns, replies): (Vec<Txn>, Vec<_>) = batch.into_iter().unzip();
+        match self.write(&txns, &[]) {
+            Ok(applied) => {
+                let mut events = Vec::new();
+                let mut outcomes = Vec::with_capacity(applied.len());
+                for one in applied {
+                    events.extend(one.events);
+                    outcomes.push(one.outcome);
+                }
+                self.publish(&events);
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    let _ = reply.send(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, source = ?std::error::Error::source(&error), "store commit failed");
+                for reply in replies {
+                    let _ = reply.send(Err(copy(&error)));
+                }
+            }
+        }
+    }
+
+    /// Applies transactions in order in one redb transaction, which also drops the `expired` entries of the expiry table.
+    fn write(&mut self, txns: &[Txn], expired: &[(u64, Arc<str>)]) -> Result<Vec<Applied>, Error> {
+        self.ensure_open()?;
+        self.check_room(txns)?;
+        let synced = txns.iter().any(|t| t.durability == Durability::Synced)
+            || self.unsynced.len() as u64 + txns.len() as u64 > FLUSH_COUNT;
+        let result = self.write_once(txns, expired, synced);
+        match &result {
+            Ok(applied) => self.note_unsynced(txns, applied, synced),
+            Err(_) => self.reopen(),
+        }
+        result
+    }
+
+    fn write_once(&mut self, txns: &[Txn], expired: &[(u64, Arc<str>)], synced: bool) -> Result<Vec<Applied>, Error> {
+        let guard = self.shared.database.read();
+        let database = guard.as_ref().ok_or(Error::Closed)?;
+        let mut redb = database.begin_write().map_err(|e| backend("begin a write", e))?;
+        let sync = if synced && self.shared.options.sync { Sync::Immediate } else { Sync::None };
+        redb.set_durability(sync).map_err(|e| backend("begin a write", e))?;
+        let mut revision = self.shared.revision.load(Ordering::Acquire);
+        let mut applied = Vec::with_capacity(txns.len());
+        let mut soonest = self.expire_at;
+        {
+            let mut tables = Tables::open(&redb)?;
+            for txn in txns {
+                applied.push(tables.apply(txn, &mut revision, &mut soonest)?);
+            }
+            for (deadline, key) in expired {
+                tables.expiry.remove((*deadline, &**key)).map_err(|e| backend("drop a time to live", e))?;
+            }
+        }
+        redb.commit().map_err(|e| backend("commit", e))?;
+        self.expire_at = soonest;
+        self.shared.revision.store(revision, Ordering::Release);
+        Ok(applied)
+    }
+
+    fn note_unsynced(&mut self, txns: &[Txn], applied: &[Applied], synced: bool) {
+        if synced {
+            self.unsynced.clear();
+            self.flush_at = None;
+            return;
+        }
+        for (txn, one) in txns.iter().zip(applied) {
+            if let (Outcome::Committed(revision), false) = (&one.outcome, one.events.is_empty()) {
+                self.unsynced.push(Unsynced { revision: *revision, ops: txn.ops.clone() });
+            }
+        }
+        if !self.unsynced.is_empty() {
+            self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flush_at = None;
+        let nothing = [Txn { durability: Durability::Synced, ..Txn::default() }];
+        if let Err(error) = self.write(&nothing, &[]) {
+            tracing::error!(error = %error, "flushing relaxed writes failed");
+            self.flush_at = Some(Instant::now() + FLUSH_AFTER);
+        }
+    }
+
+    fn expire(&mut self) {
+        let due = match self.due() {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::error!(error = %error, "reading expired keys failed");
+                self.expire_at = Some(SystemTime::now() + FLUSH_AFTER);
+                return;
+            }
+        };
+        self.expire_at = due.next;
+        if due.expired.is_empty() {
+            return;
+        }
+        match self.write(&due.deletions, &due.expired) {
+            Ok(applied) => {
+                let events: Vec<Event> = applied.into_iter().flat_map(|one| one.events).collect();
+                self.publish(&events);
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "deleting expired keys failed");
+                self.expire_at = Some(SystemTime::now() + FLUSH_AFTER);
+            }
+        }
+    }
+
+    fn due(&self) -> Result<Due, Error> {
+        let step = "read what expires";
+        let guard = self.shared.database.read();
+        let txn = guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend(step, e))?;
+        let expiry = txn.open_table(EXPIRY).map_err(|e| backend(step, e))?;
+        let now = unix_ms(SystemTime::now());
+        let mut due = Due::default();
+        for item in expiry.iter().map_err(|e| backend(step, e))? {
+            let (at, revision) = item.map_err(|e| backend(step, e))?;
+            let (deadline, key) = at.value();
+            if deadline > now || due.expired.len() == BATCH {
+                due.next = Some(UNIX_EPOCH + Duration::from_millis(deadline));
+                break;
+            }
+            // Each key in a transaction of its own: one that was put again since must not keep the others alive.
+            let key: Arc<str> = key.into();
+            due.deletions.push(Txn {
+                compare: vec![(key.clone(), revision.value())],
+                ops: vec![Op::Delete { key: key.clone() }],
+                durability: Durability::Relaxed,
+            });
+            due.expired.push((deadline, key));
+        }
+        Ok(due)
+    }
+
+    // --- room and recovery ---
+
+    /// Refuses puts when the disk is nearly full, before redb meets the error half-way.
+    fn check_room(&self, txns: &[Txn]) -> Result<(), Error> {
+        let put_bytes: u64 = txns
+            .iter()
+            .flat_map(|t| &t.ops)
+            .map(|op| match op {
+                Op::Put { value, .. } => value.len() as u64,
+                Op::Delete { .. } => 0,
+            })
+            .sum();
+        if put_bytes == 0 {
+            return Ok(());
+        }
+        let directory = self.shared.path.parent().filter(|p| !p.as_os_str().is_empty());
+        let room = nix::sys::statvfs::statvfs(directory.unwrap_or(std::path::Path::new(".")))
+            .map(|s| s.blocks_available() as u64 * s.fragment_size() as u64);
+        match room {
+            Ok(room) if room < RESERVE_BYTES + 2 * put_bytes => Err(Error::NoSpace(None)),
+            _ => Ok(()),
+        }
+    }
+
+    fn ensure_open(&mut self) -> Result<(), Error> {
+        if self.shared.database.read().is_none() {
+            self.reopen();
+        }
+        if self.shared.database.read().is_some() { Ok(()) } else { Err(Error::NoSpace(None)) }
+    }
+
+    /// After an I/O error redb wants its file opened again. What was relaxed and is not on the disk is put back.
+    fn reopen(&mut self) {
+        let mut slot = self.shared.database.write();
+        // The old handle holds the file's lock.
+        drop(slot.take());
+        let database = match open_file(&self.shared.path, &self.shared.options) {
+            Ok(database) => database,
+            Err(error) => {
+                tracing::error!(error = %error, "opening the store's file again failed; the next write tries again");
+                return;
+            }
+        };
+        match put_back(&database, &self.unsynced) {
+            Ok(()) => *slot = Some(database),
+            Err(error) => tracing::error!(error = %error, "putting back relaxed writes failed; the next write tries again"),
+        }
+    }
+
+    fn close(&mut self) -> Result<(), Error> {
+        let step = "close the store's file";
+        let mut slot = self.shared.database.write();
+        let result = (|| {
+            let Some(database) = slot.as_ref() else { return Ok(()) };
+            let txn = database.begin_write().map_err(|e| backend(step, e))?;
+            {
+                let mut meta = txn.open_table(META).map_err(|e| backend(step, e))?;
+                meta.insert(META_OPEN, 0).map_err(|e| backend(step, e))?;
+                let revision = self.shared.revision.load(Ordering::Acquire);
+                meta.insert(META_REVISION, revision).map_err(|e| backend(step, e))?;
+            }
+            txn.commit().map_err(|e| backend(step, e))
+        })();
+        drop(slot.take());
+        for watcher in self.watchers.drain(..) {
+            watcher.last.send(Err(Error::Closed));
+        }
+        result
+    }
+
+    // --- watching ---
+
+    fn publish(&mut self, events: &[Event]) {
+        if events.is_empty() {
+            return;
+        }
+        let mut index = 0;
+        while index < self.watchers.len() {
+            let watcher = &self.watchers[index];
+            let matching: Vec<Event> = events.iter().filter(|e| watcher.wants(e)).cloned().collect();
+            if matching.is_empty() && !watcher.sender.is_closed() {
+                index += 1;
+                continue;
+            }
+            match watcher.sender.try_send(Ok(WatchMessage::Events(matching))) {
+                Ok(()) => index += 1,
+                Err(mpsc::error::TrySendError::Closed(_)) => drop(self.watchers.swap_remove(index)),
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    self.watchers.swap_remove(index).last.send(Err(Error::Lagged));
+                }
+            }
+        }
+    }
+
+    fn progress(&mut self) {
+        let revision = self.shared.revision.load(Ordering::Acquire);
+        self.watchers.retain(|w| !w.sender.is_closed());
+        for watcher in &self.watchers {
+            // A full buffer will be reported as lag by the next event.
+            let _ = watcher.sender.try_send(Ok(WatchMessage::Progress(revision)));
+        }
+    }
+
+    fn watch(&mut self, prefix: String, from: Revision, reply: oneshot::Sender<Result<Watch, Error>>) {
+        let newest = self.shared.revision.load(Ordering::Acquire);
+        let oldest = self.shared.compacted.load(Ordering::Acquire).max(self.watchable);
+        if from != 0 && from < oldest {
+            let _ = reply.send(Err(Error::Compacted { requested: from, oldest }));
+            return;
+        }
+        let (sender, live) = mpsc::channel(WATCH_BUFFER);
+        let Ok(last) = sender.clone().try_reserve_owned() else { return };
+        self.watchers.push(Watcher { prefix: prefix.clone(), from, sender, last });
+        if from == 0 || from > newest {
+            let _ = reply.send(Ok(live));
+            return;
+        }
+        let (out, watch) = mpsc::channel(WATCH_BUFFER);
+        let shared = self.shared.clone();
+        let spawned = std::thread::Builder::new()
+            .name("store-replay".into())
+            .spawn(move || replay(&shared, &prefix, from..=newest, live, &out));
+        let _ = reply.send(match spawned {
+            Ok(_) => Ok(watch),
+            Err(e) => Err(Error::Backend { step: "start a replay", source: Box::new(e) }),
+        });
+    }
+
+    // --- compaction ---
+
+    fn compact(&mut self, revision: Revision, reply: oneshot::Sender<Result<(), Error>>) {
+        let newest = self.shared.revision.load(Ordering::Acquire);
+        let oldest = self.shared.compacted.load(Ordering::Acquire);
+        if revision > newest {
+            let _ = reply.send(Err(Error::Future { requested: revision, newest }));
+        } else if revision <= oldest {
+            let _ = reply.send(Err(Error::Compacted { requested: revision, oldest }));
+        } else if self.compaction.is_some() {
+            // One at a time; history that is forgotten a little later harms nobody.
+            let _ = reply.send(Ok(()));
+        } else {
+            self.shared.compacted.store(revision, Ordering::Release);
+            self.compaction = Some(Compaction { upto: revision, reply });
+        }
+    }
+
+    /// Does a bounded piece of the running compaction, so that writers never wait long for it.
+    fn compact_step(&mut self) {
+        let Some(compaction) = self.compaction.take() else { return };
+        let upto = compaction.upto;
+        match self.forget(upto) {
+            Ok(true) => {
+                let _ = compaction.reply.send(Ok(()));
+            }
+            Ok(false) => self.compaction = Some(compaction),
+            Err(error) => {
+                let _ = compaction.reply.send(Err(error));
+                self.reopen();
+            }
+        }
+    }
+
+    fn forget(&mut self, upto: Revision) -> Result<bool, Error> {
+        let step = "compact";
+        self.ensure_open()?;
+        let guard = self.shared.database.read();
+        let database = guard.as_ref().ok_or(Error::Closed)?;
+        let mut redb = database.begin_write().map_err(|e| backend(step, e))?;
+        redb.set_durability(Sync::None).map_err(|e| backend(step, e))?;
+        let done;
+        {
+            let mut tables = Tables::open(&redb)?;
+            done = tables.forget(upto)?;
+            if done {
+                let mut meta = redb.open_table(META).map_err(|e| backend(step, e))?;
+                meta.insert(META_COMPACTED, upto).map_err(|e| backend(step, e))?;
+            }
+        }
+        redb.commit().map_err(|e| backend(step, e))?;
+        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        Ok(done)
+    }
+}
+
+/// What the expiry table says is over.
+#[derive(Default)]
+struct Due {
+    deletions: Vec<Txn>,
+    expired: Vec<(u64, Arc<str>)>,
+    next: Option<SystemTime>,
+}
+
+/// The open tables of one redb write transaction.
+struct Tables<'txn> {
+    versions: redb::Table<'txn, (&'static str, u64), &'static [u8]>,
+    log: redb::Table<'txn, (u64, u32), &'static str>,
+    expiry: redb::Table<'txn, (u64, &'static str), u64>,
+    buffer: Vec<u8>,
+}
+
+impl<'txn> Tables<'txn> {
+    fn open(redb: &'txn WriteTransaction) -> Result<Self, Error> {
+        let step = "open the tables";
+        Ok(Self {
+            versions: redb.open_table(VERSIONS).map_err(|e| backend(step, e))?,
+            log: redb.open_table(LOG).map_err(|e| backend(step, e))?,
+            expiry: redb.open_table(EXPIRY).map_err(|e| backend(step, e))?,
+            buffer: Vec::new(),
+        })
+    }
+
+    fn live(&self, key: &str) -> Result<Option<Version>, Error> {
+        Ok(tables::head(&self.versions, key, Revision::MAX)?.filter(|v| v.value.is_some()))
+    }
+
+    fn apply(&mut self, txn: &Txn, revision: &mut Revision, soonest: &mut Option<SystemTime>) -> Result<Applied, Error> {
+        let mut current = Vec::with_capacity(txn.compare.len());
+        let mut holds = true;
+        for (key, expected) in &txn.compare {
+            let version = self.live(key)?;
+            holds &= version.as_ref().map_or(0, |v| v.mod_revision) == *expected;
+            current.push(version);
+        }
+        if !holds {
+            let entries = current.into_iter().map(|v| v.and_then(Version::into_entry)).collect();
+            return Ok(Applied { outcome: Outcome::Conflict(entries), events: Vec::new() });
+        }
+        let mut events = Vec::with_capacity(txn.ops.len());
+        for op in &txn.ops {
+            let (key, value, ttl) = match op {
+                Op::Put { key, value, ttl } => (key, Some(value), *ttl),
+                Op::Delete { key } => (key, None, None),
+            };
+            // The comparison has often read the key already.
+            let compared = txn.compare.iter().position(|(k, _)| k == key);
+            let old = match compared.and_then(|at| current.get_mut(at)).and_then(Option::take) {
+                Some(version) => Some(version),
+                None => self.live(key)?,
+            };
+            if value.is_none() && old.is_none() {
+                continue;
+            }
+            let new = Version {
+                key: key.clone(),
+                create_revision: old.as_ref().map_or(*revision + 1, |v| v.create_revision),
+                mod_revision: *revision + 1,
+                value: value.cloned(),
+            };
+            self.put(&new, events.len() as u32)?;
+            if let Some(ttl) = ttl {
+                let deadline = SystemTime::now() + ttl;
+                self.expiry
+                    .insert((unix_ms(deadline), &**key), new.mod_revision)
+                    .map_err(|e| backend("note a time to live", e))?;
+                *soonest = Some(soonest.map_or(deadline, |at| at.min(deadline)));
+            }
+            events.push(tables::event(new, old.and_then(|v| v.value)));
+        }
+        if !events.is_empty() {
+            *revision += 1;
+        }
+        Ok(Applied { outcome: Outcome::Committed(*revision), events })
+    }
+
+    fn put(&mut self, version: &Version, place: u32) -> Result<(), Error> {
+        let step = "write a version";
+        tables::encode(version.create_revision, version.value.as_deref(), &mut self.buffer);
+        self.versions.insert((&*version.key, version.mod_revision), self.buffer.as_slice()).map_err(|e| backend(step, e))?;
+        self.log.insert((version.mod_revision, place), &*version.key).map_err(|e| backend(step, e))?;
+        Ok(())
+    }
+
+    /// Forgets up to [`COMPACT_STEP`] log entries before `upto` and the versions that they superseded; true when none is left.
+    fn forget(&mut self, upto: Revision) -> Result<bool, Error> {
+        let step = "compact";
+        let mut entries: Vec<((u64, u32), String)> = Vec::new();
+        for item in self.log.range((0, 0)..(upto, 0)).map_err(|e| backend(step, e))?.take(COMPACT_STEP) {
+            let (at, key) = item.map_err(|e| backend(step, e))?;
+            entries.push((at.value(), key.value().to_owned()));
+        }
+        for (_, key) in &entries {
+            let Some(kept) = tables::head(&self.versions, key, upto - 1)? else { continue };
+            let superseded = if kept.value.is_none() { kept.mod_revision + 1 } else { kept.mod_revision };
+            let old: Vec<u64> = self
+                .versions
+                .range((key.as_str(), 0)..(key.as_str(), superseded))
+                .map_err(|e| backend(step, e))?
+                .map(|item| item.map(|(at, _)| at.value().1))
+                .collect::<Result<_, _>>()
+                .map_err(|e| backend(step, e))?;
+            for revision in old {
+                self.versions.remove((key.as_str(), revision)).map_err(|e| backend(step, e))?;
+            }
+        }
+        for (at, _) in &entries {
+            self.log.remove(at).map_err(|e| backend(step, e))?;
+        }
+        Ok(entries.len() < COMPACT_STEP)
+    }
+}
+
+/// Puts changes back that the disk did not have: with their own revisions, as watchers saw them.
+fn put_back(database: &redb::Database, unsynced: &[Unsynced]) -> Result<(), Error> {
+    if unsynced.is_empty() {
+        return Ok(());
+    }
+    let redb = database.begin_write().map_err(|e| backend("begin a write", e))?;
+    {
+        let mut tables = Tables::open(&redb)?;
+        let on_disk = tables.log.last().map_err(|e| backend("read the log", e))?.map_or(0, |(at, _)| at.value().0);
+        let mut soonest = None;
+        for change in unsynced.iter().filter(|c| c.revision > on_disk) {
+            let mut revision = change.revision - 1;
+            let txn = Txn { compare: Vec::new(), ops: change.ops.clone(), durability: Durability::Relaxed };
+            tables.apply(&txn, &mut revision, &mut soonest)?;
+        }
+    }
+    redb.commit().map_err(|e| backend("commit", e))
+}
+
+/// Sends what the log holds, then passes on what is live.
+fn replay(
+    shared: &Shared,
+    prefix: &str,
+    revisions: std::ops::RangeInclusive<Revision>,
+    mut live: mpsc::Receiver<Result<WatchMessage, Error>>,
+    out: &mpsc::Sender<Result<WatchMessage, Error>>,
+) {
+    const STEP: usize = 500;
+    let (mut from, upto) = (*revisions.start(), *revisions.end());
+    loop {
+        let piece = (|| {
+            let guard = shared.database.read();
+            let txn = guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend("begin a read", e))?;
+            let piece = tables::replay(&txn, prefix, from..=upto, STEP)?;
+            let oldest = shared.compacted.load(Ordering::Acquire);
+            if from < oldest {
+                return Err(Error::Compacted { requested: from, oldest });
+            }
+            Ok(piece)
+        })();
+        match piece {
+            Err(error) => {
+                let _ = out.blocking_send(Err(error));
+                return;
+            }
+            Ok((events, next)) => {
+                if !events.is_empty() && out.blocking_send(Ok(WatchMessage::Events(events))).is_err() {
+                    return;
+                }
+                match next {
+                    Some(revision) => from = revision,
+                    None => break,
+                }
+            }
+        }
+    }
+    if out.blocking_send(Ok(WatchMessage::Progress(upto))).is_err() {
+        return;
+    }
+    while let Some(message) = live.blocking_recv() {
+        if out.blocking_send(message).is_err() {
+            return;
+        }
+    }
+}
+
+fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// The same error again, for each writer of a batch.
+fn copy(error: &Error) -> Error {
+    match error {
+        Error::NoSpace(_) => Error::NoSpace(None),
+        Error::Closed => Error::Closed,
+        other => Error::Backend { step: "commit", source: other.to_string().into() },
+    }
+}
