@@ -77,7 +77,7 @@ impl FieldError {
     pub fn body(&self) -> String {
         let shows_value = !matches!(
             self.kind,
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::TooMany | ErrorKind::Internal
+            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
         );
         let mut out = self.kind.head().to_owned();
         if shows_value {
@@ -116,7 +116,11 @@ impl FieldErrors {
         value: &impl serde::Serialize,
         detail: impl Into<String>,
     ) {
-        let value = serde_json::to_string(value).unwrap_or_default();
+        let value = match serde_json::to_value(value) {
+            Ok(serde_json::Value::String(text)) => go_quote(&text),
+            Ok(other) => other.to_string(),
+            Err(_) => String::new(),
+        };
         self.0.push(FieldError { kind, path: path.into(), value, detail: detail.into() });
     }
 
@@ -140,9 +144,66 @@ impl FieldErrors {
         self.push(ErrorKind::Duplicate, path, value, "");
     }
 
+    /// `path: Too long: may not be more than N bytes`
+    pub fn too_long(&mut self, path: impl Into<String>, max: usize) {
+        let unit = if max == 1 { "byte" } else { "bytes" };
+        self.push(ErrorKind::TooLong, path, &"", format!("may not be more than {max} {unit}"));
+    }
+
+    /// `path: Too many: COUNT: must have at most N items`
+    pub fn too_many(&mut self, path: impl Into<String>, count: usize, max: usize) {
+        let unit = if max == 1 { "item" } else { "items" };
+        self.push(ErrorKind::TooMany, path, &count, format!("must have at most {max} {unit}"));
+    }
+
+    /// `path: Not found: value`
+    pub fn not_found(&mut self, path: impl Into<String>, value: &impl serde::Serialize) {
+        self.push(ErrorKind::NotFound, path, value, "");
+    }
+
     /// `path: Unsupported value: value: supported values: "A", "B"`
     pub fn not_supported(&mut self, path: impl Into<String>, value: &impl serde::Serialize, supported: &[&str]) {
-        let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
+        let list = supported.iter().map(|s| go_quote(s)).collect::<Vec<_>>().join(", ");
         self.push(ErrorKind::NotSupported, path, value, format!("supported values: {list}"));
     }
+}
+
+impl fmt::Display for FieldErrors {
+    /// One error alone, several as `[a, b]` without repetitions: upstream's aggregate.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut texts: Vec<String> = Vec::new();
+        for text in self.0.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        match texts.as_slice() {
+            [one] => f.write_str(one),
+            _ => write!(f, "[{}]", texts.join(", ")),
+        }
+    }
+}
+
+/// A string as Go's `%q` writes it.
+pub fn go_quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0b' => out.push_str("\\v"),
+            '\x0c' => out.push_str("\\f"),
+            c if u32::from(c) < 0x20 || c == '\x7f' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }

@@ -1,5 +1,11 @@
 //! Kinds and the machinery they share, without I/O and without a runtime: metadata, selectors, quantities, defaults,
 //! validation, patches, schemas, tables and `Status` errors.
 
+pub mod duration;
 pub mod field;
 pub mod kind;
+pub mod meta;
+pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod status;
