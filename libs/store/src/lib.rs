@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+pub mod etcd;
 pub mod redb;
 
 /// A point in the store's history. The first committed transaction has revision 2, as in etcd (an empty store is at 1).

@@ -1,0 +1,306 @@
+//! etcd as the store: for control planes of more than one API server.
+//!
+//! Revisions, comparisons, watches and compaction are etcd's own; this module only translates. Times to live become leases
+//! that several keys share, as upstream's API server does it: a lease a key would cost etcd more than the key.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse,
+    WatchOptions, WatchResponse,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Mutex as AsyncMutex, broadcast, mpsc};
+
+use crate::{Entry, Error, Event, Op, Outcome, Page, Range, Revision, Store, Txn, Watch, WatchMessage};
+
+/// Messages a watcher may lag behind before etcd is no longer read for it.
+const WATCH_BUFFER: usize = 4096;
+/// Keys that may share one lease, and for how long it is handed out: upstream's `LeaseReuse` numbers.
+const LEASE_KEYS: u32 = 1000;
+const LEASE_REUSE: Duration = Duration::from_secs(60);
+/// etcd refuses larger messages by default (1.5 MiB requests); answers may be any size.
+const MAX_ANSWER_BYTES: usize = 1 << 30;
+
+/// How etcd is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `http://` or `https://` addresses of the members.
+    pub endpoints: Vec<String>,
+    /// PEM of the CA that signed the members' certificates.
+    pub ca_pem: Option<Vec<u8>>,
+    /// PEM of our client certificate and its key.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A [`Store`] in an etcd cluster.
+pub struct EtcdStore {
+    client: Client,
+    leases: Mutex<HashMap<Duration, Shared>>,
+    granting: AsyncMutex<()>,
+    progress: broadcast::Sender<()>,
+}
+
+/// A lease that new keys may still join.
+#[derive(Clone, Copy)]
+struct Shared {
+    id: i64,
+    granted: Instant,
+    keys: u32,
+}
+
+impl EtcdStore {
+    /// Connects, and makes sure that a member answers.
+    pub async fn connect(options: Options) -> Result<Self, Error> {
+        let mut connect = ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(5))
+            .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10));
+        if options.endpoints.iter().any(|e| e.starts_with("https://")) {
+            let mut tls = etcd_client::TlsOptions::new();
+            if let Some(ca) = &options.ca_pem {
+                tls = tls.ca_certificate(etcd_client::Certificate::from_pem(ca));
+            }
+            if let Some((certificate, key)) = &options.identity_pem {
+                tls = tls.identity(etcd_client::Identity::from_pem(certificate, key));
+            }
+            connect = connect.with_tls(tls);
+        }
+        let client = Client::connect(&options.endpoints, Some(connect)).await.map_err(|e| backend("connect to etcd", e))?;
+        let store =
+            Self { client, leases: Mutex::default(), granting: AsyncMutex::default(), progress: broadcast::channel(16).0 };
+        store.revision().await?;
+        Ok(store)
+    }
+
+    fn kv(&self) -> etcd_client::KvClient {
+        self.client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// A lease under which a key lives at least `ttl` from now.
+    async fn lease(&self, ttl: Duration) -> Result<i64, Error> {
+        let reuse = LEASE_REUSE.min(ttl / 20);
+        let join = || {
+            let mut leases = self.leases.lock();
+            let lease = leases.get_mut(&ttl).filter(|l| l.keys < LEASE_KEYS && l.granted.elapsed() < reuse)?;
+            lease.keys += 1;
+            Some(lease.id)
+        };
+        if let Some(id) = join() {
+            return Ok(id);
+        }
+        let _granting = self.granting.lock().await;
+        if let Some(id) = join() {
+            return Ok(id);
+        }
+        let seconds = (ttl + reuse).as_secs_f64().ceil() as i64;
+        let lease = self.client.lease_client().grant(seconds, None).await.map_err(|e| backend("grant a lease", e))?;
+        self.leases.lock().insert(ttl, Shared { id: lease.id(), granted: Instant::now(), keys: 1 });
+        Ok(lease.id())
+    }
+
+    async fn operations(&self, ops: &[Op]) -> Result<Vec<TxnOp>, Error> {
+        let mut out = Vec::with_capacity(ops.len());
+        for op in ops {
+            out.push(match op {
+                Op::Delete { key } => TxnOp::delete(key.as_bytes(), None),
+                Op::Put { key, value, ttl } => {
+                    let options = match ttl {
+                        Some(ttl) => Some(PutOptions::new().with_lease(self.lease(*ttl).await?)),
+                        None => None,
+                    };
+                    TxnOp::put(key.as_bytes(), value.as_ref(), options)
+                }
+            });
+        }
+        Ok(out)
+    }
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    async fn revision(&self) -> Result<Revision, Error> {
+        // A linearizable read of a key that nobody writes: its header tells the newest revision.
+        let options = GetOptions::new().with_count_only();
+        let answer = self.kv().get("\0", Some(options)).await.map_err(|e| backend("read the revision", e))?;
+        Ok(answer.header().map_or(0, |h| h.revision() as u64))
+    }
+
+    async fn get(&self, key: &str) -> Result<(Option<Entry>, Revision), Error> {
+        let mut answer = self.kv().get(key, None).await.map_err(|e| backend("read a key", e))?;
+        let revision = answer.header().map_or(0, |h| h.revision() as u64);
+        Ok((answer.take_kvs().into_iter().next().map(entry).transpose()?, revision))
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, Error> {
+        if range.start >= range.end {
+            return Ok(Page { entries: Vec::new(), remaining: 0, revision: self.revision().await? });
+        }
+        let mut options = GetOptions::new().with_range(range.end).with_limit(range.limit as i64);
+        if let Some(at) = range.at {
+            options = options.with_revision(at as i64);
+        }
+        let mut answer = match self.kv().get(range.start, Some(options)).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.range_error(error, range.at).await),
+        };
+        let newest = answer.header().map_or(0, |h| h.revision() as u64);
+        let count = answer.count() as u64;
+        let entries = answer.take_kvs().into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page { remaining: count - entries.len() as u64, entries, revision: range.at.unwrap_or(newest) })
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, Error> {
+        let compares: Vec<Compare> = txn
+            .compare
+            .iter()
+            .map(|(key, revision)| Compare::mod_revision(key.as_bytes(), CompareOp::Equal, *revision as i64))
+            .collect();
+        let look: Vec<TxnOp> = txn.compare.iter().map(|(key, _)| TxnOp::get(key.as_bytes(), None)).collect();
+        let ops = self.operations(&txn.ops).await?;
+        let request = etcd_client::Txn::new().when(compares).and_then(ops).or_else(look);
+        let answer = self.kv().txn(request).await.map_err(|e| backend("commit", e))?;
+        if answer.succeeded() {
+            return Ok(Outcome::Committed(answer.header().map_or(0, |h| h.revision() as u64)));
+        }
+        let current = answer.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next().map(entry).transpose(),
+            _ => Ok(None),
+        });
+        Ok(Outcome::Conflict(current.collect::<Result<_, _>>()?))
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error> {
+        let from = match from {
+            0 => self.revision().await? + 1,
+            from => from,
+        };
+        let options =
+            WatchOptions::new().with_prefix().with_prev_key().with_progress_notify().with_start_revision(from as i64);
+        let mut stream = self
+            .client
+            .watch_client()
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+            .watch(prefix, Some(options))
+            .await
+            .map_err(|e| backend("start a watch", e))?;
+        // etcd says that a revision is compacted only after it has accepted the watch: ask before.
+        let oldest = stream.message().await.map_err(|e| backend("start a watch", e))?;
+        if let Some(error) = oldest.as_ref().and_then(|first| cancelled(first, from)) {
+            return Err(error);
+        }
+        let probe = GetOptions::new().with_count_only().with_revision(from as i64);
+        if let Err(error) = self.kv().get("\0", Some(probe)).await
+            && let error @ Error::Compacted { .. } = self.range_error(error, Some(from)).await
+        {
+            return Err(error);
+        }
+        let (sender, watch) = mpsc::channel(WATCH_BUFFER);
+        let mut progress = self.progress.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = stream.message() => message,
+                    _ = progress.recv() => {
+                        if stream.request_progress().await.is_err() { return }
+                        continue;
+                    }
+                    () = sender.closed() => return,
+                };
+                let translated = match message {
+                    Ok(Some(response)) => match cancelled(&response, from) {
+                        Some(error) => Err(error),
+                        None => translate(&response),
+                    },
+                    Ok(None) => Err(Error::Closed),
+                    Err(error) => Err(backend("watch", error)),
+                };
+                let ended = translated.is_err();
+                if sender.send(translated).await.is_err() || ended {
+                    return;
+                }
+            }
+        });
+        Ok(watch)
+    }
+
+    async fn request_progress(&self) -> Result<(), Error> {
+        // Nobody watching is no error.
+        let _ = self.progress.send(());
+        Ok(())
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        match self.kv().compact(revision as i64, None).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.range_error(error, Some(revision)).await),
+        }
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl EtcdStore {
+    /// Tells a compacted and a future revision apart from other failures, by etcd's words for them.
+    async fn range_error(&self, error: etcd_client::Error, at: Option<Revision>) -> Error {
+        let requested = at.unwrap_or(0);
+        let words = error.to_string();
+        if words.contains("required revision has been compacted") {
+            // etcd does not tell the oldest revision; the one asked for is a lower bound.
+            return Error::Compacted { requested, oldest: requested + 1 };
+        }
+        if words.contains("required revision is a future revision") {
+            return Error::Future { requested, newest: self.revision().await.unwrap_or(0) };
+        }
+        backend("read a range", error)
+    }
+}
+
+fn entry(kv: KeyValue) -> Result<Entry, Error> {
+    let (create_revision, mod_revision) = (kv.create_revision() as u64, kv.mod_revision() as u64);
+    let (key, value) = kv.into_key_value();
+    let key = String::from_utf8(key).map_err(|e| Error::Backend { step: "decode a key", source: Box::new(e) })?;
+    Ok(Entry { key: key.into(), value: Bytes::from(value), create_revision, mod_revision })
+}
+
+fn cancelled(response: &WatchResponse, from: Revision) -> Option<Error> {
+    if response.compact_revision() > 0 {
+        return Some(Error::Compacted { requested: from, oldest: response.compact_revision() as u64 });
+    }
+    response.canceled().then(|| Error::Backend { step: "watch", source: response.cancel_reason().to_owned().into() })
+}
+
+fn translate(response: &WatchResponse) -> Result<WatchMessage, Error> {
+    if response.events().is_empty() {
+        return Ok(WatchMessage::Progress(response.header().map_or(0, |h| h.revision() as u64)));
+    }
+    let events = response.events().iter().filter_map(|event| {
+        let kv = event.kv()?;
+        let previous = event.prev_kv();
+        let deleted = event.event_type() == EventType::Delete;
+        let created = if deleted { previous.map_or(0, KeyValue::create_revision) } else { kv.create_revision() };
+        Some(kv.key_str().map_err(|e| backend("decode a key", e)).map(|key| Event {
+            key: Arc::from(key),
+            revision: kv.mod_revision() as u64,
+            value: (!deleted).then(|| Bytes::copy_from_slice(kv.value())),
+            previous: previous.map(|p| Bytes::copy_from_slice(p.value())),
+            create_revision: created as u64,
+        }))
+    });
+    Ok(WatchMessage::Events(events.collect::<Result<_, _>>()?))
+}
+
+/// An error of etcd as ours: a full quota (`NOSPACE` alarm) is told apart.
+fn backend(step: &'static str, error: etcd_client::Error) -> Error {
+    if error.to_string().contains("database space exceeded") {
+        return Error::NoSpace(Some(Box::new(error)));
+    }
+    Error::Backend { step, source: Box::new(error) }
+}
