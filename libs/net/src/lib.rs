@@ -1,1 +1,24 @@
-//! Skeleton.
+//! The kernel's network by netlink: namespaces, links, addresses, routes, and the pod network made of them.
+//!
+//! - [`netns`]: network namespaces as files, and work inside them;
+//! - [`netlink`]: links, addresses and routes of one namespace;
+//! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and host ports;
+//! - [`iptables`]: the save and restore programs, which the service proxy uses too.
+
+pub mod cidr;
+pub mod error;
+pub mod ipam;
+pub mod iptables;
+pub mod netlink;
+pub mod netns;
+pub mod pods;
+
+pub use cidr::Cidr;
+pub use error::{Error, Result};
+pub use netlink::{Link, Netlink, Route, VethEnd, Via};
+pub use pods::{Attachment, HostPort, PodNetwork, Protocol};
+
+/// A stable 64-bit hash (FNV-1a) for names that the kernel limits to a few characters.
+pub fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,298 @@
+//! Links, addresses and routes of one network namespace, over one rtnetlink connection.
+//!
+//! The socket belongs to the namespace it was opened in, wherever the task that uses it runs. Every change is idempotent:
+//! what is already as asked for is no error, so that a start after a crash can simply do everything again.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use futures::TryStreamExt;
+use netlink_packet_route::{
+    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
+};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::{Cidr, Error, Result, netns};
+
+/// A connection to one namespace's rtnetlink. Cheap to clone; it ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+/// A network interface, as far as we look at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its MTU.
+    pub mtu: u32,
+    /// The bridge it is a port of.
+    pub controller: Option<u32>,
+}
+
+/// One end of a veth pair to be made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VethEnd<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The namespace it goes to; the connection's own if `None`.
+    pub namespace: Option<BorrowedFd<'a>>,
+    /// The bridge it becomes a port of.
+    pub bridge: Option<u32>,
+    /// Its MTU.
+    pub mtu: Option<u32>,
+    /// Its hardware address; random if `None`.
+    pub mac: Option<[u8; 6]>,
+    /// Whether to bring it up.
+    pub up: bool,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Straight out of a link, optionally with a preferred source address.
+    Link {
+        /// The link's index.
+        index: u32,
+        /// The source address for packets of this machine's own.
+        source: Option<Ipv4Addr>,
+    },
+    /// To a neighbour on a link we are on.
+    Gateway(Ipv4Addr),
+    /// Nowhere: senders get "host unreachable" at once, and nothing leaves.
+    Unreachable,
+}
+
+/// One entry of the main routing table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Which packets.
+    pub destination: Cidr,
+    /// Where to.
+    pub via: Via,
+    /// Lower wins; 0 is the kernel's default.
+    pub metric: u32,
+}
+
+impl Netlink {
+    /// Connects to the calling thread's namespace. Must be called within a tokio runtime.
+    pub fn new() -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::system("open a netlink socket"))?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Connects to the namespace at `path`. Must be called within a tokio runtime.
+    pub fn in_namespace(path: &Path) -> Result<Self> {
+        Self::in_namespace_fd(netns::open(path)?)
+    }
+
+    /// [`Netlink::in_namespace`] for an open namespace.
+    pub fn in_namespace_fd(namespace: OwnedFd) -> Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        netns::within_fd(namespace, move || {
+            let _inside = runtime.enter();
+            Self::new()
+        })
+    }
+
+    /// The link called `name`.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>> {
+        let mut answer = Box::pin(self.handle.link().get().match_name(name).execute());
+        match answer.try_next().await {
+            Ok(message) => Ok(message.map(|m| read_link(&m))),
+            Err(rtnetlink::Error::NetlinkError(m)) if m.code.is_some_and(|c| c.get() == -libc::ENODEV) => Ok(None),
+            Err(e) => Err(Error::netlink(format!("look up link {name}"))(e)),
+        }
+    }
+
+    /// The link called `name`, or an error.
+    pub async fn existing(&self, name: &str) -> Result<Link> {
+        self.link(name).await?.ok_or_else(|| Error::NoLink(name.to_owned()))
+    }
+
+    /// Every link.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let all: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(Error::netlink("list links"))?;
+        Ok(all.iter().map(read_link).collect())
+    }
+
+    /// Makes sure that a bridge of this name exists and is up.
+    pub async fn ensure_bridge(&self, name: &str, mtu: Option<u32>) -> Result<Link> {
+        if self.link(name).await?.is_none() {
+            // Its own hardware address, so that it does not change with the ports that come and go.
+            let mut bridge = LinkBridge::new(name).address(stable_mac(name));
+            if let Some(mtu) = mtu {
+                bridge = bridge.mtu(mtu);
+            }
+            ignore(libc::EEXIST, self.handle.link().add(bridge.build()).execute().await, || format!("add bridge {name}"))?;
+        }
+        let link = self.existing(name).await?;
+        self.set_up(link.index).await?;
+        Ok(link)
+    }
+
+    /// Makes a veth pair. Both ends are up at once if asked so.
+    pub async fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<()> {
+        let step = format!("add veth {}", near.name);
+        let peer = with_end(LinkMessageBuilder::<LinkUnspec>::new().name(far.name), &far).build();
+        let veth = with_end(LinkVeth::new(near.name, far.name), &near);
+        let message = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
+        self.handle.link().add(message).execute().await.map_err(Error::netlink(step))
+    }
+
+    /// Sets how a bridge treats one of its ports. With `hairpin`, frames may leave by the port they came in by; `isolated`
+    /// ports reach the bridge's own address and nothing else.
+    pub async fn set_port(&self, port: u32, hairpin: bool, isolated: bool) -> Result<()> {
+        let port = LinkBridgePort::new(port).hairpin(hairpin).isolated(isolated).build();
+        self.handle.link().set_port(port).execute().await.map_err(Error::netlink("configure a bridge port"))
+    }
+
+    /// Brings a link up.
+    pub async fn set_up(&self, index: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(message).execute().await.map_err(Error::netlink("bring a link up"))
+    }
+
+    /// Takes a link down.
+    pub async fn set_down(&self, index: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index).down().build();
+        self.handle.link().set(message).execute().await.map_err(Error::netlink("take a link down"))
+    }
+
+    /// Deletes the link called `name`; none is fine.
+    pub async fn delete_link(&self, name: &str) -> Result<()> {
+        let message = LinkUnspec::new_with_name(name).build();
+        let deleted = self.handle.link().del_with_message(message).execute().await;
+        ignore(libc::ENODEV, deleted, || format!("delete link {name}"))
+    }
+
+    /// Gives a link an address.
+    pub async fn add_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        let added = self.handle.address().add(link, IpAddr::V4(address), prefix).execute().await;
+        ignore(libc::EEXIST, added, || format!("add address {address}/{prefix}"))
+    }
+
+    /// Every IPv4 address of the namespace, with its link and prefix.
+    pub async fn addresses(&self) -> Result<Vec<(u32, Ipv4Addr, u8)>> {
+        use netlink_packet_route::address::AddressAttribute;
+        let all: Vec<_> =
+            self.handle.address().get().execute().try_collect().await.map_err(Error::netlink("list addresses"))?;
+        Ok(all
+            .into_iter()
+            .filter_map(|message| {
+                let local = message.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                    _ => None,
+                })?;
+                Some((message.header.index, local, message.header.prefix_len))
+            })
+            .collect())
+    }
+
+    /// Adds a route, or replaces the one of the same destination and metric.
+    pub async fn set_route(&self, route: Route) -> Result<()> {
+        let done = self.handle.route().add(route_message(route)).replace().execute().await;
+        done.map_err(Error::netlink(format!("set route {}", route.destination)))
+    }
+
+    /// Removes a route; none is fine.
+    pub async fn delete_route(&self, route: Route) -> Result<()> {
+        let done = self.handle.route().del(route_message(route)).execute().await;
+        ignore(libc::ESRCH, done, || format!("delete route {}", route.destination))
+    }
+
+    /// The destinations of every IPv4 route of every table: what a new range must not clash with.
+    pub async fn route_destinations(&self) -> Result<Vec<Cidr>> {
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let all: Vec<RouteMessage> =
+            self.handle.route().get(request).execute().try_collect().await.map_err(Error::netlink("list routes"))?;
+        let destination = |route: RouteMessage| {
+            let prefix = route.header.destination_prefix_length;
+            route.attributes.into_iter().find_map(|a| match a {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(Cidr::new(address, prefix)),
+                _ => None,
+            })
+        };
+        Ok(all.into_iter().filter_map(destination).collect())
+    }
+}
+
+/// Fills in what one end of a veth pair has.
+fn with_end<T: Default>(mut builder: LinkMessageBuilder<T>, end: &VethEnd<'_>) -> LinkMessageBuilder<T> {
+    if end.up {
+        builder = builder.up();
+    }
+    if let Some(namespace) = end.namespace {
+        builder = builder.setns_by_fd(namespace.as_raw_fd());
+    }
+    if let Some(bridge) = end.bridge {
+        builder = builder.controller(bridge);
+    }
+    if let Some(mtu) = end.mtu {
+        builder = builder.mtu(mtu);
+    }
+    if let Some(mac) = end.mac {
+        builder = builder.address(mac.to_vec());
+    }
+    builder
+}
+
+fn route_message(route: Route) -> RouteMessage {
+    let builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(route.destination.network(), route.destination.prefix())
+        .priority(route.metric);
+    match route.via {
+        Via::Link { index, source } => {
+            let builder = builder.output_interface(index).scope(RouteScope::Link);
+            match source {
+                Some(source) => builder.pref_source(source).build(),
+                None => builder.build(),
+            }
+        }
+        Via::Gateway(gateway) => builder.gateway(gateway).build(),
+        Via::Unreachable => builder.kind(RouteType::Unreachable).build(),
+    }
+}
+
+fn read_link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
+        controller: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(index) => link.controller = Some(*index),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn ignore(errno: i32, outcome: std::result::Result<(), rtnetlink::Error>, step: impl FnOnce() -> String) -> Result<()> {
+    match outcome {
+        Err(rtnetlink::Error::NetlinkError(m)) if m.code.is_some_and(|c| c.get() == -errno) => Ok(()),
+        other => other.map_err(|e| Error::netlink(step())(e)),
+    }
+}
+
+/// A locally administered hardware address made from a name (FNV-1a).
+fn stable_mac(name: &str) -> Vec<u8> {
+    let hash = crate::hash(name).to_be_bytes();
+    vec![0x02, hash[1], hash[2], hash[3], hash[4], hash[5]]
+}

@@ -1,0 +1,139 @@
+//! Network namespaces as files: created, entered and deleted without leaving the calling process' own.
+//!
+//! A namespace lives as a bind mount of its `/proc` entry on a file (`/run/netns/NAME`, where iproute2 looks too). Joining
+//! one is a property of a thread, so work inside a namespace runs on a thread of its own that ends with the work:
+//! a pooled thread could carry the namespace into somebody else's task.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::statfs::{FsType, fstatfs},
+};
+
+use crate::{Error, Result};
+
+/// Where named namespaces live.
+pub const NETNS_DIR: &str = "/run/netns";
+
+/// The file of the namespace called `name`.
+pub fn named(name: &str) -> PathBuf {
+    Path::new(NETNS_DIR).join(name)
+}
+
+/// Makes a new network namespace and binds it to `path`; its loopback is up. If `path` already is a namespace, it stays
+/// as it is.
+pub fn create(path: &Path) -> Result<()> {
+    if exists(path) {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::system(format!("create {}", parent.display())))?;
+    }
+    File::create(path).map_err(Error::system(format!("create {}", path.display())))?;
+    let target = path.to_owned();
+    let made = on_thread(move || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(Error::errno("unshare a network namespace"))?;
+        loopback_up()?;
+        mount(Some("/proc/thread-self/ns/net"), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(Error::errno(format!("bind a network namespace to {}", target.display())))
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+/// Unbinds and removes `path`. The namespace ends with its last process. Deleting what does not exist is fine.
+pub fn delete(path: &Path) -> Result<()> {
+    // Something may have been bound over it twice.
+    while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::system(format!("remove {}", path.display()))(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` is a namespace (and not just the file that a crash left behind before the bind).
+pub fn exists(path: &Path) -> bool {
+    const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+    File::open(path).and_then(|file| Ok(fstatfs(&file)?.filesystem_type() == NSFS_MAGIC)).unwrap_or(false)
+}
+
+/// Opens a namespace to hand it on.
+pub fn open(path: &Path) -> Result<OwnedFd> {
+    File::open(path).map(Into::into).map_err(Error::system(format!("open network namespace {}", path.display())))
+}
+
+/// Runs `work` inside the namespace at `path`, on a thread of its own, and waits for it.
+pub fn within<T: Send + 'static>(path: &Path, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    within_fd(open(path)?, work)
+}
+
+/// [`within`] for an open namespace.
+pub fn within_fd<T: Send + 'static>(namespace: OwnedFd, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    on_thread(move || {
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(Error::errno("enter a network namespace"))?;
+        work()
+    })
+}
+
+/// Sets a sysctl of the calling thread's network namespace, e.g. `net.ipv4.ip_forward`. Unchanged values are not written,
+/// so a read-only `/proc/sys` that already says so is fine.
+pub fn set_sysctl(name: &str, value: &str) -> Result<()> {
+    let path = sysctl_path(name);
+    if std::fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(&path, value).map_err(Error::system(format!("set {name} to {value}")))
+}
+
+/// Dots separate, and a slash stands for a dot within a part (`net.ipv4.conf.eth0/5.forwarding`), as sysctl(8) has it.
+fn sysctl_path(name: &str) -> String {
+    let swapped: String = name
+        .chars()
+        .map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            c => c,
+        })
+        .collect();
+    format!("/proc/sys/{swapped}")
+}
+
+fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let thread = std::thread::Builder::new().name("netns".into()).stack_size(256 << 10);
+    let thread = thread.spawn(work).map_err(Error::system("start a thread"))?;
+    thread.join().map_err(|_| Error::Panicked)?
+}
+
+/// Brings the calling thread's loopback up by ioctl: it needs no netlink connection, and so no async runtime.
+fn loopback_up() -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(Error::system("open a socket"))?;
+    // SAFETY: an all-zero ifreq is a valid value; the kernel reads the name and flags we set.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
+        0 => Ok(()),
+        _ => Err(Error::system("bring loopback up")(std::io::Error::last_os_error())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctl_names_become_paths() {
+        assert_eq!(sysctl_path("net.ipv4.conf.eth0/5.forwarding"), "/proc/sys/net/ipv4/conf/eth0.5/forwarding");
+    }
+}

@@ -1,0 +1,353 @@
+//! A node's pod network: one bridge, a veth pair a pod, and the rules around them.
+//!
+//! A pod has its address as a /32 and reaches everything, its neighbours on the same node included, through the node
+//! (`default via GATEWAY`), on a bridge port that is isolated from the others. So every packet passes the node's routing
+//! and its service and policy rules once, with no need for `br_netfilter`, which a stock kernel has not loaded.
+//!
+//! Nothing of the pod and service ranges may stray off the node: parts of the pod range that no route leads to are
+//! unreachable; the service range leads to the loopback device (a local sender's packet needs *some* route before the
+//! OUTPUT chain translates its destination) and what is still untranslated afterwards is rejected.
+//!
+//! All of it is idempotent and rebuilt from the leases on disk ([`crate::ipam`]), so a node's agent may die at any point.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    net::Ipv4Addr,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use crate::{
+    Cidr, Error, Netlink, Result, Route, VethEnd, Via, hash,
+    ipam::{Ipam, Lease},
+    iptables::Iptables,
+    netns,
+};
+
+/// What a node's pod network is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The node's own range (`spec.podCIDR`).
+    pub pod_cidr: Cidr,
+    /// Every node's pods.
+    pub cluster_cidr: Cidr,
+    /// Services.
+    pub service_cidr: Cidr,
+    /// The node's address: what its own packets to services come from.
+    pub node_address: Option<Ipv4Addr>,
+    /// The bridge's name.
+    pub bridge: String,
+    /// The pods' MTU; the kernel's default (1500) if `None`.
+    pub mtu: Option<u32>,
+    /// Where leases are kept.
+    pub state: PathBuf,
+    /// The network namespace of the node; the process' own if `None`.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Config {
+    /// The usual ranges and names.
+    pub fn new(pod_cidr: Cidr, state: impl Into<PathBuf>) -> Self {
+        Self {
+            pod_cidr,
+            cluster_cidr: Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16),
+            service_cidr: Cidr::new(Ipv4Addr::new(10, 43, 0, 0), 16),
+            node_address: None,
+            bridge: "cni0".to_owned(),
+            mtu: None,
+            state: state.into(),
+            namespace: None,
+        }
+    }
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = ();
+
+    /// Reads upper and lower case.
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The node's address that it listens on; any if `None`.
+    pub host_ip: Option<Ipv4Addr>,
+    /// The node's port.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
+}
+
+/// A pod on the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Its way out.
+    pub gateway: Ipv4Addr,
+}
+
+/// A node's pod network. Methods may run concurrently for different pods.
+#[derive(Debug)]
+pub struct PodNetwork {
+    config: Config,
+    ipam: Ipam,
+    netlink: Netlink,
+    bridge: u32,
+    iptables: Iptables,
+    /// Serialises changes of the host-port chain, each of which writes the whole chain.
+    host_ports: tokio::sync::Mutex<()>,
+}
+
+impl PodNetwork {
+    /// Sets the node up: bridge, gateway address, forwarding, routes, rules. Safe to repeat.
+    pub async fn start(config: Config) -> Result<Self> {
+        let folder = config.state.join("addresses");
+        let ipam = Ipam::open(config.pod_cidr, &folder)?;
+        let (netlink, iptables) = match &config.namespace {
+            Some(path) => (Netlink::in_namespace(path)?, Iptables::within(path)),
+            None => (Netlink::new()?, Iptables::here()),
+        };
+        let bridge = netlink.ensure_bridge(&config.bridge, config.mtu).await?.index;
+        netlink.add_address(bridge, config.pod_cidr.gateway(), config.pod_cidr.prefix()).await?;
+        let loopback = netlink.existing("lo").await?.index;
+        netlink.set_up(loopback).await?;
+        for route in routes(&config, loopback) {
+            netlink.set_route(route).await?;
+        }
+        let network = Self { config, ipam, netlink, bridge, iptables, host_ports: tokio::sync::Mutex::default() };
+        network.in_node({
+            let bridge = network.config.bridge.clone();
+            move || {
+                netns::set_sysctl("net.ipv4.ip_forward", "1")?;
+                // Pods are routed back out of the bridge they came in by: no reason to tell them of a shorter way.
+                netns::set_sysctl(&format!("net.ipv4.conf.{bridge}.send_redirects"), "0")?;
+                netns::set_sysctl("net.ipv4.conf.all.send_redirects", "0")
+            }
+        })?;
+        network.write_rules().await?;
+        Ok(network)
+    }
+
+    /// Connects the namespace at `netns` as `eth0` and returns its address. Repeating it for the same key gives the same
+    /// address and a fresh interface.
+    pub async fn attach(&self, netns: &Path, key: &str, host_ports: &[HostPort]) -> Result<Attachment> {
+        let namespace = netns::open(netns)?;
+        self.attach_fd(namespace.as_fd(), key, host_ports).await
+    }
+
+    /// [`PodNetwork::attach`] for an open namespace.
+    pub async fn attach_fd(&self, netns: BorrowedFd<'_>, key: &str, host_ports: &[HostPort]) -> Result<Attachment> {
+        let notes: Vec<String> = host_ports.iter().map(HostPort::to_note).collect();
+        let address = self.ipam.allocate(key, &notes)?;
+        let gateway = self.config.pod_cidr.gateway();
+        let name = host_interface(key);
+        let mtu = self.config.mtu;
+        let near = VethEnd { name: &name, bridge: Some(self.bridge), mtu, up: true, ..VethEnd::default() };
+        let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)), up: true, bridge: None };
+        if let Err(error) = self.netlink.add_veth(near, far).await {
+            if error.raw_os_error() != Some(libc::EEXIST) {
+                return Err(error);
+            }
+            // An attempt that a crash cut short.
+            self.netlink.delete_link(&name).await?;
+            self.netlink.add_veth(near, far).await?;
+        }
+        let port = self.netlink.existing(&name).await?.index;
+        self.netlink.set_port(port, true, true).await?;
+        let fd = netns.try_clone_to_owned().map_err(Error::system("duplicate a namespace's descriptor"))?;
+        let pod = Netlink::in_namespace_fd(fd)?;
+        let eth0 = pod.existing("eth0").await?.index;
+        pod.set_up(pod.existing("lo").await?.index).await?;
+        pod.add_address(eth0, address, 32).await?;
+        pod.set_route(Route {
+            destination: Cidr::new(gateway, 32),
+            via: Via::Link { index: eth0, source: None },
+            metric: 0,
+        })
+        .await?;
+        let everywhere = Cidr::new(Ipv4Addr::UNSPECIFIED, 0);
+        pod.set_route(Route { destination: everywhere, via: Via::Gateway(gateway), metric: 0 }).await?;
+        if !host_ports.is_empty() {
+            self.write_rules().await?;
+        }
+        Ok(Attachment { address, gateway })
+    }
+
+    /// Takes a pod off the network: interface, host ports, address. Nothing to take off is fine.
+    pub async fn detach(&self, key: &str) -> Result<()> {
+        self.netlink.delete_link(&host_interface(key)).await?;
+        let ended = self.ipam.release(key)?;
+        if ended.is_some_and(|lease| !lease.notes.is_empty()) {
+            self.write_rules().await?;
+        }
+        Ok(())
+    }
+
+    /// The address of an attached pod.
+    pub fn address(&self, key: &str) -> Option<Ipv4Addr> {
+        self.ipam.get(key).map(|lease| lease.address)
+    }
+
+    /// Detaches every pod whose key is not in `keep`: what a crash left behind.
+    pub async fn retain(&self, keep: &HashSet<String>) -> Result<()> {
+        for lease in self.ipam.leases().into_iter().filter(|lease| !keep.contains(&lease.key)) {
+            self.detach(&lease.key).await?;
+        }
+        Ok(())
+    }
+
+    /// What the network was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Leads the pods of another node on the same link to that node.
+    pub async fn add_peer(&self, pods: Cidr, node: Ipv4Addr) -> Result<()> {
+        self.netlink.set_route(Route { destination: pods, via: Via::Gateway(node), metric: 0 }).await
+    }
+
+    /// Forgets another node's pods: they are unreachable then.
+    pub async fn remove_peer(&self, pods: Cidr, node: Ipv4Addr) -> Result<()> {
+        self.netlink.delete_route(Route { destination: pods, via: Via::Gateway(node), metric: 0 }).await
+    }
+
+    async fn write_rules(&self) -> Result<()> {
+        let _only_writer = self.host_ports.lock().await;
+        let (config, iptables, leases) = (self.config.clone(), self.iptables.clone(), self.ipam.leases());
+        let written = tokio::task::spawn_blocking(move || {
+            let present = iptables.save("nat")? + &iptables.save("filter")?;
+            iptables.restore(rules(&config, &leases, &present))
+        });
+        written.await.map_err(|_| Error::Panicked)?
+    }
+
+    fn in_node(&self, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+        match &self.config.namespace {
+            Some(path) => netns::within(path, work),
+            None => work(),
+        }
+    }
+}
+
+impl HostPort {
+    fn to_note(&self) -> String {
+        let ip = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        format!("{} {ip} {} {}", self.protocol, self.host_port, self.container_port)
+    }
+
+    fn from_note(note: &str) -> Option<Self> {
+        let mut words = note.split(' ');
+        let protocol = words.next()?.parse().ok()?;
+        let ip: Ipv4Addr = words.next()?.parse().ok()?;
+        let host_ip = Some(ip).filter(|ip| !ip.is_unspecified());
+        Some(Self { protocol, host_ip, host_port: words.next()?.parse().ok()?, container_port: words.next()?.parse().ok()? })
+    }
+}
+
+/// The node's end of a pod's veth pair.
+pub fn host_interface(key: &str) -> String {
+    format!("veth{:010x}", hash(key) & 0xff_ffff_ffff)
+}
+
+/// A pod's hardware address follows from its address: whoever gets the address again is not shadowed by a stale neighbour
+/// entry.
+fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+fn routes(config: &Config, loopback: u32) -> [Route; 2] {
+    // Above any route that leads somewhere.
+    const LAST: u32 = 0x7fff_ffff;
+    let services = Via::Link { index: loopback, source: config.node_address };
+    [
+        Route { destination: config.cluster_cidr, via: Via::Unreachable, metric: LAST },
+        Route { destination: config.service_cidr, via: services, metric: LAST },
+    ]
+}
+
+/// The whole of our chains, and jumps to them where `present` (the saved tables) has none yet.
+fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
+    let Config { pod_cidr, cluster_cidr, service_cidr, .. } = config;
+    let mut nat = vec![
+        format!("-A KNARR-POSTROUTING -s {pod_cidr} -d 224.0.0.0/4 -j RETURN"),
+        format!(
+            "-A KNARR-POSTROUTING -s {pod_cidr} ! -d {cluster_cidr} -m comment --comment \"pods leave the cluster as their \
+             node\" -j MASQUERADE --random-fully"
+        ),
+    ];
+    for lease in leases {
+        let ports: Vec<HostPort> = lease.notes.iter().filter_map(|note| HostPort::from_note(note)).collect();
+        for port in &ports {
+            let ip = port.host_ip.map(|ip| format!(" -d {ip}/32")).unwrap_or_default();
+            nat.push(format!(
+                "-A KNARR-HOSTPORTS{ip} -p {0} -m {0} --dport {1} -j DNAT --to-destination {2}:{3}",
+                port.protocol, port.host_port, lease.address, port.container_port
+            ));
+        }
+        if !ports.is_empty() {
+            nat.push(format!("-A KNARR-POSTROUTING -s {0}/32 -d {0}/32 -j MASQUERADE --random-fully", lease.address));
+        }
+    }
+    let filter = vec![
+        format!("-A KNARR-STRAY -d {service_cidr} -j REJECT --reject-with icmp-host-unreachable"),
+        format!("-A KNARR-FORWARD -s {cluster_cidr} -j ACCEPT"),
+        format!("-A KNARR-FORWARD -d {cluster_cidr} -j ACCEPT"),
+    ];
+    let mut nat_jumps = vec!["-A POSTROUTING -j KNARR-POSTROUTING"];
+    nat_jumps.push("-A PREROUTING -m addrtype --dst-type LOCAL -j KNARR-HOSTPORTS");
+    nat_jumps.push("-A OUTPUT -m addrtype --dst-type LOCAL -j KNARR-HOSTPORTS");
+    let filter_jumps = ["-A FORWARD -j KNARR-STRAY", "-A OUTPUT -j KNARR-STRAY", "-A FORWARD -j KNARR-FORWARD"];
+    let missing = |jumps: &[&str]| -> Vec<String> {
+        jumps.iter().filter(|jump| !present.lines().any(|line| line == **jump)).map(|&j| j.to_owned()).collect()
+    };
+    table("nat", &["KNARR-POSTROUTING", "KNARR-HOSTPORTS"], &[nat, missing(&nat_jumps)])
+        + &table("filter", &["KNARR-STRAY", "KNARR-FORWARD"], &[filter, missing(&filter_jumps)])
+}
+
+fn table(name: &str, chains: &[&str], rules: &[Vec<String>]) -> String {
+    let mut text = format!("*{name}\n");
+    for chain in chains {
+        text += &format!(":{chain} - [0:0]\n");
+    }
+    for rule in rules.iter().flatten() {
+        text += rule;
+        text.push('\n');
+    }
+    text + "COMMIT\n"
+}
