@@ -52,8 +52,6 @@ pub struct VethEnd<'a> {
     pub mtu: Option<u32>,
     /// Its hardware address; random if `None`.
     pub mac: Option<[u8; 6]>,
-    /// Whether to bring it up.
-    pub up: bool,
 }
 
 /// Where a route leads.
@@ -142,11 +140,11 @@ impl Netlink {
         Ok(link)
     }
 
-    /// Makes a veth pair. Both ends are up at once if asked so.
+    /// Makes a veth pair. The near end is up; the kernel refuses to bring the far end up before the pair is complete.
     pub async fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<()> {
         let step = format!("add veth {}", near.name);
         let peer = with_end(LinkMessageBuilder::<LinkUnspec>::new().name(far.name), &far).build();
-        let veth = with_end(LinkVeth::new(near.name, far.name), &near);
+        let veth = with_end(LinkVeth::new(near.name, far.name), &near).up();
         let message = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
         self.handle.link().add(message).execute().await.map_err(Error::netlink(step))
     }
@@ -230,9 +228,6 @@ impl Netlink {
 
 /// Fills in what one end of a veth pair has.
 fn with_end<T: Default>(mut builder: LinkMessageBuilder<T>, end: &VethEnd<'_>) -> LinkMessageBuilder<T> {
-    if end.up {
-        builder = builder.up();
-    }
     if let Some(namespace) = end.namespace {
         builder = builder.setns_by_fd(namespace.as_raw_fd());
     }

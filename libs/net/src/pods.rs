@@ -5,8 +5,9 @@
 //! and its service and policy rules once, with no need for `br_netfilter`, which a stock kernel has not loaded.
 //!
 //! Nothing of the pod and service ranges may stray off the node: parts of the pod range that no route leads to are
-//! unreachable; the service range leads to the loopback device (a local sender's packet needs *some* route before the
-//! OUTPUT chain translates its destination) and what is still untranslated afterwards is rejected.
+//! unreachable; the service range leads to the bridge (a local sender's packet needs *some* route before the OUTPUT chain
+//! translates its destination; by way of loopback the kernel could not send the sender its ICMP errors) and what is still
+//! untranslated afterwards is rejected.
 //!
 //! All of it is idempotent and rebuilt from the leases on disk ([`crate::ipam`]), so a node's agent may die at any point.
 
@@ -144,9 +145,7 @@ impl PodNetwork {
         };
         let bridge = netlink.ensure_bridge(&config.bridge, config.mtu).await?.index;
         netlink.add_address(bridge, config.pod_cidr.gateway(), config.pod_cidr.prefix()).await?;
-        let loopback = netlink.existing("lo").await?.index;
-        netlink.set_up(loopback).await?;
-        for route in routes(&config, loopback) {
+        for route in routes(&config, bridge) {
             netlink.set_route(route).await?;
         }
         let network = Self { config, ipam, netlink, bridge, iptables, host_ports: tokio::sync::Mutex::default() };
@@ -156,7 +155,13 @@ impl PodNetwork {
                 netns::set_sysctl("net.ipv4.ip_forward", "1")?;
                 // Pods are routed back out of the bridge they came in by: no reason to tell them of a shorter way.
                 netns::set_sysctl(&format!("net.ipv4.conf.{bridge}.send_redirects"), "0")?;
-                netns::set_sysctl("net.ipv4.conf.all.send_redirects", "0")
+                netns::set_sysctl("net.ipv4.conf.all.send_redirects", "0")?;
+                // Where br_netfilter is loaded it would translate frames on the bridge and hand them from port to port,
+                // which isolated ports refuse; routed packets are translated anyway.
+                match netns::set_sysctl("net.bridge.bridge-nf-call-iptables", "0") {
+                    Err(Error::System { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                    other => other,
+                }
             }
         })?;
         network.write_rules().await?;
@@ -177,8 +182,8 @@ impl PodNetwork {
         let gateway = self.config.pod_cidr.gateway();
         let name = host_interface(key);
         let mtu = self.config.mtu;
-        let near = VethEnd { name: &name, bridge: Some(self.bridge), mtu, up: true, ..VethEnd::default() };
-        let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)), up: true, bridge: None };
+        let near = VethEnd { name: &name, bridge: Some(self.bridge), mtu, ..VethEnd::default() };
+        let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)), bridge: None };
         if let Err(error) = self.netlink.add_veth(near, far).await {
             if error.raw_os_error() != Some(libc::EEXIST) {
                 return Err(error);
@@ -193,6 +198,7 @@ impl PodNetwork {
         let pod = Netlink::in_namespace_fd(fd)?;
         let eth0 = pod.existing("eth0").await?.index;
         pod.set_up(pod.existing("lo").await?.index).await?;
+        pod.set_up(eth0).await?;
         pod.add_address(eth0, address, 32).await?;
         pod.set_route(Route {
             destination: Cidr::new(gateway, 32),
@@ -291,10 +297,10 @@ fn mac(address: Ipv4Addr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-fn routes(config: &Config, loopback: u32) -> [Route; 2] {
+fn routes(config: &Config, bridge: u32) -> [Route; 2] {
     // Above any route that leads somewhere.
     const LAST: u32 = 0x7fff_ffff;
-    let services = Via::Link { index: loopback, source: config.node_address };
+    let services = Via::Link { index: bridge, source: config.node_address };
     [
         Route { destination: config.cluster_cidr, via: Via::Unreachable, metric: LAST },
         Route { destination: config.service_cidr, via: services, metric: LAST },

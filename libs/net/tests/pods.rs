@@ -1,0 +1,208 @@
+//! The pod network with real packets, in namespaces of the test's own. Needs root and iptables.
+
+use std::{
+    collections::HashSet,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use knarr_net::{
+    Cidr, Error, HostPort, Netlink, PodNetwork, Protocol, Result, Route, VethEnd, Via, iptables::Iptables, netns, pods,
+};
+
+/// A folder with namespaces that go when the test ends, however it ends.
+struct Scene {
+    folder: tempfile::TempDir,
+    namespaces: Vec<PathBuf>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), namespaces: Vec::new() }
+    }
+
+    fn namespace(&mut self, name: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        netns::create(&path).unwrap();
+        self.namespaces.push(path.clone());
+        path
+    }
+
+    fn config(&self, node: &Path) -> pods::Config {
+        let mut config = pods::Config::new("10.42.3.0/24".parse().unwrap(), self.folder.path().join("state"));
+        config.namespace = Some(node.to_owned());
+        config.node_address = Some(Ipv4Addr::new(172, 30, 0, 2));
+        config
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for path in &self.namespaces {
+            let _ = netns::delete(path);
+        }
+    }
+}
+
+/// A server in a namespace that tells every caller who called, until the test ends.
+fn serve(namespace: &Path, port: u16) {
+    let (listening, ready) = std::sync::mpsc::channel();
+    let namespace = namespace.to_owned();
+    std::thread::spawn(move || {
+        netns::within(&namespace, move || {
+            let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+            listening.send(()).unwrap();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let peer = stream.peer_addr().unwrap();
+                let _ = write!(stream, "{}", peer.ip());
+            }
+            Ok(())
+        })
+    });
+    ready.recv().unwrap();
+}
+
+/// Whom the server at `address` saw when called from `namespace`.
+fn call(namespace: &Path, address: Ipv4Addr, port: u16) -> Result<String> {
+    netns::within(namespace, move || {
+        let mut answer = String::new();
+        let stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), Duration::from_secs(3));
+        stream
+            .and_then(|mut s| s.read_to_string(&mut answer))
+            .map(|_| answer)
+            .map_err(|source| Error::System { step: "call".into(), source })
+    })
+}
+
+/// Joins two namespaces with a veth pair of the given addresses.
+async fn wire(a: &Path, a_address: Ipv4Addr, b: &Path, b_address: Ipv4Addr) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (near, far) = (format!("a{n}"), format!("b{n}"));
+    let here = Netlink::in_namespace(a).unwrap();
+    let there = netns::open(b).unwrap();
+    let end = |name| VethEnd { name, ..VethEnd::default() };
+    here.add_veth(end(&near), VethEnd { namespace: Some(std::os::fd::AsFd::as_fd(&there)), ..end(&far) }).await.unwrap();
+    here.add_address(here.existing(&near).await.unwrap().index, a_address, 24).await.unwrap();
+    let there = Netlink::in_namespace(b).unwrap();
+    let far = there.existing(&far).await.unwrap().index;
+    there.set_up(far).await.unwrap();
+    there.add_address(far, b_address, 24).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_each_other_the_node_and_the_world_and_nothing_strays() {
+    let mut scene = Scene::new();
+    let [node, a, b, outside] = ["node", "a", "b", "outside"].map(|name| scene.namespace(name));
+    wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
+    let network = PodNetwork::start(scene.config(&node)).await.unwrap();
+
+    let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 8088, container_port: 80 };
+    let a_address = network.attach(&a, "default/a", &[]).await.unwrap().address;
+    let b_address = network.attach(&b, "default/b", &[port]).await.unwrap().address;
+    serve(&b, 80);
+    serve(&outside, 81);
+
+    let node_address = Ipv4Addr::new(172, 30, 0, 2);
+    let unreachable = |outcome: Result<String>| outcome.unwrap_err().raw_os_error();
+    let seen = (
+        call(&a, b_address, 80).unwrap(),
+        call(&node, b_address, 80).unwrap(),
+        call(&a, Ipv4Addr::new(172, 30, 0, 1), 81).unwrap(),
+        call(&outside, node_address, 8088).unwrap(),
+        call(&node, node_address, 8088).is_ok(),
+        call(&b, node_address, 8088).is_ok(),
+        unreachable(call(&a, Ipv4Addr::new(10, 42, 9, 9), 80)),
+        unreachable(call(&a, Ipv4Addr::new(10, 43, 9, 9), 80)),
+        unreachable(call(&node, Ipv4Addr::new(10, 43, 9, 9), 80)),
+    );
+
+    let gateway = "10.42.3.1".to_owned();
+    let no_route = Some(libc::EHOSTUNREACH);
+    let expected = (
+        a_address.to_string(),
+        gateway,
+        "172.30.0.2".to_owned(),
+        "172.30.0.1".to_owned(),
+        true,
+        true,
+        no_route,
+        no_route,
+        no_route,
+    );
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_own_packets_can_be_translated_to_a_pod() {
+    let mut scene = Scene::new();
+    let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
+    wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
+    let network = PodNetwork::start(scene.config(&node)).await.unwrap();
+    let address = network.attach(&a, "default/a", &[]).await.unwrap().address;
+    serve(&a, 80);
+    let dnat = format!("*nat\n-A OUTPUT -d 10.43.0.9/32 -p tcp --dport 80 -j DNAT --to-destination {address}:80\nCOMMIT\n");
+    Iptables::within(&node).restore(dnat).unwrap();
+
+    assert_eq!(call(&node, Ipv4Addr::new(10, 43, 0, 9), 80).unwrap(), "172.30.0.2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attach_and_detach_repeat_and_survive_a_restart() {
+    let mut scene = Scene::new();
+    let [node, a, again] = ["node", "a", "again"].map(|name| scene.namespace(name));
+    let port = HostPort { protocol: Protocol::Udp, host_ip: None, host_port: 53, container_port: 53 };
+    let config = pods::Config { node_address: None, ..scene.config(&node) };
+    let network = PodNetwork::start(config.clone()).await.unwrap();
+    let first = network.attach(&a, "default/a", &[port]).await.unwrap();
+    drop(network);
+
+    let network = PodNetwork::start(config).await.unwrap();
+    let tables = || {
+        let iptables = Iptables::within(&node);
+        iptables.save("nat").unwrap().lines().filter(|l| l.starts_with("-A")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let with_port = tables();
+    assert_eq!(network.attach(&again, "default/a", &[port]).await.unwrap(), first);
+    network.detach("default/a").await.unwrap();
+    network.detach("default/a").await.unwrap();
+    network.attach(&a, "default/b", &[]).await.unwrap();
+    network.retain(&HashSet::new()).await.unwrap();
+
+    let links: Vec<String> =
+        Netlink::in_namespace(&node).unwrap().links().await.unwrap().into_iter().map(|link| link.name).collect();
+    let left = links.iter().any(|name| name.starts_with("veth"));
+    let dnat = |rules: &[String]| rules.iter().filter(|rule| rule.contains("--dport 53")).count();
+    let jumps = |rules: &[String]| rules.iter().filter(|rule| rule.starts_with("-A POSTROUTING")).count();
+    let after = tables();
+    assert_eq!((left, dnat(&with_port), dnat(&after), jumps(&after)), (false, 1, 0, 1), "{links:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_links_and_routes_are_idempotent() {
+    let mut scene = Scene::new();
+    let node = scene.namespace("node");
+    netns::create(&node).unwrap();
+    let netlink = Netlink::in_namespace(&node).unwrap();
+    let range: Cidr = "10.9.0.0/16".parse().unwrap();
+    for _ in 0..2 {
+        let bridge = netlink.ensure_bridge("br9", Some(1400)).await.unwrap();
+        netlink.add_address(bridge.index, range.gateway(), 24).await.unwrap();
+        netlink.set_route(Route { destination: range, via: Via::Unreachable, metric: 7 }).await.unwrap();
+    }
+    let routes = netlink.route_destinations().await.unwrap();
+    assert_eq!(routes.iter().filter(|destination| **destination == range).count(), 1, "{routes:?}");
+    let bridge = netlink.existing("br9").await.unwrap();
+    assert_eq!((bridge.up, bridge.mtu), (true, 1400));
+    for _ in 0..2 {
+        netlink.delete_route(Route { destination: range, via: Via::Unreachable, metric: 7 }).await.unwrap();
+        netlink.delete_link("br9").await.unwrap();
+    }
+    assert_eq!(netlink.link("br9").await.unwrap(), None);
+    netns::delete(&node).unwrap();
+    assert!(!netns::exists(&node));
+}
