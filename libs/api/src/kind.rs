@@ -49,6 +49,48 @@ pub struct KindInfo {
     pub create_on_update: bool,
     /// An update without resourceVersion is allowed (most kinds yes).
     pub unconditional_update: bool,
+    /// Set where objects live under another kind's key prefix and in its form (events.k8s.io Event as core Event): that
+    /// kind's group, version and kind. [`Hooks::to_stored`] and [`Hooks::from_stored`] convert without loss. Both kinds
+    /// see each other's objects; the cache holds the stored form.
+    pub stored_as: Option<(&'static str, &'static str, &'static str)>,
+    /// Whether deletion without `propagationPolicy` deletes dependents in the background (all but Events, which have none).
+    pub garbage_collected: bool,
+}
+
+impl KindInfo {
+    /// What most kinds are: core/v1, namespaced, all verbs, nothing special. For `..KindInfo::BASE`.
+    pub const BASE: Self = Self {
+        group: "",
+        version: "v1",
+        kind: "",
+        plural: "",
+        singular: "",
+        short_names: &[],
+        categories: &[],
+        namespaced: true,
+        subresources: &[],
+        verbs: ALL_VERBS,
+        name_rule: NameRule::DnsSubdomain,
+        storage_prefix: None,
+        columns: &[],
+        ttl_seconds: None,
+        relaxed_durability: false,
+        has_generation: false,
+        create_on_update: false,
+        unconditional_update: true,
+        stored_as: None,
+        garbage_collected: true,
+    };
+
+    /// `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The key prefix below `/registry/`, without slashes around it.
+    pub fn prefix(&self) -> &'static str {
+        self.storage_prefix.unwrap_or(self.plural)
+    }
 }
 
 /// All verbs of an ordinary kind, in discovery's order.
@@ -138,12 +180,18 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn set_defaults(&mut self) {}
 
     /// Clears what a client may not set at creation (status) and sets what the server decides. Upstream's
-    /// `Strategy.PrepareForCreate`; generation, uid and timestamps are the registry's.
+    /// `Strategy.PrepareForCreate`; runs after defaults. uid and timestamps are the registry's; generation is set by the
+    /// blanket [`Hooks`] from [`Resource::generation_moves`].
     fn prepare_for_create(&mut self, _ctx: &Context) {}
 
     /// Restores what an update at this place may not change: for the main resource the status, for `/status` the spec.
     /// `at` is `None` for the main resource. Upstream's `PrepareForUpdate`.
     fn prepare_for_update(&mut self, _old: &Self, _at: Option<Subresource>, _ctx: &Context) {}
+
+    /// Whether the update from `old` (prepared already) counts as a new generation. Read only with `INFO.has_generation`.
+    fn generation_moves(&self, _old: &Self) -> bool {
+        false
+    }
 
     /// Checks a new object; paths and messages are upstream's. Metadata is checked by the registry.
     fn validate(&self, _errors: &mut FieldErrors) {}
@@ -163,8 +211,18 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// [`Resource::fields`] of encoded bytes. Kinds whose objects are listed by field override it with a partial decode.
+    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+        serde_json::from_slice::<Self>(bytes).map(|object| object.fields()).unwrap_or_default()
+    }
+
     /// The cells of the object's table row, one for each of `INFO.columns`.
     fn cells(&self, now: jiff::Timestamp) -> Vec<Value>;
+
+    /// [`Resource::cells`] of encoded bytes.
+    fn cells_of(bytes: &[u8], now: jiff::Timestamp) -> Vec<Value> {
+        serde_json::from_slice::<Self>(bytes).map(|object| object.cells(now)).unwrap_or_default()
+    }
 
     /// The `autoscaling/v1` Scale of the object, where it has one: (spec.replicas, status.replicas, status.selector).
     fn scale(&self) -> Option<Scale> {
@@ -173,6 +231,16 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// Sets `spec.replicas` from a Scale.
     fn set_scale(&mut self, _replicas: i32) {}
+
+    /// The object in the form of the kind it is stored as (`INFO.stored_as`).
+    fn to_stored(object: Value) -> Value {
+        object
+    }
+
+    /// The inverse of [`Resource::to_stored`].
+    fn from_stored(object: Value) -> Value {
+        object
+    }
 }
 
 /// What `/scale` shows.
@@ -214,12 +282,24 @@ pub trait Hooks: Send + Sync + 'static {
     fn default(&self, object: Value) -> Result<Value, Refused>;
     /// Selectable fields besides name and namespace.
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)>;
+    /// The same of encoded bytes as they are stored ([`KindInfo::stored_as`]), decoding only what it needs.
+    fn fields_from_bytes(&self, bytes: &[u8]) -> Vec<(&'static str, String)>;
     /// One cell for each column.
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
+    /// The same of encoded bytes as they are stored, without a JSON tree in between.
+    fn cells_from_bytes(&self, bytes: &[u8], now: jiff::Timestamp) -> Vec<Value>;
     /// The object's scale, where it has one.
     fn scale(&self, object: &Value) -> Option<Scale>;
     /// The object with `spec.replicas` set.
     fn with_scale(&self, object: Value, replicas: i32) -> Result<Value, Refused>;
+    /// The object in the form it is stored in; the identity unless [`KindInfo::stored_as`] is set.
+    fn to_stored(&self, object: Value) -> Value {
+        object
+    }
+    /// The inverse of [`Hooks::to_stored`].
+    fn from_stored(&self, object: Value) -> Value {
+        object
+    }
 }
 
 /// A served kind: what `kinds::all()` lists.
@@ -239,7 +319,8 @@ impl Kind {
 
 struct Typed<T>(std::marker::PhantomData<fn() -> T>);
 
-fn decode<T: Resource>(object: Value) -> Result<T, Refused> {
+fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
+    crate::normalize::drop_zero_values(&mut object);
     serde_json::from_value(object).map_err(Refused::Malformed)
 }
 
@@ -250,8 +331,11 @@ fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
 impl<T: Resource> Hooks for Typed<T> {
     fn create(&self, object: Value, ctx: &Context) -> Result<Admitted, Refused> {
         let mut new: T = decode(object)?;
-        new.prepare_for_create(ctx);
         new.set_defaults();
+        new.prepare_for_create(ctx);
+        if T::INFO.has_generation {
+            new.metadata_mut().generation = Some(1);
+        }
         let mut errors = field::FieldErrors::default();
         new.validate(&mut errors);
         if !errors.is_empty() {
@@ -265,6 +349,10 @@ impl<T: Resource> Hooks for Typed<T> {
         let old: T = serde::Deserialize::deserialize(old).map_err(Refused::Malformed)?;
         new.set_defaults();
         new.prepare_for_update(&old, at, ctx);
+        if T::INFO.has_generation {
+            let moved = i64::from(new.generation_moves(&old));
+            new.metadata_mut().generation = Some(old.metadata().generation.unwrap_or(0) + moved);
+        }
         let mut errors = field::FieldErrors::default();
         new.validate_update(&old, at, &mut errors);
         if !errors.is_empty() {
@@ -283,8 +371,16 @@ impl<T: Resource> Hooks for Typed<T> {
         T::deserialize(object).map(|o: T| o.fields()).unwrap_or_default()
     }
 
+    fn fields_from_bytes(&self, bytes: &[u8]) -> Vec<(&'static str, String)> {
+        T::fields_of(bytes)
+    }
+
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         T::deserialize(object).map(|o: T| o.cells(now)).unwrap_or_default()
+    }
+
+    fn cells_from_bytes(&self, bytes: &[u8], now: jiff::Timestamp) -> Vec<Value> {
+        T::cells_of(bytes, now)
     }
 
     fn scale(&self, object: &Value) -> Option<Scale> {
@@ -295,5 +391,13 @@ impl<T: Resource> Hooks for Typed<T> {
         let mut object: T = decode(object)?;
         object.set_scale(replicas);
         encode(&object)
+    }
+
+    fn to_stored(&self, object: Value) -> Value {
+        T::to_stored(object)
+    }
+
+    fn from_stored(&self, object: Value) -> Value {
+        T::from_stored(object)
     }
 }

@@ -4,8 +4,10 @@
 pub mod duration;
 pub mod field;
 pub mod kind;
+pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod normalize;
 pub mod quantity;
 pub mod selector;
 pub mod status;

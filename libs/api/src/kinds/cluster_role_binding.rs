@@ -1,0 +1,34 @@
+//! rbac.authorization.k8s.io/v1 ClusterRoleBinding.
+
+use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use serde_json::Value;
+
+use super::shared::{metadata_accessors, rbac};
+use crate::kind::{KindInfo, NameRule, Resource};
+
+/// The type of this kind.
+pub type Served = ClusterRoleBinding;
+
+impl Resource for ClusterRoleBinding {
+    const INFO: KindInfo = KindInfo {
+        group: "rbac.authorization.k8s.io",
+        kind: "ClusterRoleBinding",
+        plural: "clusterrolebindings",
+        singular: "clusterrolebinding",
+        namespaced: false,
+        name_rule: NameRule::PathSegment,
+        columns: rbac::BINDING_COLUMNS,
+        ..KindInfo::BASE
+    };
+
+    metadata_accessors!();
+
+    fn set_defaults(&mut self) {
+        rbac::default_binding(&mut self.role_ref, self.subjects.as_mut());
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        rbac::binding_cells(&self.metadata, &self.role_ref, self.subjects.as_deref().unwrap_or_default(), now)
+    }
+}

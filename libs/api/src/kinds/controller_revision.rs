@@ -1,0 +1,48 @@
+//! apps/v1 ControllerRevision.
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use serde_json::Value;
+
+use super::shared::{
+    cells,
+    columns::{AGE, NAME, column},
+    metadata_accessors,
+};
+use crate::kind::{KindInfo, Resource};
+
+/// The type of this kind.
+pub type Served = ControllerRevision;
+
+impl Resource for ControllerRevision {
+    const INFO: KindInfo = KindInfo {
+        group: "apps",
+        kind: "ControllerRevision",
+        plural: "controllerrevisions",
+        singular: "controllerrevision",
+        columns: &[
+            NAME,
+            column("Controller", "string", "The controller whose history this is."),
+            column("Revision", "string", "The revision's number."),
+            AGE,
+        ],
+        ..KindInfo::BASE
+    };
+
+    metadata_accessors!();
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        let owner = self.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let controller = owner.map_or_else(
+            || "<none>".to_owned(),
+            |owner| {
+                let kind = match owner.api_version.split_once('/') {
+                    Some((group, _)) => format!("{}.{group}", owner.kind),
+                    None => owner.kind.clone(),
+                };
+                format!("{}/{}", kind.to_lowercase(), owner.name)
+            },
+        );
+        vec![cells::name(&self.metadata), controller.into(), self.revision.into(), cells::age(&self.metadata, now)]
+    }
+}

@@ -1,0 +1,129 @@
+//! core/v1 Node.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeSystemInfo};
+use serde_json::Value;
+
+use super::shared::{
+    cells,
+    columns::{AGE, NAME, column, wide},
+    metadata_accessors,
+};
+use crate::kind::{Context, KindInfo, Resource, Subresource};
+
+/// The type of this kind.
+pub type Served = Node;
+
+impl Resource for Node {
+    const INFO: KindInfo = KindInfo {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        namespaced: false,
+        storage_prefix: Some("minions"),
+        subresources: &[Subresource::Proxy, Subresource::Status],
+        columns: &[
+            NAME,
+            column("Status", "string", "Whether the node is ready, and whether pods may be scheduled to it."),
+            column("Roles", "string", "Roles from the node's labels."),
+            AGE,
+            column("Version", "string", "The kubelet's version."),
+            wide("Internal-IP", "string", "Address inside the cluster's network."),
+            wide("External-IP", "string", "Address reachable from outside."),
+            wide("OS-Image", "string", "The operating system as it names itself."),
+            wide("Kernel-Version", "string", "The kernel's release."),
+            wide("Container-Runtime", "string", "The runtime's name and version."),
+        ],
+        ..KindInfo::BASE
+    };
+
+    metadata_accessors!();
+
+    fn set_defaults(&mut self) {
+        let spec = self.spec.get_or_insert_default();
+        if let (Some(cidr), None) = (&spec.pod_cidr, &spec.pod_cidrs) {
+            spec.pod_cidrs = Some(vec![cidr.clone()]);
+        }
+        let status = self.status.get_or_insert_default();
+        if status.allocatable.is_none() {
+            status.allocatable.clone_from(&status.capacity);
+        }
+        status.daemon_endpoints.get_or_insert_default().kubelet_endpoint.get_or_insert_default();
+        status.node_info.get_or_insert_default();
+    }
+
+    fn prepare_for_create(&mut self, _ctx: &Context) {
+        self.spec.get_or_insert_default().config_source = None;
+        self.status.get_or_insert_default().config = None;
+    }
+
+    fn prepare_for_update(&mut self, old: &Self, at: Option<Subresource>, _ctx: &Context) {
+        if at == Some(Subresource::Status) {
+            self.spec.clone_from(&old.spec);
+        } else {
+            self.status.clone_from(&old.status);
+        }
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let unschedulable = self.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        vec![("spec.unschedulable", unschedulable.to_string())]
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        let info = self.status.as_ref().and_then(|status| status.node_info.as_ref());
+        let known = |field: fn(&NodeSystemInfo) -> &String| {
+            info.map(field).filter(|text| !text.is_empty()).map_or("<unknown>", String::as_str).into()
+        };
+        vec![
+            cells::name(&self.metadata),
+            state(self).into(),
+            roles(self).into(),
+            cells::age(&self.metadata, now),
+            info.map_or("", |info| info.kubelet_version.as_str()).into(),
+            address(self, "InternalIP").into(),
+            address(self, "ExternalIP").into(),
+            known(|info| &info.os_image),
+            known(|info| &info.kernel_version),
+            known(|info| &info.container_runtime_version),
+        ]
+    }
+}
+
+fn state(node: &Node) -> String {
+    let mut ready = node.status.iter().flat_map(|s| s.conditions.iter().flatten()).filter(|c| c.type_ == "Ready");
+    let mut out = match ready.next_back() {
+        Some(condition) if condition.status == "True" => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    }
+    .to_owned();
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        out.push_str(",SchedulingDisabled");
+    }
+    out
+}
+
+fn roles(node: &Node) -> String {
+    let roles: BTreeSet<&str> = node
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None if key == "kubernetes.io/role" => Some(value.as_str()),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    if roles.is_empty() { "<none>".to_owned() } else { roles.into_iter().collect::<Vec<_>>().join(",") }
+}
+
+fn address<'a>(node: &'a Node, kind: &str) -> &'a str {
+    let mut addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+    addresses.find(|a| a.type_ == kind).map_or("<none>", |a| &a.address)
+}

@@ -1,0 +1,184 @@
+//! core/v1 Pod.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use serde_json::Value;
+
+use super::shared::{
+    cells,
+    columns::{AGE, NAME, column, wide},
+    default_to, metadata_accessors, pod_defaults, text,
+};
+use crate::kind::{Context, KindInfo, Resource, Subresource};
+
+#[path = "pod/fields.rs"]
+mod fields;
+#[path = "pod/qos.rs"]
+mod qos;
+#[path = "pod/row.rs"]
+mod row;
+
+pub use fields::PodFields;
+pub use qos::qos_class;
+
+/// The type of this kind.
+pub type Served = Pod;
+
+impl Resource for Pod {
+    const INFO: KindInfo = KindInfo {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[
+            Subresource::Attach,
+            Subresource::Binding,
+            Subresource::EphemeralContainers,
+            Subresource::Eviction,
+            Subresource::Exec,
+            Subresource::Log,
+            Subresource::PortForward,
+            Subresource::Proxy,
+            Subresource::Resize,
+            Subresource::Status,
+        ],
+        columns: &[
+            NAME,
+            column("Ready", "string", "Containers that are ready, of all that should be."),
+            column("Status", "string", "The state of the pod in one word, drawn from its containers."),
+            column("Restarts", "string", "How often containers were restarted, and when last."),
+            AGE,
+            wide("IP", "string", "The pod's first address."),
+            wide("Node", "string", "The node that the pod is bound to."),
+            wide("Nominated Node", "string", "The node on which room is being made for the pod."),
+            wide("Readiness Gates", "string", "Readiness gates that are met, of all."),
+        ],
+        has_generation: true,
+        ..KindInfo::BASE
+    };
+
+    metadata_accessors!();
+
+    fn set_defaults(&mut self) {
+        let spec = self.spec.get_or_insert_default();
+        // Order matters: requests and resize policies look at rounded resources.
+        pod_defaults::pod_spec(spec);
+        pod_defaults::pod_only(spec);
+        let status = self.status.get_or_insert_default();
+        if let (Some(ip), None) = (&status.pod_ip, &status.pod_ips) {
+            status.pod_ips = Some(vec![k8s_openapi::api::core::v1::PodIP { ip: ip.clone() }]);
+        }
+        if let (Some(ip), None) = (&status.host_ip, &status.host_ips) {
+            status.host_ips = Some(vec![k8s_openapi::api::core::v1::HostIP { ip: ip.clone() }]);
+        }
+    }
+
+    fn prepare_for_create(&mut self, _ctx: &Context) {
+        let spec = self.spec.get_or_insert_default();
+        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+        let conditions = gated.then(|| {
+            vec![PodCondition {
+                type_: "PodScheduled".to_owned(),
+                status: "False".to_owned(),
+                reason: Some("SchedulingGated".to_owned()),
+                message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+                ..PodCondition::default()
+            }]
+        });
+        self.status = Some(PodStatus {
+            phase: Some("Pending".to_owned()),
+            qos_class: Some(qos_class(spec).to_owned()),
+            conditions,
+            ..PodStatus::default()
+        });
+    }
+
+    fn prepare_for_update(&mut self, old: &Self, at: Option<Subresource>, _ctx: &Context) {
+        match at {
+            None | Some(Subresource::Binding) => self.status.clone_from(&old.status),
+            Some(Subresource::Status) => {
+                self.spec.clone_from(&old.spec);
+                self.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
+                self.metadata.owner_references.clone_from(&old.metadata.owner_references);
+                // A status written by someone who does not know the class keeps it.
+                let class = old.status.as_ref().and_then(|status| status.qos_class.clone());
+                let status = self.status.get_or_insert_default();
+                if let Some(class) = class {
+                    default_to(&mut status.qos_class, class);
+                }
+            }
+            Some(Subresource::EphemeralContainers) => {
+                let containers = self.spec.take().and_then(|spec| spec.ephemeral_containers);
+                let metadata = std::mem::take(&mut self.metadata);
+                *self = old.clone();
+                self.metadata.resource_version = metadata.resource_version;
+                self.metadata.managed_fields = metadata.managed_fields;
+                self.spec.get_or_insert_default().ephemeral_containers = containers;
+            }
+            Some(Subresource::Resize) => prepare_for_resize(self, old),
+            Some(_) => {}
+        }
+    }
+
+    fn generation_moves(&self, old: &Self) -> bool {
+        self.spec != old.spec
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        PodFields::of(self).list()
+    }
+
+    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+        PodFields::from_bytes(bytes).map(|fields| fields.list()).unwrap_or_default()
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        row::cells(self, now)
+    }
+}
+
+/// `/resize` changes the resources and resize policies of containers and nothing else.
+fn prepare_for_resize(new: &mut Pod, old: &Pod) {
+    let asked = new.spec.take().unwrap_or_default();
+    let metadata = std::mem::take(&mut new.metadata);
+    *new = old.clone();
+    new.metadata.resource_version = metadata.resource_version;
+    new.metadata.managed_fields = metadata.managed_fields;
+    let spec = new.spec.get_or_insert_default();
+    let asked_init = asked.init_containers.unwrap_or_default();
+    for (kept, wanted) in [(&mut spec.containers, &asked.containers), (spec.init_containers.get_or_insert_default(), &asked_init)] {
+        for container in kept.iter_mut() {
+            if let Some(wanted) = wanted.iter().find(|wanted| wanted.name == container.name) {
+                container.resources.clone_from(&wanted.resources);
+                container.resize_policy.clone_from(&wanted.resize_policy);
+            }
+        }
+    }
+    if spec.init_containers.as_ref().is_some_and(Vec::is_empty) {
+        spec.init_containers = None;
+    }
+}
+
+/// The `DefaultTolerationSeconds` admission: a pod stays 300 seconds on a node that is not ready or unreachable, unless it
+/// says otherwise itself. Called by the registry on pods being created (and on updates), before the kind's hooks.
+pub fn default_toleration_seconds(pod: &mut Value) {
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let tolerations = spec.entry("tolerations").or_insert(Value::Null);
+    if tolerations.is_null() {
+        *tolerations = Value::Array(Vec::new());
+    }
+    let Some(tolerations) = tolerations.as_array_mut() else { return };
+    let missing: Vec<&str> = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+        .into_iter()
+        .filter(|key| {
+            !tolerations.iter().any(|toleration| {
+                let field = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or_default();
+                (field("key") == *key || field("key").is_empty()) && matches!(field("effect"), "NoExecute" | "")
+            })
+        })
+        .collect();
+    for key in missing {
+        tolerations.push(serde_json::json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
+    }
+}

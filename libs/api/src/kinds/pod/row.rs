@@ -1,0 +1,147 @@
+//! The table row of a pod: readiness, status in a word, restarts.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use serde_json::Value;
+
+use super::{cells, text};
+
+/// What the containers of a pod add up to.
+#[derive(Default)]
+struct Summary {
+    reason: String,
+    ready: usize,
+    restarts: i32,
+    last_restart: Option<Time>,
+}
+
+impl Summary {
+    fn count_restarts(&mut self, status: &ContainerStatus) {
+        self.restarts += status.restart_count;
+        let finished = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()?.finished_at.clone());
+        // `None` is before every time.
+        self.last_restart = self.last_restart.take().max(finished);
+    }
+}
+
+/// One cell for each column of the kind.
+pub fn cells(pod: &Pod, now: Timestamp) -> Vec<Value> {
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let containers = spec.map_or(0, |s| s.containers.len());
+    let sidecars = spec.map_or(0, |s| s.init_containers.iter().flatten().filter(|c| is_sidecar(c)).count());
+    let Summary { reason, ready, restarts, last_restart } = summarize(pod);
+    let restarts = match last_restart {
+        Some(time) if restarts != 0 => format!("{restarts} ({} ago)", cells::since(Some(&time), now)),
+        _ => restarts.to_string(),
+    };
+    let or_none = |text: &str| if text.is_empty() { Value::from("<none>") } else { Value::from(text) };
+    let ip = status.and_then(|s| s.pod_ips.as_ref()?.first()).map_or("", |ip| ip.ip.as_str());
+    vec![
+        cells::name(&pod.metadata),
+        format!("{ready}/{}", containers + sidecars).into(),
+        reason.into(),
+        restarts.into(),
+        cells::age(&pod.metadata, now),
+        or_none(ip),
+        or_none(text(spec.and_then(|s| s.node_name.as_ref()))),
+        or_none(text(status.and_then(|s| s.nominated_node_name.as_ref()))),
+        readiness_gates(pod).into(),
+    ]
+}
+
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn conditions(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
+    pod.status.iter().flat_map(|s| s.conditions.iter().flatten())
+}
+
+fn is_true(pod: &Pod, condition: &str) -> bool {
+    conditions(pod).find(|c| c.type_ == condition).is_some_and(|c| c.status == "True")
+}
+
+fn summarize(pod: &Pod) -> Summary {
+    let status = pod.status.clone().unwrap_or_default();
+    let init: Vec<&Container> = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).collect();
+    let mut reason = status.reason.clone().or(status.phase.clone()).unwrap_or_default();
+    if conditions(pod).any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("SchedulingGated")) {
+        reason = "SchedulingGated".to_owned();
+    }
+    let mut all = Summary { reason, ..Summary::default() };
+    let mut sidecars = Summary::default();
+    let mut initializing = false;
+    for (index, container) in status.init_container_statuses.iter().flatten().enumerate() {
+        all.count_restarts(container);
+        let sidecar = init.iter().find(|c| c.name == container.name).is_some_and(|c| is_sidecar(c));
+        if sidecar {
+            sidecars.count_restarts(container);
+        }
+        let state = container.state.clone().unwrap_or_default();
+        match (&state.terminated, state.waiting.as_ref().and_then(|w| w.reason.as_deref())) {
+            (Some(end), _) if end.exit_code == 0 => continue,
+            _ if sidecar && container.started == Some(true) => {
+                all.ready += usize::from(container.ready);
+                continue;
+            }
+            (Some(end), _) => all.reason = format!("Init:{}", end_reason(end)),
+            (None, Some(waiting)) if !waiting.is_empty() && waiting != "PodInitializing" => all.reason = format!("Init:{waiting}"),
+            _ => all.reason = format!("Init:{index}/{}", init.len()),
+        }
+        initializing = true;
+        break;
+    }
+    if !initializing || is_true(pod, "Initialized") {
+        all.restarts = sidecars.restarts;
+        all.last_restart = sidecars.last_restart;
+        let mut running = false;
+        for container in status.container_statuses.iter().flatten().rev() {
+            all.count_restarts(container);
+            let state = container.state.clone().unwrap_or_default();
+            let waiting = state.waiting.as_ref().and_then(|w| w.reason.as_deref()).filter(|reason| !reason.is_empty());
+            if let Some(waiting) = waiting {
+                all.reason = waiting.to_owned();
+            } else if let Some(end) = &state.terminated {
+                all.reason = end_reason(end);
+            } else if container.ready && state.running.is_some() {
+                running = true;
+                all.ready += 1;
+            }
+        }
+        if all.reason == "Completed" && running {
+            all.reason = if is_true(pod, "Ready") { "Running" } else { "NotReady" }.to_owned();
+        }
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        let ended = matches!(text(status.phase.as_ref()), "Succeeded" | "Failed");
+        if status.reason.as_deref() == Some("NodeLost") {
+            all.reason = "Unknown".to_owned();
+        } else if !ended {
+            // Since v1.32 a pod that has ended keeps its end in view while finalizers hold it.
+            all.reason = "Terminating".to_owned();
+        }
+    }
+    all
+}
+
+fn end_reason(end: &ContainerStateTerminated) -> String {
+    match (text(end.reason.as_ref()), end.signal.unwrap_or(0)) {
+        ("", 0) => format!("ExitCode:{}", end.exit_code),
+        ("", signal) => format!("Signal:{signal}"),
+        (reason, _) => reason.to_owned(),
+    }
+}
+
+fn readiness_gates(pod: &Pod) -> String {
+    let gates: Vec<&str> =
+        pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).map(|gate| gate.condition_type.as_str()).collect();
+    if gates.is_empty() {
+        return "<none>".to_owned();
+    }
+    let met = gates.iter().filter(|gate| is_true(pod, gate)).count();
+    format!("{met}/{}", gates.len())
+}

@@ -1,0 +1,97 @@
+//! apps/v1 ReplicaSet.
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
+use serde_json::Value;
+
+use super::shared::{
+    cells,
+    columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
+    default_to, metadata_accessors, pod_defaults,
+};
+use crate::kind::{Context, KindInfo, Resource, Scale, Subresource};
+
+/// The type of this kind.
+pub type Served = ReplicaSet;
+
+impl Resource for ReplicaSet {
+    const INFO: KindInfo = KindInfo {
+        group: "apps",
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        singular: "replicaset",
+        short_names: &["rs"],
+        categories: &["all"],
+        subresources: &[Subresource::Scale, Subresource::Status],
+        columns: &[
+            NAME,
+            column("Desired", "integer", "Pods that are wanted."),
+            column("Current", "integer", "Pods that exist."),
+            column("Ready", "integer", "Pods that are ready."),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            SELECTOR,
+        ],
+        has_generation: true,
+        ..KindInfo::BASE
+    };
+
+    metadata_accessors!();
+
+    fn set_defaults(&mut self) {
+        self.status.get_or_insert_default();
+        let spec = self.spec.get_or_insert_default();
+        default_to(&mut spec.replicas, 1);
+        pod_defaults::template(spec.template.get_or_insert_default());
+    }
+
+    fn prepare_for_create(&mut self, _ctx: &Context) {
+        self.status = Some(ReplicaSetStatus::default());
+    }
+
+    fn prepare_for_update(&mut self, old: &Self, at: Option<Subresource>, _ctx: &Context) {
+        if at == Some(Subresource::Status) {
+            self.spec.clone_from(&old.spec);
+        } else {
+            self.status.clone_from(&old.status);
+        }
+    }
+
+    fn generation_moves(&self, old: &Self) -> bool {
+        self.spec != old.spec
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![("status.replicas", self.status.as_ref().map_or(0, |status| status.replicas).to_string())]
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().unwrap_or_default();
+        let (names, images) = cells::template(spec.template.as_ref());
+        vec![
+            cells::name(&self.metadata),
+            spec.replicas.unwrap_or(0).into(),
+            status.replicas.into(),
+            status.ready_replicas.unwrap_or(0).into(),
+            cells::age(&self.metadata, now),
+            names.into(),
+            images.into(),
+            cells::selector(&spec.selector).into(),
+        ]
+    }
+
+    fn scale(&self) -> Option<Scale> {
+        let spec = self.spec.as_ref()?;
+        Some(Scale {
+            replicas: spec.replicas.unwrap_or(0),
+            status_replicas: self.status.as_ref().map_or(0, |status| status.replicas),
+            selector: cells::selector(&spec.selector),
+        })
+    }
+
+    fn set_scale(&mut self, replicas: i32) {
+        self.spec.get_or_insert_default().replicas = Some(replicas);
+    }
+}

@@ -1,0 +1,275 @@
+//! core/v1 Service. Addresses and node ports are allocated by the API server, between preparation and storage.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use serde_json::Value;
+
+use super::shared::{
+    cells,
+    columns::{AGE, NAME, SELECTOR, column},
+    default_to, metadata_accessors, text,
+};
+use crate::kind::{Context, KindInfo, NameRule, Resource, Subresource};
+
+/// The type of this kind.
+pub type Served = Service;
+
+impl Resource for Service {
+    const INFO: KindInfo = KindInfo {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        storage_prefix: Some("services/specs"),
+        subresources: &[Subresource::Proxy, Subresource::Status],
+        name_rule: NameRule::DnsLabel1035,
+        columns: &[
+            NAME,
+            column("Type", "string", "How the service is reached."),
+            column("Cluster-IP", "string", "The virtual address inside the cluster."),
+            column("External-IP", "string", "Addresses from outside the cluster."),
+            column("Port(s)", "string", "Ports, each with its node port and protocol."),
+            AGE,
+            SELECTOR,
+        ],
+        create_on_update: true,
+        ..KindInfo::BASE
+    };
+
+    metadata_accessors!();
+
+    fn set_defaults(&mut self) {
+        let status = self.status.get_or_insert_default();
+        let balancer = status.load_balancer.get_or_insert_default();
+        let spec = self.spec.get_or_insert_default();
+        set_spec_defaults(spec);
+        if is(spec, "LoadBalancer") {
+            for ingress in balancer.ingress.iter_mut().flatten().filter(|ingress| ingress.ip.is_some()) {
+                default_to(&mut ingress.ip_mode, "VIP");
+            }
+        }
+    }
+
+    fn prepare_for_create(&mut self, _ctx: &Context) {
+        self.status = Some(empty_status());
+        normalize_cluster_ips(None, self.spec.get_or_insert_default());
+    }
+
+    fn prepare_for_update(&mut self, old: &Self, at: Option<Subresource>, _ctx: &Context) {
+        if at == Some(Subresource::Status) {
+            self.spec.clone_from(&old.spec);
+            return;
+        }
+        self.status.clone_from(&old.status);
+        let old_spec = old.spec.clone().unwrap_or_default();
+        let spec = self.spec.get_or_insert_default();
+        carry_allocated(&old_spec, spec);
+        normalize_cluster_ips(Some(&old_spec), spec);
+        drop_type_dependent_fields(&old_spec, spec);
+        if !is(spec, "LoadBalancer") {
+            self.status.get_or_insert_default().load_balancer = Some(LoadBalancerStatus::default());
+        }
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let spec = self.spec.as_ref();
+        vec![
+            ("spec.clusterIP", text(spec.and_then(|s| s.cluster_ip.as_ref())).to_owned()),
+            ("spec.type", text(spec.and_then(|s| s.type_.as_ref())).to_owned()),
+        ]
+    }
+
+    fn cells(&self, now: Timestamp) -> Vec<Value> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let address = spec.cluster_ips.as_ref().and_then(|ips| ips.first()).map_or("<none>", String::as_str);
+        vec![
+            cells::name(&self.metadata),
+            text(spec.type_.as_ref()).into(),
+            address.into(),
+            external_addresses(&spec, self.status.as_ref()).into(),
+            ports(spec.ports.as_deref().unwrap_or_default()).into(),
+            cells::age(&self.metadata, now),
+            cells::labels(spec.selector.as_ref()).into(),
+        ]
+    }
+}
+
+fn empty_status() -> ServiceStatus {
+    ServiceStatus { load_balancer: Some(LoadBalancerStatus::default()), conditions: None }
+}
+
+/// Whether the service is of a type.
+pub fn is(spec: &ServiceSpec, kind: &str) -> bool {
+    spec.type_.as_deref() == Some(kind)
+}
+
+/// Whether services of this type have node ports.
+pub fn has_node_ports(spec: &ServiceSpec) -> bool {
+    is(spec, "NodePort") || is(spec, "LoadBalancer")
+}
+
+/// Whether services of this type have a cluster address (which may be `None`).
+pub fn has_cluster_ip(spec: &ServiceSpec) -> bool {
+    !is(spec, "ExternalName")
+}
+
+/// Whether the service needs a port for the balancer's health checks.
+pub fn has_health_check_port(spec: &ServiceSpec) -> bool {
+    is(spec, "LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local")
+}
+
+fn set_spec_defaults(spec: &mut ServiceSpec) {
+    default_to(&mut spec.session_affinity, "None");
+    if spec.session_affinity.as_deref() == Some("None") {
+        spec.session_affinity_config = None;
+    }
+    if spec.session_affinity.as_deref() == Some("ClientIP") {
+        let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+        let client_ip = ClientIPConfig { timeout_seconds: Some(timeout.unwrap_or(10_800)) };
+        spec.session_affinity_config = Some(SessionAffinityConfig { client_ip: Some(client_ip) });
+    }
+    if text(spec.type_.as_ref()).is_empty() {
+        spec.type_ = Some("ClusterIP".to_owned());
+    }
+    for port in spec.ports.iter_mut().flatten() {
+        default_to(&mut port.protocol, "TCP");
+        if port.name.as_deref() == Some("") {
+            port.name = None;
+        }
+        let unset = match &port.target_port {
+            None => true,
+            Some(IntOrString::Int(number)) => *number == 0,
+            Some(IntOrString::String(name)) => name.is_empty(),
+        };
+        if unset {
+            port.target_port = Some(IntOrString::Int(port.port));
+        }
+    }
+    if has_node_ports(spec) {
+        default_to(&mut spec.external_traffic_policy, "Cluster");
+    }
+    if has_node_ports(spec) || is(spec, "ClusterIP") {
+        default_to(&mut spec.internal_traffic_policy, "Cluster");
+    }
+    if is(spec, "LoadBalancer") {
+        default_to(&mut spec.allocate_load_balancer_node_ports, true);
+    }
+}
+
+/// Keeps `clusterIP` and `clusterIPs` equal whichever of them the client set (upstream's `normalizeClusterIPs`).
+fn normalize_cluster_ips(old: Option<&ServiceSpec>, new: &mut ServiceSpec) {
+    let Some(old) = old else {
+        if let (Some(address), None) = (&new.cluster_ip, &new.cluster_ips) {
+            new.cluster_ips = Some(vec![address.clone()]);
+        }
+        return;
+    };
+    let same_address = old.cluster_ip == new.cluster_ip;
+    let same_list = old.cluster_ips == new.cluster_ips;
+    if !same_address && same_list {
+        // A client that knows only `clusterIP` changed or cleared it.
+        new.cluster_ips = new.cluster_ip.clone().map(|address| vec![address]);
+    } else if same_address && !same_list && new.cluster_ips.is_none() {
+        new.cluster_ip = None;
+    }
+}
+
+/// A client that leaves allocated fields out of an update means to keep them (upstream's `patchAllocatedValues`).
+fn carry_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
+    if has_cluster_ip(old) && has_cluster_ip(new) && new.cluster_ip.is_none() && new.cluster_ips.is_none() {
+        new.cluster_ip.clone_from(&old.cluster_ip);
+        new.cluster_ips.clone_from(&old.cluster_ips);
+    }
+    if has_cluster_ip(old) && has_cluster_ip(new) {
+        if new.ip_families.is_none() {
+            new.ip_families.clone_from(&old.ip_families);
+        }
+        if new.ip_family_policy.is_none() {
+            new.ip_family_policy.clone_from(&old.ip_family_policy);
+        }
+    }
+    if has_node_ports(old) && has_node_ports(new) {
+        let key = |port: &ServicePort| (port.protocol.clone(), port.port);
+        let mut used: BTreeSet<i32> = new.ports.iter().flatten().filter_map(|port| port.node_port).collect();
+        for port in new.ports.iter_mut().flatten().filter(|port| port.node_port.is_none()) {
+            let before = old.ports.iter().flatten().find(|before| key(before) == key(port)).and_then(|before| before.node_port);
+            port.node_port = before.filter(|number| used.insert(*number));
+        }
+    }
+    if has_health_check_port(old) && has_health_check_port(new) && new.health_check_node_port.is_none() {
+        new.health_check_node_port = old.health_check_node_port;
+    }
+}
+
+/// Wipes what a changed type no longer has, where the client did not also change it.
+fn drop_type_dependent_fields(old: &ServiceSpec, new: &mut ServiceSpec) {
+    if has_cluster_ip(old) && !has_cluster_ip(new) {
+        if old.cluster_ip == new.cluster_ip && old.cluster_ips == new.cluster_ips {
+            new.cluster_ip = None;
+            new.cluster_ips = None;
+        }
+        if old.ip_families == new.ip_families {
+            new.ip_families = None;
+        }
+        if old.ip_family_policy == new.ip_family_policy {
+            new.ip_family_policy = None;
+        }
+    }
+    let node_ports = |spec: &ServiceSpec| spec.ports.iter().flatten().filter_map(|p| p.node_port).collect::<BTreeSet<_>>();
+    if has_node_ports(old) && !has_node_ports(new) && node_ports(old).is_superset(&node_ports(new)) {
+        new.ports.iter_mut().flatten().for_each(|port| port.node_port = None);
+    }
+    if has_health_check_port(old) && !has_health_check_port(new) && old.health_check_node_port == new.health_check_node_port {
+        new.health_check_node_port = None;
+    }
+    if is(old, "LoadBalancer") && !is(new, "LoadBalancer") {
+        if old.allocate_load_balancer_node_ports == new.allocate_load_balancer_node_ports {
+            new.allocate_load_balancer_node_ports = None;
+        }
+        if old.load_balancer_class == new.load_balancer_class {
+            new.load_balancer_class = None;
+        }
+    }
+    if has_node_ports(old) && !has_node_ports(new) && old.external_traffic_policy == new.external_traffic_policy {
+        new.external_traffic_policy = None;
+    }
+}
+
+fn external_addresses(spec: &ServiceSpec, status: Option<&ServiceStatus>) -> String {
+    let external = spec.external_ips.clone().unwrap_or_default();
+    let or = |list: Vec<String>, none: &str| if list.is_empty() { none.to_owned() } else { list.join(",") };
+    match text(spec.type_.as_ref()) {
+        "ClusterIP" | "NodePort" => or(external, "<none>"),
+        "LoadBalancer" => {
+            let ingress = status.and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
+            let balancer: BTreeSet<String> = ingress
+                .into_iter()
+                .flatten()
+                .filter_map(|i| i.ip.clone().filter(|ip| !ip.is_empty()).or_else(|| i.hostname.clone()))
+                .collect();
+            or(balancer.into_iter().chain(external).collect(), "<pending>")
+        }
+        "ExternalName" => text(spec.external_name.as_ref()).to_owned(),
+        _ => "<unknown>".to_owned(),
+    }
+}
+
+fn ports(ports: &[ServicePort]) -> String {
+    if ports.is_empty() {
+        return "<none>".to_owned();
+    }
+    let pieces = ports.iter().map(|port| {
+        let protocol = text(port.protocol.as_ref());
+        match port.node_port {
+            Some(node_port) if node_port > 0 => format!("{}:{node_port}/{protocol}", port.port),
+            _ => format!("{}/{protocol}", port.port),
+        }
+    });
+    pieces.collect::<Vec<_>>().join(",")
+}

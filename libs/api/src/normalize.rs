@@ -1,0 +1,169 @@
+//! Zero values are unset values.
+//!
+//! Upstream's types leave out empty strings, zeros and `false` where a field is no pointer, and decode a missing field to the
+//! same zero. Clients rely on it (`clusterIP: ""` asks for an address, `imagePullPolicy: ""` for the default). Our types have
+//! `Option` everywhere, so zeros are taken out of the JSON before it is decoded: then `None` is the only spelling of "unset".
+//! Which fields are pointers upstream (`automountServiceAccountToken: false`, `replicas: 0` mean something) is a fact of
+//! each field; the names below are those that are never pointers in a kind we serve.
+
+use serde_json::Value;
+
+/// Strings for which `""` means unset.
+const STRINGS: &[&str] = &[
+    "action",
+    "clusterIP",
+    "dnsPolicy",
+    "externalName",
+    "externalTrafficPolicy",
+    "fieldPath",
+    "generateName",
+    "host",
+    "hostIP",
+    "hostname",
+    "image",
+    "imagePullPolicy",
+    "loadBalancerIP",
+    "medium",
+    "message",
+    "mountPath",
+    "namespace",
+    "nodeName",
+    "nominatedNodeName",
+    "note",
+    "phase",
+    "podCIDR",
+    "podIP",
+    "priorityClassName",
+    "protocol",
+    "providerID",
+    "qosClass",
+    "reason",
+    "resourceVersion",
+    "restartPolicy",
+    "schedulerName",
+    "scheme",
+    "secretName",
+    "selfLink",
+    "serviceAccount",
+    "serviceAccountName",
+    "sessionAffinity",
+    "subPath",
+    "subPathExpr",
+    "subdomain",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "uid",
+    "workingDir",
+];
+
+/// Numbers for which 0 means unset.
+const NUMBERS: &[&str] = &[
+    "failureThreshold",
+    "generation",
+    "healthCheckNodePort",
+    "hostPort",
+    "initialDelaySeconds",
+    "minReadySeconds",
+    "nodePort",
+    "observedGeneration",
+    "periodSeconds",
+    "successThreshold",
+    "timeoutSeconds",
+];
+
+/// Flags for which `false` means unset.
+const FLAGS: &[&str] = &[
+    "globalDefault",
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "paused",
+    "publishNotReadyAddresses",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "unschedulable",
+];
+
+/// Maps for which `{}` means unset (structs such as `emptyDir: {}` mean something).
+const MAPS: &[&str] = &[
+    "allocatable",
+    "annotations",
+    "binaryData",
+    "capacity",
+    "data",
+    "labels",
+    "limits",
+    "matchLabels",
+    "nodeSelector",
+    "overhead",
+    "requests",
+    "stringData",
+];
+
+/// Lists that upstream writes even when empty.
+const KEPT_LISTS: &[&str] = &["addresses", "containers", "endpoints", "rules", "verbs"];
+
+/// Subtrees whose content is not ours to read.
+const OPAQUE: &[&str] = &["binaryData", "data", "fieldsV1", "stringData"];
+
+/// Removes nulls and zero values that mean "unset", at every depth but inside opaque data.
+pub fn drop_zero_values(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.retain(|name, field| {
+            if is_unset(name, field) {
+                return false;
+            }
+            if !OPAQUE.contains(&name.as_str()) && (field.is_object() || field.is_array()) {
+                drop_zero_values(field);
+            }
+            true
+        }),
+        Value::Array(items) => items.iter_mut().for_each(drop_zero_values),
+        _ => {}
+    }
+}
+
+fn is_unset(name: &str, field: &Value) -> bool {
+    let listed = |names: &[&str]| names.binary_search(&name).is_ok();
+    match field {
+        Value::Null => true,
+        Value::String(text) => text.is_empty() && listed(STRINGS),
+        Value::Number(number) => number.as_i64() == Some(0) && listed(NUMBERS),
+        Value::Bool(flag) => !flag && listed(FLAGS),
+        Value::Object(fields) => fields.is_empty() && listed(MAPS),
+        Value::Array(items) => items.is_empty() && !listed(KEPT_LISTS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tables_are_sorted() {
+        for table in [STRINGS, NUMBERS, FLAGS, MAPS, KEPT_LISTS] {
+            assert!(table.is_sorted(), "{table:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_go_and_meanings_stay() {
+        let mut object = json!({
+            "metadata": {"labels": {}, "annotations": {"a": ""}, "uid": "", "creationTimestamp": null},
+            "spec": {
+                "clusterIP": "", "replicas": 0, "automountServiceAccountToken": false, "hostNetwork": false,
+                "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [],
+            },
+            "data": {"reason": "", "empty": ""},
+        });
+        drop_zero_values(&mut object);
+        let want = json!({
+            "metadata": {"annotations": {"a": ""}},
+            "spec": {"replicas": 0, "automountServiceAccountToken": false, "volumes": [{"name": "v", "emptyDir": {}}]},
+            "data": {"reason": "", "empty": ""},
+        });
+        assert_eq!(object, want);
+    }
+}
