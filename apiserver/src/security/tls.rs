@@ -1,0 +1,311 @@
+//! The listener: TLS with optional client certificates, HTTP/1.1 (upgrades included) and HTTP/2 on one port.
+//!
+//! A client certificate that does not verify ends no handshake: as upstream, the connection stands and its requests are
+//! answered 401, which clients can show to people. rustls still checks that the peer holds the certificate's key; chain and
+//! validity are checked here once a connection, expiry again with every request ([`Peer`]).
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, UnixTime},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use super::{pki::Pair, x509};
+use crate::identity::User;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADERS: Duration = Duration::from_secs(32);
+/// How long running requests may go on after the shutdown began.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Upstream's `--http2-max-streams-per-connection`.
+const STREAMS: u32 = 250;
+
+/// Why TLS could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A PEM text held no certificate or no key.
+    #[error("read the {0} from PEM")]
+    Pem(&'static str),
+    /// rustls refused.
+    #[error("configure TLS")]
+    Rustls(#[from] rustls::Error),
+    /// The authorities are no use.
+    #[error("configure client certificates")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// Who is at the other end of a connection; in the extensions of every request from the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// What its client certificate says.
+    pub certificate: Certificate,
+}
+
+/// The outcome of looking at a client certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// None was shown.
+    Absent,
+    /// One was shown that does not hold; the reason is for the log.
+    Bad(String),
+    /// One that holds until `not_after` (seconds since 1970).
+    Good {
+        /// The user: CN, and O as groups.
+        user: Arc<User>,
+        /// Its end.
+        not_after: i64,
+    },
+}
+
+/// Takes any certificate whose key the peer holds; [`Verifier::judge`] says later what it is worth.
+struct Verifier(Arc<dyn ClientCertVerifier>);
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+impl Verifier {
+    fn judge(&self, chain: Option<&[CertificateDer<'_>]>) -> Certificate {
+        let Some([leaf, rest @ ..]) = chain else { return Certificate::Absent };
+        if let Err(error) = self.0.verify_client_cert(leaf, rest, UnixTime::now()) {
+            return Certificate::Bad(error.to_string());
+        }
+        match x509::read(leaf) {
+            Ok(facts) if facts.common_name.is_empty() => Certificate::Bad("the subject has no common name".to_owned()),
+            Ok(facts) => {
+                let groups: Vec<&str> = facts.organizations.iter().map(String::as_str).collect();
+                Certificate::Good { user: Arc::new(User::new(&facts.common_name, &groups)), not_after: facts.not_after }
+            }
+            Err(error) => Certificate::Bad(error.to_string()),
+        }
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// A listener's TLS side.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    verifier: Arc<Verifier>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// The process' one TLS provider.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// The certificates in a PEM bundle as trust anchors.
+pub fn roots(pem: &str) -> Result<RootCertStore, Error> {
+    use rustls::pki_types::pem::PemObject;
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        store.add(certificate.map_err(|_| Error::Pem("authority"))?)?;
+    }
+    if store.is_empty() { Err(Error::Pem("authority")) } else { Ok(store) }
+}
+
+impl Tls {
+    /// Serves as `pair` and takes client certificates signed by `authorities` (PEM).
+    pub fn new(pair: &Pair, authorities: &str) -> Result<Self, Error> {
+        let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider()).build()?;
+        let verifier = Arc::new(Verifier(inner));
+        let (chain, key) = pair.der().ok_or(Error::Pem("serving certificate and key"))?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier.clone())
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // A connection's certificate is judged from the handshake itself: no resumption that skips it.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self { config: Arc::new(config), verifier })
+    }
+}
+
+/// A TLS client's side: trusts `authorities` (PEM) and shows `pair`.
+pub fn client(pair: Option<&Pair>, authorities: &str) -> Result<rustls::ClientConfig, Error> {
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(authorities)?);
+    Ok(match pair {
+        Some(pair) => {
+            let (chain, key) = pair.der().ok_or(Error::Pem("client certificate and key"))?;
+            builder.with_client_auth_cert(chain, key)?
+        }
+        None => builder.with_no_client_auth(),
+    })
+}
+
+/// Accepts and serves until `shutdown`, then lets running requests finish for a few seconds.
+pub async fn serve(listener: TcpListener, tls: Tls, service: axum::Router, shutdown: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config);
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        let (acceptor, verifier, service, shutdown) =
+            (acceptor.clone(), tls.verifier.clone(), service.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let _ = stream.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE, handshake(&acceptor, stream)).await {
+                Ok(Ok(stream)) => {
+                    let certificate = verifier.judge(stream.get_ref().1.peer_certificates());
+                    connection(stream, Peer { address, certificate }, service, shutdown).await;
+                }
+                Ok(Err(error)) => tracing::info!("http: TLS handshake error from {address}: {error}"),
+                Err(_) => tracing::info!("http: TLS handshake error from {address}: timeout"),
+            }
+        });
+    }
+    tasks.close();
+    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+        tracing::info!(connections = tasks.len(), "Left connections behind");
+    }
+}
+
+/// Out of descriptors is a matter of time; anything else concerns one connection only.
+async fn pause_after(error: &io::Error) {
+    tracing::warn!(%error, "Could not accept a connection");
+    if matches!(error.raw_os_error(), Some(code) if code == EMFILE || code == ENFILE || code == ENOMEM) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+const ENOMEM: i32 = 12;
+
+type Stream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// The handshake, with a plain answer to clients that speak HTTP to the TLS port.
+async fn handshake(acceptor: &tokio_rustls::TlsAcceptor, stream: TcpStream) -> io::Result<Stream> {
+    let mut first = [0u8; 4];
+    let seen = stream.peek(&mut first).await?;
+    if matches!(&first[..seen], b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC") {
+        let mut stream = stream;
+        let body = "Client sent an HTTP request to an HTTPS server.\n";
+        let answer = format!("HTTP/1.0 400 Bad Request\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await?;
+        return Err(io::Error::other("client sent an HTTP request to an HTTPS server"));
+    }
+    acceptor.accept(stream).await
+}
+
+async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown: CancellationToken) {
+    let address = peer.address;
+    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        service.clone().oneshot(request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(1 << 20);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(Some(20))
+        .max_header_list_size(1 << 20)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(15));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("Connection from {address} ended: {error}");
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
+}

@@ -1,0 +1,365 @@
+//! Certificates written and signed: values in, DER out.
+//!
+//! `rcgen` would do but for one thing: its names keep one value a type, so that of several `O=` (a user's groups) one is
+//! left. With the subject written here anyway, the rest of a certificate is a page of DER, and nothing else of it is needed.
+
+use std::net::IpAddr;
+
+use ring::{
+    digest,
+    rand::{SecureRandom, SystemRandom},
+    signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use time::OffsetDateTime;
+use yasna::{
+    DERWriter, DERWriterSeq, Tag,
+    models::{GeneralizedTime, ObjectIdentifier, UTCTime},
+};
+
+const ECDSA_WITH_SHA256: &[u64] = &[1, 2, 840, 10045, 4, 3, 2];
+const EC_PUBLIC_KEY: &[u64] = &[1, 2, 840, 10045, 2, 1];
+const PRIME256V1: &[u64] = &[1, 2, 840, 10045, 3, 1, 7];
+const COMMON_NAME: &[u64] = &[2, 5, 4, 3];
+const ORGANIZATION: &[u64] = &[2, 5, 4, 10];
+const SUBJECT_KEY_ID: &[u64] = &[2, 5, 29, 14];
+const KEY_USAGE: &[u64] = &[2, 5, 29, 15];
+const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
+const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
+const AUTHORITY_KEY_ID: &[u64] = &[2, 5, 29, 35];
+const EXT_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
+const SERVER_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
+
+/// Why a key or certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system's randomness or the key material failed.
+    #[error("generate or read a P-256 key")]
+    Key,
+    /// Signing failed.
+    #[error("sign with a P-256 key")]
+    Sign,
+    /// Not a certificate.
+    #[error("read a certificate")]
+    Certificate,
+}
+
+/// An ECDSA P-256 key with its PKCS#8 form.
+pub struct Key {
+    /// PKCS#8 DER.
+    pub pkcs8: Vec<u8>,
+    pair: EcdsaKeyPair,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+impl Key {
+    /// A new key.
+    pub fn generate() -> Result<Self, Error> {
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+            .map_err(|_| Error::Key)?;
+        Self::from_pkcs8(document.as_ref())
+    }
+
+    /// The key in a PKCS#8 document.
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, Error> {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new())
+            .map_err(|_| Error::Key)?;
+        Ok(Self { pkcs8: der.to_vec(), pair })
+    }
+
+    /// The public key as an uncompressed point.
+    pub fn public_point(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
+    }
+
+    /// The public key as SubjectPublicKeyInfo DER.
+    pub fn public_der(&self) -> Vec<u8> {
+        yasna::construct_der(|w| {
+            w.write_sequence(|w| {
+                w.next().write_sequence(|w| {
+                    oid(w.next(), EC_PUBLIC_KEY);
+                    oid(w.next(), PRIME256V1);
+                });
+                let point = self.public_point();
+                w.next().write_bitvec_bytes(point, point.len() * 8);
+            });
+        })
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| Error::Sign)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+/// What a certificate may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Signing other certificates.
+    Authority,
+    /// TLS servers (and clients, as kubelets serve and call with one).
+    Server,
+    /// TLS clients.
+    Client,
+}
+
+/// A name in a certificate's SubjectAltName.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AltName {
+    /// A host name.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+}
+
+impl From<&str> for AltName {
+    fn from(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Dns(text.to_owned()), Self::Ip)
+    }
+}
+
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// CN: the user's name.
+    pub common_name: String,
+    /// O, each once: the user's groups.
+    pub organizations: Vec<String>,
+    /// SubjectAltName.
+    pub alt_names: Vec<AltName>,
+    /// What it is for.
+    pub usage: Usage,
+    /// Valid from.
+    pub not_before: OffsetDateTime,
+    /// Valid until.
+    pub not_after: OffsetDateTime,
+}
+
+/// Who signs: a name (DER) and a key.
+pub struct Signer<'a> {
+    /// The issuer's subject as DER.
+    pub name: &'a [u8],
+    /// The issuer's key.
+    pub key: &'a Key,
+}
+
+fn oid(w: DERWriter<'_>, components: &[u64]) {
+    w.write_oid(&ObjectIdentifier::from_slice(components));
+}
+
+/// A distinguished name as Go's `pkix.Name` orders it: organizations first, one RDN each, then the common name.
+pub fn name(common_name: &str, organizations: &[String]) -> Vec<u8> {
+    let mut rdns: Vec<(&[u64], &str)> = organizations.iter().map(|o| (ORGANIZATION, o.as_str())).collect();
+    rdns.push((COMMON_NAME, common_name));
+    yasna::construct_der(|w| {
+        w.write_sequence(|w| {
+            for (kind, value) in rdns {
+                w.next().write_set(|w| {
+                    w.next().write_sequence(|w| {
+                        oid(w.next(), kind);
+                        w.next().write_utf8_string(value);
+                    });
+                });
+            }
+        });
+    })
+}
+
+/// RFC 5280: UTCTime through 2049, GeneralizedTime from then on.
+fn date(w: DERWriter<'_>, at: OffsetDateTime) {
+    let at = at.replace_nanosecond(0).unwrap_or(at);
+    if (1950..2050).contains(&at.year()) {
+        w.write_utctime(&UTCTime::from_datetime(at));
+    } else {
+        w.write_generalized_time(&GeneralizedTime::from_datetime(at));
+    }
+}
+
+fn extension(w: &mut DERWriterSeq<'_>, id: &[u64], critical: bool, value: &[u8]) {
+    w.next().write_sequence(|w| {
+        oid(w.next(), id);
+        if critical {
+            w.next().write_bool(true);
+        }
+        w.next().write_bytes(value);
+    });
+}
+
+/// RFC 7093 method 1: the first 160 bits of the SHA-256 of the public key.
+fn key_id(public_point: &[u8]) -> Vec<u8> {
+    digest::digest(&digest::SHA256, public_point).as_ref()[..20].to_vec()
+}
+
+fn alt_names(names: &[AltName]) -> Vec<u8> {
+    yasna::construct_der(|w| {
+        w.write_sequence(|w| {
+            for name in names {
+                match name {
+                    AltName::Dns(host) => {
+                        w.next().write_tagged_implicit(Tag::context(2), |w| w.write_ia5_string(host));
+                    }
+                    AltName::Ip(IpAddr::V4(ip)) => {
+                        w.next().write_tagged_implicit(Tag::context(7), |w| w.write_bytes(&ip.octets()));
+                    }
+                    AltName::Ip(IpAddr::V6(ip)) => {
+                        w.next().write_tagged_implicit(Tag::context(7), |w| w.write_bytes(&ip.octets()));
+                    }
+                }
+            }
+        });
+    })
+}
+
+fn extensions(w: &mut DERWriterSeq<'_>, contents: &Contents, own_id: &[u8], issuer_id: &[u8]) {
+    let authority = contents.usage == Usage::Authority;
+    // digitalSignature + keyEncipherment, or digitalSignature + keyCertSign + cRLSign.
+    let (bits, count) = if authority { (0b1000_0110u8, 7) } else { (0b1010_0000, 3) };
+    extension(w, KEY_USAGE, true, &yasna::construct_der(|w| w.write_bitvec_bytes(&[bits], count)));
+    let purposes: &[&[u64]] = match contents.usage {
+        Usage::Authority => &[],
+        Usage::Server => &[SERVER_AUTH],
+        Usage::Client => &[CLIENT_AUTH],
+    };
+    if !purposes.is_empty() {
+        let value = yasna::construct_der(|w| {
+            w.write_sequence(|w| purposes.iter().for_each(|p| oid(w.next(), p)));
+        });
+        extension(w, EXT_KEY_USAGE, false, &value);
+    }
+    let constraints = yasna::construct_der(|w| {
+        w.write_sequence(|w| {
+            if authority {
+                w.next().write_bool(true);
+            }
+        });
+    });
+    extension(w, BASIC_CONSTRAINTS, true, &constraints);
+    if authority {
+        extension(w, SUBJECT_KEY_ID, false, &yasna::construct_der(|w| w.write_bytes(own_id)));
+    }
+    let authority_id = yasna::construct_der(|w| {
+        w.write_sequence(|w| w.next().write_tagged_implicit(Tag::context(0), |w| w.write_bytes(issuer_id)));
+    });
+    extension(w, AUTHORITY_KEY_ID, false, &authority_id);
+    if !contents.alt_names.is_empty() {
+        extension(w, SUBJECT_ALT_NAME, false, &alt_names(&contents.alt_names));
+    }
+}
+
+/// Signs a certificate over `public` (SubjectPublicKeyInfo DER with its point, see [`Key`]).
+pub fn issue(contents: &Contents, subject: &Key, signer: &Signer<'_>) -> Result<Vec<u8>, Error> {
+    let mut serial = [0u8; 16];
+    SystemRandom::new().fill(&mut serial).map_err(|_| Error::Key)?;
+    // Positive, and of full length: DER would drop a leading zero.
+    serial[0] = serial[0] & 0x7f | 0x40;
+    let algorithm = |w: DERWriter<'_>| w.write_sequence(|w| oid(w.next(), ECDSA_WITH_SHA256));
+    let body = yasna::construct_der(|w| {
+        w.write_sequence(|w| {
+            w.next().write_tagged(Tag::context(0), |w| w.write_u8(2));
+            w.next().write_bigint_bytes(&serial, true);
+            algorithm(w.next());
+            w.next().write_der(signer.name);
+            w.next().write_sequence(|w| {
+                date(w.next(), contents.not_before);
+                date(w.next(), contents.not_after);
+            });
+            w.next().write_der(&name(&contents.common_name, &contents.organizations));
+            w.next().write_der(&subject.public_der());
+            w.next().write_tagged(Tag::context(3), |w| {
+                let (own, issuer) = (key_id(subject.public_point()), key_id(signer.key.public_point()));
+                w.write_sequence(|w| extensions(w, contents, &own, &issuer));
+            });
+        });
+    });
+    let signature = signer.key.sign(&body)?;
+    Ok(yasna::construct_der(|w| {
+        w.write_sequence(|w| {
+            w.next().write_der(&body);
+            algorithm(w.next());
+            w.next().write_bitvec_bytes(&signature, signature.len() * 8);
+        });
+    }))
+}
+
+/// What is read back from a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The last CN.
+    pub common_name: String,
+    /// Every O, in order.
+    pub organizations: Vec<String>,
+    /// SubjectAltName's hosts and addresses.
+    pub alt_names: Vec<AltName>,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    /// Seconds since 1970.
+    pub not_after: i64,
+    /// The subject as DER.
+    pub subject: Vec<u8>,
+}
+
+/// Reads a certificate's facts; nothing is verified.
+pub fn read(der: &[u8]) -> Result<Facts, Error> {
+    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Error::Certificate)?;
+    let subject = certificate.subject();
+    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().map(str::to_owned).unwrap_or_default();
+    let mut names = Vec::new();
+    if let Ok(Some(extension)) = certificate.subject_alternative_name() {
+        for name in &extension.value.general_names {
+            match name {
+                GeneralName::DNSName(host) => names.push(AltName::Dns((*host).to_owned())),
+                GeneralName::IPAddress(raw) => {
+                    let ip = <[u8; 4]>::try_from(*raw)
+                        .map(IpAddr::from)
+                        .or_else(|_| <[u8; 16]>::try_from(*raw).map(IpAddr::from));
+                    names.extend(ip.ok().map(AltName::Ip));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(Facts {
+        common_name: subject.iter_common_name().last().map(text).unwrap_or_default(),
+        organizations: subject.iter_organization().map(text).collect(),
+        alt_names: names,
+        not_before: certificate.validity().not_before.timestamp(),
+        not_after: certificate.validity().not_after.timestamp(),
+        subject: subject.as_raw().to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_organization_survives() {
+        let key = Key::generate().unwrap();
+        let now = OffsetDateTime::from_unix_timestamp(1_763_690_000).unwrap();
+        let contents = Contents {
+            common_name: "alice".into(),
+            organizations: vec!["dev".into(), "ops".into(), "system:masters".into()],
+            alt_names: vec!["10.43.0.1".into(), "kubernetes.default".into(), "::1".into()],
+            usage: Usage::Client,
+            not_before: now,
+            not_after: now + time::Duration::days(365),
+        };
+        let der = issue(&contents, &key, &Signer { name: &name("ca", &[]), key: &key }).unwrap();
+        let want = Facts {
+            common_name: "alice".into(),
+            organizations: contents.organizations.clone(),
+            alt_names: contents.alt_names.clone(),
+            not_before: 1_763_690_000,
+            not_after: 1_763_690_000 + 365 * 86_400,
+            subject: name("alice", &contents.organizations),
+        };
+        assert_eq!(read(&der).unwrap(), want);
+    }
+}
