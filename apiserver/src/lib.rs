@@ -6,3 +6,4 @@
 pub mod gate;
 pub mod identity;
 pub mod request;
+pub mod security;

@@ -306,6 +306,6 @@ async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown:
 }
 
 /// Seconds since 1970.
-pub(crate) fn unix_now() -> i64 {
+pub fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
