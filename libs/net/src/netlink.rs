@@ -149,6 +149,12 @@ impl Netlink {
         self.handle.link().add(message).execute().await.map_err(Error::netlink(step))
     }
 
+    /// Makes a link a port of a bridge and brings it up.
+    pub async fn join_bridge(&self, link: u32, bridge: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(link).controller(bridge).up().build();
+        self.handle.link().set(message).execute().await.map_err(Error::netlink("join a bridge"))
+    }
+
     /// Sets how a bridge treats one of its ports. With `hairpin`, frames may leave by the port they came in by; `isolated`
     /// ports reach the bridge's own address and nothing else.
     pub async fn set_port(&self, port: u32, hairpin: bool, isolated: bool) -> Result<()> {

@@ -1,0 +1,95 @@
+//! The command line: one file a subcommand.
+
+pub mod down;
+pub mod kubeconfig;
+pub mod node;
+pub mod status;
+pub mod up;
+
+use std::{ffi::OsString, path::Path};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Kubernetes in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "knarr", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `knarr` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a local cluster, or what is dead of it.
+    Up(up::Args),
+    /// Show a local cluster's nodes.
+    Status(status::Args),
+    /// Print a local cluster's kubeconfig.
+    Kubeconfig(kubeconfig::Args),
+    /// Remove a local cluster with everything that belongs to it.
+    Down(down::Args),
+    /// One node of a local cluster; `up` starts it.
+    #[command(hide = true)]
+    Node(node::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Up(args) => up::run(&args),
+            Self::Status(args) => status::run(&args),
+            Self::Kubeconfig(args) => kubeconfig::run(&args),
+            Self::Down(args) => down::run(&args),
+            Self::Node(args) => node::run(&args),
+        }
+    }
+}
+
+/// The subcommands that the program's own name may stand for, with upstream's names.
+const BY_NAME: &[(&str, &str)] = &[
+    ("kube-apiserver", "apiserver"),
+    ("kube-scheduler", "scheduler"),
+    ("kube-controller-manager", "controller-manager"),
+    ("kube-proxy", "proxy"),
+    ("kubelet", "kubelet"),
+    ("apiserver", "apiserver"),
+    ("scheduler", "scheduler"),
+    ("controller-manager", "controller-manager"),
+    ("proxy", "proxy"),
+];
+
+/// Arguments with the subcommand put in where the program was called by a component's name.
+pub fn by_program_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let called = arguments.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str()).unwrap_or_default();
+    if let Some((_, subcommand)) = BY_NAME.iter().find(|(name, _)| *name == called) {
+        arguments.insert(1, (*subcommand).into());
+    }
+    arguments
+}
+
+/// A runtime for commands that only ask and wait.
+pub fn small_runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_components_name_stands_for_its_subcommand() {
+        let asked = |arguments: &[&str]| by_program_name(arguments.iter().map(Into::into).collect());
+        assert_eq!(asked(&["/usr/bin/kube-proxy", "--cleanup"]), ["/usr/bin/kube-proxy", "proxy", "--cleanup"]);
+        assert_eq!(asked(&["knarr", "up"]), ["knarr", "up"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! `knarr up`: makes a local cluster, or starts what is dead of one.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    commands::{node::Report, small_runtime},
+    local::{
+        cgroup, kubeconfig, layout, link,
+        process::Identity,
+        progress::Progress,
+        record::{self, Cluster, Node, Store},
+    },
+};
+
+/// How long a node may take to become ready.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Flags.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The cluster's name; also its kubeconfig context.
+    #[arg(long, default_value = "knarr")]
+    name: String,
+    /// How many nodes it has [default: 1, or what it was made with].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(layout::MOST_NODES)))]
+    nodes: Option<u8>,
+    /// What it keeps its objects in [default: redb, or what it was made with].
+    #[arg(long, value_enum)]
+    store: Option<Store>,
+}
+
+/// Does it.
+pub fn run(args: &Args) -> Result<()> {
+    layout::check_name(&args.name)?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a local cluster is made of namespaces, which takes root");
+    }
+    let _lock = record::lock(&args.name)?;
+    kubeconfig::check_free(&args.name)?;
+    let mut progress = Progress::default();
+    progress.step(format!("Preparing cluster {}", args.name));
+    let runtime = small_runtime()?;
+    let cluster = runtime.block_on(ensure_record(args))?;
+    runtime.block_on(ensure_network(&cluster))?;
+    let nodes = cluster.nodes()?;
+    // Node 1 holds the control plane, which the others need.
+    let (first, others) = nodes.split_at(1);
+    start(&cluster, first, &mut progress)?;
+    start(&cluster, others, &mut progress)?;
+    progress.step("Writing kubeconfig");
+    let path = kubeconfig::publish(&cluster.name)?;
+    progress.done();
+    eprintln!("Cluster {0} is up: {1}, context {0} in {2}", cluster.name, cluster.server()?, path.display());
+    Ok(())
+}
+
+async fn ensure_record(args: &Args) -> Result<Cluster> {
+    let cluster = match Cluster::load(&args.name)? {
+        Some(mut cluster) => {
+            if args.store.is_some_and(|store| store != cluster.store) {
+                bail!("cluster {} was made with another --store; take it down first", args.name);
+            }
+            cluster.nodes = cluster.nodes.max(args.nodes.unwrap_or(1));
+            cluster
+        }
+        None => {
+            let _only_one_chooses = record::lock("")?;
+            let cluster = Cluster {
+                name: args.name.clone(),
+                subnet: link::free_subnet().await?.to_string(),
+                nodes: args.nodes.unwrap_or(1),
+                store: args.store.unwrap_or_default(),
+            };
+            cluster.save()?;
+            cluster
+        }
+    };
+    cluster.save()?;
+    Ok(cluster)
+}
+
+async fn ensure_network(cluster: &Cluster) -> Result<()> {
+    link::ensure_outside(cluster).await.context("make the cluster's network")?;
+    for node in cluster.nodes()? {
+        fs::create_dir_all(&node.folder).with_context(|| format!("create {}", node.folder.display()))?;
+        link::ensure_node(cluster, &node).await.with_context(|| format!("connect {}", node.name))?;
+    }
+    Ok(())
+}
+
+/// Starts those nodes that are dead, side by side, and returns when all of them are ready.
+fn start(cluster: &Cluster, nodes: &[Node], progress: &mut Progress) -> Result<()> {
+    let dead: Vec<&Node> = nodes.iter().filter(|node| Identity::load(&node.folder, "knarr").is_none()).collect();
+    let (reports, inbox) = mpsc::channel();
+    for node in &dead {
+        progress.step(format!("Starting {}", node.name));
+        let child = spawn(cluster, node)?;
+        listen(node.name.clone(), child, reports.clone());
+    }
+    drop(reports);
+    let deadline = Instant::now() + PATIENCE;
+    let mut waiting: Vec<&Node> = dead;
+    while let Some(&first) = waiting.first() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match inbox.recv_timeout(left) {
+            Ok((name, Some(Report::Ready))) => waiting.retain(|node| node.name != name),
+            Ok((name, Some(Report::Step(text)))) => progress.step(format!("{name}: {text}")),
+            Ok((name, Some(Report::Failed(error)))) => bail!("{name} did not start: {error}"),
+            Ok((name, None)) => {
+                if let Some(node) = waiting.iter().find(|node| node.name == name) {
+                    bail!("{name} ended while starting; its log ends with:\n{}", log_tail(node));
+                }
+            }
+            Err(_) => bail!(
+                "{} is not ready after {} s; its log, {}, ends with:\n{}",
+                first.name,
+                PATIENCE.as_secs(),
+                first.folder.join(LOG).display(),
+                log_tail(first)
+            ),
+        }
+    }
+    progress.done();
+    Ok(())
+}
+
+const LOG: &str = "knarr.log";
+
+fn spawn(cluster: &Cluster, node: &Node) -> Result<Child> {
+    cgroup::create(&layout::node_cgroup(&cluster.name, &node.name))?;
+    let path = node.folder.join(LOG);
+    let log = fs::OpenOptions::new().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("open {}", path.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("find our own program")?);
+    command.args(["node", "--cluster", &cluster.name, "--number", &node.n.to_string()]);
+    // Not the caller's directory: it could not be unmounted while the cluster runs.
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.spawn().with_context(|| format!("start {}", node.name))
+}
+
+/// Passes on what a node reports; `None` when it stops reporting.
+fn listen(name: String, mut child: Child, reports: mpsc::Sender<(String, Option<Report>)>) {
+    let Some(stdout) = child.stdout.take() else { return };
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Ok(report) = serde_json::from_str(&line) {
+                let ready = matches!(report, Report::Ready);
+                if reports.send((name.clone(), Some(report))).is_err() || ready {
+                    return;
+                }
+            }
+        }
+        let _ = child.wait();
+        let _ = reports.send((name, None));
+    });
+}
+
+fn log_tail(node: &Node) -> String {
+    let mut last = VecDeque::new();
+    if let Ok(file) = fs::File::open(node.folder.join(LOG)) {
+        for line in BufReader::new(file).lines().map_while(Result::ok) {
+            last.push_back(line);
+            if last.len() > 15 {
+                last.pop_front();
+            }
+        }
+    }
+    Vec::from(last).join("\n")
+}

@@ -1,0 +1,90 @@
+//! Makes a local cluster's namespaces and wires. All of it may be repeated on what is already there.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result};
+use net::{Cidr, Netlink, VethEnd, netns};
+
+use super::{
+    layout,
+    record::{Cluster, Node},
+};
+
+const SWITCH: &str = "knarr0";
+
+/// A free subnet for a new cluster on this machine.
+pub async fn free_subnet() -> Result<Cidr> {
+    let mut taken = Netlink::new()?.route_destinations().await?;
+    for other in Cluster::names()? {
+        if let Ok(Some(other)) = Cluster::load(&other) {
+            taken.extend(other.subnet().ok());
+        }
+    }
+    layout::choose_subnet(&taken)
+}
+
+/// The namespace outside with the switch, and the host's wire to it.
+pub async fn ensure_outside(cluster: &Cluster) -> Result<()> {
+    let subnet = cluster.subnet()?;
+    let path = netns::named(&layout::outside_name(&cluster.name));
+    netns::create(&path)?;
+    let outside = Netlink::in_namespace(&path)?;
+    let bridge = outside.ensure_bridge(SWITCH, None).await?.index;
+    netns::within(&path, || {
+        // The switch only switches: no rules to be asked on the way.
+        match netns::set_sysctl("net.bridge.bridge-nf-call-iptables", "0") {
+            Err(net::Error::System { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    })?;
+    outside.add_address(bridge, layout::outside_address(subnet), subnet.prefix()).await?;
+    let host = Netlink::new()?;
+    let name = layout::host_link(&cluster.name);
+    if host.link(&name).await?.is_none() || outside.link("host").await?.is_none() {
+        host.delete_link(&name).await?;
+        let namespace = netns::open(&path)?;
+        let near = VethEnd { name: &name, ..VethEnd::default() };
+        let far = VethEnd { name: "host", namespace: Some(namespace.as_fd()), ..VethEnd::default() };
+        host.add_veth(near, far).await?;
+    }
+    let near = host.existing(&name).await?.index;
+    host.set_up(near).await?;
+    host.add_address(near, layout::host_address(subnet), subnet.prefix()).await?;
+    outside.join_bridge(outside.existing("host").await?.index, bridge).await?;
+    Ok(())
+}
+
+/// A node's namespace and its wire to the switch.
+pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
+    let outside_path = netns::named(&layout::outside_name(&cluster.name));
+    let path = netns::named(&node.name);
+    netns::create(&path).with_context(|| format!("make the namespace of {}", node.name))?;
+    let outside = Netlink::in_namespace(&outside_path)?;
+    let inside = Netlink::in_namespace(&path)?;
+    let port = format!("n{}", node.n);
+    if outside.link(&port).await?.is_none() || inside.link("eth0").await?.is_none() {
+        outside.delete_link(&port).await?;
+        let namespace = netns::open(&path)?;
+        let near = VethEnd { name: &port, ..VethEnd::default() };
+        let far = VethEnd { name: "eth0", namespace: Some(namespace.as_fd()), ..VethEnd::default() };
+        outside.add_veth(near, far).await?;
+    }
+    let bridge = outside.existing(SWITCH).await?.index;
+    outside.join_bridge(outside.existing(&port).await?.index, bridge).await?;
+    let eth0 = inside.existing("eth0").await?.index;
+    inside.set_up(eth0).await?;
+    inside.add_address(eth0, node.address, cluster.subnet()?.prefix()).await?;
+    Ok(())
+}
+
+/// Removes the host's wire and every namespace that the cluster may have.
+pub async fn remove(cluster: &str) -> Result<()> {
+    // Before the namespace, whose end the kernel would only clean up some time later.
+    Netlink::new()?.delete_link(&layout::host_link(cluster)).await?;
+    for path in layout::namespaces(cluster) {
+        if path.exists() {
+            netns::delete(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! A cluster on one machine without containers around it: every node is a set of namespaces.
+//!
+//! ```text
+//!  host ── kn-NAME 10.41.N.1 ──┐
+//!                              │        ┌── NAME-1   eth0 10.41.N.11
+//!  NAME-outside: bridge 10.41.N.2 ──────┼── NAME-2   eth0 10.41.N.12
+//!                                       └── ...
+//! ```
+//!
+//! The switch lives in `NAME-outside` and not on the host, so that no firewall of the host's (Docker's, say) sees the nodes'
+//! traffic and we need not change any. Nothing has a default route; the host forwards nothing of ours.
+//!
+//! [`layout`] decides names and addresses, [`record`] keeps them, [`link`] makes namespaces and wires, [`cgroup`] and
+//! [`process`] hold the node's processes, [`sweep`] takes everything away again, whatever state it is in.
+
+pub mod cgroup;
+pub mod enter;
+pub mod kubeconfig;
+pub mod layout;
+pub mod link;
+pub mod process;
+pub mod progress;
+pub mod record;
+pub mod sweep;

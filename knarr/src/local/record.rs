@@ -1,0 +1,140 @@
+//! What a cluster was made with, on disk before anything of it exists: an interrupted `up` can be finished or taken down.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use net::Cidr;
+use serde::{Deserialize, Serialize};
+
+use super::layout;
+
+/// What objects are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// In the API server's own process.
+    #[default]
+    Redb,
+    /// In a local etcd.
+    Etcd,
+}
+
+/// A cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// Its /24.
+    pub subnet: String,
+    /// How many nodes it has.
+    pub nodes: u8,
+    /// What it keeps its objects in.
+    pub store: Store,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its number, from 1 on.
+    pub n: u8,
+    /// Its name, which is its namespace's too.
+    pub name: String,
+    /// Its address.
+    pub address: std::net::Ipv4Addr,
+    /// Its pods' range.
+    pub pods: Cidr,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster's record, if there is one.
+    pub fn load(name: &str) -> Result<Option<Self>> {
+        let path = path(name);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let cluster = serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
+                Ok(Some(cluster))
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// The cluster's record, or an error that says how to get one.
+    pub fn existing(name: &str) -> Result<Self> {
+        Self::load(name)?.with_context(|| format!("there is no cluster {name:?}; `knarr up --name {name}` makes one"))
+    }
+
+    /// Writes the record, whole or not at all.
+    pub fn save(&self) -> Result<()> {
+        let folder = layout::folder(&self.name);
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        write_whole(&path(&self.name), &serde_json::to_vec_pretty(self)?, 0o644)
+    }
+
+    /// The names of all clusters that have a folder.
+    pub fn names() -> Result<Vec<String>> {
+        let entries = match fs::read_dir(layout::ROOT) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.with_context(|| format!("read {}", layout::ROOT))?,
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| layout::check_name(name).is_ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The cluster's range of node addresses.
+    pub fn subnet(&self) -> Result<Cidr> {
+        self.subnet.parse().context("read the cluster's subnet")
+    }
+
+    /// Its nodes.
+    pub fn nodes(&self) -> Result<Vec<Node>> {
+        let subnet = self.subnet()?;
+        Ok((1..=self.nodes).map(|n| self.node(subnet, n)).collect())
+    }
+
+    /// The address of the API server, as users reach it.
+    pub fn server(&self) -> Result<String> {
+        Ok(format!("https://{}:6443", layout::node_address(self.subnet()?, 1)))
+    }
+
+    fn node(&self, subnet: Cidr, n: u8) -> Node {
+        let name = layout::node_name(&self.name, n);
+        let folder = layout::node_folder(&self.name, &name);
+        Node { n, address: layout::node_address(subnet, n), pods: layout::node_pods(n), folder, name }
+    }
+}
+
+fn path(name: &str) -> PathBuf {
+    layout::folder(name).join("cluster.json")
+}
+
+/// Replaces a file whole or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(|| format!("write in {}", folder.display()))?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    file.as_file().sync_all()?;
+    file.persist(path).with_context(|| format!("write {}", path.display()))?;
+    Ok(())
+}
+
+/// Held while a cluster is being changed, or (empty name) while a subnet is being chosen. Waits for whoever holds it.
+pub fn lock(cluster: &str) -> Result<nix::fcntl::Flock<fs::File>> {
+    let folder = Path::new("/run/knarr");
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let path = folder.join(format!("{cluster}.lock"));
+    let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("lock {}", path.display()))
+}
