@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_components_name_stands_for_its_subcommand() {
-        let asked = |arguments: &[&str]| by_program_name(arguments.iter().map(Into::into).collect());
+        let asked = |arguments: &[&str]| by_program_name(arguments.iter().map(OsString::from).collect());
         assert_eq!(asked(&["/usr/bin/kube-proxy", "--cleanup"]), ["/usr/bin/kube-proxy", "proxy", "--cleanup"]);
         assert_eq!(asked(&["knarr", "up"]), ["knarr", "up"]);
     }
