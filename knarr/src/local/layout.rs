@@ -111,11 +111,9 @@ mod tests {
 
     #[test]
     fn names_are_labels() {
-        let refused: Vec<&str> = ["", "A", "-a", "a-", "1a", "a/b", "..", "a.b", &"a".repeat(41)]
-            .into_iter()
-            .filter(|name| check_name(name).is_ok())
-            .collect();
-        assert_eq!(refused, Vec::<&str>::new());
+        let long = "a".repeat(41);
+        let bad = ["", "A", "-a", "a-", "1a", "a/b", "..", "a.b", &long];
+        assert_eq!(bad.into_iter().find(|name| check_name(name).is_ok()), None);
         check_name("knarr").unwrap();
         check_name("e2e-4711").unwrap();
         assert!(host_link("a-cluster-with-a-long-name").len() <= 15);
