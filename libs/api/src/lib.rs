@@ -8,6 +8,8 @@ pub mod kinds;
 pub mod meta;
 pub mod names;
 pub mod normalize;
+pub mod patch;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 pub mod status;

@@ -232,6 +232,14 @@ impl Status {
         status
     }
 
+    /// 422 for a patch that does not fit: upstream hides the reason.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        let mut status = Self::failure(422, "Invalid", message);
+        status.details = Some(Box::default());
+        status
+    }
+
     /// 400 with the message as given.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::failure(400, "BadRequest", message)

@@ -1,0 +1,159 @@
+//! What strategic merge patches share: the special keys, what the table says of a field, Go's rendering of values.
+
+use serde_json::{Map, Value};
+
+use super::PatchError;
+use crate::schema::{Field, PatchStrategy, Type, TypeId, check::go_kind, table};
+
+pub(super) type Object = Map<String, Value>;
+
+pub(super) const PATCH: &str = "$patch";
+pub(super) const RETAIN_KEYS: &str = "$retainKeys";
+pub(super) const DELETE_LIST: &str = "$deleteFromPrimitiveList";
+pub(super) const ORDER: &str = "$setElementOrder";
+
+/// Where in the schema a patch is; `None` is inside free-form data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At(pub Option<TypeId>);
+
+/// How a field is patched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    pub strategy: PatchStrategy,
+    pub merge_key: Option<&'static str>,
+    pub retain_keys: bool,
+    /// Where its value (or its list's elements, or its map's values) is.
+    pub inside: At,
+}
+
+fn element(ty: &Type) -> At {
+    match ty {
+        Type::Ref(id) => At(Some(*id)),
+        Type::Array(inner) | Type::Map(inner) => element(inner),
+        _ => At(None),
+    }
+}
+
+impl At {
+    pub fn field(self, name: &str) -> Rule {
+        let field: Option<&'static Field> = self.0.and_then(|id| table().get(id).field(name));
+        match field {
+            Some(field) => Rule {
+                strategy: field.strategy,
+                merge_key: field.merge_key,
+                retain_keys: field.retain_keys,
+                // The values of a map of objects are not reached by their key's name.
+                inside: if matches!(field.ty, Type::Map(_)) { At(None) } else { element(&field.ty) },
+            },
+            None => Rule {
+                strategy: PatchStrategy::Default,
+                merge_key: None,
+                retain_keys: false,
+                inside: At(None),
+            },
+        }
+    }
+}
+
+/// Whether two values are of one JSON kind.
+pub(super) fn same_kind(a: &Value, b: &Value) -> bool {
+    go_kind(a) == go_kind(b)
+}
+
+/// A value as Go's `%v` prints it: what upstream sorts and compares merge keys by, and shows in errors.
+pub(super) fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => go_map_text(map),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn go_map_text(map: &Object) -> String {
+    let mut pairs: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_text(v))).collect();
+    pairs.sort();
+    format!("map[{}]", pairs.join(" "))
+}
+
+pub(super) fn no_merge_key(map: &Object, key: &str) -> PatchError {
+    PatchError::Internal(format!("map: {} does not contain declared merge key: {key}", go_map_text(map)))
+}
+
+pub(super) fn bad_kind(expected: &str, actual: &Value) -> PatchError {
+    PatchError::Internal(format!("expected a {expected}, but received a {}", go_kind(actual)))
+}
+
+pub(super) fn as_object<'a>(value: &'a Value, key: &str) -> Result<&'a Object, PatchError> {
+    match value {
+        Value::Object(map) if map.contains_key(key) => Ok(map),
+        Value::Object(map) => Err(no_merge_key(map, key)),
+        other => Err(bad_kind("map[string]interface {}", other)),
+    }
+}
+
+/// The merge key's value of a list's element.
+pub(super) fn key_of<'a>(value: &'a Value, key: &str) -> Result<&'a Value, PatchError> {
+    as_object(value, key).map(|map| &map[key])
+}
+
+/// What identifies an element: its merge key, or itself among scalars.
+pub(super) fn identity<'a>(value: &'a Value, merge_key: Option<&str>) -> Option<&'a Value> {
+    match merge_key {
+        Some(key) => value.get(key),
+        None => Some(value),
+    }
+}
+
+/// Where in `list` an element with the same identity is.
+pub(super) fn position(list: &[Value], element: &Value, merge_key: Option<&str>) -> Option<usize> {
+    let wanted = identity(element, merge_key)?;
+    list.iter().position(|other| identity(other, merge_key) == Some(wanted))
+}
+
+/// All elements' kind: an object list, a scalar list, or nothing to tell. Lists of lists and mixtures are refused.
+pub(super) fn is_object_list(lists: &[&[Value]]) -> Result<Option<bool>, PatchError> {
+    let mut found: Option<&Value> = None;
+    for value in lists.iter().flat_map(|l| l.iter()) {
+        match found {
+            None if value.is_array() => {
+                return Err(PatchError::DoesNotApply("lists of lists are not supported".to_owned()));
+            }
+            None => found = Some(value),
+            Some(first) if !same_kind(first, value) => {
+                let all: Vec<String> =
+                    lists.iter().map(|l| format!("[{}]", l.iter().map(go_text).collect::<Vec<_>>().join(" "))).collect();
+                let message = format!("list element types are not identical: [{}]", all.join(" "));
+                return Err(PatchError::Internal(message));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(found.map(Value::is_object))
+}
+
+/// Puts `list` into the order in which its elements' identities stand in `order`; deletions (`$patch: delete`) go last.
+pub(super) fn reorder(list: Vec<Value>, order: &[Value], merge_key: Option<&str>) -> Vec<Value> {
+    let is_delete = |v: &Value| merge_key.is_some() && v.get(PATCH).is_some_and(|d| d == "delete");
+    let (deletions, mut kept): (Vec<Value>, Vec<Value>) = list.into_iter().partition(is_delete);
+    // Elements that `order` does not know keep to the one before them.
+    let mut last = 0;
+    let mut ranked: Vec<(usize, Value)> = Vec::with_capacity(kept.len());
+    for value in kept.drain(..) {
+        last = position(order, &value, merge_key).unwrap_or(last);
+        ranked.push((last, value));
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, v)| v).chain(deletions).collect()
+}
+
+pub(super) fn dedup_scalars(list: Vec<Value>) -> Vec<Value> {
+    let mut out: Vec<Value> = Vec::with_capacity(list.len());
+    for value in list {
+        if !out.contains(&value) {
+            out.push(value);
+        }
+    }
+    out
+}

@@ -1,0 +1,440 @@
+//! Requests' bodies against the table of types: unknown fields, wrong types, quantities in canonical form.
+//!
+//! The messages are those of upstream's decoder, which name Go's types: clients print them, tests compare them.
+
+use serde_json::{Map, Value};
+
+use super::{
+    json,
+    table::{Table, Type, TypeId, table},
+};
+use crate::{field::go_quote, quantity::Quantity};
+
+/// What happens to fields that are unknown or given twice (`?fieldValidation=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are dropped.
+    Ignore,
+    /// They are dropped and named in `Warning` headers.
+    #[default]
+    Warn,
+    /// The request fails.
+    Strict,
+}
+
+impl FieldValidation {
+    /// The query parameter's value; empty is [`FieldValidation::Warn`].
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "Ignore" => Some(Self::Ignore),
+            "Warn" | "" => Some(Self::Warn),
+            "Strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+}
+
+/// A body that fits its type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// Without unknown fields.
+    pub object: Value,
+    /// For the `Warning` header, one each.
+    pub warnings: Vec<String>,
+}
+
+/// Why a body was refused (400 BadRequest; see [`DecodeError::message`]).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON, or not YAML.
+    #[error("{0}")]
+    Syntax(String),
+    /// A field of the wrong type.
+    #[error("{0}")]
+    Type(String),
+    /// Unknown or duplicate fields under [`FieldValidation::Strict`].
+    #[error("strict decoding error: {}", .0.join(", "))]
+    Strict(Vec<String>),
+}
+
+impl DecodeError {
+    /// The Status' message for a body that should have been a `kind` of `version` (`v1`, without the group).
+    pub fn message(&self, version: &str, kind: &str) -> String {
+        match self {
+            Self::Syntax(why) => format!("couldn't get version/kind; json parse error: {why}"),
+            _ => format!("{kind} in version {} cannot be handled as a {kind}: {self}", go_quote(version)),
+        }
+    }
+}
+
+/// Parses a body without looking at its type. The paths are of keys given more than once.
+pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), DecodeError> {
+    match media {
+        MediaType::Json => json::parse(bytes)
+            .map(|p| (p.value, p.duplicates))
+            .map_err(|e| DecodeError::Syntax(e.0)),
+        MediaType::Yaml => yaml(bytes).map(|value| (value, Vec::new())).map_err(DecodeError::Syntax),
+    }
+}
+
+/// One YAML document as a value. YAML 1.1's octal numbers are read as upstream reads them.
+pub fn yaml(bytes: &[u8]) -> Result<Value, String> {
+    let text = std::str::from_utf8(bytes).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+}
+
+/// Parses a body, checks it against its type and drops what the type does not know.
+pub fn decode(bytes: &[u8], media: MediaType, ty: TypeId, validation: FieldValidation) -> Result<Decoded, DecodeError> {
+    let (mut object, duplicates) = parse(bytes, media)?;
+    let unknown = check(&mut object, ty).map_err(DecodeError::Type)?;
+    let problems: Vec<String> = unknown
+        .iter()
+        .map(|path| format!("unknown field {}", go_quote(path)))
+        .chain(duplicates.iter().map(|path| format!("duplicate field {}", go_quote(path))))
+        .collect();
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => Err(DecodeError::Strict(problems)),
+        FieldValidation::Warn => Ok(Decoded { object, warnings: problems }),
+        _ => Ok(Decoded { object, warnings: Vec::new() }),
+    }
+}
+
+/// Checks a value against a type in place: unknown fields go (their paths are returned), quantities become canonical,
+/// nulls in lists and maps become what Go makes of them.
+pub fn check(value: &mut Value, ty: TypeId) -> Result<Vec<String>, String> {
+    let mut walk = Walk { table: table(), unknown: Vec::new(), path: String::new(), fields: Vec::new(), owner: "" };
+    walk.value(value, &Type::Ref(ty))?;
+    Ok(walk.unknown)
+}
+
+struct Walk {
+    table: &'static Table,
+    unknown: Vec<String>,
+    /// `spec.containers[0]`.
+    path: String,
+    /// Field names from the root, without indexes: Go's `Field`.
+    fields: Vec<&'static str>,
+    /// The object type last entered: Go's `Struct`.
+    owner: &'static str,
+}
+
+impl Walk {
+    fn value(&mut self, value: &mut Value, ty: &Type) -> Result<(), String> {
+        if value.is_null() {
+            return Ok(());
+        }
+        match self.table.resolve(ty) {
+            Type::String => self.expect(value.is_string(), value, ty),
+            Type::Bool => self.expect(value.is_boolean(), value, ty),
+            Type::Float => self.expect(value.is_number(), value, ty),
+            Type::Int32 => self.integer(value, i64::from(i32::MIN), i64::from(i32::MAX), ty),
+            Type::Int64 => self.integer(value, i64::MIN, i64::MAX, ty),
+            Type::Bytes => match value.as_str() {
+                Some(text) => check_base64(text),
+                None => self.mismatch(value, ty),
+            },
+            Type::Time | Type::MicroTime => match value.as_str() {
+                Some(text) => check_time(text),
+                None => Err(format!("json: cannot unmarshal {} into Go value of type string", go_kind(value))),
+            },
+            Type::Quantity => check_quantity(value),
+            Type::IntOrString => self.int_or_string(value),
+            Type::Object => self.expect(value.is_object(), value, ty),
+            Type::Any => Ok(()),
+            Type::Array(items) => match value {
+                Value::Array(values) => self.array(values, items),
+                other => self.mismatch(other, ty),
+            },
+            Type::Map(values) => match value {
+                Value::Object(map) => self.map(map, values),
+                other => self.mismatch(other, ty),
+            },
+            Type::Ref(id) => match value {
+                Value::Object(map) => self.object(map, *id),
+                other => self.mismatch(other, ty),
+            },
+        }
+    }
+
+    fn object(&mut self, map: &mut Map<String, Value>, id: TypeId) -> Result<(), String> {
+        let table = self.table;
+        let def = table.get(id);
+        let outer = std::mem::replace(&mut self.owner, def.short_name());
+        let length = self.path.len();
+        let mut foreign = false;
+        for (key, value) in map.iter_mut() {
+            if length > 0 {
+                self.path.push('.');
+            }
+            self.path.push_str(key);
+            match def.field(key) {
+                Some(field) => {
+                    self.fields.push(field.name);
+                    self.value(value, &field.ty)?;
+                    self.fields.pop();
+                }
+                None => {
+                    self.unknown.push(self.path.clone());
+                    foreign = true;
+                }
+            }
+            self.path.truncate(length);
+        }
+        if foreign {
+            map.retain(|key, _| def.field(key).is_some());
+        }
+        self.owner = outer;
+        Ok(())
+    }
+
+    fn array(&mut self, values: &mut [Value], items: &Type) -> Result<(), String> {
+        let length = self.path.len();
+        for (i, value) in values.iter_mut().enumerate() {
+            self.path.push_str(&format!("[{i}]"));
+            self.element(value, items)?;
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, map: &mut Map<String, Value>, values: &Type) -> Result<(), String> {
+        let length = self.path.len();
+        for (key, value) in map.iter_mut() {
+            self.path.push('.');
+            self.path.push_str(key);
+            self.element(value, values)?;
+            self.path.truncate(length);
+        }
+        Ok(())
+    }
+
+    /// A null among elements is Go's zero value.
+    fn element(&mut self, value: &mut Value, ty: &Type) -> Result<(), String> {
+        if value.is_null() {
+            *value = match self.table.resolve(ty) {
+                Type::String | Type::Bytes => Value::from(""),
+                Type::Bool => Value::from(false),
+                Type::Int32 | Type::Int64 | Type::Float | Type::IntOrString => Value::from(0),
+                Type::Quantity => Value::from("0"),
+                Type::Ref(_) | Type::Object => Value::Object(Map::new()),
+                _ => Value::Null,
+            };
+        }
+        self.value(value, ty)
+    }
+
+    fn expect(&self, fits: bool, value: &Value, ty: &Type) -> Result<(), String> {
+        if fits { Ok(()) } else { self.mismatch(value, ty) }
+    }
+
+    fn integer(&self, value: &Value, low: i64, high: i64, ty: &Type) -> Result<(), String> {
+        match value {
+            Value::Number(n) if n.as_i64().is_some_and(|n| (low..=high).contains(&n)) => Ok(()),
+            Value::Number(n) => self.refuse(&format!("number {n}"), ty),
+            other => self.mismatch(other, ty),
+        }
+    }
+
+    fn int_or_string(&self, value: &Value) -> Result<(), String> {
+        let fits = |n: &serde_json::Number| n.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
+        let refuse = |what: &str| Err(format!("json: cannot unmarshal {what} into Go value of type int32"));
+        match value {
+            Value::String(_) => Ok(()),
+            Value::Number(n) if fits(n) => Ok(()),
+            Value::Number(n) => refuse(&format!("number {n}")),
+            other => refuse(go_kind(other)),
+        }
+    }
+
+    fn mismatch(&self, value: &Value, ty: &Type) -> Result<(), String> {
+        self.refuse(go_kind(value), ty)
+    }
+
+    fn refuse(&self, what: &str, ty: &Type) -> Result<(), String> {
+        let ty = go_type(self.table, ty);
+        if self.fields.is_empty() {
+            return Err(format!("json: cannot unmarshal {what} into Go value of type {ty}"));
+        }
+        let field = self.fields.join(".");
+        Err(format!("json: cannot unmarshal {what} into Go struct field {}.{field} of type {ty}", self.owner))
+    }
+}
+
+/// The JSON kind as Go names it in errors.
+pub fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn go_type(table: &Table, ty: &Type) -> String {
+    match ty {
+        Type::String | Type::Time | Type::MicroTime => "string".to_owned(),
+        Type::Bytes => "[]uint8".to_owned(),
+        Type::Int32 => "int32".to_owned(),
+        Type::Int64 => "int64".to_owned(),
+        Type::Float => "float64".to_owned(),
+        Type::Bool => "bool".to_owned(),
+        Type::Object => "map[string]interface {}".to_owned(),
+        Type::Any => "interface {}".to_owned(),
+        Type::Quantity => "resource.Quantity".to_owned(),
+        Type::IntOrString => "intstr.IntOrString".to_owned(),
+        Type::Array(items) => format!("[]{}", go_type(table, items)),
+        Type::Map(values) => format!("map[string]{}", go_type(table, values)),
+        Type::Ref(id) => {
+            let mut parts = table.get(*id).name.rsplit('.');
+            let name = parts.next().unwrap_or_default();
+            format!("{}.{name}", parts.next().unwrap_or_default())
+        }
+    }
+}
+
+fn check_base64(text: &str) -> Result<(), String> {
+    use base64::Engine;
+    let stripped: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+    match base64::engine::general_purpose::STANDARD.decode(&stripped) {
+        Ok(_) => Ok(()),
+        Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) => {
+            Err(format!("illegal base64 data at input byte {at}"))
+        }
+        // Go names the last whole quantum for a text that ends too early.
+        Err(_) => Err(format!("illegal base64 data at input byte {}", stripped.len() / 4 * 4)),
+    }
+}
+
+fn check_time(text: &str) -> Result<(), String> {
+    if text.parse::<jiff::Timestamp>().is_ok() {
+        return Ok(());
+    }
+    let layout = "2006-01-02T15:04:05Z07:00";
+    let quoted = go_quote(text);
+    // Where Go's parser stops: at the first element of the layout that does not fit.
+    let bytes = text.as_bytes();
+    let digits = |from: usize, count: usize| {
+        bytes.get(from..from + count).is_some_and(|b| b.iter().all(u8::is_ascii_digit))
+    };
+    let elements = [(0, 4, "2006"), (4, 0, "-"), (5, 2, "01"), (7, 0, "-"), (8, 2, "02"), (10, 0, "T"), (11, 2, "15")];
+    for (at, count, element) in elements {
+        let fits = if count > 0 { digits(at, count) } else { bytes.get(at) == element.as_bytes().first() };
+        if !fits {
+            let rest = go_quote(text.get(at..).unwrap_or_default());
+            return Err(format!("parsing time {quoted} as \"{layout}\": cannot parse {rest} as \"{element}\""));
+        }
+    }
+    Err(format!("parsing time {quoted} as \"{layout}\": cannot parse {quoted} as \"{layout}\""))
+}
+
+fn check_quantity(value: &mut Value) -> Result<(), String> {
+    let text = match &*value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        other => other.to_string(),
+    };
+    let quantity: Quantity = text.parse().map_err(|e: crate::quantity::ParseError| e.to_string())?;
+    *value = Value::String(quantity.to_string());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn id(group: &str, version: &str, kind: &str) -> TypeId {
+        table().by_kind(group, version, kind).unwrap()
+    }
+
+    fn error(group: &str, version: &str, kind: &str, body: &Value) -> String {
+        let bytes = serde_json::to_vec(body).unwrap();
+        decode(&bytes, MediaType::Json, id(group, version, kind), FieldValidation::Strict)
+            .unwrap_err()
+            .message(version, kind)
+    }
+
+    #[test]
+    fn messages_are_upstreams() {
+        assert_eq!(
+            error("apps", "v1", "Deployment", &json!({"spec": {"replicas": "x"}})),
+            "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
+        );
+        assert_eq!(
+            error("apps", "v1", "Deployment", &json!({"spec": {"foo": 1, "template": {"spec": {"containers": [{"bar": 1}]}}}})),
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \"spec.foo\", unknown field \"spec.template.spec.containers[0].bar\""
+        );
+        assert_eq!(
+            error("", "v1", "Pod", &json!({"spec": {"containers": [{"env": [{"name": "a", "value": 1}]}]}})),
+            "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal number into Go struct field EnvVar.spec.containers.env.value of type string"
+        );
+        assert_eq!(
+            error("", "v1", "Pod", &json!({"spec": {"containers": {}}})),
+            "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"
+        );
+        assert_eq!(
+            error("", "v1", "Secret", &json!({"data": {"a": "!"}})),
+            "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte 0"
+        );
+        assert_eq!(
+            error("", "v1", "Pod", &json!({"metadata": {"creationTimestamp": "x"}})),
+            "Pod in version \"v1\" cannot be handled as a Pod: parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\""
+        );
+        let syntax = decode(b"{", MediaType::Json, id("", "v1", "Pod"), FieldValidation::Strict).unwrap_err();
+        assert_eq!(
+            syntax.message("v1", "Pod"),
+            "couldn't get version/kind; json parse error: unexpected end of JSON input"
+        );
+    }
+
+    #[test]
+    fn warns_drops_and_normalises() {
+        let body = br#"{"kind":"Pod","x":1,"spec":{"containers":[{"name":"a","name":"b","resources":{"limits":{"cpu":0.5,"memory":"1024Ki"}}}]}}"#;
+        let decoded = decode(body, MediaType::Json, id("", "v1", "Pod"), FieldValidation::Warn).unwrap();
+        assert_eq!(
+            decoded,
+            Decoded {
+                object: json!({"kind": "Pod", "spec": {"containers": [
+                    {"name": "b", "resources": {"limits": {"cpu": "500m", "memory": "1Mi"}}}
+                ]}}),
+                warnings: vec![
+                    "unknown field \"x\"".to_owned(),
+                    "duplicate field \"spec.containers[0].name\"".to_owned()
+                ],
+            }
+        );
+    }
+
+    #[test]
+    fn reads_yaml() {
+        let body = b"kind: ConfigMap\ndata:\n  a: \"1\"\n";
+        let decoded = decode(body, MediaType::Yaml, id("", "v1", "ConfigMap"), FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.object, json!({"kind": "ConfigMap", "data": {"a": "1"}}));
+        let body = b"spec:\n  volumes:\n  - name: a\n    configMap:\n      defaultMode: 0644\n";
+        let decoded = decode(body, MediaType::Yaml, id("", "v1", "Pod"), FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.object["spec"]["volumes"][0]["configMap"]["defaultMode"], 420);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), yaml in any::<bool>()) {
+            let media = if yaml { MediaType::Yaml } else { MediaType::Json };
+            let _ = decode(&bytes, media, id("", "v1", "Pod"), FieldValidation::Strict);
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! JSON bytes to values, with the checks that serde_json leaves out: duplicate keys (with their paths), depth, and Go's
+//! words for syntax errors, which upstream's clients get to read.
+
+use serde_json::{Map, Number, Value};
+
+/// Nesting beyond this is refused; Go allows 10,000, which no API object comes near and a stack should not hold.
+pub const MAX_DEPTH: usize = 512;
+
+/// Not JSON: Go's message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SyntaxError(pub String);
+
+/// A parsed document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The value; of duplicate keys the last one counts.
+    pub value: Value,
+    /// Paths of keys that were given more than once, e.g. `spec.containers[0].name`.
+    pub duplicates: Vec<String>,
+}
+
+/// Parses one JSON document.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
+    let mut reader = Reader { bytes, at: 0, path: Vec::new(), duplicates: Vec::new() };
+    reader.skip_space();
+    let value = reader.value("looking for beginning of value")?;
+    reader.skip_space();
+    match reader.peek() {
+        None => Ok(Parsed { value, duplicates: reader.duplicates }),
+        Some(_) => Err(reader.unexpected("after top-level value")),
+    }
+}
+
+enum Step<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Where we are: ends of keys borrowed from the object being built would tie knots, so keys are kept here.
+    path: Vec<Place>,
+    duplicates: Vec<String>,
+}
+
+enum Place {
+    Key(String),
+    Index(usize),
+}
+
+impl<'a> Reader<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\r' | b'\n') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// `invalid character 'x' CONTEXT` at the current byte, or the end.
+    fn unexpected(&self, context: &str) -> SyntaxError {
+        let Some(byte) = self.peek() else { return SyntaxError("unexpected end of JSON input".to_owned()) };
+        let shown = match byte {
+            b'\'' => "\\'".to_owned(),
+            b'"' => "\"".to_owned(),
+            _ => {
+                let quoted = crate::field::go_quote(&char::from(byte).to_string());
+                quoted[1..quoted.len() - 1].to_owned()
+            }
+        };
+        SyntaxError(format!("invalid character '{shown}' {context}"))
+    }
+
+    fn value(&mut self, context: &str) -> Result<Value, SyntaxError> {
+        match self.peek() {
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            Some(b'"') => self.string().map(Value::String),
+            Some(b't') => self.literal("true", Value::Bool(true)),
+            Some(b'f') => self.literal("false", Value::Bool(false)),
+            Some(b'n') => self.literal("null", Value::Null),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => Err(self.unexpected(context)),
+        }
+    }
+
+    fn deeper(&mut self, place: Place) -> Result<(), SyntaxError> {
+        self.path.push(place);
+        if self.path.len() > MAX_DEPTH { Err(SyntaxError("exceeded max depth".to_owned())) } else { Ok(()) }
+    }
+
+    fn object(&mut self) -> Result<Value, SyntaxError> {
+        const KEY: &str = "looking for beginning of object key string";
+        self.at += 1;
+        let mut map = Map::new();
+        self.skip_space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(Value::Object(map));
+        }
+        loop {
+            self.skip_space();
+            if self.peek() != Some(b'"') {
+                return Err(self.unexpected(KEY));
+            }
+            let key = self.string()?;
+            self.skip_space();
+            if self.peek() != Some(b':') {
+                return Err(self.unexpected("after object key"));
+            }
+            self.at += 1;
+            self.skip_space();
+            self.deeper(Place::Key(key))?;
+            let value = self.value("looking for beginning of value")?;
+            let Some(Place::Key(key)) = self.path.pop() else { unreachable!("an object's step is a key") };
+            if map.contains_key(&key) {
+                let path = self.path_with(&Step::Key(&key));
+                if !self.duplicates.contains(&path) {
+                    self.duplicates.push(path);
+                }
+            }
+            map.insert(key, value);
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(Value::Object(map));
+                }
+                _ => return Err(self.unexpected("after object key:value pair")),
+            }
+        }
+    }
+
+    fn array(&mut self) -> Result<Value, SyntaxError> {
+        self.at += 1;
+        let mut items = Vec::new();
+        self.skip_space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(Value::Array(items));
+        }
+        loop {
+            self.skip_space();
+            self.deeper(Place::Index(items.len()))?;
+            items.push(self.value("looking for beginning of value")?);
+            self.path.pop();
+            self.skip_space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(Value::Array(items));
+                }
+                _ => return Err(self.unexpected("after array element")),
+            }
+        }
+    }
+
+    fn path_with(&self, last: &Step<'_>) -> String {
+        let mut out = String::new();
+        for place in &self.path {
+            match place {
+                Place::Key(key) => push_step(&mut out, &Step::Key(key)),
+                Place::Index(index) => push_step(&mut out, &Step::Index(*index)),
+            }
+        }
+        push_step(&mut out, last);
+        out
+    }
+
+    fn literal(&mut self, word: &str, value: Value) -> Result<Value, SyntaxError> {
+        for expected in word.bytes() {
+            if self.peek() != Some(expected) {
+                let context = format!("in literal {word} (expecting '{}')", char::from(expected));
+                return Err(self.unexpected(&context));
+            }
+            self.at += 1;
+        }
+        Ok(value)
+    }
+
+    fn digits(&mut self, context: &str) -> Result<(), SyntaxError> {
+        let start = self.at;
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at == start { Err(self.unexpected(context)) } else { Ok(()) }
+    }
+
+    fn number(&mut self) -> Result<Value, SyntaxError> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            _ => self.digits("in numeric literal")?,
+        }
+        let mut integer = true;
+        if self.peek() == Some(b'.') {
+            integer = false;
+            self.at += 1;
+            self.digits("after decimal point in numeric literal")?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            integer = false;
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits("in exponent of numeric literal")?;
+        }
+        let text = std::str::from_utf8(&self.bytes[start..self.at]).unwrap_or_default();
+        if integer && let Ok(number) = text.parse::<i64>() {
+            return Ok(Value::Number(number.into()));
+        }
+        let float = text.parse::<f64>().ok().and_then(Number::from_f64);
+        let range = || SyntaxError(format!("json: cannot unmarshal number {text} into Go value of type float64"));
+        float.map(Value::Number).ok_or_else(range)
+    }
+
+    fn string(&mut self) -> Result<String, SyntaxError> {
+        self.at += 1;
+        let start = self.at;
+        // The common case: no escapes, copied at once.
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    let text = String::from_utf8_lossy(&self.bytes[start..self.at]).into_owned();
+                    self.at += 1;
+                    return Ok(text);
+                }
+                b'\\' => break,
+                0..=0x1f => return Err(self.unexpected("in string literal")),
+                _ => self.at += 1,
+            }
+        }
+        let mut out = self.bytes[start..self.at].to_vec();
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(String::from_utf8_lossy(&out).into_owned());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let c = self.escape()?;
+                    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                Some(0..=0x1f) | None => return Err(self.unexpected("in string literal")),
+                Some(byte) => {
+                    out.push(byte);
+                    self.at += 1;
+                }
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, SyntaxError> {
+        let c = match self.peek() {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.at += 1;
+                return self.unicode();
+            }
+            _ => return Err(self.unexpected("in string escape code")),
+        };
+        self.at += 1;
+        Ok(c)
+    }
+
+    fn hex4(&mut self) -> Result<u32, SyntaxError> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit = self.peek().and_then(|b| char::from(b).to_digit(16));
+            code = code * 16 + digit.ok_or_else(|| self.unexpected("in \\u hexadecimal character escape"))?;
+            self.at += 1;
+        }
+        Ok(code)
+    }
+
+    /// After `\u`: one code unit, or two that are a pair. A lone surrogate becomes U+FFFD as in Go.
+    fn unicode(&mut self) -> Result<char, SyntaxError> {
+        let first = self.hex4()?;
+        if (0xd800..0xdc00).contains(&first) && self.bytes[self.at..].starts_with(b"\\u") {
+            let back = self.at;
+            self.at += 2;
+            let second = self.hex4()?;
+            if (0xdc00..0xe000).contains(&second) {
+                let code = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            self.at = back;
+        }
+        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
+    }
+}
+
+fn push_step(out: &mut String, step: &Step<'_>) {
+    match step {
+        Step::Key(key) => {
+            if !out.is_empty() {
+                out.push('.');
+            }
+            out.push_str(key);
+        }
+        Step::Index(index) => out.push_str(&format!("[{index}]")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn go_words_for_syntax_errors() {
+        for (text, want) in [
+            ("", "unexpected end of JSON input"),
+            ("{", "unexpected end of JSON input"),
+            ("x", "invalid character 'x' looking for beginning of value"),
+            ("{x", "invalid character 'x' looking for beginning of object key string"),
+            ("{\"a\" 1}", "invalid character '1' after object key"),
+            ("{\"a\":1 2}", "invalid character '2' after object key:value pair"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("{} {}", "invalid character '{' after top-level value"),
+            ("tru!", "invalid character '!' in literal true (expecting 'e')"),
+            ("-x", "invalid character 'x' in numeric literal"),
+            ("\"\\q\"", "invalid character 'q' in string escape code"),
+            ("'a'", "invalid character '\\'' looking for beginning of value"),
+        ] {
+            assert_eq!(parse(text.as_bytes()).unwrap_err().0, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn duplicates_have_paths() {
+        let parsed = parse(br#"{"a":{"b":1,"b":2},"c":[{"d":1,"d":1}]}"#).unwrap();
+        assert_eq!(parsed.duplicates, ["a.b", "c[0].d"]);
+        assert_eq!(parsed.value["a"]["b"], 2);
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        assert_eq!(parse("[".repeat(100_000).as_bytes()).unwrap_err().0, "exceeded max depth");
+        let nested = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+        assert!(parse(nested.as_bytes()).is_ok());
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map("[a-d\\n\"]{0,3}", inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_serde_json_writes(value in value()) {
+            prop_assert_eq!(parse(&serde_json::to_vec(&value).unwrap()).unwrap().value, value);
+        }
+
+        #[test]
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn agrees_with_serde_json(text in "[\\[\\]{}:,\"\\\\u0-9a-f.eE+ntrl -]{0,24}") {
+            let theirs: Result<Value, _> = serde_json::from_str(&text);
+            if let Ok(theirs) = theirs {
+                if !text.contains("\\u") {
+                    prop_assert_eq!(parse(text.as_bytes()).map(|p| p.value), Ok(theirs));
+                }
+            }
+        }
+    }
+}

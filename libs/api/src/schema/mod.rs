@@ -1,0 +1,11 @@
+//! Schemas of every API type: strict decoding of requests, OpenAPI documents, the merge keys of patches.
+
+pub mod check;
+pub mod docs;
+pub mod json;
+pub mod table;
+
+pub use self::{
+    check::{DecodeError, Decoded, FieldValidation, MediaType, decode},
+    table::{Field, ListType, PatchStrategy, Table, Type, TypeDef, TypeId, table},
+};
