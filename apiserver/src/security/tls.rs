@@ -309,3 +309,66 @@ async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown:
 pub fn unix_now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Extension, Router, routing::get};
+    use http_body_util::{BodyExt, Empty};
+    use hyper::body::Bytes;
+
+    use super::*;
+    use crate::security::pki::{Pki, Subject};
+
+    struct Dir(std::path::PathBuf);
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pki() -> (Dir, Pki) {
+        let dir = Dir(std::env::temp_dir().join(format!("knarr-tls-{}", uuid::Uuid::new_v4())));
+        let pki = Pki::open(&dir.0, time::OffsetDateTime::now_utc()).unwrap();
+        (dir, pki)
+    }
+
+    async fn ask(address: SocketAddr, config: rustls::ClientConfig) -> String {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get("/").header("host", "x").body(Empty::<Bytes>::new()).unwrap();
+        let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+        String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn certificates_name_users_and_bad_ones_still_connect() {
+        let ((_d1, ours), (_d2, theirs)) = (pki(), pki());
+        let tls = Tls::new(&ours.api_server(&[]).unwrap(), ours.authority_pem()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route(
+            "/",
+            get(|Extension(peer): Extension<Peer>| async move {
+                match peer.certificate {
+                    Certificate::Absent => "absent".to_owned(),
+                    Certificate::Bad(_) => "bad".to_owned(),
+                    Certificate::Good { user, .. } => format!("{} {:?}", user.name, user.groups),
+                }
+            }),
+        );
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, tls, router, shutdown.clone()));
+        let subject = Subject::client("alice", &["dev", "ops"]);
+        let mut got = Vec::new();
+        for pair in [None, Some(ours.issue(&subject).unwrap()), Some(theirs.issue(&subject).unwrap())] {
+            got.push(ask(address, client(pair.as_ref(), ours.authority_pem()).unwrap()).await);
+        }
+        assert_eq!(got, ["absent", "alice [\"dev\", \"ops\", \"system:authenticated\"]", "bad"]);
+        shutdown.cancel();
+        server.await.unwrap();
+    }
+}
