@@ -1,1 +1,77 @@
-//! Skeleton.
+//! The controller manager: everything that makes the cluster's state follow its specifications, one controller a file.
+//!
+//! Each controller watches through shared informers, is woken by the name of an object, decides in a plain function and applies the
+//! decision. None polls; timers exist only where time itself is the trigger (deadlines, grace periods, tolerations).
+
+pub mod config;
+pub mod context;
+pub mod deployment;
+pub mod pods;
+pub mod replicas;
+
+use std::{future::Future, pin::Pin};
+
+pub use config::Config;
+use context::Context;
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Why the controller manager ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot run like this.
+    #[error("the configuration is not usable")]
+    Config(#[from] config::ConfigError),
+    /// Another process leads now.
+    #[error("the controller manager no longer leads")]
+    Lost(#[from] client::leader::Lost),
+}
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Start = fn(Context) -> Running;
+
+/// All controllers under upstream's names.
+const CONTROLLERS: &[(&str, Start)] = &[
+    ("deployment-controller", |ctx| Box::pin(deployment::run(ctx))),
+    ("replicaset-controller", |ctx| Box::pin(replicas::run::<ReplicaSet>(ctx))),
+    ("replicationcontroller-controller", |ctx| Box::pin(replicas::run::<ReplicationController>(ctx))),
+];
+
+/// Runs all enabled controllers until `shutdown`, as leader if so configured.
+pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
+    let known: Vec<_> = CONTROLLERS.iter().map(|(name, _)| *name).collect();
+    config.validate(&known)?;
+    if !config.leader_elect {
+        work(Context::new(client, config, shutdown)).await;
+        return Ok(());
+    }
+    let lease = client::leader::Config {
+        lease_duration: config.leader_elect_lease_duration,
+        renew_deadline: config.leader_elect_renew_deadline,
+        retry_period: config.leader_elect_retry_period,
+        ..client::leader::Config::new("kube-controller-manager", identity())
+    };
+    let recorder = client::Recorder::new(client.clone(), "kube-controller-manager", None);
+    let elector = client::LeaderElector::new(client.clone(), lease, Some(recorder));
+    Ok(elector.run(shutdown, |stop| work(Context::new(client, config, stop))).await?)
+}
+
+/// Unique among candidates, and readable.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
+    format!("{}_{:016x}", host.trim(), rand::random::<u64>())
+}
+
+async fn work(ctx: Context) {
+    let mut running = JoinSet::new();
+    for (name, start) in CONTROLLERS.iter().filter(|(name, _)| ctx.config.enables(name)) {
+        tracing::debug!(controller = name, "starting");
+        running.spawn(start(ctx.clone()));
+    }
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(error = &error as &dyn std::error::Error, "a controller ended");
+        }
+    }
+}

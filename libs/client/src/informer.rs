@@ -226,7 +226,7 @@ impl<K: Object> Informer<K> {
     /// Returns once the store shows `revision` or later: what a controller calls after its own writes, so that it does not decide
     /// again on what it has already changed. `revision` must be one of this kind's objects, as a write returned it.
     pub async fn wait_for_revision(&self, revision: u64) -> Result<(), Error> {
-        self.until(revision, || self.revision() >= revision).await
+        self.until(revision, |seen| seen >= revision).await
     }
 
     /// Returns once the store shows the object at its `resourceVersion` (or later, or gone).
@@ -237,13 +237,13 @@ impl<K: Object> Informer<K> {
     /// Returns once the object with this uid is gone from the store or on its way out (it has a deletion time).
     pub async fn wait_deleted(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let gone =
-            || self.get(key).is_none_or(|o| o.meta().uid.as_deref() != Some(uid) || o.meta().deletion_timestamp.is_some());
+            |_| self.get(key).is_none_or(|o| o.meta().uid.as_deref() != Some(uid) || o.meta().deletion_timestamp.is_some());
         self.until(self.revision(), gone).await
     }
 
-    async fn until(&self, revision: u64, mut done: impl FnMut() -> bool) -> Result<(), Error> {
+    async fn until(&self, revision: u64, mut done: impl FnMut(u64) -> bool) -> Result<(), Error> {
         let mut changes = self.changes();
-        let wait = changes.wait_for(|_| done());
+        let wait = changes.wait_for(|seen| done(*seen));
         match tokio::time::timeout(CATCH_UP, wait).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Behind { kind: self.0.kind.clone(), revision, waited: CATCH_UP }),
@@ -390,5 +390,7 @@ impl<K: Object> Feed<K> {
 }
 
 fn is_expired(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 410 || status.reason == "Expired" || status.reason == "Gone")
+    // A server whose store is younger than what we have seen (restored, or made anew) says that our revision is too large.
+    let kube::Error::Api(status) = error else { return false };
+    status.code == 410 || status.reason == "Expired" || status.message.contains("Too large resource version")
 }
