@@ -75,10 +75,8 @@ impl ErrorKind {
 impl FieldError {
     /// The message without the path: a Status cause's `message`.
     pub fn body(&self) -> String {
-        let shows_value = !matches!(
-            self.kind,
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
-        );
+        let shows_value =
+            !matches!(self.kind, ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal);
         let mut out = self.kind.head().to_owned();
         if shows_value {
             out.push_str(": ");

@@ -320,7 +320,7 @@ impl Kind {
 struct Typed<T>(std::marker::PhantomData<fn() -> T>);
 
 fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
-    crate::normalize::drop_zero_values(&mut object);
+    crate::normalize::normalize(&mut object).map_err(|error| Refused::Malformed(serde::de::Error::custom(error)))?;
     serde_json::from_value(object).map_err(Refused::Malformed)
 }
 

@@ -3,6 +3,7 @@
 
 pub mod duration;
 pub mod field;
+pub mod field_path;
 pub mod kind;
 pub mod kinds;
 pub mod meta;

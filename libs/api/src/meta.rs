@@ -247,7 +247,12 @@ pub fn validate(meta: &ObjectMeta, namespaced: bool, rule: NameRule, path: &str,
 }
 
 /// Pushes `field is immutable` when the two differ.
-pub fn validate_immutable<T: PartialEq + serde::Serialize>(new: &T, old: &T, path: impl Into<String>, errors: &mut FieldErrors) {
+pub fn validate_immutable<T: PartialEq + serde::Serialize>(
+    new: &T,
+    old: &T,
+    path: impl Into<String>,
+    errors: &mut FieldErrors,
+) {
     if new != old {
         errors.push(ErrorKind::Invalid, path, new, "field is immutable");
     }
@@ -262,7 +267,9 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, path: &str, errors: &
         extra.dedup();
         if !extra.is_empty() {
             let list = extra.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>().join(", ");
-            let message = format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}");
+            let message = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{list}}}"
+            );
             errors.forbidden(format!("{path}.finalizers"), message);
         }
     }

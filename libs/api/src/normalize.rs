@@ -8,6 +8,8 @@
 
 use serde_json::Value;
 
+use crate::quantity;
+
 /// Strings for which `""` means unset.
 const STRINGS: &[&str] = &[
     "action",
@@ -106,6 +108,51 @@ const KEPT_LISTS: &[&str] = &["addresses", "containers", "endpoints", "rules", "
 
 /// Subtrees whose content is not ours to read.
 const OPAQUE: &[&str] = &["binaryData", "data", "fieldsV1", "stringData"];
+
+/// Maps from resource names to quantities.
+const QUANTITIES: &[&str] = &["allocatable", "allocatedResources", "capacity", "limits", "overhead", "requests"];
+
+/// Quantities by themselves.
+const QUANTITY: &[&str] = &["divisor", "sizeLimit"];
+
+/// Takes zero values out and writes quantities (numbers are fine too) in canonical form, as decoding does upstream.
+///
+/// # Errors
+/// A quantity that is none, in upstream's words.
+pub fn normalize(value: &mut Value) -> Result<(), quantity::ParseError> {
+    drop_zero_values(value);
+    canonical_quantities(value)
+}
+
+fn canonical_quantities(value: &mut Value) -> Result<(), quantity::ParseError> {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::Object(map) if QUANTITIES.contains(&name.as_str()) => {
+                        map.values_mut().try_for_each(canonical_quantity)?;
+                    }
+                    Value::String(_) | Value::Number(_) if QUANTITY.contains(&name.as_str()) => canonical_quantity(field)?,
+                    Value::Object(_) | Value::Array(_) if !OPAQUE.contains(&name.as_str()) => canonical_quantities(field)?,
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+        Value::Array(items) => items.iter_mut().try_for_each(canonical_quantities),
+        _ => Ok(()),
+    }
+}
+
+fn canonical_quantity(value: &mut Value) -> Result<(), quantity::ParseError> {
+    let text = match &*value {
+        Value::String(text) => quantity::canonical(text)?,
+        Value::Number(number) => quantity::canonical(&number.to_string())?,
+        _ => return Ok(()),
+    };
+    *value = Value::String(text);
+    Ok(())
+}
 
 /// Removes nulls and zero values that mean "unset", at every depth but inside opaque data.
 pub fn drop_zero_values(value: &mut Value) {

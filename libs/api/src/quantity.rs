@@ -212,8 +212,7 @@ fn decimal_nanos(mut digits: String, exponent: i32) -> Result<i128, ParseError> 
         scale += 1;
     }
     let digits = digits.trim_start_matches('0');
-    let whole: i128 =
-        if digits.is_empty() { 0 } else { digits.parse().map_err(|_| ParseError::Numeric)? };
+    let whole: i128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| ParseError::Numeric)? };
     if whole == 0 {
         return Ok(i128::from(lost));
     }

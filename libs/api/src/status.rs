@@ -141,13 +141,7 @@ impl Default for Status {
 
 impl Status {
     fn failure(code: i32, reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            status: "Failure".to_owned(),
-            message: message.into(),
-            reason: reason.to_owned(),
-            code,
-            ..Self::default()
-        }
+        Self { status: "Failure".to_owned(), message: message.into(), reason: reason.to_owned(), code, ..Self::default() }
     }
 
     fn about(mut self, resource: GroupResource<'_>, name: &str) -> Self {
@@ -308,9 +302,8 @@ impl Status {
 
     /// 500 `ServerTimeout`: try again.
     pub fn server_timeout(resource: GroupResource<'_>, operation: &str, retry_after_seconds: i32) -> Self {
-        let message = format!(
-            "The {operation} operation against {resource} could not be completed at this time, please try again."
-        );
+        let message =
+            format!("The {operation} operation against {resource} could not be completed at this time, please try again.");
         Self::failure(500, "ServerTimeout", message).about(resource, operation).retry(retry_after_seconds)
     }
 
@@ -359,8 +352,7 @@ impl Status {
     /// 500: `Internal error occurred: message`.
     pub fn internal(message: &str) -> Self {
         let mut status = Self::failure(500, "InternalError", format!("Internal error occurred: {message}"));
-        status.details.get_or_insert_default().causes =
-            vec![Cause { message: message.to_owned(), ..Cause::default() }];
+        status.details.get_or_insert_default().causes = vec![Cause { message: message.to_owned(), ..Cause::default() }];
         status
     }
 

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::Value;
 
-use super::shared::{cells, columns::NAME, columns::column, metadata_accessors};
+use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, pod_rules::label_selector, rbac};
+use crate::{field::FieldErrors, field_path::Path};
 use crate::kind::{KindInfo, NameRule, Resource};
 
 /// The type of this kind.
@@ -23,6 +24,20 @@ impl Resource for ClusterRole {
     };
 
     metadata_accessors!();
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        rbac::rules(self.rules.as_deref().unwrap_or_default(), false, errors);
+        if let Some(aggregation) = &self.aggregation_rule {
+            let path = Path::root("aggregationRule.clusterRoleSelectors");
+            let selectors = aggregation.cluster_role_selectors.as_deref().unwrap_or_default();
+            if selectors.is_empty() {
+                errors.required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+            }
+            for (i, selector) in selectors.iter().enumerate() {
+                label_selector(Some(selector), &path.index(i), errors);
+            }
+        }
+    }
 
     fn cells(&self, _now: Timestamp) -> Vec<Value> {
         vec![cells::name(&self.metadata), cells::created(&self.metadata)]

@@ -5,7 +5,8 @@ use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use serde_json::Value;
 
 use super::shared::{metadata_accessors, rbac};
-use crate::kind::{KindInfo, NameRule, Resource};
+use crate::field::FieldErrors;
+use crate::kind::{KindInfo, NameRule, Resource, Subresource};
 
 /// The type of this kind.
 pub type Served = ClusterRoleBinding;
@@ -26,6 +27,17 @@ impl Resource for ClusterRoleBinding {
 
     fn set_defaults(&mut self) {
         rbac::default_binding(&mut self.role_ref, self.subjects.as_mut());
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        rbac::binding(&self.role_ref, &["ClusterRole"], self.subjects.as_deref().unwrap_or_default(), false, errors);
+    }
+
+    fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        self.validate(errors);
+        if self.role_ref != old.role_ref {
+            errors.invalid("roleRef", &self.role_ref, "cannot change roleRef");
+        }
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -9,10 +9,16 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors,
 };
-use crate::kind::{KindInfo, Resource};
+use crate::{field::FieldErrors, field_path::Path, names};
+use crate::kind::{KindInfo, Resource, Subresource};
 
 /// The type of this kind.
 pub type Served = ConfigMap;
+
+/// All values of a ConfigMap or Secret together, in bytes.
+pub(super) const SIZE_MAX: usize = 1024 * 1024;
+
+pub(super) const IMMUTABLE: &str = "field is immutable when `immutable` is set";
 
 impl Resource for ConfigMap {
     const INFO: KindInfo = KindInfo {
@@ -25,6 +31,40 @@ impl Resource for ConfigMap {
     };
 
     metadata_accessors!();
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let (data, binary) = (self.data.iter().flatten(), self.binary_data.iter().flatten());
+        let mut size = 0;
+        for (key, value) in data {
+            let path = Path::root("data");
+            errors.each(&path.key(key), key, names::config_map_key(key));
+            if self.binary_data.as_ref().is_some_and(|binary| binary.contains_key(key)) {
+                errors.invalid(path.key(key), key, "duplicate of key present in binaryData");
+            }
+            size += value.len();
+        }
+        for (key, value) in binary {
+            errors.each(&Path::root("binaryData").key(key), key, names::config_map_key(key));
+            size += value.0.len();
+        }
+        if size > SIZE_MAX {
+            errors.too_long("", SIZE_MAX);
+        }
+    }
+
+    fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        if old.immutable == Some(true) {
+            let changed = [
+                ("immutable", self.immutable != Some(true)),
+                ("data", self.data != old.data),
+                ("binaryData", self.binary_data != old.binary_data),
+            ];
+            for (field, _) in changed.iter().filter(|(_, changed)| *changed) {
+                errors.forbidden(*field, IMMUTABLE);
+            }
+        }
+        self.validate(errors);
+    }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let keys = self.data.as_ref().map_or(0, |d| d.len()) + self.binary_data.as_ref().map_or(0, |d| d.len());

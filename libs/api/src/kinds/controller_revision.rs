@@ -9,7 +9,8 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors,
 };
-use crate::kind::{KindInfo, Resource};
+use crate::{field::FieldErrors, field_path::Path};
+use crate::kind::{KindInfo, Resource, Subresource};
 
 /// The type of this kind.
 pub type Served = ControllerRevision;
@@ -30,6 +31,18 @@ impl Resource for ControllerRevision {
     };
 
     metadata_accessors!();
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        if self.data.is_none() {
+            errors.required("data", "data is mandatory");
+        }
+        errors.non_negative(&Path::root("revision"), Some(self.revision));
+    }
+
+    fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        self.validate(errors);
+        errors.immutable(&Path::root("data"), &self.data, &old.data);
+    }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let owner = self.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::apps::v1::{Deployment, DeploymentStatus},
+    api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use serde_json::Value;
@@ -11,7 +11,10 @@ use super::shared::{
     cells,
     columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
     default_to, metadata_accessors, pod_defaults,
+    pod_rules::warnings,
+    replicas,
 };
+use crate::{field::FieldErrors, field_path::Path, names};
 use crate::kind::{Context, KindInfo, Resource, Scale, Subresource};
 
 /// The type of this kind.
@@ -78,6 +81,29 @@ impl Resource for Deployment {
         self.spec != old.spec || self.metadata.annotations != old.metadata.annotations
     }
 
+    fn validate(&self, errors: &mut FieldErrors) {
+        check_spec(&self.spec.clone().unwrap_or_default(), &Path::root("spec"), errors);
+    }
+
+    fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
+        if at == Some(Subresource::Status) {
+            let none = DeploymentStatus::default();
+            return check_status(self.status.as_ref().unwrap_or(&none), old.status.as_ref().unwrap_or(&none), errors);
+        }
+        self.validate(errors);
+        let selector = |deployment: &Self| deployment.spec.as_ref().map(|spec| spec.selector.clone());
+        errors.immutable(&Path::root("spec.selector"), &selector(self), &selector(old));
+    }
+
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let name = old.is_none().then(|| warnings::name(&self.metadata, "Pod names and hostnames")).flatten();
+        if old.is_some_and(|old| old.metadata.generation == self.metadata.generation) {
+            return Vec::new();
+        }
+        let template = self.spec.as_ref().map(|spec| &spec.template);
+        name.into_iter().chain(warnings::template(template, "spec.template")).collect()
+    }
+
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let spec = self.spec.clone().unwrap_or_default();
         let status = self.status.clone().unwrap_or_default();
@@ -105,5 +131,91 @@ impl Resource for Deployment {
 
     fn set_scale(&mut self, replicas: i32) {
         self.spec.get_or_insert_default().replicas = Some(replicas);
+    }
+}
+
+fn check_spec(spec: &DeploymentSpec, path: &Path, errors: &mut FieldErrors) {
+    errors.non_negative(&path.child("replicas"), spec.replicas);
+    replicas::selector_and_template(&spec.selector, Some(&spec.template), path, errors);
+    check_strategy(&spec.strategy.clone().unwrap_or_default(), &path.child("strategy"), errors);
+    errors.non_negative(&path.child("minReadySeconds"), spec.min_ready_seconds);
+    errors.non_negative(&path.child("revisionHistoryLimit"), spec.revision_history_limit);
+    if let Some(seconds) = spec.progress_deadline_seconds {
+        let path = path.child("progressDeadlineSeconds");
+        errors.non_negative(&path, Some(seconds));
+        if seconds <= spec.min_ready_seconds.unwrap_or(0) {
+            errors.invalid(&path, &seconds, "must be greater than minReadySeconds");
+        }
+    }
+}
+
+fn check_strategy(strategy: &DeploymentStrategy, path: &Path, errors: &mut FieldErrors) {
+    let rolling_path = path.child("rollingUpdate");
+    match (strategy.type_.as_deref(), &strategy.rolling_update) {
+        (Some("Recreate"), Some(_)) => {
+            errors.forbidden(rolling_path, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        (Some("Recreate"), None) => {}
+        (Some("RollingUpdate"), None) => errors.required(rolling_path, "this should be defaulted and never be nil"),
+        (Some("RollingUpdate"), Some(rolling)) => {
+            let zero = IntOrString::Int(0);
+            let unavailable = rolling.max_unavailable.as_ref().unwrap_or(&zero);
+            let surge = rolling.max_surge.as_ref().unwrap_or(&zero);
+            let unavailable_path = rolling_path.child("maxUnavailable");
+            int_or_percent(unavailable, &unavailable_path, errors);
+            int_or_percent(surge, &rolling_path.child("maxSurge"), errors);
+            if amount(unavailable) == 0 && amount(surge) == 0 {
+                errors.invalid(&unavailable_path, unavailable, "may not be 0 when `maxSurge` is 0");
+            }
+            if matches!(unavailable, IntOrString::String(_)) && amount(unavailable) > 100 {
+                errors.invalid(&unavailable_path, unavailable, "must not be greater than 100%");
+            }
+        }
+        _ => errors.not_supported(path, strategy, &["Recreate", "RollingUpdate"]),
+    }
+}
+
+fn int_or_percent(value: &IntOrString, path: &Path, errors: &mut FieldErrors) {
+    match value {
+        IntOrString::Int(number) => errors.non_negative(path, Some(*number)),
+        IntOrString::String(text) => errors.each(path, text, names::percent(text)),
+    }
+}
+
+/// The number, of a percentage the part before the sign (0 if it is none).
+fn amount(value: &IntOrString) -> i32 {
+    match value {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => text.strip_suffix('%').and_then(|number| number.parse().ok()).unwrap_or(0),
+    }
+}
+
+fn check_status(status: &DeploymentStatus, old: &DeploymentStatus, errors: &mut FieldErrors) {
+    let path = Path::root("status");
+    errors.non_negative(&path.child("observedGeneration"), status.observed_generation);
+    let counts = [
+        ("replicas", status.replicas),
+        ("updatedReplicas", status.updated_replicas),
+        ("readyReplicas", status.ready_replicas),
+        ("availableReplicas", status.available_replicas),
+        ("unavailableReplicas", status.unavailable_replicas),
+        ("terminatingReplicas", status.terminating_replicas),
+        ("collisionCount", status.collision_count),
+    ];
+    for (field, count) in counts {
+        errors.non_negative(&path.child(field), count);
+    }
+    let [total, updated, ready, available] = [0, 1, 2, 3].map(|i: usize| counts[i].1.unwrap_or(0));
+    for (field, count) in [("updatedReplicas", updated), ("readyReplicas", ready), ("availableReplicas", available)] {
+        if count > total {
+            errors.invalid(path.child(field), &count, "cannot be greater than status.replicas");
+        }
+    }
+    if available > ready {
+        errors.invalid(path.child("availableReplicas"), &available, "cannot be greater than readyReplicas");
+    }
+    if status.collision_count.unwrap_or(0) < old.collision_count.unwrap_or(0) {
+        let count = status.collision_count.unwrap_or(0);
+        errors.invalid(path.child("collisionCount"), &count, "cannot be decremented");
     }
 }

@@ -9,6 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors, text,
 };
+use crate::{field::FieldErrors, field_path::Path};
 use crate::kind::{KindInfo, Resource};
 
 /// The type of this kind.
@@ -32,6 +33,24 @@ impl Resource for Lease {
 
     fn set_defaults(&mut self) {
         self.spec.get_or_insert_default();
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let Some(spec) = &self.spec else { return };
+        let path = Path::root("spec");
+        if let Some(seconds) = spec.lease_duration_seconds.filter(|seconds| *seconds <= 0) {
+            errors.invalid(path.child("leaseDurationSeconds"), &seconds, "must be greater than 0");
+        }
+        errors.non_negative(&path.child("leaseTransitions"), spec.lease_transitions);
+        match (&spec.strategy, &spec.preferred_holder) {
+            (Some(strategy), _) => {
+                errors.one_of(&path.child("strategy"), Some(strategy), &["OldestEmulationVersion"]);
+            }
+            (None, Some(holder)) if !holder.is_empty() => {
+                errors.forbidden(path.child("preferredHolder"), "may only be specified when `strategy` is defined");
+            }
+            _ => {}
+        }
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

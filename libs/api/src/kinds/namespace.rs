@@ -9,6 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
+use crate::{field::FieldErrors, field_path::Path, names};
 use crate::kind::{Context, KindInfo, NameRule, Resource, Subresource};
 
 /// The type of this kind.
@@ -62,6 +63,34 @@ impl Resource for Namespace {
         }
     }
 
+    fn validate(&self, errors: &mut FieldErrors) {
+        for finalizer in self.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten()) {
+            check_finalizer(finalizer, &Path::root("spec.finalizers"), errors);
+        }
+    }
+
+    fn validate_update(&self, _old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
+        match at {
+            Some(Subresource::Status) => {
+                let phase = text(self.status.as_ref().and_then(|status| status.phase.as_ref()));
+                let (wanted, when) = match self.metadata.deletion_timestamp {
+                    None => ("Active", "empty"),
+                    Some(_) => ("Terminating", "not empty"),
+                };
+                if phase != wanted {
+                    let message = format!("may only be '{wanted}' if `deletionTimestamp` is {when}");
+                    errors.invalid("status.Phase", &phase, message);
+                }
+            }
+            Some(Subresource::Finalize) => {
+                for (i, finalizer) in self.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten()).enumerate() {
+                    check_finalizer(finalizer, &Path::root("spec.finalizers").index(i), errors);
+                }
+            }
+            _ => self.validate(errors),
+        }
+    }
+
     fn fields(&self) -> Vec<(&'static str, String)> {
         // `name` besides `metadata.name` is an accident that clients came to rely on.
         vec![
@@ -73,5 +102,12 @@ impl Resource for Namespace {
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let phase = text(self.status.as_ref().and_then(|s| s.phase.as_ref()));
         vec![cells::name(&self.metadata), phase.into(), cells::age(&self.metadata, now)]
+    }
+}
+
+fn check_finalizer(finalizer: &str, path: &Path, errors: &mut FieldErrors) {
+    errors.each(path, finalizer, names::qualified_name(finalizer));
+    if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+        errors.invalid(path, &finalizer, "name is neither a standard finalizer name nor is it fully qualified");
     }
 }

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeSystemInfo};
+use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Taint};
 use serde_json::Value;
 
 use super::shared::{
     cells,
     columns::{AGE, NAME, column, wide},
-    metadata_accessors,
+    metadata_accessors, network,
+    pod_rules::{resources, taint_effect},
+    text,
 };
+use crate::{field::{ErrorKind, FieldErrors}, field_path::Path, names};
 use crate::kind::{Context, KindInfo, Resource, Subresource};
 
 /// The type of this kind.
@@ -66,6 +69,61 @@ impl Resource for Node {
         } else {
             self.status.clone_from(&old.status);
         }
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let spec = self.spec.clone().unwrap_or_default();
+        // Upstream's path of taints.
+        taints(spec.taints.as_deref().unwrap_or_default(), &Path::root("metadata.taints"), errors);
+        amounts(self, errors);
+        let path = Path::root("spec.podCIDRs");
+        let ranges = spec.pod_cidrs.as_deref().unwrap_or_default();
+        for (i, _) in ranges.iter().enumerate().filter(|(_, range)| !network::is_cidr(range)) {
+            errors.invalid(path.index(i), &ranges, "must be valid CIDR");
+        }
+        let six = ranges.iter().filter(|range| range.contains(':')).count();
+        if ranges.len() > 2 || (ranges.len() == 2 && six != 1) {
+            errors.invalid(&path, &ranges, "may specify no more than one CIDR for each IP family");
+        }
+        if let [first, second] = ranges {
+            if first == second {
+                errors.duplicate(path.index(1), second);
+            }
+        }
+    }
+
+    fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
+        if at != Some(Subresource::Status) {
+            self.validate(errors);
+        }
+        amounts(self, errors);
+        let addresses = self.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let mut seen = BTreeSet::new();
+        for (i, address) in addresses.enumerate() {
+            if !seen.insert((&address.type_, &address.address)) {
+                errors.duplicate(format!("status.addresses[{i}]"), address);
+            }
+        }
+        let (new, old) = (self.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
+        if old.pod_cidrs.as_ref().is_some_and(|ranges| !ranges.is_empty()) && old.pod_cidrs != new.pod_cidrs {
+            errors.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
+        }
+        if old.provider_id.is_some() && old.provider_id != new.provider_id {
+            errors.forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid");
+        }
+        if at == Some(Subresource::Status) {
+            taints(new.taints.as_deref().unwrap_or_default(), &Path::root("metadata.taints"), errors);
+        }
+        if new.external_id != old.external_id {
+            errors.forbidden("spec.externalID", "may not be updated");
+        }
+    }
+
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        let spec = self.spec.clone().unwrap_or_default();
+        let source = spec.config_source.map(|_| "spec.configSource: the feature is removed");
+        let id = spec.external_id.map(|_| "spec.externalID: this field is deprecated, and is unused by Kubernetes");
+        source.into_iter().chain(id).map(str::to_owned).collect()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
@@ -126,4 +184,30 @@ fn roles(node: &Node) -> String {
 fn address<'a>(node: &'a Node, kind: &str) -> &'a str {
     let mut addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
     addresses.find(|a| a.type_ == kind).map_or("<none>", |a| &a.address)
+}
+
+fn taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
+    let mut seen = BTreeSet::new();
+    for (i, taint) in taints.iter().enumerate() {
+        let path = path.index(i);
+        errors.each(&path.child("key"), &taint.key, names::qualified_name(&taint.key));
+        let value = text(taint.value.as_ref());
+        let messages = names::label_value(value);
+        if !messages.is_empty() {
+            errors.invalid(path.child("value"), &value, messages.join(";"));
+        }
+        taint_effect(&taint.effect, &path.child("effect"), errors);
+        if !seen.insert((taint.key.as_str(), taint.effect.as_str())) {
+            errors.push(ErrorKind::Duplicate, &path, taint, "taints must be unique by key and effect pair");
+        }
+    }
+}
+
+fn amounts(node: &Node, errors: &mut FieldErrors) {
+    let Some(status) = &node.status else { return };
+    for (field, list) in [("status.capacity", &status.capacity), ("status.allocatable", &status.allocatable)] {
+        for (name, value) in list.iter().flatten() {
+            resources::amount(name, value, &Path::root(field).child(name), errors);
+        }
+    }
 }

@@ -1,14 +1,17 @@
 //! core/v1 Pod.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
 use serde_json::Value;
 
 use super::shared::{
     cells,
     columns::{AGE, NAME, column, wide},
-    default_to, metadata_accessors, pod_defaults, text,
+    default_to, metadata_accessors, pod_defaults,
+    pod_rules::{self, update, warnings},
+    text,
 };
+use crate::field::FieldErrors;
 use crate::kind::{Context, KindInfo, Resource, Subresource};
 
 #[path = "pod/fields.rs"]
@@ -123,6 +126,48 @@ impl Resource for Pod {
 
     fn generation_moves(&self, old: &Self) -> bool {
         self.spec != old.spec
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let none = PodSpec::default();
+        let spec = self.spec.as_ref().unwrap_or(&none);
+        pod_rules::pod(&self.metadata, spec, errors);
+        if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+        if gated && !text(spec.node_name.as_ref()).is_empty() {
+            errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+        }
+    }
+
+    fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
+        let none = PodSpec::default();
+        let spec = self.spec.as_ref().unwrap_or(&none);
+        match at {
+            Some(Subresource::Status) => update::status(self, old, errors),
+            // Binding sets `spec.nodeName` and annotations by itself.
+            Some(Subresource::Binding) => pod_rules::pod(&self.metadata, spec, errors),
+            Some(Subresource::EphemeralContainers) => {
+                pod_rules::pod(&self.metadata, spec, errors);
+                update::ephemeral_containers(self, old, errors);
+            }
+            Some(Subresource::Resize) => {
+                pod_rules::pod(&self.metadata, spec, errors);
+                update::resize(self, old, errors);
+            }
+            _ => {
+                pod_rules::pod(&self.metadata, spec, errors);
+                update::pod(self, old, errors);
+            }
+        }
+    }
+
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        // Updates of pods are machines' work: nobody reads their warnings.
+        let (None, Some(spec)) = (old, &self.spec) else { return Vec::new() };
+        let name = warnings::name(&self.metadata, "the Pod's hostname");
+        name.into_iter().chain(warnings::pod_spec(spec, &self.metadata, "")).collect()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

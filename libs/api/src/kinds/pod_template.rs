@@ -8,7 +8,9 @@ use super::shared::{
     cells,
     columns::{NAME, column},
     metadata_accessors, pod_defaults,
+    pod_rules::{self, warnings},
 };
+use crate::{field::FieldErrors, field_path::Path};
 use crate::kind::{KindInfo, Resource};
 
 /// The type of this kind.
@@ -37,6 +39,17 @@ impl Resource for PodTemplate {
 
     fn generation_moves(&self, old: &Self) -> bool {
         self.template != old.template
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        pod_rules::template(&self.template.clone().unwrap_or_default(), &Path::root("template"), errors);
+    }
+
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        if old.is_some_and(|old| old.metadata.generation == self.metadata.generation) {
+            return Vec::new();
+        }
+        warnings::template(self.template.as_ref(), "template")
     }
 
     fn cells(&self, _now: Timestamp) -> Vec<Value> {

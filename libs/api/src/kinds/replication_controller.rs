@@ -8,7 +8,10 @@ use super::shared::{
     cells,
     columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
     default_to, metadata_accessors, pod_defaults,
+    pod_rules::{self, warnings},
+    replicas,
 };
+use crate::{field::FieldErrors, field_path::Path, selector::Selector};
 use crate::kind::{Context, KindInfo, Resource, Scale, Subresource};
 
 /// The type of this kind.
@@ -69,6 +72,49 @@ impl Resource for ReplicationController {
 
     fn generation_moves(&self, old: &Self) -> bool {
         self.spec != old.spec
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let path = Path::root("spec");
+        let spec = self.spec.clone().unwrap_or_default();
+        errors.non_negative(&path.child("minReadySeconds"), spec.min_ready_seconds);
+        let labels = spec.selector.clone().unwrap_or_default();
+        if labels.is_empty() {
+            errors.required(path.child("selector"), "");
+        }
+        errors.non_negative(&path.child("replicas"), spec.replicas);
+        let template_path = path.child("template");
+        match &spec.template {
+            None => errors.required(template_path, ""),
+            Some(template) => {
+                let selector = Selector::from_set(&labels);
+                pod_rules::replica_template(template, &selector, "ReplicationController", &template_path, errors);
+            }
+        }
+    }
+
+    fn validate_update(&self, _old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
+        if at == Some(Subresource::Status) {
+            let status = self.status.clone().unwrap_or_default();
+            let counts = replicas::Counts {
+                replicas: status.replicas,
+                fully_labeled: status.fully_labeled_replicas,
+                ready: status.ready_replicas,
+                available: status.available_replicas,
+                observed_generation: status.observed_generation,
+            };
+            return counts.check(&Path::root("status"), errors);
+        }
+        self.validate(errors);
+    }
+
+    fn warnings(&self, old: Option<&Self>) -> Vec<String> {
+        let name = old.is_none().then(|| warnings::name(&self.metadata, "Pod names and hostnames")).flatten();
+        if old.is_some_and(|old| old.metadata.generation == self.metadata.generation) {
+            return Vec::new();
+        }
+        let template = self.spec.as_ref().and_then(|spec| spec.template.as_ref());
+        name.into_iter().chain(warnings::template(template, "spec.template")).collect()
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

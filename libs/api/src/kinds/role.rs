@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::Role;
 use serde_json::Value;
 
-use super::shared::{cells, columns::NAME, columns::column, metadata_accessors};
+use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, rbac};
+use crate::field::FieldErrors;
 use crate::kind::{KindInfo, NameRule, Resource};
 
 /// The type of this kind.
@@ -22,6 +23,10 @@ impl Resource for Role {
     };
 
     metadata_accessors!();
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        rbac::rules(self.rules.as_deref().unwrap_or_default(), true, errors);
+    }
 
     fn cells(&self, _now: Timestamp) -> Vec<Value> {
         vec![cells::name(&self.metadata), cells::created(&self.metadata)]

@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use serde_json::Value;
 
+use super::config_map::{IMMUTABLE, SIZE_MAX};
 use super::shared::{
     cells,
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
+use crate::{field::FieldErrors, field_path::Path, names};
 use crate::kind::{Context, KindInfo, Resource, Subresource};
 
 /// The type of this kind.
@@ -42,6 +44,32 @@ impl Resource for Secret {
         default_to(&mut self.type_, text(old.type_.as_ref()));
     }
 
+    fn validate(&self, errors: &mut FieldErrors) {
+        let path = Path::root("data");
+        let mut size = 0;
+        for (key, value) in self.data.iter().flatten() {
+            errors.each(&path.key(key), key, names::config_map_key(key));
+            size += value.0.len();
+        }
+        if size > SIZE_MAX {
+            errors.too_long(&path, SIZE_MAX);
+        }
+        check_type(self, &path, errors);
+    }
+
+    fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        errors.immutable(&Path::root("type"), &self.type_, &old.type_);
+        if old.immutable == Some(true) {
+            if self.immutable != Some(true) {
+                errors.forbidden("immutable", IMMUTABLE);
+            }
+            if self.data != old.data {
+                errors.forbidden("data", IMMUTABLE);
+            }
+        }
+        self.validate(errors);
+    }
+
     fn fields(&self) -> Vec<(&'static str, String)> {
         vec![("type", text(self.type_.as_ref()).to_owned())]
     }
@@ -49,5 +77,50 @@ impl Resource for Secret {
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let keys = self.data.as_ref().map_or(0, |data| data.len());
         vec![cells::name(&self.metadata), text(self.type_.as_ref()).into(), keys.into(), cells::age(&self.metadata, now)]
+    }
+}
+
+/// What each well-known type must hold.
+fn check_type(secret: &Secret, path: &Path, errors: &mut FieldErrors) {
+    let get = |key: &str| secret.data.as_ref().and_then(|data| data.get(key));
+    let mut require = |key: &str| {
+        if get(key).is_none() {
+            errors.required(path.key(key), "");
+        }
+    };
+    match text(secret.type_.as_ref()) {
+        "kubernetes.io/service-account-token" => {
+            const NAME: &str = "kubernetes.io/service-account.name";
+            let name = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(NAME));
+            if name.is_none_or(|name| name.is_empty()) {
+                errors.required(Path::root("metadata.annotations").key(NAME), "");
+            }
+        }
+        "kubernetes.io/dockercfg" => check_json(get(".dockercfg"), ".dockercfg", path, errors),
+        "kubernetes.io/dockerconfigjson" => check_json(get(".dockerconfigjson"), ".dockerconfigjson", path, errors),
+        "kubernetes.io/basic-auth" if get("username").is_none() && get("password").is_none() => {
+            require("username");
+            require("password");
+        }
+        "kubernetes.io/ssh-auth" if get("ssh-privatekey").is_none_or(|key| key.0.is_empty()) => {
+            errors.required(path.key("ssh-privatekey"), "");
+        }
+        "kubernetes.io/tls" => {
+            require("tls.crt");
+            require("tls.key");
+        }
+        _ => {}
+    }
+}
+
+fn check_json(content: Option<&ByteString>, key: &str, path: &Path, errors: &mut FieldErrors) {
+    match content.map(|content| serde_json::from_slice::<serde_json::Map<String, Value>>(&content.0)) {
+        None => errors.required(path.key(key), ""),
+        // The decoder's words for the commonest mistakes; never the content.
+        Some(Err(error)) => {
+            let reason = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
+            errors.invalid(path.key(key), &"<secret contents redacted>", reason);
+        }
+        Some(Ok(_)) => {}
     }
 }

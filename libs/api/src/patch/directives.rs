@@ -45,12 +45,7 @@ impl At {
                 // The values of a map of objects are not reached by their key's name.
                 inside: if matches!(field.ty, Type::Map(_)) { At(None) } else { element(&field.ty) },
             },
-            None => Rule {
-                strategy: PatchStrategy::Default,
-                merge_key: None,
-                retain_keys: false,
-                inside: At(None),
-            },
+            None => Rule { strategy: PatchStrategy::Default, merge_key: None, retain_keys: false, inside: At(None) },
         }
     }
 }

@@ -36,8 +36,7 @@ fn keep(patch: Value, nulls: bool) -> Option<Value> {
         Value::Null => nulls.then_some(Value::Null),
         Value::Object(map) => {
             let was_empty = map.is_empty();
-            let kept: Map<String, Value> =
-                map.into_iter().filter_map(|(k, v)| Some((k, keep(v, nulls)?))).collect();
+            let kept: Map<String, Value> = map.into_iter().filter_map(|(k, v)| Some((k, keep(v, nulls)?))).collect();
             if kept.is_empty() && (nulls || !was_empty) { None } else { Some(Value::Object(kept)) }
         }
         other => (!nulls).then_some(other),

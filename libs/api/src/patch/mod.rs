@@ -118,9 +118,8 @@ impl Patch {
         })?;
         let problem = |path: &String| format!("duplicate field {}", crate::field::go_quote(path));
         let duplicates: Vec<String> = parsed.duplicates.iter().map(problem).collect();
-        let cannot = |value: &Value, ty: &str| {
-            format!("json: cannot unmarshal {} into Go value of type {ty}", go_kind(value))
-        };
+        let cannot =
+            |value: &Value, ty: &str| format!("json: cannot unmarshal {} into Go value of type {ty}", go_kind(value));
         let patch = match (kind, parsed.value) {
             (PatchType::Json, Value::Array(operations)) => {
                 if operations.len() > MAX_JSON_PATCH_OPERATIONS {
@@ -159,9 +158,8 @@ impl Patch {
                 Ok(object)
             }
             Self::Strategic(patch) => {
-                let ty = ty.ok_or_else(|| {
-                    PatchError::Malformed("strategic merge patch format is not supported".to_owned())
-                })?;
+                let ty =
+                    ty.ok_or_else(|| PatchError::Malformed("strategic merge patch format is not supported".to_owned()))?;
                 let Value::Object(map) = object else {
                     return Err(PatchError::Internal("the object is none".to_owned()));
                 };

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{
     PatchError,
     directives::{
-        At, DELETE_LIST, ORDER, Object, PATCH, RETAIN_KEYS, Rule, as_object, bad_kind, dedup_scalars, go_map_text,
-        go_text, is_object_list, key_of, position, reorder, same_kind,
+        At, DELETE_LIST, ORDER, Object, PATCH, RETAIN_KEYS, Rule, as_object, bad_kind, dedup_scalars, go_map_text, go_text,
+        is_object_list, key_of, position, reorder, same_kind,
     },
 };
 use crate::schema::{PatchStrategy, TypeId};
@@ -192,14 +192,18 @@ fn check_order(list: &[Value], order: &[Value], merge_key: Option<&str>) -> Resu
 }
 
 /// Elements the patch names in the patch's order, the server's own in between as they stood.
-fn arrange(merged: Vec<Value>, order: &[Value], server: &[Value], merge_key: Option<&str>) -> Result<Vec<Value>, PatchError> {
+fn arrange(
+    merged: Vec<Value>,
+    order: &[Value],
+    server: &[Value],
+    merge_key: Option<&str>,
+) -> Result<Vec<Value>, PatchError> {
     if let Some(key) = merge_key {
         for value in merged.iter().chain(order) {
             as_object(value, key)?;
         }
     }
-    let (ours, theirs): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|v| position(order, v, merge_key).is_some());
+    let (ours, theirs): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|v| position(order, v, merge_key).is_some());
     let ours = reorder(ours, order, merge_key);
     let theirs = reorder(theirs, server, merge_key);
     let mut out = Vec::with_capacity(ours.len() + theirs.len());

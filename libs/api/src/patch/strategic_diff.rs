@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::{
     PatchError,
     directives::{
-        At, DELETE_LIST, ORDER, Object, PATCH, RETAIN_KEYS, Rule, dedup_scalars, go_text, is_object_list, key_of,
-        reorder, same_kind,
+        At, DELETE_LIST, ORDER, Object, PATCH, RETAIN_KEYS, Rule, dedup_scalars, go_text, is_object_list, key_of, reorder,
+        same_kind,
     },
     strategic::{Mode, merge_map},
 };
@@ -226,9 +226,7 @@ fn maps_conflict(left: &Object, right: &Object, at: At) -> bool {
 
 fn conflict(left: &Value, right: &Value, rule: Rule) -> bool {
     match (left, right) {
-        (Value::Object(l), Value::Object(r)) => {
-            rule.strategy != PatchStrategy::Replace && maps_conflict(l, r, rule.inside)
-        }
+        (Value::Object(l), Value::Object(r)) => rule.strategy != PatchStrategy::Replace && maps_conflict(l, r, rule.inside),
         (Value::Array(l), Value::Array(r)) => match (rule.strategy, rule.merge_key) {
             (PatchStrategy::Merge, Some(key)) => l.iter().any(|l| {
                 let same = r.iter().find(|r| r.get(key).is_some() && r.get(key) == l.get(key));

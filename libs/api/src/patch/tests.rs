@@ -71,10 +71,7 @@ fn retain_keys_clear_the_others() {
     let object = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
     let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
     let (patch, _) = Patch::parse(PatchType::Strategic, &serde_json::to_vec(&patch).unwrap()).unwrap();
-    assert_eq!(
-        patch.apply(&object, Some(deployment())).unwrap(),
-        json!({"spec": {"strategy": {"type": "Recreate"}}})
-    );
+    assert_eq!(patch.apply(&object, Some(deployment())).unwrap(), json!({"spec": {"strategy": {"type": "Recreate"}}}));
 }
 
 #[test]
@@ -125,11 +122,8 @@ fn three_way_deletes_only_what_was_applied() {
 
 #[test]
 fn three_way_conflicts_unless_overwriting() {
-    let (original, modified, current) = (
-        json!({"spec": {"nodeName": "a"}}),
-        json!({"spec": {"nodeName": "b"}}),
-        json!({"spec": {"nodeName": "c"}}),
-    );
+    let (original, modified, current) =
+        (json!({"spec": {"nodeName": "a"}}), json!({"spec": {"nodeName": "b"}}), json!({"spec": {"nodeName": "c"}}));
     assert!(three_way_strategic(&original, &modified, &current, pod(), true).is_ok());
     let error = three_way_strategic(&original, &modified, &current, pod(), false).unwrap_err();
     assert!(matches!(error, PatchError::Conflict { .. }));
@@ -147,9 +141,8 @@ fn three_way_json_merge_keeps_foreign_keys() {
 }
 
 fn container() -> impl Strategy<Value = Value> {
-    let env = prop::collection::btree_map("[A-D]", "[xy]", 0..4).prop_map(|m| {
-        m.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect::<Vec<_>>()
-    });
+    let env = prop::collection::btree_map("[A-D]", "[xy]", 0..4)
+        .prop_map(|m| m.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect::<Vec<_>>());
     ("[ab]", prop::option::of(env), prop::collection::vec("[pq]", 0..3)).prop_map(|(image, env, args)| {
         let mut c = json!({"image": image, "args": args});
         if let Some(env) = env {
@@ -172,7 +165,8 @@ fn arbitrary_pod() -> impl Strategy<Value = Value> {
     let finalizers = prop::collection::btree_set("[a-d]", 0..4);
     (containers.prop_shuffle(), labels, finalizers, prop::option::of("[mn]")).prop_map(
         |(containers, labels, finalizers, node)| {
-            let mut pod = json!({"metadata": {"labels": labels, "finalizers": finalizers}, "spec": {"containers": containers}});
+            let mut pod =
+                json!({"metadata": {"labels": labels, "finalizers": finalizers}, "spec": {"containers": containers}});
             if let Some(node) = node {
                 pod["spec"]["nodeName"] = json!(node);
             }

@@ -79,9 +79,7 @@ impl DecodeError {
 /// Parses a body without looking at its type. The paths are of keys given more than once.
 pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), DecodeError> {
     match media {
-        MediaType::Json => json::parse(bytes)
-            .map(|p| (p.value, p.duplicates))
-            .map_err(|e| DecodeError::Syntax(e.0)),
+        MediaType::Json => json::parse(bytes).map(|p| (p.value, p.duplicates)).map_err(|e| DecodeError::Syntax(e.0)),
         MediaType::Yaml => yaml(bytes).map(|value| (value, Vec::new())).map_err(DecodeError::Syntax),
     }
 }
@@ -325,9 +323,7 @@ fn check_time(text: &str) -> Result<(), String> {
     let quoted = go_quote(text);
     // Where Go's parser stops: at the first element of the layout that does not fit.
     let bytes = text.as_bytes();
-    let digits = |from: usize, count: usize| {
-        bytes.get(from..from + count).is_some_and(|b| b.iter().all(u8::is_ascii_digit))
-    };
+    let digits = |from: usize, count: usize| bytes.get(from..from + count).is_some_and(|b| b.iter().all(u8::is_ascii_digit));
     let elements = [(0, 4, "2006"), (4, 0, "-"), (5, 2, "01"), (7, 0, "-"), (8, 2, "02"), (10, 0, "T"), (11, 2, "15")];
     for (at, count, element) in elements {
         let fits = if count > 0 { digits(at, count) } else { bytes.get(at) == element.as_bytes().first() };
@@ -375,7 +371,12 @@ mod tests {
             "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
         );
         assert_eq!(
-            error("apps", "v1", "Deployment", &json!({"spec": {"foo": 1, "template": {"spec": {"containers": [{"bar": 1}]}}}})),
+            error(
+                "apps",
+                "v1",
+                "Deployment",
+                &json!({"spec": {"foo": 1, "template": {"spec": {"containers": [{"bar": 1}]}}}})
+            ),
             "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \"spec.foo\", unknown field \"spec.template.spec.containers[0].bar\""
         );
         assert_eq!(
@@ -395,10 +396,7 @@ mod tests {
             "Pod in version \"v1\" cannot be handled as a Pod: parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\""
         );
         let syntax = decode(b"{", MediaType::Json, id("", "v1", "Pod"), FieldValidation::Strict).unwrap_err();
-        assert_eq!(
-            syntax.message("v1", "Pod"),
-            "couldn't get version/kind; json parse error: unexpected end of JSON input"
-        );
+        assert_eq!(syntax.message("v1", "Pod"), "couldn't get version/kind; json parse error: unexpected end of JSON input");
     }
 
     #[test]
@@ -411,10 +409,7 @@ mod tests {
                 object: json!({"kind": "Pod", "spec": {"containers": [
                     {"name": "b", "resources": {"limits": {"cpu": "500m", "memory": "1Mi"}}}
                 ]}}),
-                warnings: vec![
-                    "unknown field \"x\"".to_owned(),
-                    "duplicate field \"spec.containers[0].name\"".to_owned()
-                ],
+                warnings: vec!["unknown field \"x\"".to_owned(), "duplicate field \"spec.containers[0].name\"".to_owned()],
             }
         );
     }

@@ -312,8 +312,7 @@ impl Parser {
             match self.peek(In::Values) {
                 (Token::Identifier | Token::Not, _) => {
                     let requirement = self.requirement();
-                    requirements
-                        .push(requirement.map_err(|e| ParseError(format!("unable to parse requirement: {e}")))?);
+                    requirements.push(requirement.map_err(|e| ParseError(format!("unable to parse requirement: {e}")))?);
                     match self.next(In::Values) {
                         (Token::End, _) => return Ok(requirements),
                         (Token::Comma, _) => match self.peek(In::Values) {
@@ -487,10 +486,7 @@ mod tests {
             let error = Selector::parse(text).unwrap_err().0;
             assert_eq!(error, want, "{text}");
         }
-        assert_eq!(
-            Selector::parse("a=b c").unwrap_err().0,
-            "found 'c', expected: ',' or 'end of string'"
-        );
+        assert_eq!(Selector::parse("a=b c").unwrap_err().0, "found 'c', expected: ',' or 'end of string'");
         let error = Selector::parse("-a=b").unwrap_err().0;
         assert!(error.starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must consist of"));
         let error = Selector::parse("a=-b").unwrap_err().0;

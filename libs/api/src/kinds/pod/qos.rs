@@ -7,6 +7,8 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
+use crate::quantity::Quantity as Amount;
+
 const COMPUTE: [&str; 2] = ["cpu", "memory"];
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of cpu and memory (of the pod where it has its own,
@@ -33,7 +35,7 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
 }
 
 fn positive<'a>(list: Option<&'a BTreeMap<String, Quantity>>, name: &str) -> Option<&'a Quantity> {
-    list?.get(name).filter(|quantity| quantity.0.bytes().any(|byte| (b'1'..=b'9').contains(&byte)))
+    list?.get(name).filter(|quantity| Amount::of(quantity).sign() > 0)
 }
 
 fn sets_any(resources: &ResourceRequirements) -> bool {
@@ -51,7 +53,7 @@ fn limits_all(resources: &ResourceRequirements) -> bool {
 
 /// Whether two quantities are the same amount, however written.
 fn same(a: &Quantity, b: &Quantity) -> bool {
-    a == b || matches!((crate::kinds::shared::quantities::nano(a), crate::kinds::shared::quantities::nano(b)), (Some(a), Some(b)) if a == b)
+    a == b || Amount::of(a) == Amount::of(b)
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 pub mod cells;
 pub mod columns;
+pub mod network;
 pub mod pod_defaults;
-pub mod quantities;
+pub mod pod_rules;
 pub mod rbac;
+pub mod replicas;
 
 /// `metadata()` and `metadata_mut()` of a type whose field is `metadata`.
 macro_rules! metadata_accessors {

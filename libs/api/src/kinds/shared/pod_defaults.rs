@@ -2,14 +2,15 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerResizePolicy, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, ObjectFieldSelector,
-        PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Volume,
+        Container, ContainerResizePolicy, DownwardAPIVolumeFile, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle,
+        ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, ResourceFieldSelector, ResourceRequirements, Volume,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 use std::collections::BTreeMap;
 
-use super::default_to;
+use super::{default_to, pod_rules::resources::container_requests};
+use crate::quantity::Quantity as Amount;
 
 /// Defaults of a pod template.
 pub fn template(template: &mut PodTemplateSpec) {
@@ -121,12 +122,24 @@ fn env(env: Option<&mut Vec<EnvVar>>) {
         }
         if let Some(source) = variable.value_from.as_mut() {
             source.field_ref.as_mut().map(field_ref);
+            source.resource_field_ref.as_mut().map(divisor);
         }
     }
 }
 
 fn field_ref(field: &mut ObjectFieldSelector) {
     default_to(&mut field.api_version, "v1");
+}
+
+fn divisor(field: &mut ResourceFieldSelector) {
+    field.divisor.get_or_insert_with(|| Quantity("0".to_owned()));
+}
+
+fn downward(items: Option<&mut Vec<DownwardAPIVolumeFile>>) {
+    for item in items.into_iter().flatten() {
+        item.field_ref.as_mut().map(field_ref);
+        item.resource_field_ref.as_mut().map(divisor);
+    }
 }
 
 fn probe(probe: &mut Probe) {
@@ -160,16 +173,14 @@ fn volume(volume: &mut Volume) {
         default_to(&mut source.default_mode, 0o644);
     } else if let Some(source) = &mut volume.downward_api {
         default_to(&mut source.default_mode, 0o644);
-        source.items.iter_mut().flatten().filter_map(|item| item.field_ref.as_mut()).for_each(field_ref);
+        downward(source.items.as_mut());
     } else if let Some(source) = &mut volume.projected {
         default_to(&mut source.default_mode, 0o644);
         for source in source.sources.iter_mut().flatten() {
             if let Some(token) = &mut source.service_account_token {
                 default_to(&mut token.expiration_seconds, 3600);
             }
-            if let Some(downward) = &mut source.downward_api {
-                downward.items.iter_mut().flatten().filter_map(|item| item.field_ref.as_mut()).for_each(field_ref);
-            }
+            downward(source.downward_api.as_mut().and_then(|source| source.items.as_mut()));
         }
     } else if let Some(source) = &mut volume.host_path {
         default_to(&mut source.type_, "");
@@ -240,22 +251,19 @@ fn resize_policy(container: &mut Container) {
     }
 }
 
-/// KEP-2837: pod-level requests default to pod-level limits for resources that no container requests.
+/// KEP-2837: where a pod has limits of its own, its requests default to what its containers request together, and for
+/// resources that none of them requests to the limits.
 fn pod_level_requests(spec: &mut PodSpec) {
     let Some(limits) = spec.resources.as_ref().and_then(|r| r.limits.clone()) else { return };
-    let containers: Vec<&Container> = spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
-    let requested = |name: &str| {
-        containers
-            .iter()
-            .any(|c| c.resources.as_ref().and_then(|r| r.requests.as_ref()).is_some_and(|r| r.contains_key(name)))
-    };
-    let missing: Vec<_> = limits
-        .into_iter()
-        .filter(|(name, _)| (name == "cpu" || name == "memory" || name.starts_with("hugepages-")) && !requested(name))
-        .collect();
-    if let Some(resources) = &mut spec.resources {
-        for (name, limit) in missing {
-            resources.requests.get_or_insert_default().entry(name).or_insert(limit);
+    let total = container_requests(spec);
+    let Some(resources) = &mut spec.resources else { return };
+    let requests = resources.requests.get_or_insert_default();
+    for (name, amount) in total.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")) {
+        requests.entry(name).or_insert_with(|| Quantity(amount.to_string()));
+    }
+    for (name, limit) in limits {
+        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
+            requests.entry(name).or_insert(limit);
         }
     }
 }
@@ -265,17 +273,11 @@ fn round_up(resources: &mut ResourceRequirements) {
     round_up_list(&mut resources.requests);
 }
 
-/// Amounts finer than a thousandth are rounded up to it; everything else is left as written.
+/// Amounts finer than a thousandth are rounded up to it.
 fn round_up_list(list: &mut Option<BTreeMap<String, Quantity>>) {
-    for quantity in list.iter_mut().flat_map(|list| list.values_mut()) {
-        let finer = quantity
-            .0
-            .strip_suffix(['n', 'u'])
-            .and_then(|digits| Some((digits.parse::<i128>().ok()?, quantity.0.ends_with('n'))));
-        if let Some((amount, nano)) = finer {
-            let unit = if nano { 1_000_000 } else { 1_000 };
-            quantity.0 = format!("{}m", amount.div_euclid(unit) + i128::from(amount.rem_euclid(unit) != 0));
-        }
+    for quantity in list.iter_mut().flat_map(|list| list.values_mut()).filter(|quantity| quantity.0.ends_with(['n', 'u'])) {
+        let amount = Amount::of(quantity);
+        quantity.0 = Amount::from_milli(amount.milli_value(), amount.format()).to_string();
     }
 }
 

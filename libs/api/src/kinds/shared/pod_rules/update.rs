@@ -1,0 +1,353 @@
+//! What an update of a pod may change, at each place it may be updated.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus,
+        ResourceRequirements,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::text;
+use crate::{field::FieldErrors, field_path::Path, kinds::pod::qos_class, names};
+
+const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
+    `spec.tolerations` (only additions to existing tolerations),\
+    `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+fn spec_of(pod: &Pod) -> PodSpec {
+    pod.spec.clone().unwrap_or_default()
+}
+
+/// An update of the pod itself. The spec's own rules have been checked.
+pub fn pod(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
+    let path = Path::root("spec");
+    annotations(new, old, errors);
+    let (new_spec, old_spec) = (spec_of(new), spec_of(old));
+    let no_containers = Vec::new();
+    for (field, new, old) in [
+        ("containers", Some(&new_spec.containers), Some(&old_spec.containers)),
+        ("initContainers", new_spec.init_containers.as_ref(), old_spec.init_containers.as_ref()),
+    ] {
+        let (new, old) = (new.unwrap_or(&no_containers), old.unwrap_or(&no_containers));
+        if new.len() != old.len() {
+            return errors.forbidden(path.child(field), "pod updates may not add or remove containers");
+        }
+        for (i, container) in new.iter().enumerate() {
+            let image = text(container.image.as_ref());
+            let path = path.child(field);
+            let path = path.index(i);
+            errors.non_empty(&path.child("image"), image);
+            if image.trim() != image {
+                errors.invalid(path.child("image"), &image, "must not have leading or trailing whitespace");
+            }
+        }
+    }
+    if !active_deadline(new_spec.active_deadline_seconds, old_spec.active_deadline_seconds, &path, errors) {
+        return;
+    }
+    tolerations(&new_spec, &old_spec, &path, errors);
+    gates(&new_spec, &old_spec, &path, errors);
+    if new_spec == old_spec {
+        return;
+    }
+    let munged = with_allowed_changes_undone(new_spec, &old_spec, &path, errors);
+    if munged != old_spec {
+        let message =
+            format!("pod updates may not change fields other than {UPDATABLE}\n{}", difference(&old_spec, &munged));
+        errors.forbidden(&path, message);
+    }
+}
+
+fn annotations(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
+    const MIRROR: &str = "kubernetes.io/config.mirror";
+    let get = |pod: &Pod, key: &str| pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key).cloned());
+    let path = Path::root("metadata.annotations");
+    match (get(new, MIRROR), get(old, MIRROR)) {
+        (None, Some(_)) => errors.forbidden(path.key(MIRROR), "may not remove or update mirror pod annotation"),
+        (Some(new), Some(old)) if new != old => {
+            errors.forbidden(path.key(MIRROR), "may not remove or update mirror pod annotation");
+        }
+        (Some(_), None) => errors.forbidden(path.key(MIRROR), "may not add mirror pod annotation"),
+        _ => {}
+    }
+}
+
+/// Whether the other rules are worth checking.
+fn active_deadline(new: Option<i64>, old: Option<i64>, path: &Path, errors: &mut FieldErrors) -> bool {
+    let path = path.child("activeDeadlineSeconds");
+    match (new, old) {
+        (Some(new), _) if !(0..=i64::from(i32::MAX)).contains(&new) => {
+            errors.each(&path, &new, names::in_range(new, 0, i64::from(i32::MAX)));
+            return false;
+        }
+        (Some(new), Some(old)) if old < new => {
+            errors.invalid(&path, &new, "must be less than or equal to previous value");
+            return false;
+        }
+        (None, Some(_)) => errors.invalid(&path, &Value::Null, "must not update from a positive integer to nil value"),
+        _ => {}
+    }
+    true
+}
+
+fn tolerations(new: &PodSpec, old: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    let new = new.tolerations.as_deref().unwrap_or_default();
+    for old in old.tolerations.iter().flatten() {
+        let kept = new.iter().any(|new| {
+            let mut old = old.clone();
+            old.toleration_seconds = new.toleration_seconds;
+            old == *new
+        });
+        if !kept {
+            let message = "existing toleration can not be modified except its tolerationSeconds";
+            return errors.forbidden(path.child("tolerations"), message);
+        }
+    }
+}
+
+fn gates(new: &PodSpec, old: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    for (i, gate) in new.scheduling_gates.iter().flatten().enumerate() {
+        if !old.scheduling_gates.iter().flatten().any(|old| old.name == gate.name) {
+            let message = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.name);
+            errors.forbidden(path.child("schedulingGates").index(i).child("name"), message);
+        }
+    }
+}
+
+/// The new spec with every allowed change taken back: then it must equal the old one.
+fn with_allowed_changes_undone(mut new: PodSpec, old: &PodSpec, path: &Path, errors: &mut FieldErrors) -> PodSpec {
+    let undo = |new: &mut [Container], old: &[Container]| {
+        for (new, old) in new.iter_mut().zip(old) {
+            new.image.clone_from(&old.image);
+        }
+    };
+    undo(&mut new.containers, &old.containers);
+    if let (Some(new), Some(old)) = (&mut new.init_containers, &old.init_containers) {
+        undo(new, old);
+    }
+    new.active_deadline_seconds = old.active_deadline_seconds;
+    new.tolerations.clone_from(&old.tolerations);
+    let gated = old.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    new.scheduling_gates.clone_from(&old.scheduling_gates);
+    if old.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0)
+        && new.termination_grace_period_seconds == Some(1)
+    {
+        new.termination_grace_period_seconds = old.termination_grace_period_seconds;
+    }
+    if gated {
+        undo_narrowing(&mut new, old, path, errors);
+    }
+    new
+}
+
+/// A gated pod's choice of nodes may be narrowed.
+fn undo_narrowing(new: &mut PodSpec, old: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    if new.node_selector != old.node_selector {
+        let kept = |(key, value): (&String, &String)| new.node_selector.as_ref().and_then(|new| new.get(key)) == Some(value);
+        if !old.node_selector.iter().flatten().all(kept) {
+            let message = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+            errors.invalid(path.child("nodeSelector"), &new.node_selector, message);
+        }
+        new.node_selector.clone_from(&old.node_selector);
+    }
+    let of = |spec: &PodSpec| spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.clone());
+    let (new_affinity, old_affinity) = (of(new), of(old));
+    if new_affinity == old_affinity {
+        return;
+    }
+    node_affinity_narrowed(new_affinity.as_ref(), old_affinity.as_ref(), path, errors);
+    new.affinity.get_or_insert_default().node_affinity = old_affinity;
+    if old.affinity.is_none() && new.affinity == Some(Default::default()) {
+        new.affinity = None;
+    }
+}
+
+fn node_affinity_narrowed(new: Option<&NodeAffinity>, old: Option<&NodeAffinity>, path: &Path, errors: &mut FieldErrors) {
+    let terms = |affinity: Option<&NodeAffinity>| {
+        let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.clone());
+        required.map(|required| required.node_selector_terms)
+    };
+    let Some(old) = terms(old) else { return };
+    let new = terms(new).unwrap_or_default();
+    let affinity = path.child("affinity");
+    let path = affinity.child("nodeAffinity");
+    let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
+    let path = path.child("nodeSelectorTerms");
+    if !old.is_empty() && old.len() != new.len() {
+        let message = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        return errors.invalid(&path, &new, message);
+    }
+    for (i, (new, old)) in new.iter().zip(&old).enumerate() {
+        if !only_additions(new, old) {
+            errors.invalid(path.index(i), new, "only additions are allowed (no mutations or deletions)");
+        }
+    }
+}
+
+fn only_additions(new: &NodeSelectorTerm, old: &NodeSelectorTerm) -> bool {
+    fn begins<T: PartialEq>(new: Option<&[T]>, old: Option<&[T]>) -> bool {
+        new.unwrap_or_default().starts_with(old.unwrap_or_default())
+    }
+    let empty = |term: &NodeSelectorTerm| *term == NodeSelectorTerm::default();
+    // An empty term matches nothing: adding to it would widen.
+    if empty(old) {
+        return empty(new);
+    }
+    begins(new.match_expressions.as_deref(), old.match_expressions.as_deref())
+        && begins(new.match_fields.as_deref(), old.match_fields.as_deref())
+}
+
+/// The fields in which two objects differ, one `-` and one `+` line each.
+fn difference(old: &impl Serialize, new: &impl Serialize) -> String {
+    let fields = |object: serde_json::Result<Value>| match object {
+        Ok(Value::Object(fields)) => fields.into_iter().collect(),
+        _ => BTreeMap::new(),
+    };
+    let (old, new) = (fields(serde_json::to_value(old)), fields(serde_json::to_value(new)));
+    let show = |value: Option<&Value>| value.map_or_else(|| "null".to_owned(), Value::to_string);
+    let mut out = String::new();
+    for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+        let (before, after) = (old.get(name), new.get(name));
+        if before != after {
+            out.push_str(&format!("-\t{name}: {}\n+\t{name}: {}\n", show(before), show(after)));
+        }
+    }
+    out
+}
+
+/// An update at `/ephemeralcontainers`: containers may be added.
+pub fn ephemeral_containers(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
+    if old.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("kubernetes.io/config.mirror")) {
+        return errors.forbidden("", "static pods do not support ephemeral containers");
+    }
+    let (new, old) = (spec_of(new), spec_of(old));
+    let path = "spec.ephemeralContainers";
+    let find = |name: &str| {
+        new.ephemeral_containers.iter().flatten().find(|container: &&EphemeralContainer| container.name == name)
+    };
+    for old in old.ephemeral_containers.iter().flatten() {
+        match find(&old.name) {
+            None => errors.forbidden(path, format!("existing ephemeral containers {:?} may not be removed\n", old.name)),
+            Some(new) if new != old => {
+                let difference = difference(old, new);
+                let message = format!("existing ephemeral containers {:?} may not be changed\n{difference}", old.name);
+                errors.forbidden(path, message);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// An update at `/resize`: cpu and memory of containers, within the pod's class.
+pub fn resize(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
+    let (new, old) = (spec_of(new), spec_of(old));
+    let (new_class, old_class) = (qos_class(&new), qos_class(&old));
+    if new_class != old_class {
+        errors.invalid("spec", &new_class, "Pod QOS Class may not change as a result of resizing");
+    }
+    let others = |resources: Option<&ResourceRequirements>| {
+        let rest = |list: Option<&BTreeMap<String, Quantity>>| -> BTreeMap<String, Quantity> {
+            let list = list.into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "cpu" | "memory"));
+            list.map(|(name, amount)| (name.clone(), amount.clone())).collect()
+        };
+        (rest(resources.and_then(|r| r.limits.as_ref())), rest(resources.and_then(|r| r.requests.as_ref())))
+    };
+    let all = |spec: &PodSpec| -> Vec<_> {
+        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        containers.map(|container| others(container.resources.as_ref())).collect()
+    };
+    if all(&new) != all(&old) {
+        errors.forbidden("spec", "only cpu and memory resources are mutable");
+    }
+}
+
+/// An update at `/status`.
+pub fn status(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
+    annotations(new, old, errors);
+    let (status, before) = (new.status.clone().unwrap_or_default(), old.status.clone().unwrap_or_default());
+    conditions(&status, errors);
+    let nominated = text(status.nominated_node_name.as_ref());
+    if !nominated.is_empty() && status.nominated_node_name != before.nominated_node_name {
+        let path = Path::root("status.nominatedNodeName");
+        errors.each(&path, nominated, names::dns1123_subdomain(nominated));
+    }
+    let spec = spec_of(old);
+    let policy = text(spec.restart_policy.as_ref());
+    let own = |containers: &[Container]| -> BTreeMap<String, String> {
+        containers.iter().filter_map(|c| Some((c.name.clone(), c.restart_policy.clone()?))).collect()
+    };
+    let init = own(spec.init_containers.as_deref().unwrap_or_default());
+    let regular = own(&spec.containers);
+    let lists = |status: &PodStatus| {
+        [
+            status.container_statuses.clone().unwrap_or_default(),
+            status.init_container_statuses.clone().unwrap_or_default(),
+            status.ephemeral_container_statuses.clone().unwrap_or_default(),
+        ]
+    };
+    let policies = [(policy, regular), (policy, init), ("Never", BTreeMap::new())];
+    let fields = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    for (((new, old), (policy, own)), field) in lists(&status).iter().zip(lists(&before)).zip(policies).zip(fields) {
+        transitions(new, &old, |name| own.get(name).map_or(policy, String::as_str), field, errors);
+    }
+    addresses(&status, errors);
+}
+
+/// A container that ended for good stays ended.
+fn transitions<'a>(
+    new: &[ContainerStatus],
+    old: &[ContainerStatus],
+    policy: impl Fn(&str) -> &'a str,
+    field: &str,
+    errors: &mut FieldErrors,
+) {
+    let ended = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
+    for (i, old) in old.iter().enumerate() {
+        let Some(end) = ended(old) else { continue };
+        match policy(&old.name) {
+            "Always" => continue,
+            "OnFailure" if end.exit_code != 0 => continue,
+            _ => {}
+        }
+        if new.iter().any(|new| new.name == old.name && ended(new).is_none()) {
+            errors.forbidden(format!("status.{field}[{i}].state"), "may not be transitioned to non-terminated state");
+        }
+    }
+}
+
+fn conditions(status: &PodStatus, errors: &mut FieldErrors) {
+    for (i, condition) in status.conditions.iter().flatten().enumerate() {
+        if !matches!(condition.type_.as_str(), "PodScheduled" | "Ready" | "Initialized") {
+            // Upstream's path.
+            let path = format!("metadata.conditions[{i}].Type");
+            errors.each(&Path::root(&path), &condition.type_, names::qualified_name(&condition.type_));
+        }
+    }
+}
+
+fn addresses(status: &PodStatus, errors: &mut FieldErrors) {
+    let pod: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    one_of_each_family(&pod, &status.pod_ips, &Path::root("status.podIPs"), errors);
+    let host: Vec<&str> = status.host_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    let path = Path::root("status.hostIPs");
+    if let Some(first) = host.first().filter(|first| **first != text(status.host_ip.as_ref())) {
+        errors.invalid(path.index(0).child("ip"), first, "must be equal to `hostIP`");
+    }
+    one_of_each_family(&host, &status.host_ips, &path, errors);
+}
+
+fn one_of_each_family(addresses: &[&str], whole: &impl Serialize, path: &Path, errors: &mut FieldErrors) {
+    for (i, address) in addresses.iter().enumerate() {
+        errors.each(&path.index(i), address, names::ip(address));
+    }
+    let families: Vec<bool> = addresses.iter().map(|address| address.contains(':')).collect();
+    let alike = families.iter().all(|six| *six) || families.iter().all(|six| !six);
+    if addresses.len() > 2 || (addresses.len() == 2 && alike) {
+        errors.invalid(path, whole, "may specify no more than one IP for each IP family");
+    }
+}

@@ -1,0 +1,70 @@
+//! What ReplicaSets, ReplicationControllers and Deployments check alike.
+
+use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::LabelSelector};
+
+use super::pod_rules;
+use crate::{field::FieldErrors, field_path::Path, selector::Selector};
+
+/// `selector` and `template` of the spec at `path`.
+pub fn selector_and_template(
+    selector: &LabelSelector,
+    template: Option<&PodTemplateSpec>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let selector_path = path.child("selector");
+    pod_rules::label_selector(Some(selector), &selector_path, errors);
+    let empty = |list: Option<usize>| list.is_none_or(|length| length == 0);
+    let labels = selector.match_labels.as_ref().map(|labels| labels.len());
+    if empty(labels) && empty(selector.match_expressions.as_ref().map(Vec::len)) {
+        // Upstream says deployment for both kinds.
+        errors.invalid(&selector_path, selector, "empty selector is invalid for deployment");
+    }
+    match Selector::from_label_selector(Some(selector)) {
+        Err(_) => errors.invalid(&selector_path, selector, "invalid label selector"),
+        Ok(parsed) => match template {
+            None => errors.required(path.child("template"), ""),
+            Some(template) => {
+                pod_rules::replica_template(template, &parsed, "ReplicaSet", &path.child("template"), errors);
+            }
+        },
+    }
+}
+
+/// Counts in a status.
+pub struct Counts {
+    /// `replicas`
+    pub replicas: i32,
+    /// `fullyLabeledReplicas`
+    pub fully_labeled: Option<i32>,
+    /// `readyReplicas`
+    pub ready: Option<i32>,
+    /// `availableReplicas`
+    pub available: Option<i32>,
+    /// `observedGeneration`
+    pub observed_generation: Option<i64>,
+}
+
+impl Counts {
+    /// None negative, none greater than what it is part of.
+    pub fn check(&self, path: &Path, errors: &mut FieldErrors) {
+        errors.non_negative(&path.child("replicas"), Some(self.replicas));
+        let parts = [
+            ("fullyLabeledReplicas", self.fully_labeled),
+            ("readyReplicas", self.ready),
+            ("availableReplicas", self.available),
+        ];
+        for (field, count) in parts {
+            errors.non_negative(&path.child(field), count);
+        }
+        errors.non_negative(&path.child("observedGeneration"), self.observed_generation);
+        for (field, count) in parts {
+            if let Some(count) = count.filter(|count| *count > self.replicas) {
+                errors.invalid(path.child(field), &count, "cannot be greater than status.replicas");
+            }
+        }
+        if let Some(available) = self.available.filter(|available| *available > self.ready.unwrap_or(0)) {
+            errors.invalid(path.child("availableReplicas"), &available, "cannot be greater than readyReplicas");
+        }
+    }
+}
