@@ -5,6 +5,7 @@ pub mod discovery;
 pub mod duration;
 pub mod field;
 pub mod field_path;
+pub mod jsonpath;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
