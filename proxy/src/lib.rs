@@ -12,7 +12,7 @@ mod conntrack;
 mod health;
 pub mod model;
 mod monitor;
-mod proxier;
+pub mod proxier;
 pub mod rules;
 mod run;
 pub mod table;
