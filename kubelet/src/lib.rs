@@ -1,1 +1,151 @@
-//! Skeleton.
+//! The node agent: runs the pods that the API assigns to this node, through any CRI runtime.
+//!
+//! ```text
+//!   API ──pods of this node──▶ manager ──one task a pod──▶ worker ──decide──▶ operations ──▶ CRI, disk, API status
+//!   CRI ──container events───────┘                            ▲
+//!   API ──ConfigMaps, Secrets a pod names─────────────────────┤
+//!   probes ──verdicts─────────────────────────────────────────┘
+//! ```
+//!
+//! Decisions are plain functions in [`pod`]; [`worker`] carries them out. Nothing is kept on disk that is not in the API or
+//! the runtime: a kubelet that was killed reads both and goes on where things are, and containers never notice.
+
+mod cgroup;
+mod config;
+mod fs;
+mod http_get;
+mod logs;
+mod manager;
+mod node;
+mod pod;
+mod probe;
+mod references;
+mod runtime;
+mod shared;
+mod tokens;
+mod volume;
+mod worker;
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use client::{Informer, Options, Recorder};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, ConfigError};
+use pod::{resources::Amounts, sandbox_config};
+use runtime::Runtime;
+use shared::{Ctx, NodeFacts, Shared};
+
+/// Why a kubelet could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot work.
+    #[error("the configuration is not usable")]
+    Config(#[from] ConfigError),
+    /// A directory of its own cannot be made.
+    #[error("make the directory {path}")]
+    Directory {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the kubelet until `shutdown` fires. Containers keep running.
+pub async fn run(
+    config: Config,
+    client: kube::Client,
+    runtime: cri::Channel,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    config.validate()?;
+    let name = config.node_name()?;
+    for dir in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
+        std::fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir, source })?;
+    }
+    let runtime = Runtime::new(runtime);
+    let Some(version) = shutdown.run_until_cancelled(version(&runtime)).await else { return Ok(()) };
+    let capacity = node::facts::capacity(&config.root_dir, config.max_pods);
+    let facts = NodeFacts {
+        ips: vec![config.address()?.to_string()],
+        allocatable: allocatable(&config, &capacity),
+        memory: node::facts::memory(),
+        runtime_name: version.runtime_name.clone(),
+        net: sandbox_config::NodeNet {
+            cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
+            cluster_domain: config.cluster_domain.clone(),
+            resolver: resolver(&config.resolv_conf),
+        },
+        name: name.clone(),
+    };
+    let pods: Informer<Pod> =
+        Informer::start(client.clone(), Options::fields(format!("spec.nodeName={name}")), shutdown.clone());
+    let node: Informer<Node> =
+        Informer::start(client.clone(), Options::fields(format!("metadata.name={name}")), shutdown.clone());
+    let services: Informer<Service> = Informer::start(client.clone(), Options::default(), shutdown.clone());
+    let (wake, sources) = mpsc::unbounded_channel();
+    let cgroups = cgroup::Cgroups::new(&config.cgroup_root);
+    cgroups.prepare(facts.allocatable.get("cpu").copied().unwrap_or(0));
+    let ctx: Ctx = Arc::new(Shared {
+        recorder: Recorder::new(client.clone(), "kubelet", Some(&name)),
+        volumes: volume::Volumes::new(&config.root_dir),
+        cgroups,
+        references: references::References::new(client.clone(), wake, shutdown.clone()),
+        tokens: tokens::Tokens::new(client.clone()),
+        services,
+        node,
+        pulls: Semaphore::new(if config.serialize_image_pulls { 1 } else { 5 }),
+        network_ready: watch::Sender::new(false),
+        runtime_ready: AtomicBool::new(true),
+        config,
+        client,
+        runtime,
+        facts,
+    });
+    let poke = Arc::new(Notify::new());
+    let poked = poke.clone();
+    ctx.node.on_change(move |_| poked.notify_one());
+    let full = format!("{}://{}", version.runtime_name, version.runtime_version);
+    let reporter = node::reporter::Reporter::new(ctx.clone(), capacity, &full);
+    tokio::join!(
+        reporter.run(poke.clone(), shutdown.clone()),
+        node::lease::run(ctx.clone(), shutdown.clone()),
+        manager::Manager::run(ctx.clone(), pods, sources, poke, shutdown.clone()),
+    );
+    Ok(())
+}
+
+/// The runtime's name and version, once it answers.
+async fn version(runtime: &Runtime) -> cri::v1::VersionResponse {
+    let mut pause = std::time::Duration::from_millis(20);
+    loop {
+        match runtime.version().await {
+            Ok(version) => return version,
+            Err(error) => tracing::debug!(%error, "the runtime does not answer yet"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(std::time::Duration::from_secs(1));
+    }
+}
+
+/// What pods may use: the capacity without what is reserved.
+fn allocatable(config: &Config, capacity: &Amounts) -> Amounts {
+    let mut amounts = capacity.clone();
+    for (name, value) in config.system_reserved.iter().chain(&config.kube_reserved) {
+        let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(value.clone());
+        if let Some(amount) = amounts.get_mut(name) {
+            *amount = (*amount - pod::resources::amount(name, &quantity)).max(0);
+        }
+    }
+    amounts
+}
+
+fn resolver(path: &Path) -> sandbox_config::Resolver {
+    std::fs::read_to_string(path).map(|text| sandbox_config::Resolver::parse(&text)).unwrap_or_default()
+}

@@ -1,0 +1,214 @@
+//! The kubelet's configuration: upstream's flag names, typed and checked.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use k8s_openapi::api::core::v1::Taint;
+
+/// Everything the kubelet can be told. `Config::default()` is what no flags at all give.
+#[derive(Args, Clone, Debug)]
+pub struct Config {
+    /// IP address of the node; the address of the default route's interface if unset.
+    #[arg(long)]
+    pub node_ip: Option<IpAddr>,
+    /// The node's name instead of the host name.
+    #[arg(long)]
+    pub hostname_override: Option<String>,
+    /// Path to a kubeconfig file, specifying how to connect to the API server.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The endpoint of the container runtime service.
+    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
+    pub container_runtime_endpoint: String,
+    /// Directory path for managing kubelet files.
+    #[arg(long, default_value = "/var/lib/kubelet")]
+    pub root_dir: PathBuf,
+    /// Directory for the logs of pods.
+    #[arg(long, default_value = "/var/log/pods")]
+    pub pod_logs_dir: PathBuf,
+    /// Labels to add when registering the node: key=value,...
+    #[arg(long, value_delimiter = ',', value_parser = pair)]
+    pub node_labels: Vec<(String, String)>,
+    /// Register the node with these taints: key=value:effect,...
+    #[arg(long, value_delimiter = ',', value_parser = taint)]
+    pub register_with_taints: Vec<Taint>,
+    /// Register the node with the API server.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub register_node: bool,
+    /// Number of pods that can run on this kubelet.
+    #[arg(long, default_value_t = 110)]
+    pub max_pods: u32,
+    /// Driver that the kubelet uses to manipulate cgroups on the host.
+    #[arg(long, default_value = "cgroupfs", value_parser = ["cgroupfs"])]
+    pub cgroup_driver: String,
+    /// Optional root cgroup to use for pods.
+    #[arg(long, default_value = "")]
+    pub cgroup_root: String,
+    /// Comma-separated list of DNS server IP addresses for pods with dnsPolicy=ClusterFirst.
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    /// Domain for this cluster.
+    #[arg(long, default_value = "")]
+    pub cluster_domain: String,
+    /// Resolver configuration file used as the basis for the container DNS resolution configuration.
+    #[arg(long, default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
+    /// The CIDR to use for pod IP addresses, only without a cluster that assigns one.
+    #[arg(long)]
+    pub pod_cidr: Option<String>,
+    /// How often the node's status is computed.
+    #[arg(long, default_value = "10s", value_parser = process::flags::duration)]
+    pub node_status_update_frequency: Duration,
+    /// How often an unchanged node status is written all the same.
+    #[arg(long, default_value = "5m", value_parser = process::flags::duration)]
+    pub node_status_report_frequency: Duration,
+    /// How long the node's Lease is valid, in seconds; it is renewed four times as often.
+    #[arg(long, default_value_t = 40)]
+    pub node_lease_duration_seconds: i32,
+    /// The IP address for the kubelet to serve on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub address: IpAddr,
+    /// The port for the kubelet to serve on.
+    #[arg(long, default_value_t = 10250)]
+    pub port: u16,
+    /// The IP address for the healthz server.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub healthz_bind_address: IpAddr,
+    /// The port of the localhost healthz endpoint; 0 disables it.
+    #[arg(long, default_value_t = 10248)]
+    pub healthz_port: u16,
+    /// Requests with a client certificate signed by one of these authorities are authenticated.
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// File containing the x509 certificate used for serving HTTPS.
+    #[arg(long)]
+    pub tls_cert_file: Option<PathBuf>,
+    /// File containing the x509 private key matching --tls-cert-file.
+    #[arg(long)]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Directory for certificates that the kubelet makes for itself when no files are given.
+    #[arg(long)]
+    pub cert_dir: Option<PathBuf>,
+    /// File or directory with static pods.
+    #[arg(long)]
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Pull images one at a time.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub serialize_image_pulls: bool,
+    /// Size at which a container's log is rotated, e.g. 10Mi.
+    #[arg(long, default_value = "10Mi", value_parser = bytes)]
+    pub container_log_max_size: u64,
+    /// How many log files a container may have.
+    #[arg(long, default_value_t = 5)]
+    pub container_log_max_files: u32,
+    /// Unsafe sysctls or sysctl patterns (ending in *) that pods may set.
+    #[arg(long, value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Resources kept from pods: cpu=100m,memory=100Mi.
+    #[arg(long, value_delimiter = ',', value_parser = quantity)]
+    pub system_reserved: Vec<(String, String)>,
+    /// Resources kept from pods for Kubernetes itself: cpu=100m,memory=100Mi.
+    #[arg(long, value_delimiter = ',', value_parser = quantity)]
+    pub kube_reserved: Vec<(String, String)>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            config: Config,
+        }
+        <Alone as clap::Parser>::parse_from(["kubelet"]).config
+    }
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// One of a pair is missing.
+    #[error("--tls-cert-file and --tls-private-key-file must be given together")]
+    HalfCertificate,
+    /// There is no name to register under.
+    #[error("the host has no usable name; give --hostname-override")]
+    NoName(#[source] Option<nix::Error>),
+    /// There is no address to register with.
+    #[error("no address found for the node; give --node-ip")]
+    NoAddress(#[source] Option<std::io::Error>),
+}
+
+impl Config {
+    /// Checks what flags cannot check one by one.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self.tls_cert_file.is_some() == self.tls_private_key_file.is_some() {
+            true => Ok(()),
+            false => Err(ConfigError::HalfCertificate),
+        }
+    }
+
+    /// The node's name.
+    pub fn node_name(&self) -> Result<String, ConfigError> {
+        if let Some(name) = &self.hostname_override {
+            return Ok(name.trim().to_lowercase());
+        }
+        let name = nix::unistd::gethostname().map_err(|e| ConfigError::NoName(Some(e)))?;
+        let name = name.to_string_lossy().trim().to_lowercase();
+        if name.is_empty() { Err(ConfigError::NoName(None)) } else { Ok(name) }
+    }
+
+    /// The node's address.
+    pub fn address(&self) -> Result<IpAddr, ConfigError> {
+        if let Some(ip) = self.node_ip {
+            return Ok(ip);
+        }
+        // Connecting a datagram socket sends nothing; it only asks the routing table.
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| ConfigError::NoAddress(Some(e)))?;
+        socket.connect("192.0.2.1:9").map_err(|e| ConfigError::NoAddress(Some(e)))?;
+        socket.local_addr().map(|a| a.ip()).map_err(|e| ConfigError::NoAddress(Some(e)))
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| format!("{text:?} is not key=value"))
+}
+
+fn quantity(text: &str) -> Result<(String, String), String> {
+    let (name, value) = pair(text)?;
+    let value = api::quantity::canonical(&value).map_err(|e| format!("{name}: {e}"))?;
+    Ok((name, value))
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned());
+    api::quantity::canonical(text).map_err(|e| e.to_string())?;
+    u64::try_from(api::quantity::Quantity::of(&quantity).value()).map_err(|_| format!("{text:?} is negative"))
+}
+
+fn taint(text: &str) -> Result<Taint, String> {
+    let (rest, effect) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} is not key=value:effect"))?;
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        return Err(format!("{effect:?} is no taint effect"));
+    }
+    let (key, value) = rest.split_once('=').map_or((rest, None), |(k, v)| (k, Some(v.to_owned())));
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_upstreams() {
+        let config = Config::default();
+        let facts = (config.max_pods, config.port, config.healthz_port, config.container_log_max_size);
+        assert_eq!(facts, (110, 10250, 10248, 10 << 20));
+        assert!(config.register_node && config.validate().is_ok());
+    }
+
+    #[test]
+    fn taints() {
+        let t = taint("a.b/c=d:NoExecute").unwrap();
+        assert_eq!((t.key.as_str(), t.value.as_deref(), t.effect.as_str()), ("a.b/c", Some("d"), "NoExecute"));
+        assert!(taint("a=b:Nope").is_err());
+    }
+}

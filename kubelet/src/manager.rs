@@ -1,0 +1,298 @@
+//! Who runs here: pods from the API become workers, workers that end are forgotten, what nobody owns is removed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use client::{Change, Informer};
+use cri::v1;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    pod::{
+        admission,
+        record::keys,
+        resources::{self, Qos},
+        spec,
+    },
+    shared::Ctx,
+    worker::{self, Finished, Handle, Input},
+};
+
+/// How often the disk and the runtime are searched for what nobody owns.
+const HOUSEKEEPING: Duration = Duration::from_secs(120);
+
+/// Something the manager acts on.
+enum Signal {
+    Pod(Arc<Pod>),
+    Gone(Arc<Pod>),
+}
+
+/// The pods of this node.
+pub struct Manager {
+    ctx: Ctx,
+    pods: Informer<Pod>,
+    workers: HashMap<String, (Handle, Arc<Pod>)>,
+    /// Turned away: they hold no resources.
+    rejected: HashSet<String>,
+    /// Ended by us; the object may still be there (a finalizer).
+    done: HashSet<String>,
+    ended: mpsc::UnboundedSender<Finished>,
+    shutdown: CancellationToken,
+    burstable_cpu: i64,
+}
+
+impl Manager {
+    /// Runs until `shutdown`. `sources` names pods whose objects changed.
+    pub async fn run(
+        ctx: Ctx,
+        pods: Informer<Pod>,
+        mut sources: mpsc::UnboundedReceiver<String>,
+        poke: Arc<Notify>,
+        shutdown: CancellationToken,
+    ) {
+        let (ended, mut endings) = mpsc::unbounded_channel();
+        let (signal, mut signals) = mpsc::unbounded_channel();
+        let (runtime_changes, mut runtime_events) = mpsc::unbounded_channel();
+        let mut manager = Self {
+            ctx: ctx.clone(),
+            pods: pods.clone(),
+            workers: HashMap::new(),
+            rejected: HashSet::new(),
+            done: HashSet::new(),
+            ended,
+            shutdown: shutdown.clone(),
+            burstable_cpu: 0,
+        };
+        tokio::spawn(watch_runtime(ctx.clone(), runtime_changes, poke, shutdown.clone()));
+        // Admission needs the node's labels; the first pods wait for them.
+        let ready = async {
+            ctx.node.synced().await;
+            pods.synced().await;
+        };
+        if shutdown.run_until_cancelled(ready).await.is_none() {
+            return;
+        }
+        pods.on_change(move |change| {
+            let message = match change {
+                Change::Deleted(pod) => Signal::Gone(pod.clone()),
+                other => Signal::Pod(other.object().clone()),
+            };
+            // The receiver only goes with the kubelet.
+            let _ = signal.send(message);
+        });
+        let mut network = ctx.network_ready.subscribe();
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(Finished(uid)) = endings.recv() => manager.finished(&uid),
+                Some(signal) = signals.recv() => manager.signal(signal),
+                Some(uid) = runtime_events.recv() => manager.tell(&uid, &Input::Runtime),
+                Some(uid) = sources.recv() => manager.tell(&uid, &Input::Sources),
+                Ok(()) = network.changed() => manager.tell_all(&Input::Node),
+                _ = housekeeping.tick() => manager.housekeeping().await,
+            }
+        }
+    }
+
+    fn tell(&self, uid: &str, input: &Input) {
+        match self.workers.get(uid) {
+            Some((handle, _)) => handle.send(input.clone()),
+            // Everything may have changed (the event stream was interrupted).
+            None if uid.is_empty() => self.tell_all(input),
+            None => {}
+        }
+    }
+
+    fn tell_all(&self, input: &Input) {
+        self.workers.values().for_each(|(handle, _)| handle.send(input.clone()));
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Gone(pod) => {
+                let uid = spec::uid(&pod);
+                self.done.remove(&uid);
+                self.tell(&uid, &Input::Removed);
+            }
+            Signal::Pod(pod) => self.pod(pod),
+        }
+        self.share();
+    }
+
+    fn pod(&mut self, pod: Arc<Pod>) {
+        let uid = spec::uid(&pod);
+        if let Some((handle, known)) = self.workers.get_mut(&uid) {
+            *known = pod.clone();
+            return handle.send(Input::Pod(pod));
+        }
+        if self.done.contains(&uid) {
+            return;
+        }
+        let rejected = self.admit(&pod);
+        if let Some(r) = &rejected {
+            self.ctx.event(&pod, "Warning", &r.reason, r.message.clone());
+            self.rejected.insert(uid.clone());
+        }
+        let handle =
+            worker::spawn(self.ctx.clone(), Pod::clone(&pod), rejected, self.ended.clone(), self.shutdown.clone());
+        self.workers.insert(uid, (handle, pod));
+    }
+
+    /// Decides whether a pod that this kubelet has not seen yet may run.
+    fn admit(&self, pod: &Pod) -> Option<admission::Rejection> {
+        let status = pod.status.as_ref();
+        let over = spec::is_terminal(status.and_then(|s| s.phase.as_deref())) || spec::is_deleting(pod);
+        // A pod that already ran here (before a restart of the kubelet) was admitted then.
+        let ran = status.is_some_and(|s| s.container_statuses.iter().flatten().any(|c| c.container_id.is_some()));
+        if over || ran {
+            return None;
+        }
+        let active: Vec<&Pod> = self.active().collect();
+        let node = self.ctx.node.get(&client::Key::cluster(&self.ctx.facts.name))?;
+        admission::check(pod, &node, &self.ctx.facts.allocatable, &active)
+            .or_else(|| admission::sysctls(pod, &self.ctx.config.allowed_unsafe_sysctls))
+    }
+
+    /// Pods that hold resources.
+    fn active(&self) -> impl Iterator<Item = &Pod> {
+        self.workers
+            .iter()
+            .filter(|(uid, (_, pod))| {
+                !self.rejected.contains(*uid)
+                    && !spec::is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()))
+            })
+            .map(|(_, (_, pod))| &**pod)
+    }
+
+    /// Keeps the burstable class' share at the sum of its pods' requests.
+    fn share(&mut self) {
+        let cpu = self
+            .active()
+            .filter(|p| resources::qos(p) == Qos::Burstable)
+            .filter_map(|p| resources::pod_requests(p).get("cpu").copied())
+            .sum();
+        if cpu != self.burstable_cpu {
+            self.burstable_cpu = cpu;
+            self.ctx.cgroups.share(cpu);
+        }
+    }
+
+    fn finished(&mut self, uid: &str) {
+        self.rejected.remove(uid);
+        if let Some((_, pod)) = self.workers.remove(uid)
+            && self.pods.get(&client::Key::of(&pod.metadata)).is_some_and(|p| spec::uid(&p) == uid)
+        {
+            self.done.insert(uid.to_owned());
+        }
+        self.share();
+    }
+
+    /// Removes what belongs to no pod: left behind by pods that were deleted while no kubelet ran.
+    async fn housekeeping(&self) {
+        let known = |uid: &str| self.workers.contains_key(uid) || self.done.contains(uid);
+        let (Ok(sandboxes), Ok(containers)) = (self.ctx.runtime.sandboxes(None).await, self.ctx.runtime.containers(None).await)
+        else {
+            return;
+        };
+        let mut orphans = HashSet::new();
+        let ours = |labels: &HashMap<String, String>| labels.get(keys::POD_UID).cloned();
+        for (uid, id) in containers.iter().filter_map(|c| Some((ours(&c.labels)?, &c.id))).filter(|(u, _)| !known(u)) {
+            tracing::info!(container = id, uid, "stopping a container of a pod that is gone");
+            let running = containers.iter().any(|c| c.id == *id && c.state() == v1::ContainerState::ContainerRunning);
+            let grace = containers.iter().find(|c| c.id == *id).and_then(|c| c.annotations.get(keys::GRACE)?.parse().ok());
+            if running && let Err(error) = self.ctx.runtime.stop_container(id, grace.unwrap_or(30)).await {
+                tracing::warn!(container = id, %error, "orphan not stopped");
+                continue;
+            }
+            if let Err(error) = self.ctx.runtime.remove_container(id).await {
+                tracing::warn!(container = id, %error, "orphan not removed");
+            }
+            orphans.insert(uid);
+        }
+        for (uid, id) in sandboxes.iter().filter_map(|s| Some((ours(&s.labels)?, &s.id))).filter(|(u, _)| !known(u)) {
+            let stopped = self.ctx.runtime.stop_sandbox(id).await;
+            if let Err(error) = match stopped {
+                Ok(()) => self.ctx.runtime.remove_sandbox(id).await,
+                failed => failed,
+            } {
+                tracing::warn!(sandbox = id, %error, "orphan not removed");
+            }
+            orphans.insert(uid);
+        }
+        let ctx = self.ctx.clone();
+        let left: Vec<String> = ctx.volumes.pods().into_iter().chain(ctx.cgroups.pods()).filter(|u| !known(u)).collect();
+        let sweep = move || {
+            for uid in left {
+                ctx.cgroups.remove_pod(&uid);
+                if let Err(error) = ctx.volumes.tear_down(&uid) {
+                    tracing::warn!(uid, %error, "orphaned volumes not removed");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(sweep).await {
+            tracing::warn!(%error, "housekeeping broke off");
+        }
+    }
+}
+
+/// Turns the runtime's events into UIDs; an empty one says that anything may have changed.
+async fn watch_runtime(
+    ctx: Ctx,
+    changes: mpsc::UnboundedSender<String>,
+    poke: Arc<Notify>,
+    shutdown: CancellationToken,
+) {
+    let work = async {
+        loop {
+            match ctx.runtime.events().await {
+                Ok(mut events) => {
+                    let _ = changes.send(String::new());
+                    poke.notify_one();
+                    while let Some(Ok(event)) = events.next().await {
+                        if let Some(uid) = uid_of(&event) {
+                            let _ = changes.send(uid);
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) if error.is_unimplemented() => return relist(&ctx, &changes).await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+            }
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}
+
+fn uid_of(event: &v1::ContainerEventResponse) -> Option<String> {
+    event.pod_sandbox_status.as_ref()?.metadata.as_ref().map(|m| m.uid.clone())
+}
+
+/// For runtimes without an event stream: looks once a second and compares.
+async fn relist(ctx: &Ctx, changes: &mpsc::UnboundedSender<String>) {
+    let mut known: HashMap<String, (String, i32)> = HashMap::new();
+    loop {
+        if let (Ok(sandboxes), Ok(containers)) = (ctx.runtime.sandboxes(None).await, ctx.runtime.containers(None).await) {
+            let uid = |labels: &HashMap<String, String>| labels.get(keys::POD_UID).cloned().unwrap_or_default();
+            let boxes = sandboxes.iter().map(|s| (s.id.clone(), (uid(&s.labels), s.state)));
+            let all = containers.iter().map(|c| (c.id.clone(), (uid(&c.labels), c.state)));
+            let now: HashMap<_, _> = boxes.chain(all).collect();
+            let gone = known.iter().filter(|(id, _)| !now.contains_key(*id));
+            let new = now.iter().filter(|(id, state)| known.get(*id) != Some(*state));
+            let dirty: HashSet<&String> = gone.chain(new).map(|(_, (uid, _))| uid).filter(|u| !u.is_empty()).collect();
+            for uid in dirty {
+                let _ = changes.send(uid.clone());
+            }
+            known = now;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,146 @@
+//! What every pod worker shares: connections, the node's facts, and the ways to the disk.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use client::{Informer, Recorder};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    cgroup::Cgroups,
+    config::Config,
+    pod::{
+        env::Sources,
+        resources::Amounts,
+        sandbox_config::NodeNet,
+        spec::{self, Role},
+    },
+    references::References,
+    runtime::Runtime,
+    tokens::Tokens,
+    volume::Volumes,
+};
+
+/// Facts that hold for the process' life.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    /// The node's name.
+    pub name: String,
+    /// Its addresses.
+    pub ips: Vec<String>,
+    /// What pods may use, with plain amounts.
+    pub allocatable: Amounts,
+    /// All memory.
+    pub memory: i64,
+    /// `containerd`, `knarr`.
+    pub runtime_name: String,
+    /// Resolver facts.
+    pub net: NodeNet,
+}
+
+/// Shared by all workers.
+pub struct Shared {
+    /// Flags.
+    pub config: Config,
+    /// The API.
+    pub client: kube::Client,
+    /// The runtime.
+    pub runtime: Runtime,
+    /// Events.
+    pub recorder: Recorder,
+    /// Facts.
+    pub facts: NodeFacts,
+    /// The disk.
+    pub volumes: Volumes,
+    /// The QoS tree.
+    pub cgroups: Cgroups,
+    /// ConfigMaps and Secrets.
+    pub references: References,
+    /// Service account tokens.
+    pub tokens: Tokens,
+    /// Services, for environments.
+    pub services: Informer<Service>,
+    /// This node's object.
+    pub node: Informer<Node>,
+    /// How many pulls may run.
+    pub pulls: Semaphore,
+    /// Pods with a network of their own may start.
+    pub network_ready: watch::Sender<bool>,
+    /// The runtime answers.
+    pub runtime_ready: AtomicBool,
+}
+
+/// What workers hold.
+pub type Ctx = Arc<Shared>;
+
+impl Shared {
+    /// Where a pod's logs are.
+    pub fn log_dir(&self, pod: &Pod) -> PathBuf {
+        let name = format!("{}_{}_{}", spec::namespace(pod), spec::name(pod), spec::uid(pod));
+        self.config.pod_logs_dir.join(name)
+    }
+
+    /// Everything a pod's environment and volumes draw from.
+    pub async fn sources(&self, pod: &Pod, pod_ips: Vec<String>) -> Result<Sources, String> {
+        let objects = self.references.objects(pod).await?;
+        self.services.synced().await;
+        let mut services: Vec<Service> =
+            self.services.list_namespace(spec::namespace(pod)).iter().map(|s| Service::clone(s)).collect();
+        if spec::namespace(pod) != "default" {
+            let kubernetes = self.services.get(&client::Key::new("default", "kubernetes"));
+            services.extend(kubernetes.map(|s| Service::clone(&s)));
+        }
+        Ok(Sources {
+            config_maps: objects.config_maps,
+            secrets: objects.secrets,
+            services,
+            pod_ips,
+            host_ips: self.facts.ips.clone(),
+            allocatable: self.facts.allocatable.clone(),
+        })
+    }
+
+    /// An event about a pod.
+    pub fn event(&self, pod: &Pod, kind: &str, reason: &str, message: impl Into<String>) {
+        self.recorder.record(reference(pod, None), kind, reason, message.into());
+    }
+
+    /// An event about one of its containers.
+    pub fn container_event(&self, pod: &Pod, container: &str, kind: &str, reason: &str, message: impl Into<String>) {
+        self.recorder.record(reference(pod, Some(container)), kind, reason, message.into());
+    }
+
+    /// Whether the runtime answers.
+    pub fn runtime_answers(&self) -> bool {
+        self.runtime_ready.load(Ordering::Relaxed)
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+fn reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
+    let field_path = container.map(|name| match spec::member(pod, name).map(|m| m.role) {
+        Some(Role::Init | Role::Sidecar) => format!("spec.initContainers{{{name}}}"),
+        Some(Role::Ephemeral) => format!("spec.ephemeralContainers{{{name}}}"),
+        _ => format!("spec.containers{{{name}}}"),
+    });
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        field_path,
+        kind: Some("Pod".to_owned()),
+        name: pod.metadata.name.clone(),
+        namespace: pod.metadata.namespace.clone(),
+        resource_version: pod.metadata.resource_version.clone(),
+        uid: Some(spec::uid(pod)),
+    }
+}

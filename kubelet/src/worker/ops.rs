@@ -1,0 +1,256 @@
+//! What a worker has under way: each operation ends in a [`Done`].
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, Volume};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+
+use super::start::{Failure, Order};
+use crate::{
+    pod::{
+        record::PodRecord,
+        spec::{self, Member},
+    },
+    runtime::RuntimeError,
+    shared::Ctx,
+    volume::payload::{self, Material},
+};
+
+/// `(volume, message)` of each volume that is not there.
+pub type MountFailures = Vec<(String, String)>;
+
+/// How an operation ended.
+pub enum Done {
+    /// Volumes are in place until then (a token wants renewal), or which are not and why.
+    Volumes(Result<Option<Timestamp>, MountFailures>),
+    /// A sandbox was made.
+    Sandbox(Result<(), RuntimeError>),
+    /// Sandboxes were stopped.
+    SandboxesStopped(Result<(), RuntimeError>),
+    /// A container was started.
+    Started {
+        /// Its name.
+        name: String,
+        /// Its id.
+        result: Result<String, Failure>,
+    },
+    /// A postStart hook ended.
+    PostStart {
+        /// The container.
+        name: String,
+        /// Its id.
+        id: String,
+        /// What went wrong.
+        result: Result<(), String>,
+    },
+    /// A preStop hook ended.
+    PreStop {
+        /// The container's id.
+        id: String,
+    },
+    /// A stop was carried out.
+    Stopped {
+        /// The container's id.
+        id: String,
+        /// What went wrong.
+        result: Result<(), RuntimeError>,
+    },
+    /// The status was written; the object as it is now.
+    Status(Result<Box<Pod>, kube::Error>),
+    /// Volumes and cgroup are gone.
+    TornDown(Result<(), String>),
+    /// The object was deleted.
+    Deleted(Result<(), kube::Error>),
+    /// Containers and sandboxes are gone from the runtime.
+    Removed(Result<(), RuntimeError>),
+    /// Something small that needs no answer.
+    Nothing,
+}
+
+/// Sets up all volumes of a pod, or brings them up to date.
+pub async fn volumes(ctx: Ctx, pod: Pod, ips: Vec<String>) -> Done {
+    let list: Vec<Volume> = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).cloned().collect();
+    let sources = match ctx.sources(&pod, ips).await {
+        Ok(sources) => sources,
+        Err(message) => {
+            let first = list.first().map_or(String::new(), |v| v.name.clone());
+            return Done::Volumes(Err(vec![(first, message)]));
+        }
+    };
+    let (tokens, renew) = match ctx.tokens.of(&pod).await {
+        Ok(tokens) => tokens,
+        Err(message) => {
+            let asks = |v: &&Volume| {
+                let mut sources = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+                sources.any(|s| s.service_account_token.is_some())
+            };
+            let name = list.iter().find(asks).map_or(String::new(), |v| v.name.clone());
+            return Done::Volumes(Err(vec![(name, message)]));
+        }
+    };
+    let work = move || {
+        let mut failed = MountFailures::new();
+        if let Err(error) = ctx.volumes.prepare(&spec::uid(&pod)) {
+            failed.push((String::new(), error.to_string()));
+        }
+        let material = Material { sources: &sources, tokens: &tokens };
+        for volume in &list {
+            let made = payload::build(&pod, volume, &material)
+                .map_err(Into::into)
+                .and_then(|payload| ctx.volumes.set_up(&pod, volume, payload));
+            if let Err(error) = made {
+                failed.push((volume.name.clone(), error.to_string()));
+            }
+        }
+        if failed.is_empty() { Ok(renew) } else { Err(failed) }
+    };
+    let result = tokio::task::spawn_blocking(work).await;
+    Done::Volumes(result.unwrap_or_else(|e| Err(vec![(String::new(), e.to_string())])))
+}
+
+/// Makes the pod's cgroup, log directory and sandbox.
+pub async fn sandbox(ctx: Ctx, pod: Pod, attempt: u32) -> Done {
+    let prepared = {
+        let (ctx, pod) = (ctx.clone(), pod.clone());
+        let prepare = move || {
+            ctx.cgroups.make_pod(&pod);
+            std::fs::create_dir_all(ctx.log_dir(&pod))
+        };
+        tokio::task::spawn_blocking(prepare).await
+    };
+    if let Ok(Err(error)) = prepared {
+        let status = tonic::Status::internal(format!("make the log directory: {error}"));
+        return Done::Sandbox(Err(RuntimeError { call: "run_pod_sandbox", status }));
+    }
+    let config = super::start::sandbox(&ctx, &pod, attempt);
+    let handler = spec::spec(&pod).runtime_class_name.unwrap_or_default();
+    Done::Sandbox(ctx.runtime.run_sandbox(config, &handler).await.map(drop))
+}
+
+/// Stops sandboxes, one after the other.
+pub async fn stop_sandboxes(ctx: Ctx, ids: Vec<String>) -> Done {
+    for id in ids {
+        if let Err(error) = ctx.runtime.stop_sandbox(&id).await {
+            return Done::SandboxesStopped(Err(error));
+        }
+    }
+    Done::SandboxesStopped(Ok(()))
+}
+
+/// Starts a container.
+pub async fn start(ctx: Ctx, order: Order) -> Done {
+    let result = super::start::start(&ctx, &order).await;
+    Done::Started { name: order.member.container.name, result }
+}
+
+/// Runs a postStart hook.
+pub async fn post_start(ctx: Ctx, member: Member, id: String, hook: LifecycleHandler, ip: String) -> Done {
+    // Upstream sets no limit; a day is the same and cannot overflow anything.
+    let limit = Duration::from_secs(24 * 3600);
+    let result = super::hooks::run(&ctx.runtime, &hook, &member.container, &id, &ip, limit).await;
+    Done::PostStart { name: member.container.name, id, result }
+}
+
+/// A preStop hook and what it runs in.
+pub struct PreStop {
+    /// The pod.
+    pub pod: Pod,
+    /// The container.
+    pub member: Member,
+    /// The container's id.
+    pub id: String,
+    /// The hook.
+    pub hook: LifecycleHandler,
+    /// The pod's address.
+    pub ip: String,
+    /// It may run until then.
+    pub deadline: Timestamp,
+}
+
+/// Runs a preStop hook until its deadline at most.
+pub async fn pre_stop(ctx: Ctx, order: PreStop) -> Done {
+    let PreStop { pod, member, id, hook, ip, deadline } = order;
+    let limit = Duration::try_from(deadline.duration_since(ctx.now())).unwrap_or_default();
+    let run = super::hooks::run(&ctx.runtime, &hook, &member.container, &id, &ip, limit);
+    if let Ok(Err(_)) = tokio::time::timeout(limit, run).await {
+        ctx.container_event(&pod, &member.container.name, "Warning", "FailedPreStopHook", "PreStopHook failed");
+    }
+    Done::PreStop { id }
+}
+
+/// Stops a container.
+pub async fn stop(ctx: Ctx, id: String, seconds: i64) -> Done {
+    let result = ctx.runtime.stop_container(&id, seconds).await;
+    Done::Stopped { id, result }
+}
+
+fn api(ctx: &Ctx, pod: &Pod) -> Api<Pod> {
+    Api::namespaced(ctx.client.clone(), spec::namespace(pod))
+}
+
+/// Writes a status patch.
+pub async fn status(ctx: Ctx, pod: Pod, patch: serde_json::Value, pause: Duration) -> Done {
+    tokio::time::sleep(pause).await;
+    let params = PatchParams::default();
+    let written = api(&ctx, &pod).patch_status(spec::name(&pod), &params, &Patch::Strategic(patch)).await;
+    Done::Status(written.map(Box::new))
+}
+
+/// Removes volumes, cgroup and tokens.
+pub async fn tear_down(ctx: Ctx, uid: String, pause: Duration) -> Done {
+    tokio::time::sleep(pause).await;
+    let work = move || {
+        ctx.tokens.forget(&uid);
+        ctx.references.unregister(&uid);
+        ctx.cgroups.remove_pod(&uid);
+        ctx.volumes.tear_down(&uid).map_err(|e| e.to_string())
+    };
+    let result = tokio::task::spawn_blocking(work).await;
+    Done::TornDown(result.unwrap_or_else(|e| Err(e.to_string())))
+}
+
+/// Deletes the object for good.
+pub async fn delete(ctx: Ctx, pod: Pod, pause: Duration) -> Done {
+    tokio::time::sleep(pause).await;
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    Done::Deleted(api(&ctx, &pod).delete(spec::name(&pod), &params).await.map(drop))
+}
+
+/// Removes containers, sandboxes and logs.
+pub async fn remove(ctx: Ctx, record: PodRecord, log_dir: PathBuf, pause: Duration) -> Done {
+    tokio::time::sleep(pause).await;
+    for container in &record.containers {
+        if let Err(error) = ctx.runtime.remove_container(&container.id).await {
+            return Done::Removed(Err(error));
+        }
+    }
+    for sandbox in &record.sandboxes {
+        if let Err(error) = ctx.runtime.remove_sandbox(&sandbox.id).await {
+            return Done::Removed(Err(error));
+        }
+    }
+    if let Err(error) = tokio::fs::remove_dir_all(&log_dir).await {
+        tracing::debug!(dir = %log_dir.display(), %error, "logs not removed");
+    }
+    Done::Removed(Ok(()))
+}
+
+/// Removes dead instances of containers that have been replaced; the last dead one stays for `kubectl logs --previous`.
+pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
+    let mut dead: HashMap<&str, usize> = HashMap::new();
+    for container in record.containers.iter().filter(|c| !c.may_live() && c.id != started) {
+        let seen = dead.entry(&container.name).or_default();
+        *seen += usize::from(container.is_exited());
+        let kept = *seen == 1 && container.is_exited();
+        if !kept && ctx.runtime.remove_container(&container.id).await.is_ok() && !container.log_path.is_empty() {
+            // The log may never have been made.
+            let _ = tokio::fs::remove_file(&container.log_path).await;
+        }
+    }
+    Done::Nothing
+}

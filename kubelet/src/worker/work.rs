@@ -1,0 +1,630 @@
+//! The worker's loop: what it looks at and what it starts. How operations end is in [`super::settle`].
+
+use std::{collections::HashSet, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Handle, Input,
+    ops::{self, Done},
+    start::Order,
+};
+use crate::{
+    pod::{
+        admission::Rejection,
+        decide::{self, Action, Observed},
+        memory::{Memory, ProbeResults, Stopping},
+        record::{PodRecord, State},
+        spec::{self, Role},
+        status, status_patch,
+        terminate::{self, StopAction},
+    },
+    probe,
+    shared::Ctx,
+};
+
+/// Where a pod stands on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Meant to run.
+    Running,
+    /// Being stopped.
+    Terminating {
+        /// Gone by then.
+        deadline: Timestamp,
+    },
+    /// Nothing lives; volumes and cgroup are being removed.
+    TearingDown,
+    /// Nothing is left but dead containers and their logs.
+    Stopped,
+    /// The object is gone: the rest is being removed.
+    Removing,
+    /// Over.
+    Finished,
+}
+
+/// A worker that has ended, by UID.
+#[derive(Clone, Debug)]
+pub struct Finished(pub String);
+
+/// One kind of operation: whether it is under way, and how often it failed since it last went well.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Effort {
+    pub busy: bool,
+    pub failures: u32,
+}
+
+impl Effort {
+    /// How long to wait before the next try.
+    fn pause(self) -> Duration {
+        if self.failures == 0 { Duration::ZERO } else { Duration::from_millis(250 << self.failures.min(7)) }
+    }
+
+    pub(super) fn end(&mut self, ok: bool) {
+        self.busy = false;
+        self.failures = if ok { 0 } else { self.failures + 1 };
+    }
+}
+
+/// What a worker knows of its pod's volumes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mounting {
+    pub effort: Effort,
+    /// Something may have changed.
+    pub stale: bool,
+    pub retry_at: Option<Timestamp>,
+    /// A token wants renewal.
+    pub renew_at: Option<Timestamp>,
+}
+
+pub(super) struct Worker {
+    pub ctx: Ctx,
+    pub uid: String,
+    pub pod: Pod,
+    /// What we last said; its timestamps and states carry over.
+    pub said: Option<PodStatus>,
+    /// The object is gone from the API.
+    pub removed: bool,
+    pub stage: Stage,
+    /// What ended the pod before its containers did.
+    pub failed: Option<(String, String)>,
+    rejected: Option<Rejection>,
+    pub record: PodRecord,
+    /// The runtime may hold something else than `record`.
+    pub dirty: bool,
+    pub memory: Memory,
+    probes: probe::Probes,
+    pub running: JoinSet<Done>,
+    wake_at: Option<Timestamp>,
+    pub mounting: Mounting,
+    pub writing: Effort,
+    pub removing: Effort,
+    pub deleting: Effort,
+    network_announced: bool,
+    began: Timestamp,
+}
+
+/// Starts a worker. `ended` hears of its end; with `rejected` it only reports that the node does not take the pod.
+pub fn spawn(
+    ctx: Ctx,
+    pod: Pod,
+    rejected: Option<Rejection>,
+    ended: mpsc::UnboundedSender<Finished>,
+    shutdown: CancellationToken,
+) -> Handle {
+    let (inputs, mailbox) = mpsc::unbounded_channel();
+    let worker = Worker::new(ctx, pod, rejected, probe::Probes::new(inputs.downgrade()));
+    let uid = worker.uid.clone();
+    let loop_ = Box::pin(worker.run(mailbox));
+    tokio::spawn(async move {
+        if shutdown.run_until_cancelled(loop_).await.is_some() {
+            // The manager only goes with the kubelet.
+            let _ = ended.send(Finished(uid));
+        }
+    });
+    Handle { inputs }
+}
+
+impl Worker {
+    fn new(ctx: Ctx, pod: Pod, rejected: Option<Rejection>, probes: probe::Probes) -> Self {
+        Self {
+            uid: spec::uid(&pod),
+            said: None,
+            removed: false,
+            stage: if rejected.is_some() { Stage::Stopped } else { Stage::Running },
+            failed: None,
+            rejected,
+            record: PodRecord::default(),
+            dirty: true,
+            memory: Memory::default(),
+            probes,
+            running: JoinSet::new(),
+            wake_at: None,
+            mounting: Mounting { effort: Effort::default(), stale: true, retry_at: None, renew_at: None },
+            writing: Effort::default(),
+            removing: Effort::default(),
+            deleting: Effort::default(),
+            network_announced: false,
+            began: ctx.now(),
+            pod,
+            ctx,
+        }
+    }
+
+    async fn run(mut self, mut mailbox: mpsc::UnboundedReceiver<Input>) {
+        if self.rejected.is_none() {
+            self.ctx.references.register(&self.pod);
+            if spec::is_terminal(self.pod.status.as_ref().and_then(|s| s.phase.as_deref())) {
+                self.terminate(None);
+            }
+        }
+        while self.stage != Stage::Finished {
+            self.step().await;
+            let timer = self.wake_at.map(|at| Duration::try_from(at.duration_since(self.ctx.now())).unwrap_or_default());
+            if self.stage == Stage::Finished {
+                break;
+            }
+            tokio::select! {
+                biased;
+                input = mailbox.recv() => match input {
+                    Some(input) => self.hear(input),
+                    None => break,
+                },
+                Some(done) = self.running.join_next() => match done {
+                    Ok(done) => self.settle(done),
+                    Err(error) => tracing::error!(pod = spec::full_name(&self.pod), %error, "an operation broke off"),
+                },
+                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
+            }
+            while let Ok(input) = mailbox.try_recv() {
+                self.hear(input);
+            }
+            while let Some(Ok(done)) = self.running.try_join_next() {
+                self.settle(done);
+            }
+        }
+        self.ctx.references.unregister(&self.uid);
+    }
+
+    fn hear(&mut self, input: Input) {
+        match input {
+            Input::Pod(pod) => self.take(&pod),
+            Input::Removed => self.removed = true,
+            Input::Runtime => self.dirty = true,
+            Input::Node => {
+                self.dirty = true;
+                self.memory.sandbox_retry_at = None;
+            }
+            Input::Sources => {
+                self.mounting.stale = true;
+                self.mounting.retry_at = None;
+                for container in self.memory.containers.values_mut() {
+                    // What could not be configured may be possible now.
+                    if container.failure.as_ref().is_some_and(|f| f.reason == "CreateContainerConfigError") {
+                        container.failure = None;
+                    }
+                }
+            }
+            Input::Probe { container, id, kind, ok } => {
+                let memory = self.memory.container_mut(&container);
+                if memory.probed.as_deref() == Some(id.as_str()) {
+                    match kind {
+                        probe::Kind::Startup => memory.probes.startup = Some(ok),
+                        probe::Kind::Liveness => memory.probes.liveness = Some(ok),
+                        probe::Kind::Readiness => memory.probes.readiness = Some(ok),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a newer state of the object.
+    pub(super) fn take(&mut self, pod: &Pod) {
+        if client::revision_of(&pod.metadata) < client::revision_of(&self.pod.metadata) {
+            return;
+        }
+        let matters = |p: &Pod| (p.spec.clone(), p.metadata.labels.clone(), p.metadata.annotations.clone());
+        let changed = matters(pod) != matters(&self.pod);
+        self.pod = pod.clone();
+        if changed && self.stage == Stage::Running {
+            self.mounting.stale = true;
+            self.ctx.references.register(&self.pod);
+        }
+    }
+
+    /// The pod with the newest status known: ours where we have spoken, others' conditions as the API has them.
+    pub(super) fn view(&self) -> Pod {
+        let mut pod = self.pod.clone();
+        let Some(said) = &self.said else { return pod };
+        let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+        let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| own.contains(&c.type_.as_str());
+        let mut status = said.clone();
+        let mut conditions: Vec<_> = said.conditions.iter().flatten().filter(ours).cloned().collect();
+        let theirs = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.extend(theirs.filter(|c| !ours(c)).cloned());
+        status.conditions = Some(conditions);
+        status.resize = pod.status.as_ref().and_then(|s| s.resize.clone());
+        pod.status = Some(status);
+        pod
+    }
+
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
+    }
+
+    /// One look: observe, decide, act, publish.
+    async fn step(&mut self) {
+        self.wake_at = None;
+        if self.dirty {
+            self.observe().await;
+        }
+        let now = self.ctx.now();
+        if self.stage == Stage::Running {
+            self.run_stage(now);
+        }
+        if let Stage::Terminating { deadline } = self.stage {
+            self.stop_stage(deadline, now);
+        }
+        if self.stage == Stage::TearingDown && !self.removing.busy {
+            self.removing.busy = true;
+            self.running.spawn(ops::tear_down(self.ctx.clone(), self.uid.clone(), self.removing.pause()));
+        }
+        self.watch_probes();
+        let written = self.publish(now);
+        if self.stage == Stage::Stopped {
+            self.stopped_stage(written);
+        }
+        if self.stage == Stage::Removing && !self.removing.busy {
+            self.removing.busy = true;
+            let (logs, record) = (self.ctx.log_dir(&self.pod), self.record.clone());
+            self.running.spawn(ops::remove(self.ctx.clone(), record, logs, self.removing.pause()));
+        }
+    }
+
+    async fn observe(&mut self) {
+        match self.ctx.runtime.pod(&self.uid, &self.record).await {
+            Ok(record) => (self.record, self.dirty) = (record, false),
+            Err(error) => {
+                tracing::warn!(pod = spec::full_name(&self.pod), call = error.call, %error, "the runtime does not answer");
+                self.wake(self.ctx.now() + SignedDuration::from_secs(1));
+            }
+        }
+    }
+
+    fn run_stage(&mut self, now: Timestamp) {
+        if self.removed || spec::is_deleting(&self.pod) {
+            return self.terminate(None);
+        }
+        if let Some(deadline) = self.active_deadline() {
+            if now >= deadline {
+                let message = "Pod was active on the node longer than the specified deadline".to_owned();
+                self.ctx.event(&self.pod, "Normal", "DeadlineExceeded", message.clone());
+                return self.terminate(Some(("DeadlineExceeded".to_owned(), message)));
+            }
+            self.wake(deadline);
+        }
+        if self.dirty {
+            // Without knowing what runs, nothing is started.
+            return;
+        }
+        self.mount(now);
+        let view = self.view();
+        let decision =
+            decide::decide(&Observed { pod: &view, runtime: &self.record, memory: &self.memory, now });
+        if decision.ended {
+            return self.terminate(None);
+        }
+        if let Some(at) = decision.wake_at {
+            self.wake(at);
+        }
+        self.note_crash_waits(&decision.waiting);
+        for action in decision.actions {
+            self.act(action, now);
+        }
+        let mut stops = terminate::Stops::default();
+        terminate::advance(&self.pod, &self.record, &self.memory, None, now, &mut stops);
+        self.carry_out(stops);
+        self.pull_backoffs(now);
+    }
+
+    fn note_crash_waits(&mut self, waiting: &[decide::CrashWait]) {
+        for wait in waiting {
+            let (ctx, pod) = (&self.ctx, &self.pod);
+            let memory = self.memory.containers.entry(wait.name.clone()).or_default();
+            if memory.waiting_until != Some(wait.until) {
+                let text = format!("Back-off restarting failed container {} in pod {}", wait.name, spec::full_name(pod));
+                ctx.container_event(pod, &wait.name, "Warning", "BackOff", text);
+            }
+            memory.waiting_until = Some(wait.until);
+        }
+        for (name, memory) in &mut self.memory.containers {
+            if !waiting.iter().any(|w| w.name == *name) {
+                memory.waiting_until = None;
+            }
+        }
+    }
+
+    fn active_deadline(&self) -> Option<Timestamp> {
+        let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
+        let start = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(self.began, |t| t.0);
+        Some(start + SignedDuration::from_secs(seconds))
+    }
+
+    /// Keeps volumes in place and up to date.
+    fn mount(&mut self, now: Timestamp) {
+        if let Some(at) = self.mounting.renew_at {
+            if now >= at {
+                (self.mounting.stale, self.mounting.renew_at) = (true, None);
+            } else {
+                self.wake(at);
+            }
+        }
+        if let Some(at) = self.mounting.retry_at.filter(|at| *at > now) {
+            return self.wake(at);
+        }
+        if self.mounting.stale && !self.mounting.effort.busy {
+            (self.mounting.stale, self.mounting.effort.busy) = (false, true);
+            let ips = self.record.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default();
+            self.running.spawn(ops::volumes(self.ctx.clone(), self.pod.clone(), ips));
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Timestamp) {
+        match action {
+            Action::StartSandbox { attempt } => {
+                if !spec::host_network(&self.pod) && !*self.ctx.network_ready.borrow() {
+                    if !std::mem::replace(&mut self.network_announced, true) {
+                        let message = "network is not ready: container runtime network not ready: NetworkReady=false";
+                        self.ctx.event(&self.pod, "Warning", "NetworkNotReady", message);
+                    }
+                    return;
+                }
+                if attempt > 0 {
+                    let message = "Pod sandbox changed, it will be killed and re-created.";
+                    self.ctx.event(&self.pod, "Normal", "SandboxChanged", message);
+                }
+                self.memory.sandbox_starting = true;
+                self.running.spawn(ops::sandbox(self.ctx.clone(), self.pod.clone(), attempt));
+            }
+            Action::Start { name, after } => self.start(&name, after, now),
+            Action::Kill { id, name, message, grace } => {
+                let grace = grace.unwrap_or_else(|| terminate::grace_seconds(&self.pod));
+                self.ctx.container_event(&self.pod, &name, "Normal", "Killing", message);
+                self.begin_stop(&id, &name, now + SignedDuration::from_secs(grace));
+            }
+        }
+    }
+
+    fn start(&mut self, name: &str, after: Option<Timestamp>, now: Timestamp) {
+        let (Some(member), Some(sandbox)) = (spec::member(&self.pod, name), self.record.ready_sandbox()) else { return };
+        let view = self.view();
+        let before = self.record.latest(name).map(|r| r.restart_count + 1);
+        let restart_count = before.unwrap_or_else(|| said_restarts(&view, name));
+        let order = Order {
+            sandbox: sandbox.id.clone(),
+            sandbox_attempt: sandbox.attempt,
+            restart_count,
+            ips: if spec::host_network(&view) { self.ctx.facts.ips.clone() } else { sandbox.ips.clone() },
+            target_id: member.target.as_ref().and_then(|t| self.record.latest(t)).map(|r| r.id.clone()),
+            pod: view,
+            member,
+        };
+        let memory = self.memory.container_mut(name);
+        if let Some(after) = after {
+            memory.crash.next(after, now);
+        }
+        memory.waiting_until = None;
+        self.memory.starting = Some(name.to_owned());
+        self.running.spawn(ops::start(self.ctx.clone(), order));
+    }
+
+    fn stop_sandboxes(&mut self) {
+        self.memory.sandbox_stopping = true;
+        let ids = self.record.sandboxes.iter().filter(|s| s.ready).map(|s| s.id.clone()).collect();
+        self.running.spawn(ops::stop_sandboxes(self.ctx.clone(), ids));
+    }
+
+    /// Begins to stop a container: the preStop hook first.
+    pub(super) fn begin_stop(&mut self, id: &str, name: &str, deadline: Timestamp) {
+        let member = spec::member(&self.pod, name);
+        let hook = member.as_ref().and_then(|m| m.container.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
+        let stopping = Stopping { deadline, hook_done: hook.is_none(), sent: None };
+        self.memory.stopping.insert(id.to_owned(), stopping);
+        if let (Some(member), Some(hook)) = (member, hook) {
+            let (pod, id, ip) = (self.pod.clone(), id.to_owned(), self.ip());
+            let order = ops::PreStop { pod, member, id, hook, ip, deadline };
+            self.running.spawn(ops::pre_stop(self.ctx.clone(), order));
+        }
+        // The next step follows at once.
+        self.wake(self.ctx.now());
+    }
+
+    /// The address that probes and hooks connect to.
+    pub(super) fn ip(&self) -> String {
+        let own = self.record.ready_sandbox().and_then(|s| s.ips.first().cloned());
+        own.or_else(|| self.ctx.facts.ips.first().cloned()).unwrap_or_default()
+    }
+
+    fn carry_out(&mut self, stops: terminate::Stops) {
+        for action in stops.actions {
+            match action {
+                StopAction::Begin { id, name, deadline } => {
+                    let message = format!("Stopping container {name}");
+                    self.ctx.container_event(&self.pod, &name, "Normal", "Killing", message);
+                    self.begin_stop(&id, &name, deadline);
+                }
+                StopAction::Stop { id, timeout, deadline, .. } => {
+                    if let Some(stopping) = self.memory.stopping.get_mut(&id) {
+                        stopping.sent = Some(deadline);
+                    }
+                    self.running.spawn(ops::stop(self.ctx.clone(), id, timeout));
+                }
+                StopAction::StopSandboxes => self.stop_sandboxes(),
+            }
+        }
+        if let Some(at) = stops.wake_at {
+            self.wake(at);
+        }
+    }
+
+    /// `ErrImagePull` turns into `ImagePullBackOff` while it waits.
+    fn pull_backoffs(&mut self, now: Timestamp) {
+        let mut look_again = None;
+        for (name, memory) in &mut self.memory.containers {
+            let Some(failure) = memory.failure.as_mut().filter(|f| f.reason == "ErrImagePull") else { continue };
+            let turn = failure.at + SignedDuration::from_secs(3);
+            if now < turn {
+                look_again = Some(turn);
+                continue;
+            }
+            let image = spec::member(&self.pod, name).and_then(|m| m.container.image).unwrap_or_default();
+            let text = format!("Back-off pulling image \"{image}\"");
+            failure.message = format!("{text}: ErrImagePull: {}", failure.message);
+            failure.reason = "ImagePullBackOff".to_owned();
+            self.ctx.container_event(&self.pod, name, "Normal", "BackOff", text);
+            self.ctx.container_event(&self.pod, name, "Warning", "Failed", "Error: ImagePullBackOff");
+        }
+        if let Some(at) = look_again {
+            self.wake(at);
+        }
+    }
+
+    fn terminate(&mut self, failed: Option<(String, String)>) {
+        self.failed = self.failed.take().or(failed);
+        let grace = terminate::grace_seconds(&self.pod);
+        self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
+    }
+
+    fn stop_stage(&mut self, deadline: Timestamp, now: Timestamp) {
+        let mut deadline = deadline;
+        if let Some(asked) = self.pod.metadata.deletion_timestamp.as_ref() {
+            // A deletion with a shorter grace period may have come in; its time is when the API wants the pod gone.
+            deadline = deadline.min(asked.0.max(now));
+            self.stage = Stage::Terminating { deadline };
+        }
+        if self.dirty {
+            return;
+        }
+        let stops = terminate::pod(&self.pod, &self.record, &self.memory, deadline, now);
+        if stops.done {
+            self.stage = Stage::TearingDown;
+        } else {
+            self.carry_out(stops);
+        }
+    }
+
+    fn stopped_stage(&mut self, written: bool) {
+        if self.removed {
+            self.stage = Stage::Removing;
+        } else if spec::is_deleting(&self.pod) && written && !self.deleting.busy {
+            self.deleting.busy = true;
+            self.running.spawn(ops::delete(self.ctx.clone(), self.pod.clone(), self.deleting.pause()));
+        }
+    }
+
+    /// Computes the status and writes it if it differs; true if the API has it.
+    fn publish(&mut self, now: Timestamp) -> bool {
+        if self.removed {
+            return true;
+        }
+        let view = self.view();
+        let mut status = match &self.rejected {
+            Some(r) => status::rejected(&view, &r.reason, &r.message, now),
+            None => status::generate(&status::Input {
+                pod: &view,
+                runtime: &self.record,
+                memory: &self.memory,
+                runtime_name: &self.ctx.facts.runtime_name,
+                host_ips: &self.ctx.facts.ips,
+                now,
+                ending: self.stage != Stage::Running,
+                failed: self.failed.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
+            }),
+        };
+        if matches!(self.stage, Stage::Terminating { .. }) {
+            hold_phase(&mut status, &view);
+        }
+        let old = self.pod.status.clone().unwrap_or_default();
+        let patch = status_patch::diff(&self.pod, &old, &status);
+        self.said = Some(status);
+        let Some(patch) = patch else { return !self.writing.busy };
+        if !self.writing.busy {
+            self.writing.busy = true;
+            let op = ops::status(self.ctx.clone(), self.pod.clone(), patch, self.writing.pause());
+            self.running.spawn(op);
+        }
+        false
+    }
+
+    /// Starts and ends probe tasks as containers come and go.
+    fn watch_probes(&mut self) {
+        let ending = self.stage != Stage::Running;
+        let members = match self.stage {
+            Stage::Running | Stage::Terminating { .. } => spec::members(&self.pod),
+            _ => Vec::new(),
+        };
+        let ip = self.ip();
+        let mut wanted = HashSet::new();
+        for m in members.iter().filter(|m| matches!(m.role, Role::Main | Role::Sidecar)) {
+            let Some(record) = self.record.latest(&m.container.name) else { continue };
+            let State::Running { started_at } = record.state else { continue };
+            let memory = self.memory.containers.entry(m.container.name.clone()).or_default();
+            if memory.probed.as_deref() != Some(record.id.as_str()) {
+                memory.probed = Some(record.id.clone());
+                memory.probes = inherited(&self.pod, &format!("{}://{}", self.ctx.facts.runtime_name, record.id));
+            }
+            let stopping = ending || self.memory.stopping.contains_key(&record.id);
+            let started = m.container.startup_probe.is_none() || memory.probes.startup == Some(true);
+            for (kind, probe) in probe::of(&m.container) {
+                let due = match kind {
+                    probe::Kind::Startup => !started && !stopping,
+                    probe::Kind::Liveness => started && !stopping,
+                    // Readiness goes on to the end, so that endpoints know.
+                    probe::Kind::Readiness => started,
+                };
+                if due {
+                    wanted.insert((m.container.name.clone(), kind));
+                    let target = probe::Subject { pod: &self.pod, member: m, id: &record.id, started_at, ip: &ip };
+                    self.probes.ensure(&self.ctx, &target, kind, probe);
+                }
+            }
+        }
+        self.probes.keep(&wanted);
+    }
+}
+
+/// A container that was ready before this kubelet started stays so until a probe says otherwise.
+fn inherited(pod: &Pod, id: &str) -> ProbeResults {
+    let Some(status) = &pod.status else { return ProbeResults::default() };
+    let mut said = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    match said.find(|s| s.container_id.as_deref() == Some(id)) {
+        Some(before) => ProbeResults {
+            startup: before.started.filter(|s| *s),
+            readiness: Some(before.ready).filter(|r| *r),
+            liveness: None,
+        },
+        None => ProbeResults::default(),
+    }
+}
+
+/// How often a container was started before, where only the status remembers.
+fn said_restarts(pod: &Pod, name: &str) -> i32 {
+    let Some(status) = &pod.status else { return 0 };
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    let said = lists.into_iter().flatten().flatten().find(|c| c.name == name);
+    said.map_or(0, |s| {
+        let ended_or_running = s.state.as_ref().is_some_and(|s| s.waiting.is_none());
+        s.restart_count + i32::from(ended_or_running && s.container_id.is_some())
+    })
+}
+
+/// While containers are still stopping, the phase stays what it was: the final one says that nothing lives any more.
+fn hold_phase(status: &mut PodStatus, view: &Pod) {
+    let before = view.status.as_ref().and_then(|s| s.phase.clone());
+    if spec::is_terminal(status.phase.as_deref()) && !spec::is_terminal(before.as_deref()) {
+        status.phase = before.or(Some("Pending".to_owned()));
+    }
+}
