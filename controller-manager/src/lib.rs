@@ -6,8 +6,11 @@
 pub mod config;
 pub mod context;
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
 pub mod pods;
 pub mod replicas;
+pub mod selection;
 
 use std::{future::Future, pin::Pin};
 
@@ -33,6 +36,8 @@ type Start = fn(Context) -> Running;
 
 /// All controllers under upstream's names.
 const CONTROLLERS: &[(&str, Start)] = &[
+    ("endpoints-controller", |ctx| Box::pin(endpoints::run(ctx))),
+    ("endpointslice-controller", |ctx| Box::pin(endpointslice::run(ctx))),
     ("deployment-controller", |ctx| Box::pin(deployment::run(ctx))),
     ("replicaset-controller", |ctx| Box::pin(replicas::run::<ReplicaSet>(ctx))),
     ("replicationcontroller-controller", |ctx| Box::pin(replicas::run::<ReplicationController>(ctx))),

@@ -53,6 +53,8 @@ pub struct KindInfo {
     /// kind's group, version and kind. [`Hooks::to_stored`] and [`Hooks::from_stored`] convert without loss. Both kinds
     /// see each other's objects; the cache holds the stored form.
     pub stored_as: Option<(&'static str, &'static str, &'static str)>,
+    /// The `Warning` header of every request for the kind, where it is deprecated.
+    pub deprecation: Option<&'static str>,
     /// Whether deletion without `propagationPolicy` deletes dependents in the background (all but Events, which have none).
     pub garbage_collected: bool,
 }
@@ -79,6 +81,7 @@ impl KindInfo {
         create_on_update: false,
         unconditional_update: true,
         stored_as: None,
+        deprecation: None,
         garbage_collected: true,
     };
 

@@ -1,9 +1,11 @@
 //! Kinds and the machinery they share, without I/O and without a runtime: metadata, selectors, quantities, defaults,
 //! validation, patches, schemas, tables and `Status` errors.
 
+pub mod discovery;
 pub mod duration;
 pub mod field;
 pub mod field_path;
+pub mod jsonpath;
 pub mod kind;
 pub mod kinds;
 pub mod meta;
@@ -14,3 +16,4 @@ pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;

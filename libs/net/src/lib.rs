@@ -16,7 +16,7 @@ pub mod pods;
 pub use cidr::Cidr;
 pub use error::{Error, Result};
 pub use netlink::{Link, Netlink, Route, VethEnd, Via};
-pub use pods::{Attachment, HostPort, PodNetwork, Protocol};
+pub use pods::{Attachment, Config, HostPort, PodNetwork, Protocol};
 
 /// A stable 64-bit hash (FNV-1a) for names that the kernel limits to a few characters.
 pub fn hash(text: &str) -> u64 {

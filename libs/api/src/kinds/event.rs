@@ -9,7 +9,12 @@ use super::shared::{
     columns::{column, wide},
     default_to, metadata_accessors, text,
 };
-use crate::kind::{Column, KindInfo, Resource};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Column, KindInfo, Resource},
+    names,
+};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -48,6 +53,10 @@ impl Resource for Event {
         self.source.get_or_insert_default();
         default_to(&mut self.reporting_component, "");
         default_to(&mut self.reporting_instance, "");
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        rules(self, "reportingComponent", errors);
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
@@ -115,4 +124,42 @@ fn source(event: &Event) -> String {
     let component = or(source.and_then(|s| s.component.as_ref()), &event.reporting_component);
     let instance = or(source.and_then(|s| s.host.as_ref()), &event.reporting_instance);
     if instance.is_empty() { component } else { format!("{component}, {instance}") }
+}
+
+/// Rules that both kinds of events share. Events with an `eventTime` are of the newer kind, whoever sends them.
+pub(super) fn rules(event: &Event, reporter_field: &str, errors: &mut FieldErrors) {
+    let own = text(event.metadata.namespace.as_ref());
+    let of_object = text(event.involved_object.namespace.as_ref());
+    let cluster_scoped = of_object.is_empty();
+    let newer = event.event_time.is_some();
+    let fits = match (newer, cluster_scoped) {
+        (false, true) => matches!(own, "" | "default"),
+        (false, false) => own == of_object,
+        (true, true) => matches!(own, "default" | "kube-system"),
+        (true, false) => true,
+    };
+    if !fits {
+        errors.invalid("involvedObject.namespace", &of_object, "does not match event.namespace");
+    }
+    if newer {
+        let path = Path::root(reporter_field);
+        let reporter = text(event.reporting_component.as_ref());
+        errors.non_empty(&path, reporter);
+        errors.each(&path, reporter, names::qualified_name(reporter));
+        for (field, value, max) in
+            [("reportingInstance", &event.reporting_instance, 128), ("action", &event.action, 128), ("reason", &event.reason, 128)]
+        {
+            let value = text(value.as_ref());
+            errors.non_empty(&Path::root(field), value);
+            too_long(field, value, max, errors);
+        }
+        too_long("message", text(event.message.as_ref()), 1024, errors);
+    }
+    errors.each(&Path::root("namespace"), own, names::dns1123_subdomain(own));
+}
+
+fn too_long(field: &str, value: &str, max: usize, errors: &mut FieldErrors) {
+    if value.len() > max {
+        errors.invalid(field, &"", format!("can have at most {max} characters"));
+    }
 }

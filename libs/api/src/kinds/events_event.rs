@@ -1,14 +1,18 @@
 //! events.k8s.io/v1 Event: the core Event with other field names, stored in the core form.
 
 use jiff::Timestamp;
-use k8s_openapi::api::{core, events::v1::Event};
+use k8s_openapi::api::{core::v1::Event as Core, events::v1::Event};
 use serde_json::Value;
 
 use super::{
-    event::COLUMNS,
-    shared::{default_to, metadata_accessors},
+    event::{self, COLUMNS},
+    shared::{default_to, metadata_accessors, text},
 };
-use crate::kind::{KindInfo, Resource};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, Resource, Subresource},
+};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -48,6 +52,39 @@ impl Resource for Event {
         default_to(&mut self.reporting_instance, "");
     }
 
+    fn validate(&self, errors: &mut FieldErrors) {
+        let core = as_core(self);
+        event::rules(&core, "reportingController", errors);
+        check_series(&core, errors);
+        if core.event_time.is_none() {
+            errors.required("eventTime", "");
+        }
+        let kind = text(core.type_.as_ref());
+        if !matches!(kind, "Normal" | "Warning") {
+            errors.invalid("type", &"", format!("has invalid value: {kind}"));
+        }
+        let source = core.source.clone().unwrap_or_default();
+        for (field, set) in [
+            ("firstTimestamp", core.first_timestamp.is_some()),
+            ("lastTimestamp", core.last_timestamp.is_some()),
+            ("count", core.count.is_some_and(|count| count != 0)),
+            ("source", source.component.is_some() || source.host.is_some()),
+        ] {
+            if set {
+                errors.invalid(field, &"", "needs to be unset");
+            }
+        }
+    }
+
+    fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        let (new, old) = (as_core(self), as_core(old));
+        event::rules(&new, "reportingController", errors);
+        if new.series != old.series {
+            check_series(&new, errors);
+        }
+        unchanged(&new, &old, errors);
+    }
+
     fn fields(&self) -> Vec<(&'static str, String)> {
         let object = self.regarding.clone().unwrap_or_default();
         [
@@ -74,12 +111,11 @@ impl Resource for Event {
 
     /// Of the stored form.
     fn cells_of(bytes: &[u8], now: Timestamp) -> Vec<Value> {
-        core::v1::Event::cells_of(bytes, now)
+        Core::cells_of(bytes, now)
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
-        let stored = serde_json::to_value(self).map(Self::to_stored);
-        stored.and_then(serde_json::from_value::<core::v1::Event>).map(|event| event.cells(now)).unwrap_or_default()
+        as_core(self).cells(now)
     }
 
     fn to_stored(object: Value) -> Value {
@@ -101,4 +137,56 @@ fn rename(mut object: Value, api_version: &str, names: impl Iterator<Item = (&'s
         fields.insert("apiVersion".to_owned(), api_version.into());
     }
     object
+}
+
+fn as_core(event: &Event) -> Core {
+    let event = event.clone();
+    Core {
+        action: event.action,
+        count: event.deprecated_count,
+        event_time: event.event_time,
+        first_timestamp: event.deprecated_first_timestamp,
+        involved_object: event.regarding.unwrap_or_default(),
+        last_timestamp: event.deprecated_last_timestamp,
+        message: event.note,
+        metadata: event.metadata,
+        reason: event.reason,
+        related: event.related,
+        reporting_component: event.reporting_controller,
+        reporting_instance: event.reporting_instance,
+        series: event.series.map(|series| k8s_openapi::api::core::v1::EventSeries {
+            count: Some(series.count),
+            last_observed_time: Some(series.last_observed_time),
+        }),
+        source: event.deprecated_source,
+        type_: event.type_,
+    }
+}
+
+fn check_series(event: &Core, errors: &mut FieldErrors) {
+    let Some(series) = &event.series else { return };
+    if series.count.unwrap_or(0) < 2 {
+        errors.invalid("series.count", &"", "should be at least 2");
+    }
+    if series.last_observed_time.is_none() {
+        errors.required("series.lastObservedTime", "");
+    }
+}
+
+/// An event of the newer kind changes in nothing but its series.
+fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
+    let at = Path::root;
+    errors.immutable(&at("involvedObject"), &new.involved_object, &old.involved_object);
+    errors.immutable(&at("reason"), &new.reason, &old.reason);
+    errors.immutable(&at("message"), &new.message, &old.message);
+    errors.immutable(&at("source"), &new.source, &old.source);
+    errors.immutable(&at("firstTimestamp"), &new.first_timestamp, &old.first_timestamp);
+    errors.immutable(&at("lastTimestamp"), &new.last_timestamp, &old.last_timestamp);
+    errors.immutable(&at("count"), &new.count, &old.count);
+    errors.immutable(&at("type"), &new.type_, &old.type_);
+    errors.immutable(&at("eventTime"), &new.event_time, &old.event_time);
+    errors.immutable(&at("action"), &new.action, &old.action);
+    errors.immutable(&at("related"), &new.related, &old.related);
+    errors.immutable(&at("reportingController"), &new.reporting_component, &old.reporting_component);
+    errors.immutable(&at("reportingInstance"), &new.reporting_instance, &old.reporting_instance);
 }

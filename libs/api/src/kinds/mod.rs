@@ -23,3 +23,7 @@ pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static 
 #[cfg(test)]
 #[path = "shared/golden.rs"]
 mod golden;
+
+#[cfg(test)]
+#[path = "shared/validation.rs"]
+mod validation;

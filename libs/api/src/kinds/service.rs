@@ -14,7 +14,11 @@ use super::shared::{
     columns::{AGE, NAME, SELECTOR, column},
     default_to, metadata_accessors, text,
 };
+use crate::field::FieldErrors;
 use crate::kind::{Context, KindInfo, NameRule, Resource, Subresource};
+
+#[path = "service/rules.rs"]
+mod rules;
 
 /// The type of this kind.
 pub type Served = Service;
@@ -75,6 +79,22 @@ impl Resource for Service {
         if !is(spec, "LoadBalancer") {
             self.status.get_or_insert_default().load_balancer = Some(LoadBalancerStatus::default());
         }
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        rules::service(self, errors);
+    }
+
+    fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
+        if at == Some(Subresource::Status) {
+            return rules::status(self, errors);
+        }
+        rules::update(self, old, errors);
+        rules::service(self, errors);
+    }
+
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        rules::warnings(self)
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {

@@ -3,6 +3,8 @@
 pub mod check;
 pub mod docs;
 pub mod json;
+pub mod openapi;
+mod proto;
 pub mod table;
 
 pub use self::{

@@ -14,20 +14,21 @@ pub fn selector_and_template(
 ) {
     let selector_path = path.child("selector");
     pod_rules::label_selector(Some(selector), &selector_path, errors);
-    let empty = |list: Option<usize>| list.is_none_or(|length| length == 0);
-    let labels = selector.match_labels.as_ref().map(|labels| labels.len());
-    if empty(labels) && empty(selector.match_expressions.as_ref().map(Vec::len)) {
-        // Upstream says deployment for both kinds.
-        errors.invalid(&selector_path, selector, "empty selector is invalid for deployment");
-    }
-    match Selector::from_label_selector(Some(selector)) {
-        Err(_) => errors.invalid(&selector_path, selector, "invalid label selector"),
-        Ok(parsed) => match template {
-            None => errors.required(path.child("template"), ""),
-            Some(template) => {
-                pod_rules::replica_template(template, &parsed, "ReplicaSet", &path.child("template"), errors);
-            }
-        },
+    let labels = selector.match_labels.iter().flatten().count();
+    let expressions = selector.match_expressions.iter().flatten().count();
+    let parsed = if labels + expressions == 0 {
+        // Decoding does not tell a missing selector from an empty one; a missing one is what people send. It selects nothing.
+        errors.required(&selector_path, "");
+        Ok(Selector::nothing())
+    } else {
+        Selector::from_label_selector(Some(selector))
+    };
+    match (parsed, template) {
+        (Err(_), _) => errors.invalid(&selector_path, selector, "invalid label selector"),
+        (Ok(_), None) => errors.required(path.child("template"), ""),
+        (Ok(parsed), Some(template)) => {
+            pod_rules::replica_template(template, &parsed, "ReplicaSet", &path.child("template"), errors);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use k8s_openapi::{
 use super::text;
 use crate::{field::FieldErrors, field_path::Path, meta, names, selector::Selector};
 
+pub(crate) use containers::port_number_or_name;
 pub use scheduling::{label_selector, preemption_policy, taint_effect};
 
 /// What the rules of a pod spec depend on besides the spec.
