@@ -18,7 +18,10 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{self, Message, protocol::Role, protocol::WebSocketConfig},
+    tungstenite::{
+        self, Message, Utf8Bytes,
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -165,6 +168,10 @@ fn message(command: Command, format: Format) -> Option<Message> {
     }
 }
 
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::from_static("") }))
+}
+
 async fn write<T: AsyncRead + AsyncWrite + Unpin>(
     mut sink: SplitSink<WebSocketStream<T>, Message>,
     mut asked: mpsc::Receiver<Command>,
@@ -194,6 +201,8 @@ async fn write<T: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     asked.close();
+    // Clients take a close without a code for a failure.
+    let _ = sink.send(goodbye()).await;
     let _ = sink.close().await;
     let _ = tokio::time::timeout(LINGER, closed.cancelled()).await;
     closed.cancel();
