@@ -4,5 +4,6 @@
 
 pub mod kubeconfig;
 pub mod pki;
+pub mod rbac;
 pub mod tls;
 pub mod x509;
