@@ -411,8 +411,7 @@ pub fn aggregated(kinds: &[&KindInfo], form: Aggregated, core: bool) -> Vec<u8> 
 }
 
 fn version_discovery<'a>(kinds: &[&'a KindInfo], group: &str, version: &'a str) -> VersionDiscovery<'a> {
-    let mut served: Vec<&KindInfo> =
-        kinds.iter().copied().filter(|k| k.group == group && k.version == version).collect();
+    let mut served: Vec<&KindInfo> = kinds.iter().copied().filter(|k| k.group == group && k.version == version).collect();
     served.sort_by_key(|k| k.plural);
     let resource = |info: &'a KindInfo| {
         let mut subresources: Vec<SubresourceDiscovery<'a>> = info

@@ -8,7 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::field::{self, FieldErrors};
+use crate::{
+    field::{self, FieldErrors},
+    pluck,
+};
 
 /// A kind's fixed facts, as discovery prints them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct KindInfo {
     /// kind's group, version and kind. [`Hooks::to_stored`] and [`Hooks::from_stored`] convert without loss. Both kinds
     /// see each other's objects; the cache holds the stored form.
     pub stored_as: Option<(&'static str, &'static str, &'static str)>,
+    /// Names of selectable fields besides `metadata.name` and `metadata.namespace`, in the order of [`Hooks::fields`].
+    pub fields: &'static [&'static str],
     /// The `Warning` header of every request for the kind, where it is deprecated.
     pub deprecation: Option<&'static str>,
     /// Whether deletion without `propagationPolicy` deletes dependents in the background (all but Events, which have none).
@@ -81,6 +86,7 @@ impl KindInfo {
         create_on_update: false,
         unconditional_update: true,
         stored_as: None,
+        fields: &[],
         deprecation: None,
         garbage_collected: true,
     };
@@ -214,9 +220,10 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// [`Resource::fields`] of encoded bytes. Kinds whose objects are listed by field override it with a partial decode.
+    /// [`Resource::fields`] of encoded bytes. Overridden where a field's name is not its path or it has a default.
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        serde_json::from_slice::<Self>(bytes).map(|object| object.fields()).unwrap_or_default()
+        let names = Self::INFO.fields;
+        if names.is_empty() { Vec::new() } else { names.iter().copied().zip(pluck::texts(bytes, names)).collect() }
     }
 
     /// The cells of the object's table row, one for each of `INFO.columns`.

@@ -12,6 +12,7 @@ pub mod meta;
 pub mod names;
 pub mod normalize;
 pub mod patch;
+pub mod pluck;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

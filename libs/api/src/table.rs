@@ -212,7 +212,10 @@ mod tests {
         let meta = ListMeta { resource_version: "7".to_owned(), ..ListMeta::default() };
         for (include, object) in [
             (IncludeObject::None, "null"),
-            (IncludeObject::Metadata, r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"x"}}"#),
+            (
+                IncludeObject::Metadata,
+                r#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{"name":"x"}}"#,
+            ),
             (IncludeObject::Object, r#"{"kind":"Pod","metadata":{"name":"x"},"spec":{}}"#),
         ] {
             let mut table = Table::new(&meta, Some(&[NAME]), include);

@@ -35,7 +35,11 @@ enum Node {
     Wildcard,
     Recursive,
     Union(Vec<Vec<Node>>),
-    Filter { left: Vec<Node>, right: Vec<Node>, operator: String },
+    Filter {
+        left: Vec<Node>,
+        right: Vec<Node>,
+        operator: String,
+    },
     /// A word that is neither `range` nor `end`: an error once it is evaluated.
     Unknown(String),
 }

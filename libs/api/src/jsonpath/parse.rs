@@ -184,8 +184,7 @@ impl<'a> Reader<'a> {
             }
         }
         let inner = &self.text[start..self.at - 1];
-        unescape(inner, quote)
-            .ok_or_else(|| Error(format!("unquote string {quote}{inner}{quote} error invalid syntax")))
+        unescape(inner, quote).ok_or_else(|| Error(format!("unquote string {quote}{inner}{quote} error invalid syntax")))
     }
 
     fn array(&mut self, nodes: &mut Vec<Node>) -> Result<(), Error> {

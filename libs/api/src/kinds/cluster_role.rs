@@ -5,8 +5,7 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::Value;
 
 use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, pod_rules::label_selector, rbac};
-use crate::{field::FieldErrors, field_path::Path};
-use crate::kind::{KindInfo, NameRule, Resource};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, NameRule, Resource}};
 
 /// The type of this kind.
 pub type Served = ClusterRole;

@@ -9,8 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors,
 };
-use crate::{field::FieldErrors, field_path::Path, names};
-use crate::kind::{KindInfo, Resource, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}, names};
 
 /// The type of this kind.
 pub type Served = ConfigMap;

@@ -9,8 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors,
 };
-use crate::{field::FieldErrors, field_path::Path};
-use crate::kind::{KindInfo, Resource, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = ControllerRevision;

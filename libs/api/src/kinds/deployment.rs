@@ -14,8 +14,7 @@ use super::shared::{
     pod_rules::warnings,
     replicas,
 };
-use crate::{field::FieldErrors, field_path::Path, names};
-use crate::kind::{Context, KindInfo, Resource, Scale, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Scale, Subresource}, names};
 
 /// The type of this kind.
 pub type Served = Deployment;

@@ -13,12 +13,7 @@ use super::shared::{
     network::{PROTOCOLS, non_special_ip},
     text,
 };
-use crate::{
-    field::FieldErrors,
-    field_path::Path,
-    kind::{Context, KindInfo, Resource, Subresource},
-    meta, names,
-};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Subresource}, meta, names};
 
 /// The type of this kind.
 pub type Served = EndpointSlice;

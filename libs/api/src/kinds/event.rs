@@ -9,12 +9,7 @@ use super::shared::{
     columns::{column, wide},
     default_to, metadata_accessors, text,
 };
-use crate::{
-    field::FieldErrors,
-    field_path::Path,
-    kind::{Column, KindInfo, Resource},
-    names,
-};
+use crate::{field::FieldErrors, field_path::Path, kind::{Column, KindInfo, Resource}, names};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -44,6 +39,7 @@ impl Resource for Event {
         relaxed_durability: true,
         create_on_update: true,
         garbage_collected: false,
+        fields: &["involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason", "reportingComponent", "source", "type"],
         ..KindInfo::BASE
     };
 
@@ -77,6 +73,10 @@ impl Resource for Event {
             ("source", if source.is_empty() { reporter } else { source }.to_owned()),
             ("type", own(&self.type_)),
         ]
+    }
+
+    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+        serde_json::from_slice::<Self>(bytes).map(|event| event.fields()).unwrap_or_default()
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -8,11 +8,7 @@ use super::{
     event::{self, COLUMNS},
     shared::{default_to, metadata_accessors, text},
 };
-use crate::{
-    field::FieldErrors,
-    field_path::Path,
-    kind::{KindInfo, Resource, Subresource},
-};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -41,6 +37,7 @@ impl Resource for Event {
         create_on_update: true,
         stored_as: Some(("", "v1", "Event")),
         garbage_collected: false,
+        fields: &["regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath", "reason", "reportingController", "type"],
         ..KindInfo::BASE
     };
 

@@ -9,8 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path};
-use crate::kind::{KindInfo, Resource};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource}};
 
 /// The type of this kind.
 pub type Served = Lease;

@@ -27,3 +27,7 @@ mod golden;
 #[cfg(test)]
 #[path = "shared/validation.rs"]
 mod validation;
+
+#[cfg(test)]
+#[path = "shared/properties.rs"]
+mod properties;

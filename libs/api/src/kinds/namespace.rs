@@ -9,8 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, names};
-use crate::kind::{Context, KindInfo, NameRule, Resource, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, NameRule, Resource, Subresource}, names, pluck};
 
 /// The type of this kind.
 pub type Served = Namespace;
@@ -30,6 +29,7 @@ impl Resource for Namespace {
         subresources: &[Subresource::Finalize, Subresource::Status],
         name_rule: NameRule::DnsLabel,
         columns: &[NAME, column("Status", "string", "Active, or Terminating while its content is being deleted."), AGE],
+        fields: &["name", "status.phase"],
         ..KindInfo::BASE
     };
 
@@ -97,6 +97,10 @@ impl Resource for Namespace {
             ("name", self.metadata.name.clone().unwrap_or_default()),
             ("status.phase", text(self.status.as_ref().and_then(|s| s.phase.as_ref())).to_owned()),
         ]
+    }
+
+    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+        Self::INFO.fields.iter().copied().zip(pluck::texts(bytes, &["metadata.name", "status.phase"])).collect()
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

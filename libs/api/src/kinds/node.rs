@@ -13,8 +13,7 @@ use super::shared::{
     pod_rules::{resources, taint_effect},
     text,
 };
-use crate::{field::{ErrorKind, FieldErrors}, field_path::Path, names};
-use crate::kind::{Context, KindInfo, Resource, Subresource};
+use crate::{field::{ErrorKind, FieldErrors}, field_path::Path, kind::{Context, KindInfo, Resource, Subresource}, names, pluck};
 
 /// The type of this kind.
 pub type Served = Node;
@@ -40,6 +39,7 @@ impl Resource for Node {
             wide("Kernel-Version", "string", "The kernel's release."),
             wide("Container-Runtime", "string", "The runtime's name and version."),
         ],
+        fields: &["spec.unschedulable"],
         ..KindInfo::BASE
     };
 
@@ -131,6 +131,11 @@ impl Resource for Node {
         vec![("spec.unschedulable", unschedulable.to_string())]
     }
 
+    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+        let unschedulable = pluck::texts(bytes, Self::INFO.fields).concat() == "true";
+        vec![("spec.unschedulable", unschedulable.to_string())]
+    }
+
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let info = self.status.as_ref().and_then(|status| status.node_info.as_ref());
         let known = |field: fn(&NodeSystemInfo) -> &String| {
@@ -209,5 +214,36 @@ fn amounts(node: &Node, errors: &mut FieldErrors) {
         for (name, value) in list.iter().flatten() {
             resources::amount(name, value, &Path::root(field).child(name), errors);
         }
+    }
+}
+
+/// The `TaintNodesByCondition` admission: nothing is scheduled to a new node before the node controller has seen it ready.
+/// Called by the registry on nodes being created, before the kind's hooks.
+pub fn taint_until_ready(node: &mut Value) {
+    const KEY: &str = "node.kubernetes.io/not-ready";
+    let Some(node) = node.as_object_mut() else { return };
+    let spec = node.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let Some(spec) = spec.as_object_mut() else { return };
+    let taints = spec.entry("taints").or_insert(Value::Null);
+    if taints.is_null() {
+        *taints = Value::Array(Vec::new());
+    }
+    let Some(taints) = taints.as_array_mut() else { return };
+    if !taints.iter().any(|taint| taint["key"] == KEY && taint["effect"] == "NoSchedule") {
+        taints.push(serde_json::json!({"key": KEY, "effect": "NoSchedule"}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn new_nodes_are_tainted_once() {
+        let mut node = json!({"metadata": {"name": "a"}});
+        taint_until_ready(&mut node);
+        taint_until_ready(&mut node);
+        assert_eq!(node["spec"], json!({"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}));
     }
 }

@@ -11,9 +11,10 @@ use super::shared::{
     pod_rules::{self, update, warnings},
     text,
 };
-use crate::field::FieldErrors;
-use crate::kind::{Context, KindInfo, Resource, Subresource};
+use crate::{field::FieldErrors, kind::{Context, KindInfo, Resource, Subresource}};
 
+#[path = "pod/admission.rs"]
+pub mod admission;
 #[path = "pod/fields.rs"]
 mod fields;
 #[path = "pod/qos.rs"]
@@ -21,6 +22,7 @@ mod qos;
 #[path = "pod/row.rs"]
 mod row;
 
+pub use admission::{assign_priority, default_toleration_seconds};
 pub use fields::PodFields;
 pub use qos::qos_class;
 
@@ -58,6 +60,7 @@ impl Resource for Pod {
             wide("Readiness Gates", "string", "Readiness gates that are met, of all."),
         ],
         has_generation: true,
+        fields: &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"],
         ..KindInfo::BASE
     };
 
@@ -175,7 +178,7 @@ impl Resource for Pod {
     }
 
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        PodFields::from_bytes(bytes).map(|fields| fields.list()).unwrap_or_default()
+        PodFields::from_bytes(bytes).list()
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
@@ -202,28 +205,5 @@ fn prepare_for_resize(new: &mut Pod, old: &Pod) {
     }
     if spec.init_containers.as_ref().is_some_and(Vec::is_empty) {
         spec.init_containers = None;
-    }
-}
-
-/// The `DefaultTolerationSeconds` admission: a pod stays 300 seconds on a node that is not ready or unreachable, unless it
-/// says otherwise itself. Called by the registry on pods being created (and on updates), before the kind's hooks.
-pub fn default_toleration_seconds(pod: &mut Value) {
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    let tolerations = spec.entry("tolerations").or_insert(Value::Null);
-    if tolerations.is_null() {
-        *tolerations = Value::Array(Vec::new());
-    }
-    let Some(tolerations) = tolerations.as_array_mut() else { return };
-    let missing: Vec<&str> = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
-        .into_iter()
-        .filter(|key| {
-            !tolerations.iter().any(|toleration| {
-                let field = |name: &str| toleration.get(name).and_then(Value::as_str).unwrap_or_default();
-                (field("key") == *key || field("key").is_empty()) && matches!(field("effect"), "NoExecute" | "")
-            })
-        })
-        .collect();
-    for key in missing {
-        tolerations.push(serde_json::json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
     }
 }

@@ -10,8 +10,7 @@ use super::shared::{
     metadata_accessors, pod_defaults,
     pod_rules::{self, warnings},
 };
-use crate::{field::FieldErrors, field_path::Path};
-use crate::kind::{KindInfo, Resource};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource}};
 
 /// The type of this kind.
 pub type Served = PodTemplate;

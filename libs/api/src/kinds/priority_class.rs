@@ -11,8 +11,7 @@ use super::shared::{
     pod_rules::preemption_policy,
     text,
 };
-use crate::{field::FieldErrors, field_path::Path};
-use crate::kind::{KindInfo, Resource, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = PriorityClass;

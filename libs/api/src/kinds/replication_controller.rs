@@ -11,8 +11,7 @@ use super::shared::{
     pod_rules::{self, warnings},
     replicas,
 };
-use crate::{field::FieldErrors, field_path::Path, selector::Selector};
-use crate::kind::{Context, KindInfo, Resource, Scale, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Scale, Subresource}, pluck, selector::Selector};
 
 /// The type of this kind.
 pub type Served = ReplicationController;
@@ -37,6 +36,7 @@ impl Resource for ReplicationController {
             SELECTOR,
         ],
         has_generation: true,
+        fields: &["status.replicas"],
         ..KindInfo::BASE
     };
 
@@ -119,6 +119,11 @@ impl Resource for ReplicationController {
 
     fn fields(&self) -> Vec<(&'static str, String)> {
         vec![("status.replicas", self.status.as_ref().map_or(0, |status| status.replicas).to_string())]
+    }
+
+    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+        let replicas = pluck::texts(bytes, Self::INFO.fields).concat();
+        vec![("status.replicas", if replicas.is_empty() { "0".to_owned() } else { replicas })]
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -5,8 +5,7 @@ use k8s_openapi::api::rbac::v1::Role;
 use serde_json::Value;
 
 use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, rbac};
-use crate::field::FieldErrors;
-use crate::kind::{KindInfo, NameRule, Resource};
+use crate::{field::FieldErrors, kind::{KindInfo, NameRule, Resource}};
 
 /// The type of this kind.
 pub type Served = Role;

@@ -10,8 +10,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, names};
-use crate::kind::{Context, KindInfo, Resource, Subresource};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Subresource}, names};
 
 /// The type of this kind.
 pub type Served = Secret;
@@ -27,6 +26,7 @@ impl Resource for Secret {
             column("Data", "string", "How many keys it holds."),
             AGE,
         ],
+        fields: &["type"],
         ..KindInfo::BASE
     };
 

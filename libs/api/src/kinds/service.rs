@@ -14,8 +14,7 @@ use super::shared::{
     columns::{AGE, NAME, SELECTOR, column},
     default_to, metadata_accessors, text,
 };
-use crate::field::FieldErrors;
-use crate::kind::{Context, KindInfo, NameRule, Resource, Subresource};
+use crate::{field::FieldErrors, kind::{Context, KindInfo, NameRule, Resource, Subresource}};
 
 #[path = "service/rules.rs"]
 mod rules;
@@ -43,6 +42,7 @@ impl Resource for Service {
             SELECTOR,
         ],
         create_on_update: true,
+        fields: &["spec.clusterIP", "spec.type"],
         ..KindInfo::BASE
     };
 

@@ -1,9 +1,8 @@
 //! Selectable fields of a pod, read from bytes without decoding the rest: caches and indexes read them on every change.
 
-use std::borrow::Cow;
-
 use k8s_openapi::api::core::v1::Pod;
-use serde::Deserialize;
+
+use crate::pluck;
 
 /// What pods are listed by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,62 +25,31 @@ pub struct PodFields {
     pub nominated_node_name: String,
 }
 
-#[derive(Deserialize)]
-struct Partial<'a> {
-    #[serde(borrow, default)]
-    spec: PartialSpec<'a>,
-    #[serde(borrow, default)]
-    status: PartialStatus<'a>,
-}
-
-type Text<'a> = Option<Cow<'a, str>>;
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct PartialSpec<'a> {
-    #[serde(borrow)]
-    node_name: Text<'a>,
-    #[serde(borrow)]
-    restart_policy: Text<'a>,
-    #[serde(borrow)]
-    scheduler_name: Text<'a>,
-    #[serde(borrow)]
-    service_account_name: Text<'a>,
-    host_network: Option<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PartialStatus<'a> {
-    #[serde(borrow)]
-    phase: Text<'a>,
-    #[serde(borrow, rename = "podIPs")]
-    pod_ips: Option<Vec<PartialIp<'a>>>,
-    #[serde(borrow, rename = "nominatedNodeName")]
-    nominated_node_name: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct PartialIp<'a> {
-    #[serde(borrow, default)]
-    ip: Text<'a>,
-}
-
 impl PodFields {
-    /// Reads the fields of an encoded pod; `None` if it is no JSON object of that shape.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let Partial { spec, status } = serde_json::from_slice(bytes).ok()?;
-        let text = |field: Text<'_>| field.map(Cow::into_owned).unwrap_or_default();
-        Some(Self {
-            node_name: text(spec.node_name),
-            restart_policy: text(spec.restart_policy),
-            scheduler_name: text(spec.scheduler_name),
-            service_account_name: text(spec.service_account_name),
-            host_network: spec.host_network.unwrap_or_default(),
-            phase: text(status.phase),
-            pod_ip: text(status.pod_ips.and_then(|ips| ips.into_iter().next()?.ip)),
-            nominated_node_name: text(status.nominated_node_name),
-        })
+    /// Reads the fields of an encoded pod; all empty if it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        const PATHS: [&str; 8] = [
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIPs.0.ip",
+            "status.nominatedNodeName",
+        ];
+        let mut texts = pluck::texts(bytes, &PATHS).into_iter();
+        let mut next = || texts.next().unwrap_or_default();
+        Self {
+            node_name: next(),
+            restart_policy: next(),
+            scheduler_name: next(),
+            service_account_name: next(),
+            host_network: next() == "true",
+            phase: next(),
+            pod_ip: next(),
+            nominated_node_name: next(),
+        }
     }
 
     /// The fields of a decoded pod.

@@ -145,3 +145,133 @@ fn readiness_gates(pod: &Pod) -> String {
     let met = gates.iter().filter(|gate| is_true(pod, gate)).count();
     format!("{met}/{}", gates.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// READY, STATUS and RESTARTS of a pod with two containers, an init container and a sidecar.
+    fn row(status: Value, deleted: bool) -> (String, String, String) {
+        let mut object = json!({
+            "metadata": {"name": "p"},
+            "spec": {
+                "initContainers": [{"name": "init"}, {"name": "side", "restartPolicy": "Always"}],
+                "containers": [{"name": "a"}, {"name": "b"}],
+            },
+            "status": status,
+        });
+        if deleted {
+            object["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:00:00Z");
+        }
+        let pod: Pod = serde_json::from_value(object).unwrap();
+        let cells = cells(&pod, "2026-01-02T03:04:05Z".parse().unwrap());
+        let text = |i: usize| cells[i].as_str().unwrap().to_owned();
+        (text(1), text(2), text(3))
+    }
+
+    fn container(name: &str, state: Value, restarts: i32) -> Value {
+        let ready = state.get("running").is_some();
+        let last = json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-02T03:03:05Z"}});
+        let last = if restarts > 0 { last } else { json!({}) };
+        json!({
+            "name": name, "image": "", "imageID": "", "ready": ready, "started": ready, "restartCount": restarts,
+            "state": state, "lastState": last,
+        })
+    }
+
+    #[test]
+    fn the_status_says_what_matters_most() {
+        let running = || json!({"running": {}});
+        let ended = |code: i32, reason: &str| json!({"terminated": {"exitCode": code, "reason": reason}});
+        let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
+        let done = || container("init", ended(0, "Completed"), 0);
+        let side = |restarts| container("side", running(), restarts);
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let initialized = json!([{"type": "Initialized", "status": "True"}]);
+        let cases = [
+            (json!({"phase": "Pending"}), false, ("0/3", "Pending", "0")),
+            (json!({"phase": "Failed", "reason": "Evicted"}), false, ("0/3", "Evicted", "0")),
+            (
+                json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}),
+                false,
+                ("0/3", "SchedulingGated", "0"),
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [container("init", waiting("PodInitializing"), 0)]}),
+                false,
+                ("0/3", "Init:0/2", "0"),
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [container("init", waiting("CrashLoopBackOff"), 2)]}),
+                false,
+                ("0/3", "Init:CrashLoopBackOff", "2 (60s ago)"),
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [container("init", json!({"terminated": {"exitCode": 3}}), 0)]}),
+                false,
+                ("0/3", "Init:ExitCode:3", "0"),
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [container("init", json!({"terminated": {"exitCode": 137, "signal": 9}}), 0)]}),
+                false,
+                ("0/3", "Init:Signal:9", "0"),
+            ),
+            (
+                json!({"phase": "Pending", "initContainerStatuses": [done(), container("side", waiting("ImagePullBackOff"), 0)]}),
+                false,
+                ("0/3", "Init:ImagePullBackOff", "0"),
+            ),
+            (
+                json!({"phase": "Running", "conditions": ready, "initContainerStatuses": [done(), side(1)],
+                    "containerStatuses": [container("a", running(), 2), container("b", running(), 0)]}),
+                false,
+                ("3/3", "Running", "3 (60s ago)"),
+            ),
+            (
+                json!({"phase": "Running", "conditions": initialized, "initContainerStatuses": [done(), side(0)],
+                    "containerStatuses": [container("a", ended(0, "Completed"), 0), container("b", running(), 0)]}),
+                false,
+                ("2/3", "NotReady", "0"),
+            ),
+            (
+                json!({"phase": "Running", "conditions": ready, "initContainerStatuses": [done(), side(0)],
+                    "containerStatuses": [container("a", ended(0, "Completed"), 0), container("b", running(), 0)]}),
+                false,
+                ("2/3", "Running", "0"),
+            ),
+            (
+                json!({"phase": "Running", "initContainerStatuses": [done(), side(0)],
+                    "containerStatuses": [container("a", waiting("CrashLoopBackOff"), 4), container("b", running(), 0)]}),
+                false,
+                ("2/3", "CrashLoopBackOff", "4 (60s ago)"),
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": [container("a", json!({"terminated": {"exitCode": 137, "signal": 9}}), 0)]}),
+                false,
+                ("0/3", "Signal:9", "0"),
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": [container("a", ended(137, "OOMKilled"), 0), container("b", ended(1, "Error"), 0)]}),
+                false,
+                ("0/3", "OOMKilled", "0"),
+            ),
+            (
+                json!({"phase": "Running", "initContainerStatuses": [done(), side(0)],
+                    "containerStatuses": [container("a", running(), 0), container("b", running(), 0)]}),
+                true,
+                ("3/3", "Terminating", "0"),
+            ),
+            (
+                json!({"phase": "Succeeded", "containerStatuses": [container("a", ended(0, "Completed"), 0)]}),
+                true,
+                ("0/3", "Completed", "0"),
+            ),
+            (json!({"phase": "Running", "reason": "NodeLost"}), true, ("0/3", "Unknown", "0")),
+        ];
+        for (status, deleted, (ready, reason, restarts)) in cases {
+            let want = (ready.to_owned(), reason.to_owned(), restarts.to_owned());
+            assert_eq!(row(status.clone(), deleted), want, "{status}");
+        }
+    }
+}

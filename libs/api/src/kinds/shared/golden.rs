@@ -42,6 +42,8 @@ fn every_kind_has_a_golden_object() {
         let cells = kind.hooks.cells(&shown, context().now);
         assert_eq!(kind.hooks.fields_from_bytes(&own_bytes), fields, "{file}: fields of bytes");
         assert_eq!(kind.hooks.cells_from_bytes(&own_bytes, context().now), cells, "{file}: cells of bytes");
+        assert_eq!(fields.iter().map(|(name, _)| *name).collect::<Vec<_>>(), kind.info.fields, "{file}: names of fields");
+        assert_eq!(kind.hooks.fields_from_bytes(b"{}").len(), fields.len(), "{file}: fields of an empty object");
         assert_eq!(cells.len(), kind.info.columns.len(), "{file}: a cell for each column");
         assert_eq!(kind.hooks.default(stored.clone()).unwrap(), stored, "{file}: defaulting is idempotent");
         assert_eq!(kind.hooks.from_stored(serde_json::from_slice(&own_bytes).unwrap()), shown, "{file}: storage form");

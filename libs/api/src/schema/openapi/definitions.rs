@@ -73,7 +73,10 @@ pub(super) fn definition(table: &Table, def: &TypeDef, flavor: Flavor, docs: &Do
         out.insert("required".to_owned(), json!(required));
     }
     if let Some(kind) = &def.kind {
-        out.insert("x-kubernetes-group-version-kind".to_owned(), json!([group_version_kind(kind.group, kind.version, kind.kind)]));
+        out.insert(
+            "x-kubernetes-group-version-kind".to_owned(),
+            json!([group_version_kind(kind.group, kind.version, kind.kind)]),
+        );
     }
     Value::Object(out)
 }
@@ -86,7 +89,9 @@ pub(super) fn group_version_kind(group: &str, version: &str, kind: &str) -> Valu
 fn property(table: &Table, field: &Field, flavor: Flavor, description: &str) -> Value {
     let mut out = plain(table, &field.ty, flavor);
     // In 3.0 nothing may stand beside a reference.
-    if flavor == Flavor::V3 && let Some(reference) = out.remove("$ref") {
+    if flavor == Flavor::V3
+        && let Some(reference) = out.remove("$ref")
+    {
         out.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
         if field.required {
             out.insert("default".to_owned(), json!({}));

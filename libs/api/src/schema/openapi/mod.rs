@@ -53,8 +53,7 @@ fn v2(kinds: &[&KindInfo]) -> Value {
 
 /// The v3 document of one group's version, or `None` if no kind of it is served.
 pub fn v3(kinds: &[&KindInfo], group: &str, version: &str) -> Option<Vec<u8>> {
-    let kinds: Vec<&KindInfo> =
-        kinds.iter().copied().filter(|k| k.group == group && k.version == version).collect();
+    let kinds: Vec<&KindInfo> = kinds.iter().copied().filter(|k| k.group == group && k.version == version).collect();
     if kinds.is_empty() {
         return None;
     }
@@ -106,10 +105,7 @@ fn schemas(kinds: &[&KindInfo], flavor: Flavor, docs: &Docs) -> Value {
         .collect();
     for info in kinds {
         let (group, version, kind) = (info.group, info.version, info.kind);
-        let found = [
-            table.by_kind(group, version, kind),
-            table.by_kind(group, version, &format!("{kind}List")),
-        ];
+        let found = [table.by_kind(group, version, kind), table.by_kind(group, version, &format!("{kind}List"))];
         roots.extend(found.into_iter().flatten().map(|id| table.get(id).name));
         for subresource in info.subresources {
             if let Some((group, version, kind)) = crate::discovery::subresource_kind(info, *subresource) {

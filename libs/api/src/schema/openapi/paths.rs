@@ -29,12 +29,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, info: &KindInfo, flavor: Flavo
         operations.put(paths, &everywhere, &[("get", "list")], info.verbs);
     }
     operations.put(paths, &collection, &[("get", "list"), ("post", "create"), ("delete", "deletecollection")], info.verbs);
-    operations.put(
-        paths,
-        &item,
-        &[("get", "get"), ("put", "update"), ("patch", "patch"), ("delete", "delete")],
-        info.verbs,
-    );
+    operations.put(paths, &item, &[("get", "get"), ("put", "update"), ("patch", "patch"), ("delete", "delete")], info.verbs);
     for subresource in info.subresources {
         let path = format!("{item}/{}", subresource_name(*subresource));
         let (group, version, kind) = subresource_kind(info, *subresource).unwrap_or((info.group, info.version, info.kind));

@@ -18,10 +18,7 @@ fn v3_holds_what_explain_looks_for() {
     assert_eq!(schemas["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"], json!([gvk]));
     let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
     assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
-    assert_eq!(
-        containers["items"]["allOf"][0]["$ref"],
-        "#/components/schemas/io.k8s.api.core.v1.Container"
-    );
+    assert_eq!(containers["items"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
     assert!(containers["description"].as_str().unwrap().starts_with("List of containers"));
 }
 
