@@ -94,6 +94,16 @@ const DEFAULTS: &[(&str, &str, &str)] = &[
     ("resource.v1beta2.DeviceToleration", "operator", "\"Equal\""),
 ];
 
+/// Fields that k8s-openapi requires and upstream does not: every kind's metadata, and what has a default.
+pub fn optional(definition: &str, field: &str, is_kind: bool) -> bool {
+    (is_kind && field == "metadata") || DEFAULTS.iter().any(|(o, f, _)| (*o, *f) == (short(definition), field))
+}
+
+/// Fields that upstream requires and k8s-openapi does not.
+pub fn required(definition: &str, field: &str) -> bool {
+    (short(definition), field) == ("events.v1.Event", "eventTime")
+}
+
 /// The description every kind's `apiVersion` shares, in our words.
 pub const API_VERSION_DOC: &str = "The version of the schema this object is written in. Servers convert it to the version they work with and may refuse versions they don't know.";
 /// The same for `kind`.

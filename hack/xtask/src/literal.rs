@@ -143,8 +143,7 @@ impl Reader<'_> {
                     't' => out.push('\t'),
                     'r' => out.push('\r'),
                     'u' => {
-                        let code: String =
-                            chars.by_ref().map(|(_, c)| c).skip(1).take_while(|c| *c != '}').collect();
+                        let code: String = chars.by_ref().map(|(_, c)| c).skip(1).take_while(|c| *c != '}').collect();
                         out.extend(u32::from_str_radix(&code, 16).ok().and_then(char::from_u32));
                     }
                     other => out.push(other),

@@ -275,12 +275,6 @@ impl FromStr for Quantity {
             return Err(ParseError::Format);
         }
         let suffix = suffix(rest)?;
-        if number.is_empty() && fraction.is_empty() && !unsigned.is_empty() {
-            // Upstream reads "Ki" and "." as zero too; only its numeric parser refuses "." alone.
-            if unsigned.starts_with('.') {
-                return Err(ParseError::Numeric);
-            }
-        }
         let digits = format!("{number}{fraction}");
         let significant = number.trim_start_matches('0');
         let (magnitude, format, kept) = match suffix {
@@ -385,6 +379,7 @@ mod tests {
             ("129M", "129M"),
             ("123Mi", "123Mi"),
             ("1.", "1."),
+            (".", "0"),
         ] {
             assert_eq!(canonical(text).as_deref(), Ok(want), "{text}");
         }
@@ -400,7 +395,6 @@ mod tests {
             ("1Kii", ParseError::Suffix),
             ("1i", ParseError::Suffix),
             ("1e", ParseError::Suffix),
-            (".", ParseError::Numeric),
         ] {
             assert_eq!(canonical(text), Err(want), "{text}");
         }

@@ -39,7 +39,7 @@ fn go_type(value: &Value) -> &'static str {
 }
 
 impl Evaluator {
-    pub fn blocks<'a>(&self, blocks: &'a [Block], current: Cow<'a, Value>) -> Result<Vec<Found<'a>>, Error> {
+    pub fn blocks<'a>(&self, blocks: &'a [Block], current: &Cow<'a, Value>) -> Result<Vec<Found<'a>>, Error> {
         let mut out = Vec::new();
         for block in blocks {
             match block {
@@ -47,7 +47,7 @@ impl Evaluator {
                 Block::Action(nodes) => out.push(self.nodes(vec![current.clone()], nodes)?),
                 Block::Range(nodes, body) => {
                     for item in self.nodes(vec![current.clone()], nodes)? {
-                        out.extend(self.blocks(body, item)?);
+                        out.extend(self.blocks(body, &item)?);
                     }
                 }
                 Block::StrayEnd => return error("not in range, nothing to end"),

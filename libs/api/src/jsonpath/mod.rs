@@ -93,7 +93,7 @@ impl JsonPath {
 
     /// What each piece of the template finds, in order.
     pub fn find<'a>(&'a self, value: &'a Value) -> Result<Vec<Found<'a>>, Error> {
-        eval::Evaluator { allow_missing: self.allow_missing }.blocks(&self.blocks, Cow::Borrowed(value))
+        eval::Evaluator { allow_missing: self.allow_missing }.blocks(&self.blocks, &Cow::Borrowed(value))
     }
 
     /// The template filled in: `-o jsonpath`.
@@ -126,9 +126,9 @@ pub fn relaxed(expression: &str) -> Result<String, Error> {
     let inner = expression.strip_prefix('{').and_then(|e| e.strip_suffix('}')).unwrap_or(expression);
     let inner = inner.strip_prefix('.').unwrap_or(inner);
     if inner.is_empty() || inner.contains(['{', '}']) {
-        return error(format!(
-            "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{{name1.name2}}' or '{{.name1.name2}}'"
-        ));
+        return error(
+            "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'",
+        );
     }
     Ok(format!("{{.{inner}}}"))
 }
