@@ -178,6 +178,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(1000))]
+
         #[test]
         fn parse_never_panics(text in "\\PC{0,20}|[0-9.hmsnuµ-]{0,30}") {
             let _ = parse_go(&text);

@@ -413,6 +413,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(2000))]
+
         #[test]
         fn never_panics(text in "\\PC{0,40}") {
             let _ = canonical(&text);

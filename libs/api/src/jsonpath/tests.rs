@@ -108,7 +108,8 @@ fn as_json() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(crate::testing::cases(3000))]
+
     #[test]
     fn never_panics(template in "\\PC{0,30}|\\{[a-c.@$*\\[\\]?()<>=!'\"\\\\0-9:,-]{0,25}\\}|\\{\\.numbers\\[-?[0-9]{0,20}:?-?[0-9]{0,20}:?-?[0-9]{0,3}\\]\\}") {
         if let Ok(path) = JsonPath::parse(&template) {

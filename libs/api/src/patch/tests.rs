@@ -188,7 +188,7 @@ fn without_empty(value: &Value) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(crate::testing::cases(400))]
 
     #[test]
     fn two_way_then_apply_gives_modified(old in arbitrary_pod(), new in arbitrary_pod()) {

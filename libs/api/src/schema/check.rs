@@ -425,7 +425,8 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(crate::testing::cases(300))]
+
         #[test]
         fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), yaml in any::<bool>()) {
             let media = if yaml { MediaType::Yaml } else { MediaType::Json };

@@ -377,6 +377,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(2000))]
+
         #[test]
         fn reads_what_serde_json_writes(value in value()) {
             prop_assert_eq!(parse(&serde_json::to_vec(&value).unwrap()).unwrap().value, value);

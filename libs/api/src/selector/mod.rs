@@ -516,6 +516,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::cases(3000))]
+
         #[test]
         fn never_panics(text in "\\PC{0,30}|[a-c=!<>(), \\t]{0,30}|[a-c in notin(),=!]{0,30}") {
             if let Ok(selector) = Selector::parse(&text) {
