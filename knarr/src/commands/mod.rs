@@ -1,8 +1,13 @@
 //! The command line: one file a subcommand.
 
+pub mod component;
+pub mod controller_manager;
 pub mod down;
+pub mod image;
 pub mod kubeconfig;
+pub mod kubelet;
 pub mod node;
+pub mod proxy;
 pub mod status;
 pub mod up;
 
@@ -31,6 +36,14 @@ pub enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Remove a local cluster with everything that belongs to it.
     Down(down::Args),
+    /// Load or list the images of a local cluster's nodes.
+    Image(image::Args),
+    /// Run the controllers.
+    ControllerManager(controller_manager::Args),
+    /// Run the kubelet.
+    Kubelet(Box<kubelet::Args>),
+    /// Run the service proxy.
+    Proxy(proxy::Args),
     /// One node of a local cluster; `up` starts it.
     #[command(hide = true)]
     Node(node::Args),
@@ -44,6 +57,10 @@ impl Command {
             Self::Status(args) => status::run(&args),
             Self::Kubeconfig(args) => kubeconfig::run(&args),
             Self::Down(args) => down::run(&args),
+            Self::Image(args) => image::run(&args),
+            Self::ControllerManager(args) => controller_manager::run(args),
+            Self::Kubelet(args) => kubelet::run(*args),
+            Self::Proxy(args) => proxy::run(args),
             Self::Node(args) => node::run(&args),
         }
     }

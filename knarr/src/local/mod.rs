@@ -14,7 +14,9 @@
 //! [`process`] hold the node's processes, [`sweep`] takes everything away again, whatever state it is in.
 
 pub mod cgroup;
+pub mod control;
 pub mod enter;
+pub mod etcd;
 pub mod kubeconfig;
 pub mod layout;
 pub mod link;

@@ -1,0 +1,91 @@
+//! `knarr image`: images of a local cluster's nodes, which may have no way to a registry.
+
+use std::{fs::File, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::local::{
+    control, layout,
+    record::{Cluster, Node},
+};
+
+/// Flags.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: ImageCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ImageCommand {
+    /// Put the images of a docker or OCI archive into the nodes' stores.
+    Load {
+        /// The archive, compressed or not.
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the nodes' images.
+    Ls {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// Which nodes.
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// The cluster.
+    #[arg(long, default_value = "knarr")]
+    name: String,
+    /// Only this node.
+    #[arg(long)]
+    node: Option<String>,
+}
+
+impl Target {
+    fn nodes(&self) -> Result<Vec<Node>> {
+        layout::check_name(&self.name)?;
+        let all = Cluster::existing(&self.name)?.nodes()?;
+        let Some(wanted) = &self.node else { return Ok(all) };
+        let found: Vec<Node> = all.into_iter().filter(|node| node.name == *wanted).collect();
+        if found.is_empty() {
+            bail!("cluster {} has no node {wanted:?}", self.name);
+        }
+        Ok(found)
+    }
+}
+
+/// Does it.
+pub fn run(args: &Args) -> Result<()> {
+    match &args.command {
+        ImageCommand::Load { file, target } => {
+            for node in target.nodes()? {
+                let archive = File::open(file).with_context(|| format!("open {}", file.display()))?;
+                let loaded = control::ask(&node.folder, "image load", archive);
+                let loaded = loaded.with_context(|| format!("load {} into {}", file.display(), node.name))?;
+                for image in loaded {
+                    println!("{}: loaded {image}", node.name);
+                }
+            }
+        }
+        ImageCommand::Ls { target } => {
+            println!("{:<20} {:<50} {:<14} SIZE", "NODE", "IMAGE", "ID");
+            for node in target.nodes()? {
+                let lines = control::ask(&node.folder, "image ls", std::io::empty());
+                for line in lines.with_context(|| format!("list the images of {}", node.name))? {
+                    let fields: Vec<&str> = line.split('\t').collect();
+                    if let [image, id, size] = fields.as_slice() {
+                        println!("{:<20} {image:<50} {:<14} {size}", node.name, short(id));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn short(id: &str) -> &str {
+    let id = id.trim_start_matches("sha256:");
+    id.get(..12).unwrap_or(id)
+}

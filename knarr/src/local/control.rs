@@ -1,0 +1,102 @@
+//! A node's control socket: how commands on the host hand a running node what the API has no way for, images above all.
+//!
+//! One request a connection: a line with the command, then whatever belongs to it until the sender closes its half. The
+//! answer is `ok` or `error: REASON`, and further lines. The socket is root's alone.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::Shutdown,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::net::UnixListener;
+
+/// What a node does with a request: the command, and the rest of it to read. Returns lines. Runs where it may block.
+pub type Handler = Arc<dyn Fn(&str, &mut dyn Read) -> Result<Vec<String>> + Send + Sync>;
+
+/// The socket of the node with this folder.
+pub fn path(folder: &Path) -> PathBuf {
+    folder.join("control.sock")
+}
+
+/// Opens the socket, in place of one that a dead process has left.
+pub fn listen(folder: &Path) -> Result<UnixListener> {
+    let path = path(folder);
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers requests for ever.
+pub async fn serve(listener: UnixListener, handler: Handler) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let handler = handler.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = answer(stream, &handler) {
+                tracing::warn!("control request: {error:#}");
+            }
+        });
+    }
+}
+
+fn answer(stream: tokio::net::UnixStream, handler: &Handler) -> Result<()> {
+    let mut stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    let mut input = BufReader::with_capacity(1 << 17, stream.try_clone()?);
+    let mut command = String::new();
+    input.by_ref().take(1024).read_line(&mut command)?;
+    let text = match handler(command.trim_end(), &mut input) {
+        Ok(lines) => ["ok".to_owned()].into_iter().chain(lines).collect::<Vec<_>>().join("\n"),
+        Err(error) => format!("error: {error:#}"),
+    };
+    stream.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Sends a request to the node with this folder and returns the lines of its answer. Blocking.
+pub fn ask(folder: &Path, command: &str, mut rest: impl Read) -> Result<Vec<String>> {
+    let path = path(folder);
+    let mut stream = UnixStream::connect(&path).with_context(|| format!("reach the node at {}", path.display()))?;
+    writeln!(stream, "{command}")?;
+    // A node that refuses stops reading; its answer says why.
+    let sent = std::io::copy(&mut rest, &mut stream);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("read the node's answer")?;
+    let mut lines = answer.lines().map(str::to_owned);
+    match lines.next().as_deref() {
+        Some("ok") => Ok(lines.collect()),
+        Some(error) => bail!("{}", error.trim_start_matches("error: ")),
+        None => match sent {
+            Err(error) => Err(error).context("send to the node"),
+            Ok(_) => bail!("the node gave no answer"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn requests_are_answered_with_lines_or_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let handler: Handler = Arc::new(|command, rest| {
+            let mut text = String::new();
+            rest.read_to_string(&mut text)?;
+            if command == "echo" { Ok(text.lines().map(str::to_owned).collect()) } else { bail!("what is {command:?}?") }
+        });
+        tokio::spawn(serve(listen(folder.path()).unwrap(), handler));
+        let path = folder.path().to_owned();
+        let answers = tokio::task::spawn_blocking(move || {
+            (ask(&path, "echo", "a\nb".as_bytes()).unwrap(), ask(&path, "sing", "".as_bytes()).unwrap_err().to_string())
+        });
+        let (lines, error) = answers.await.unwrap();
+        assert_eq!((lines, error.as_str()), (vec!["a".into(), "b".into()], "what is \"sing\"?"));
+    }
+}
