@@ -48,7 +48,8 @@ pub async fn ensure(data: &Path, folder: &Path) -> Result<()> {
         .stderr(log)
         // Not ended by what ends its agent's group.
         .process_group(0);
-    let mut child = command.spawn().context("start etcd (Debian's etcd-server package has it; hack/deps test installs it)")?;
+    let mut child =
+        command.spawn().context("start etcd (Debian's etcd-server package has it; hack/deps test installs it)")?;
     Identity::of(child.id() as i32).context("read etcd's start time")?.save(folder, "etcd")?;
     let ended = tokio::task::spawn_blocking(move || child.wait());
     let mut message = [0; 256];
