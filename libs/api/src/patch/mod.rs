@@ -2,6 +2,7 @@
 
 mod directives;
 mod json_merge;
+mod json_patch_apply;
 mod strategic;
 mod strategic_diff;
 
@@ -148,9 +149,7 @@ impl Patch {
     pub fn apply(&self, object: &Value, ty: Option<TypeId>) -> Result<Value, PatchError> {
         match self {
             Self::Json(patch) => {
-                let mut object = object.clone();
-                json_patch::patch(&mut object, patch).map_err(|e| PatchError::DoesNotApply(e.to_string()))?;
-                Ok(object)
+                json_patch_apply::apply(object.clone(), patch)
             }
             Self::Merge(patch) => {
                 let mut object = object.clone();

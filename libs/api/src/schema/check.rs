@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     json,
     table::{Table, Type, TypeId, table},
+    yaml,
 };
 use crate::{field::go_quote, quantity::Quantity};
 
@@ -70,25 +71,25 @@ impl DecodeError {
     /// The Status' message for a body that should have been a `kind` of `version` (`v1`, without the group).
     pub fn message(&self, version: &str, kind: &str) -> String {
         match self {
-            Self::Syntax(why) => format!("couldn't get version/kind; json parse error: {why}"),
+            Self::Syntax(why) => format!("couldn't get version/kind; {why}"),
             _ => format!("{kind} in version {} cannot be handled as a {kind}: {self}", go_quote(version)),
         }
     }
 }
 
-/// Parses a body without looking at its type. The paths are of keys given more than once.
+/// Parses a body without looking at its type. The second part is what strict validation complains of: keys given twice.
 pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), DecodeError> {
     match media {
-        MediaType::Json => json::parse(bytes).map(|p| (p.value, p.duplicates)).map_err(|e| DecodeError::Syntax(e.0)),
-        MediaType::Yaml => yaml(bytes).map(|value| (value, Vec::new())).map_err(DecodeError::Syntax),
+        MediaType::Json => {
+            let parsed = json::parse(bytes).map_err(|e| DecodeError::Syntax(format!("json parse error: {e}")))?;
+            let told = |path: &String| format!("duplicate field {}", go_quote(path));
+            Ok((parsed.value, parsed.duplicates.iter().map(told).collect()))
+        }
+        MediaType::Yaml => {
+            let parsed = yaml::parse(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
+            Ok((parsed.value, parsed.duplicates))
+        }
     }
-}
-
-/// One YAML document as a value. YAML 1.1's octal numbers are read as upstream reads them.
-pub fn yaml(bytes: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(bytes).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
-    let options = serde_saphyr::options! { legacy_octal_numbers: true };
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
 }
 
 /// Parses a body, checks it against its type and drops what the type does not know.
@@ -98,7 +99,7 @@ pub fn decode(bytes: &[u8], media: MediaType, ty: TypeId, validation: FieldValid
     let problems: Vec<String> = unknown
         .iter()
         .map(|path| format!("unknown field {}", go_quote(path)))
-        .chain(duplicates.iter().map(|path| format!("duplicate field {}", go_quote(path))))
+        .chain(duplicates)
         .collect();
     match validation {
         FieldValidation::Strict if !problems.is_empty() => Err(DecodeError::Strict(problems)),

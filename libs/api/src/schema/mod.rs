@@ -6,6 +6,7 @@ pub mod json;
 pub mod openapi;
 mod proto;
 pub mod table;
+pub mod yaml;
 
 pub use self::{
     check::{DecodeError, Decoded, FieldValidation, MediaType, decode},

@@ -1,0 +1,133 @@
+//! YAML to values, as `sigs.k8s.io/yaml` reads it: YAML 1.1 booleans and octal numbers, duplicate keys pardoned (and told),
+//! alias bombs and deep nesting refused.
+
+use serde_json::Value;
+use serde_saphyr::{DuplicateKeyPolicy, Error, Options};
+
+use super::json::MAX_DEPTH;
+
+/// A parsed document and what strict validation complains of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The value; of duplicate keys the last one counts.
+    pub value: Value,
+    /// `line 3: key "a" already set in map`
+    pub duplicates: Vec<String>,
+}
+
+fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: 100_000,
+            max_nodes: 2_000_000,
+            max_events: 8_000_000,
+            max_depth: MAX_DEPTH,
+        },
+        duplicate_keys: duplicate_keys,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    }
+}
+
+fn message(error: &Error) -> String {
+    match error.location() {
+        // Upstream's parser puts the line first.
+        Some(location) if location.line() > 0 => format!("yaml: line {}: {}", location.line(), first_line(error)),
+        _ => format!("yaml: {}", first_line(error)),
+    }
+}
+
+fn first_line(error: &Error) -> String {
+    error.without_snippet().to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Parses one document.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    match serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)) {
+        Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
+        Err(error) => {
+            let Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
+                return Err(message(&error));
+            };
+            let key = crate::field::go_quote(key.as_deref().unwrap_or_default());
+            let duplicates = vec![format!("line {}: key {key} already set in map", location.line())];
+            let value = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::LastWins));
+            Ok(Parsed { value: value.map_err(|e| message(&e))?, duplicates })
+        }
+    }
+}
+
+/// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
+pub fn documents(text: &str) -> Result<Vec<Value>, String> {
+    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::LastWins))
+        .map_err(|e| message(&e))?;
+    Ok(values.into_iter().filter(|v| !v.is_null()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn scalars_are_upstreams() {
+        for (text, want) in [
+            ("a: yes", json!({"a": true})),
+            ("a: on", json!({"a": true})),
+            ("a: \"yes\"", json!({"a": "yes"})),
+            ("a: 0644", json!({"a": 420})),
+            ("a: 0o17", json!({"a": 15})),
+            ("a: 1e3", json!({"a": 1000.0})),
+            ("a: 1.5", json!({"a": 1.5})),
+            ("a: ~", json!({"a": null})),
+            ("a:", json!({"a": null})),
+            ("a: 2024-01-01", json!({"a": "2024-01-01"})),
+            ("a: 1Gi", json!({"a": "1Gi"})),
+            ("a: 500m", json!({"a": "500m"})),
+            ("a: 10:20", json!({"a": "10:20"})),
+            ("1: a", json!({"1": "a"})),
+            ("a: &x {b: 1}\nc: *x", json!({"a": {"b": 1}, "c": {"b": 1}})),
+            ("a: |\n  x\n  y\n", json!({"a": "x\ny\n"})),
+            ("{\"a\": [1, \"b\"]}", json!({"a": [1, "b"]})),
+        ] {
+            assert_eq!(parse(text.as_bytes()).map(|p| p.value), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn duplicates_are_told() {
+        let parsed = parse(b"a: 1\nb: 2\na: 3\n").unwrap();
+        assert_eq!(parsed.value, json!({"a": 3, "b": 2}));
+        assert_eq!(parsed.duplicates, ["line 3: key \"a\" already set in map"]);
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let mut bomb = String::from("a: &a [x,x,x,x,x,x,x,x,x]\n");
+        for (name, inner) in ('b'..='i').zip('a'..='h') {
+            bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{inner}"); 9].join(",")));
+        }
+        assert!(parse(bomb.as_bytes()).is_err());
+        assert!(parse("[".repeat(10_000).as_bytes()).is_err());
+        assert!(parse("- ".repeat(10_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn streams() {
+        assert_eq!(documents("---\na: 1\n---\n# nothing\n---\nb: 2\n").unwrap(), [json!({"a": 1}), json!({"b": 2})]);
+        assert_eq!(documents("{\"a\": 1}").unwrap(), [json!({"a": 1})]);
+    }
+
+    proptest! {
+        #![proptest_config(crate::testing::cases(500))]
+
+        #[test]
+        fn never_panics(text in "\\PC{0,40}|[a-c0-9:&*!|>{}\\[\\],'\"#\n -]{0,40}") {
+            let _ = parse(text.as_bytes());
+            let _ = documents(&text);
+        }
+    }
+}
