@@ -6,11 +6,16 @@
 pub mod config;
 pub mod context;
 pub mod deployment;
+pub mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod garbage;
+pub mod namespace;
 pub mod pods;
 pub mod replicas;
+pub mod rootca;
 pub mod selection;
+pub mod serviceaccount;
 
 use std::{future::Future, pin::Pin};
 
@@ -36,6 +41,10 @@ type Start = fn(Context) -> Running;
 
 /// All controllers under upstream's names.
 const CONTROLLERS: &[(&str, Start)] = &[
+    ("garbage-collector-controller", |ctx| Box::pin(garbage::run(ctx))),
+    ("namespace-controller", |ctx| Box::pin(namespace::run(ctx))),
+    ("serviceaccount-controller", |ctx| Box::pin(serviceaccount::run(ctx))),
+    ("root-ca-certificate-publisher-controller", |ctx| Box::pin(rootca::run(ctx))),
     ("endpoints-controller", |ctx| Box::pin(endpoints::run(ctx))),
     ("endpointslice-controller", |ctx| Box::pin(endpointslice::run(ctx))),
     ("deployment-controller", |ctx| Box::pin(deployment::run(ctx))),
@@ -47,6 +56,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
     let known: Vec<_> = CONTROLLERS.iter().map(|(name, _)| *name).collect();
     config.validate(&known)?;
+    rootca::certificates(&config)?;
     if !config.leader_elect {
         work(Context::new(client, config, shutdown)).await;
         return Ok(());
