@@ -177,7 +177,7 @@ impl PodNetwork {
 
     /// [`PodNetwork::attach`] for an open namespace.
     pub async fn attach_fd(&self, netns: BorrowedFd<'_>, key: &str, host_ports: &[HostPort]) -> Result<Attachment> {
-        let notes: Vec<String> = host_ports.iter().map(HostPort::to_note).collect();
+        let notes: Vec<String> = host_ports.iter().copied().map(HostPort::to_note).collect();
         let address = self.ipam.allocate(key, &notes)?;
         let gateway = self.config.pod_cidr.gateway();
         let name = host_interface(key);
@@ -271,7 +271,7 @@ impl PodNetwork {
 }
 
 impl HostPort {
-    fn to_note(&self) -> String {
+    fn to_note(self) -> String {
         let ip = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
         format!("{} {ip} {} {}", self.protocol, self.host_port, self.container_port)
     }
