@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::status::Status;
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{Request, Response, request::Parts};
@@ -51,8 +52,8 @@ pub trait Authorize: Send + Sync + 'static {
 /// Signs service-account tokens.
 #[async_trait]
 pub trait IssueTokens: Send + Sync + 'static {
-    /// Fills in the `status` of a TokenRequest for the service account object; `Err` is a BadRequest message.
-    async fn issue(&self, service_account: &Value, token_request: Value) -> Result<Value, String>;
+    /// Answers a TokenRequest for the service account object with the whole TokenRequest, status filled in.
+    async fn issue(&self, service_account: &Value, token_request: Value) -> Result<Value, Status>;
 }
 
 /// Carries a request on to a kubelet, pod or service: log, exec, attach, port-forward, proxy.
@@ -112,8 +113,8 @@ impl Authorize for Open {
 
 #[async_trait]
 impl IssueTokens for Open {
-    async fn issue(&self, _service_account: &Value, _token_request: Value) -> Result<Value, String> {
-        Err("no token signer is configured".to_owned())
+    async fn issue(&self, _service_account: &Value, _token_request: Value) -> Result<Value, Status> {
+        Err(Status::bad_request("no token signer is configured"))
     }
 }
 
