@@ -356,8 +356,10 @@ impl<T: Resource> Hooks for Typed<T> {
 
     fn update(&self, object: Value, old: &Value, at: Option<Subresource>, ctx: &Context) -> Result<Admitted, Refused> {
         let mut new: T = decode(object)?;
-        let old: T = serde::Deserialize::deserialize(old).map_err(Refused::Malformed)?;
+        let mut old: T = serde::Deserialize::deserialize(old).map_err(Refused::Malformed)?;
         new.set_defaults();
+        // What an older version stored lacks newer defaults; without them unchanged fields would look changed.
+        old.set_defaults();
         new.prepare_for_update(&old, at, ctx);
         if T::INFO.has_generation {
             let moved = i64::from(new.generation_moves(&old));

@@ -81,7 +81,8 @@ impl Resource for Deployment {
     }
 
     fn validate(&self, errors: &mut FieldErrors) {
-        check_spec(&self.spec.clone().unwrap_or_default(), &Path::root("spec"), errors);
+        let none = DeploymentSpec::default();
+        check_spec(self.spec.as_ref().unwrap_or(&none), &Path::root("spec"), errors);
     }
 
     fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
@@ -104,8 +105,10 @@ impl Resource for Deployment {
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
-        let spec = self.spec.clone().unwrap_or_default();
-        let status = self.status.clone().unwrap_or_default();
+        let no_spec = Default::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
+        let no_status = Default::default();
+        let status = self.status.as_ref().unwrap_or(&no_status);
         let (names, images) = cells::template(Some(&spec.template));
         vec![
             cells::name(&self.metadata),

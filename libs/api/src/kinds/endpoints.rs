@@ -34,6 +34,9 @@ impl Resource for Endpoints {
     fn set_defaults(&mut self) {
         for port in self.subsets.iter_mut().flatten().flat_map(|subset| subset.ports.iter_mut().flatten()) {
             default_to(&mut port.protocol, "TCP");
+            if port.name.as_deref() == Some("") {
+                port.name = None;
+            }
         }
     }
 

@@ -72,7 +72,8 @@ impl Resource for Node {
     }
 
     fn validate(&self, errors: &mut FieldErrors) {
-        let spec = self.spec.clone().unwrap_or_default();
+        let no_spec = Default::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
         // Upstream's path of taints.
         taints(spec.taints.as_deref().unwrap_or_default(), &Path::root("metadata.taints"), errors);
         amounts(self, errors);
@@ -120,9 +121,10 @@ impl Resource for Node {
     }
 
     fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
-        let spec = self.spec.clone().unwrap_or_default();
-        let source = spec.config_source.map(|_| "spec.configSource: the feature is removed");
-        let id = spec.external_id.map(|_| "spec.externalID: this field is deprecated, and is unused by Kubernetes");
+        let no_spec = Default::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
+        let source = spec.config_source.as_ref().map(|_| "spec.configSource: the feature is removed");
+        let id = spec.external_id.as_ref().map(|_| "spec.externalID: this field is deprecated, and is unused by Kubernetes");
         source.into_iter().chain(id).map(str::to_owned).collect()
     }
 

@@ -78,6 +78,15 @@ impl Resource for Pod {
         if let (Some(ip), None) = (&status.host_ip, &status.host_ips) {
             status.host_ips = Some(vec![k8s_openapi::api::core::v1::HostIP { ip: ip.clone() }]);
         }
+        let lists = [
+            &mut status.init_container_statuses,
+            &mut status.container_statuses,
+            &mut status.ephemeral_container_statuses,
+        ];
+        for container in lists.into_iter().flat_map(|list| list.iter_mut().flatten()) {
+            container.state.get_or_insert_default();
+            container.last_state.get_or_insert_default();
+        }
     }
 
     fn prepare_for_create(&mut self, _ctx: &Context) {

@@ -67,7 +67,8 @@ impl Resource for ReplicaSet {
 
     fn validate(&self, errors: &mut FieldErrors) {
         let path = Path::root("spec");
-        let spec = self.spec.clone().unwrap_or_default();
+        let no_spec = Default::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
         errors.non_negative(&path.child("replicas"), spec.replicas);
         errors.non_negative(&path.child("minReadySeconds"), spec.min_ready_seconds);
         replicas::selector_and_template(&spec.selector, spec.template.as_ref(), &path, errors);
@@ -75,7 +76,8 @@ impl Resource for ReplicaSet {
 
     fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
         if at == Some(Subresource::Status) {
-            let status = self.status.clone().unwrap_or_default();
+            let no_status = Default::default();
+        let status = self.status.as_ref().unwrap_or(&no_status);
             let counts = replicas::Counts {
                 replicas: status.replicas,
                 fully_labeled: status.fully_labeled_replicas,
@@ -110,8 +112,10 @@ impl Resource for ReplicaSet {
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
-        let spec = self.spec.clone().unwrap_or_default();
-        let status = self.status.clone().unwrap_or_default();
+        let no_spec = Default::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
+        let no_status = Default::default();
+        let status = self.status.as_ref().unwrap_or(&no_status);
         let (names, images) = cells::template(spec.template.as_ref());
         vec![
             cells::name(&self.metadata),

@@ -71,7 +71,8 @@ impl Resource for Service {
             return;
         }
         self.status.clone_from(&old.status);
-        let old_spec = old.spec.clone().unwrap_or_default();
+        let no_spec = Default::default();
+        let old_spec = old.spec.as_ref().unwrap_or(&no_spec);
         let spec = self.spec.get_or_insert_default();
         carry_allocated(&old_spec, spec);
         normalize_cluster_ips(Some(&old_spec), spec);
@@ -106,7 +107,8 @@ impl Resource for Service {
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
-        let spec = self.spec.clone().unwrap_or_default();
+        let no_spec = Default::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
         let address = spec.cluster_ips.as_ref().and_then(|ips| ips.first()).map_or("<none>", String::as_str);
         vec![
             cells::name(&self.metadata),
@@ -157,6 +159,9 @@ fn set_spec_defaults(spec: &mut ServiceSpec) {
     if text(spec.type_.as_ref()).is_empty() {
         spec.type_ = Some("ClusterIP".to_owned());
     }
+    if spec.selector.as_ref().is_some_and(|selector| selector.is_empty()) {
+        spec.selector = None;
+    }
     for port in spec.ports.iter_mut().flatten() {
         default_to(&mut port.protocol, "TCP");
         if port.name.as_deref() == Some("") {
@@ -202,11 +207,13 @@ fn normalize_cluster_ips(old: Option<&ServiceSpec>, new: &mut ServiceSpec) {
 
 /// A client that leaves allocated fields out of an update means to keep them (upstream's `patchAllocatedValues`).
 fn carry_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
-    if has_cluster_ip(old) && has_cluster_ip(new) && new.cluster_ip.is_none() && new.cluster_ips.is_none() {
-        new.cluster_ip.clone_from(&old.cluster_ip);
-        new.cluster_ips.clone_from(&old.cluster_ips);
-    }
     if has_cluster_ip(old) && has_cluster_ip(new) {
+        if new.cluster_ip.is_none() {
+            new.cluster_ip.clone_from(&old.cluster_ip);
+        }
+        if new.cluster_ips.is_none() && new.cluster_ip == old.cluster_ip {
+            new.cluster_ips.clone_from(&old.cluster_ips);
+        }
         if new.ip_families.is_none() {
             new.ip_families.clone_from(&old.ip_families);
         }
@@ -215,11 +222,11 @@ fn carry_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
         }
     }
     if has_node_ports(old) && has_node_ports(new) {
-        let key = |port: &ServicePort| (port.protocol.clone(), port.port);
-        let mut used: BTreeSet<i32> = new.ports.iter().flatten().filter_map(|port| port.node_port).collect();
+        // Ports are known by their names: everything else about them may have changed.
+        let used: BTreeSet<i32> = new.ports.iter().flatten().filter_map(|port| port.node_port).collect();
         for port in new.ports.iter_mut().flatten().filter(|port| port.node_port.is_none()) {
-            let before = old.ports.iter().flatten().find(|before| key(before) == key(port)).and_then(|before| before.node_port);
-            port.node_port = before.filter(|number| used.insert(*number));
+            let before = old.ports.iter().flatten().rfind(|before| before.name == port.name);
+            port.node_port = before.and_then(|before| before.node_port).filter(|number| !used.contains(number));
         }
     }
     if has_health_check_port(old) && has_health_check_port(new) && new.health_check_node_port.is_none() {
@@ -292,4 +299,99 @@ fn ports(ports: &[ServicePort]) -> String {
         }
     });
     pieces.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::{Kind, Refused};
+    use serde_json::json;
+
+    const CTX: Context = Context { now: Timestamp::UNIX_EPOCH, user: "tester" };
+
+    fn stored(spec: Value) -> Value {
+        let object = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec});
+        Kind::of::<Service>().hooks.create(object, &CTX).map_err(|refused| format!("{refused:?}")).unwrap().object
+    }
+
+    /// The spec after an update of a service with `old` to exactly `new`.
+    fn updated(old: Value, new: Value) -> Result<Value, Refused> {
+        let old = stored(old);
+        let mut object = old.clone();
+        object["spec"] = new;
+        Kind::of::<Service>().hooks.update(object, &old, None, &CTX).map(|admitted| admitted.object["spec"].clone())
+    }
+
+    fn node_port() -> Value {
+        json!({
+            "type": "NodePort", "clusterIP": "10.43.0.5", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "nodePort": 30081}],
+        })
+    }
+
+    #[test]
+    fn an_update_that_leaves_out_what_was_allocated_keeps_it() {
+        let ports = json!([{"name": "b", "port": 82}, {"name": "c", "port": 80}]);
+        let spec = updated(node_port(), json!({"type": "NodePort", "ports": ports})).unwrap();
+        let want = json!({
+            "type": "NodePort", "clusterIP": "10.43.0.5", "clusterIPs": ["10.43.0.5"], "ipFamilies": ["IPv4"],
+            "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None", "externalTrafficPolicy": "Cluster",
+            "internalTrafficPolicy": "Cluster",
+            "ports": [
+                {"name": "b", "port": 82, "targetPort": 82, "protocol": "TCP", "nodePort": 30081},
+                {"name": "c", "port": 80, "targetPort": 80, "protocol": "TCP"},
+            ],
+        });
+        assert_eq!(spec, want);
+    }
+
+    #[test]
+    fn a_type_without_node_ports_drops_them() {
+        let mut spec = stored(node_port())["spec"].clone();
+        spec["type"] = json!("ClusterIP");
+        let spec = updated(node_port(), spec).unwrap();
+        let kept: Vec<&Value> = spec["ports"].as_array().unwrap().iter().map(|port| &port["nodePort"]).collect();
+        assert_eq!((kept, &spec["externalTrafficPolicy"]), (vec![&Value::Null; 2], &Value::Null));
+    }
+
+    #[test]
+    fn an_external_name_drops_addresses() {
+        let mut spec = stored(node_port())["spec"].clone();
+        spec["type"] = json!("ExternalName");
+        spec["externalName"] = json!("example.org");
+        let spec = updated(node_port(), spec).unwrap();
+        let fields = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
+        assert_eq!(fields.map(|field| spec.get(field)), [None; 4]);
+    }
+
+    #[test]
+    fn an_address_stays() {
+        let mut spec = stored(node_port())["spec"].clone();
+        spec["clusterIP"] = json!("10.43.0.6");
+        // `clusterIPs` follows a change of `clusterIP` alone, and then may not change.
+        let Err(Refused::Invalid(errors)) = updated(node_port(), spec) else { panic!("accepted") };
+        let want = "spec.clusterIPs[0]: Invalid value: [\"10.43.0.6\"]: may not change once set";
+        assert_eq!(errors.0.iter().map(ToString::to_string).collect::<Vec<_>>(), [want]);
+    }
+
+    #[test]
+    fn rows_show_what_the_type_has() {
+        let row = |spec: Value, status: Value| {
+            let mut object = stored(spec);
+            object["status"] = status;
+            let cells = Kind::of::<Service>().hooks.cells(&object, Timestamp::UNIX_EPOCH);
+            (cells[2].clone(), cells[3].clone(), cells[4].clone())
+        };
+        let balancer = json!({"type": "LoadBalancer", "clusterIP": "10.43.0.5", "ports": [{"port": 80}]});
+        let ingress = json!({"loadBalancer": {"ingress": [{"hostname": "b.example"}, {"ip": "192.0.2.2"}]}});
+        let cases = [
+            (json!({"clusterIP": "None", "selector": {"a": "b"}}), json!({}), ("None", "<none>", "<none>")),
+            (json!({"type": "ExternalName", "externalName": "x.example"}), json!({}), ("<none>", "x.example", "<none>")),
+            (balancer.clone(), json!({}), ("10.43.0.5", "<pending>", "80/TCP")),
+            (balancer, ingress, ("10.43.0.5", "192.0.2.2,b.example", "80/TCP")),
+        ];
+        for (spec, status, (address, external, ports)) in cases {
+            assert_eq!(row(spec, status), (address.into(), external.into(), ports.into()));
+        }
+    }
 }

@@ -66,7 +66,8 @@ fn is_true(pod: &Pod, condition: &str) -> bool {
 }
 
 fn summarize(pod: &Pod) -> Summary {
-    let status = pod.status.clone().unwrap_or_default();
+    let no_status = Default::default();
+        let status = pod.status.as_ref().unwrap_or(&no_status);
     let init: Vec<&Container> = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).collect();
     let mut reason = status.reason.clone().or(status.phase.clone()).unwrap_or_default();
     if conditions(pod).any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("SchedulingGated")) {

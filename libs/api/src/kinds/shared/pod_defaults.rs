@@ -30,18 +30,11 @@ pub fn pod_spec(spec: &mut PodSpec) {
         spec.service_account_name = spec.service_account.clone();
     }
     spec.service_account = spec.service_account_name.clone();
-    if spec.host_network == Some(true) {
-        host_ports(&mut spec.containers);
-        spec.init_containers.as_mut().map(|containers| host_ports(containers));
-    }
     for toleration in spec.tolerations.iter_mut().flatten() {
-        if toleration.operator.as_deref() == Some("") {
-            toleration.operator = None;
-        }
-    }
-    for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
-        if constraint.when_unsatisfiable.is_empty() {
-            constraint.when_unsatisfiable = "DoNotSchedule".to_owned();
+        for field in [&mut toleration.key, &mut toleration.operator, &mut toleration.value, &mut toleration.effect] {
+            if field.as_deref() == Some("") {
+                *field = None;
+            }
         }
     }
     spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).for_each(container);
@@ -64,10 +57,13 @@ pub fn pod_only(spec: &mut PodSpec) {
     spec.containers.iter_mut().chain(sidecars).for_each(resize_policy);
     pod_level_requests(spec);
     default_to(&mut spec.enable_service_links, true);
+    if spec.host_network == Some(true) {
+        spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).for_each(host_ports);
+    }
 }
 
-fn host_ports(containers: &mut [Container]) {
-    for port in containers.iter_mut().flat_map(|c| c.ports.iter_mut().flatten()) {
+fn host_ports(container: &mut Container) {
+    for port in container.ports.iter_mut().flatten() {
         default_to(&mut port.host_port, port.container_port);
     }
 }
