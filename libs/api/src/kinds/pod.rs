@@ -17,6 +17,8 @@ use crate::{field::FieldErrors, kind::{Context, KindInfo, Resource, Subresource}
 pub mod admission;
 #[path = "pod/fields.rs"]
 mod fields;
+#[path = "pod/label_keys.rs"]
+mod label_keys;
 #[path = "pod/qos.rs"]
 mod qos;
 #[path = "pod/row.rs"]
@@ -91,6 +93,7 @@ impl Resource for Pod {
 
     fn prepare_for_create(&mut self, _ctx: &Context) {
         let spec = self.spec.get_or_insert_default();
+        label_keys::merge(spec, self.metadata.labels.as_ref());
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         let conditions = gated.then(|| {
             vec![PodCondition {

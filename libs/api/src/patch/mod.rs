@@ -148,9 +148,7 @@ impl Patch {
     /// The object with the patch applied. Strategic patches need the object's type.
     pub fn apply(&self, object: &Value, ty: Option<TypeId>) -> Result<Value, PatchError> {
         match self {
-            Self::Json(patch) => {
-                json_patch_apply::apply(object.clone(), patch)
-            }
+            Self::Json(patch) => json_patch_apply::apply(object.clone(), patch),
             Self::Merge(patch) => {
                 let mut object = object.clone();
                 json_patch::merge(&mut object, patch);

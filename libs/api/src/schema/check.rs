@@ -86,7 +86,8 @@ pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), Dec
             Ok((parsed.value, parsed.duplicates.iter().map(told).collect()))
         }
         MediaType::Yaml => {
-            let parsed = yaml::parse(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
+            let parsed =
+                yaml::parse(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
             Ok((parsed.value, parsed.duplicates))
         }
     }
@@ -96,11 +97,8 @@ pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), Dec
 pub fn decode(bytes: &[u8], media: MediaType, ty: TypeId, validation: FieldValidation) -> Result<Decoded, DecodeError> {
     let (mut object, duplicates) = parse(bytes, media)?;
     let unknown = check(&mut object, ty).map_err(DecodeError::Type)?;
-    let problems: Vec<String> = unknown
-        .iter()
-        .map(|path| format!("unknown field {}", go_quote(path)))
-        .chain(duplicates)
-        .collect();
+    let problems: Vec<String> =
+        unknown.iter().map(|path| format!("unknown field {}", go_quote(path))).chain(duplicates).collect();
     match validation {
         FieldValidation::Strict if !problems.is_empty() => Err(DecodeError::Strict(problems)),
         FieldValidation::Warn => Ok(Decoded { object, warnings: problems }),

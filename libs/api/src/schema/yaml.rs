@@ -60,8 +60,8 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
 
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::LastWins))
-        .map_err(|e| message(&e))?;
+    let values: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::LastWins)).map_err(|e| message(&e))?;
     Ok(values.into_iter().filter(|v| !v.is_null()).collect())
 }
 

@@ -44,6 +44,8 @@ pub fn pod_spec(spec: &mut PodSpec) {
         round_up(resources);
     }
     round_up_list(&mut spec.overhead);
+    // Behind gates that are off in v1.35 (`stopSignal` of lifecycles is the other): upstream drops it without a word.
+    spec.workload_ref = None;
 }
 
 /// Defaults that a pod has and a pod template has not: requests from limits, resize policies, service links.
@@ -150,6 +152,7 @@ fn probe(probe: &mut Probe) {
 }
 
 fn lifecycle(lifecycle: &mut Lifecycle) {
+    lifecycle.stop_signal = None;
     for handler in [&mut lifecycle.post_start, &mut lifecycle.pre_stop].into_iter().flatten() {
         handler.http_get.as_mut().map(http_get);
     }

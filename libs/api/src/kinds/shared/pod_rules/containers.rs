@@ -416,13 +416,6 @@ fn lifecycle(rules: &Rules, hooks: &Lifecycle, path: &Path, errors: &mut FieldEr
             check_hook(rules, hook, &path.child(field), errors);
         }
     }
-    if let Some(signal) = &hooks.stop_signal {
-        if rules.spec.os.is_none() {
-            errors.forbidden(path.child("stopSignal"), "may not be set for containers with empty `spec.os.name`");
-        } else if !signal.starts_with("SIG") {
-            errors.invalid(path.child("stopSignal"), signal, "must be a valid signal name");
-        }
-    }
 }
 
 fn check_hook(rules: &Rules, hook: &LifecycleHandler, path: &Path, errors: &mut FieldErrors) {

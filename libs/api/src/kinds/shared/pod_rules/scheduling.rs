@@ -170,15 +170,19 @@ fn match_label_keys(
     if !keys.is_empty() && selector.is_none() {
         errors.forbidden(&path, "must not be specified when labelSelector is not set");
     }
-    let selected: BTreeSet<&String> = selector
-        .into_iter()
-        .flat_map(|s| {
-            s.match_labels.iter().flatten().map(|(key, _)| key).chain(s.match_expressions.iter().flatten().map(|e| &e.key))
-        })
-        .collect();
+    let selected = |key: &String| {
+        let labels = selector.iter().flat_map(|selector| selector.match_labels.iter().flatten());
+        let expressions = selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
+        // Creation of a pod has added one requirement of one value for the key: any other is the user's.
+        let mut of_key = expressions.filter(|expression| expression.key == *key);
+        let merged = of_key.next_back().is_none_or(|last| {
+            matches!(last.operator.as_str(), "In" | "NotIn") && last.values.as_ref().is_some_and(|values| values.len() == 1)
+        });
+        labels.into_iter().any(|(label, _)| label == key) || !merged || of_key.next().is_some()
+    };
     for (i, key) in keys.iter().enumerate() {
         errors.each(&path.index(i), key, names::qualified_name(key));
-        if selected.contains(key) {
+        if selected(key) {
             errors.invalid(path.index(i), key, format!("exists in both {field} and labelSelector"));
         }
     }
