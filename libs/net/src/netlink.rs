@@ -181,6 +181,21 @@ impl Netlink {
         ignore(libc::ENODEV, deleted, || format!("delete link {name}"))
     }
 
+    /// Deletes all links of these names together, those that exist. The kernel waits for its readers once, not once a link
+    /// (15 to 40 ms each).
+    pub async fn delete_links(&self, names: &[String]) -> Result<()> {
+        // A group that nobody else uses: spelled "knar".
+        const DOOMED: u32 = 0x6b6e_6172;
+        for name in names {
+            let message = LinkUnspec::new_with_name(name).link_group(DOOMED).build();
+            let marked = self.handle.link().set(message).execute().await;
+            ignore(libc::ENODEV, marked, || format!("mark link {name}"))?;
+        }
+        let group = LinkMessageBuilder::<LinkUnspec>::new().link_group(DOOMED).build();
+        let deleted = self.handle.link().del_with_message(group).execute().await;
+        ignore(libc::ENODEV, deleted, || "delete links".to_owned())
+    }
+
     /// Gives a link an address.
     pub async fn add_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
         let added = self.handle.address().add(link, IpAddr::V4(address), prefix).execute().await;

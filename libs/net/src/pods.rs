@@ -20,6 +20,8 @@ use std::{
     str::FromStr,
 };
 
+use tokio::sync::{mpsc, oneshot};
+
 use crate::{
     Cidr, Error, Netlink, Result, Route, VethEnd, Via, hash,
     ipam::{Ipam, Lease},
@@ -130,6 +132,8 @@ pub struct PodNetwork {
     netlink: Netlink,
     bridge: u32,
     iptables: Iptables,
+    /// Names of links to be deleted, with whom to tell when they are gone.
+    doomed: mpsc::UnboundedSender<(String, oneshot::Sender<Result<()>>)>,
     /// Serialises changes of the host-port chain, each of which writes the whole chain.
     host_ports: tokio::sync::Mutex<()>,
 }
@@ -148,7 +152,10 @@ impl PodNetwork {
         for route in routes(&config, bridge) {
             netlink.set_route(route).await?;
         }
-        let network = Self { config, ipam, netlink, bridge, iptables, host_ports: tokio::sync::Mutex::default() };
+        let (doomed, queue) = mpsc::unbounded_channel();
+        tokio::spawn(delete_in_batches(netlink.clone(), queue));
+        let host_ports = tokio::sync::Mutex::default();
+        let network = Self { config, ipam, netlink, bridge, iptables, doomed, host_ports };
         network.in_node({
             let bridge = network.config.bridge.clone();
             move || {
@@ -216,7 +223,10 @@ impl PodNetwork {
 
     /// Takes a pod off the network: interface, host ports, address. Nothing to take off is fine.
     pub async fn detach(&self, key: &str) -> Result<()> {
-        self.netlink.delete_link(&host_interface(key)).await?;
+        let (tell, told) = oneshot::channel();
+        // The queue's task lives as long as `doomed`; should it have panicked, the link goes with the pod's namespace.
+        let _ = self.doomed.send((host_interface(key), tell));
+        told.await.unwrap_or(Ok(()))?;
         let ended = self.ipam.release(key)?;
         if ended.is_some_and(|lease| !lease.notes.is_empty()) {
             self.write_rules().await?;
@@ -231,10 +241,9 @@ impl PodNetwork {
 
     /// Detaches every pod whose key is not in `keep`: what a crash left behind.
     pub async fn retain(&self, keep: &HashSet<String>) -> Result<()> {
-        for lease in self.ipam.leases().into_iter().filter(|lease| !keep.contains(&lease.key)) {
-            self.detach(&lease.key).await?;
-        }
-        Ok(())
+        let stray = self.ipam.leases().into_iter().filter(|lease| !keep.contains(&lease.key));
+        let detached = stray.map(|lease| async move { self.detach(&lease.key).await });
+        futures::future::try_join_all(detached).await.map(drop)
     }
 
     /// What the network was made from.
@@ -266,6 +275,19 @@ impl PodNetwork {
         match &self.config.namespace {
             Some(path) => netns::within(path, work),
             None => work(),
+        }
+    }
+}
+
+/// Deletes links as they come, all that wait at once.
+async fn delete_in_batches(netlink: Netlink, mut queue: mpsc::UnboundedReceiver<(String, oneshot::Sender<Result<()>>)>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, 256).await > 0 {
+        let (names, waiting): (Vec<String>, Vec<_>) = batch.drain(..).unzip();
+        let together = netlink.delete_links(&names).await.is_ok();
+        for (name, tell) in names.iter().zip(waiting) {
+            let outcome = if together { Ok(()) } else { netlink.delete_link(name).await };
+            let _ = tell.send(outcome);
         }
     }
 }
