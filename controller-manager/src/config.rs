@@ -59,12 +59,6 @@ pub struct Config {
     /// How long a node that never reported may be silent before it counts as unhealthy.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub node_startup_grace_period: Duration,
-    /// How often nodes are looked at beyond what their changes and deadlines ask for.
-    #[arg(long, default_value = "5s", value_parser = duration)]
-    pub node_monitor_period: Duration,
-    /// The rate of evictions a second per zone.
-    #[arg(long, default_value_t = 0.1)]
-    pub node_eviction_rate: f64,
     /// Terminated pods beyond this number are deleted, oldest first; 0 keeps all.
     #[arg(long, default_value_t = 12500)]
     pub terminated_pod_gc_threshold: usize,

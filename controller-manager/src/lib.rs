@@ -11,11 +11,15 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
 pub mod namespace;
+pub mod nodeipam;
+pub mod nodelifecycle;
+pub mod podgc;
 pub mod pods;
 pub mod replicas;
 pub mod rootca;
 pub mod selection;
 pub mod serviceaccount;
+pub mod tainteviction;
 
 use std::{future::Future, pin::Pin};
 
@@ -42,6 +46,10 @@ type Start = fn(Context) -> Running;
 /// All controllers under upstream's names.
 const CONTROLLERS: &[(&str, Start)] = &[
     ("garbage-collector-controller", |ctx| Box::pin(garbage::run(ctx))),
+    ("node-ipam-controller", |ctx| Box::pin(nodeipam::run(ctx))),
+    ("node-lifecycle-controller", |ctx| Box::pin(nodelifecycle::run(ctx))),
+    ("taint-eviction-controller", |ctx| Box::pin(tainteviction::run(ctx))),
+    ("pod-garbage-collector-controller", |ctx| Box::pin(podgc::run(ctx))),
     ("namespace-controller", |ctx| Box::pin(namespace::run(ctx))),
     ("serviceaccount-controller", |ctx| Box::pin(serviceaccount::run(ctx))),
     ("root-ca-certificate-publisher-controller", |ctx| Box::pin(rootca::run(ctx))),

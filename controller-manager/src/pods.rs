@@ -55,3 +55,31 @@ pub fn replica_facts(pod: &Pod) -> impl PartialEq + '_ {
     let labels: Option<&BTreeMap<String, String>> = meta.labels.as_ref();
     (labels, owner::controller_of(meta).map(|r| &r.uid), is_active(pod), ready_since(pod))
 }
+
+/// The index over pods by the node they are bound to; see [`index_by_node`].
+pub const BY_NODE: &str = "node";
+
+/// Makes pods findable by node.
+pub fn index_by_node(pods: &client::Informer<Pod>) {
+    pods.add_index(BY_NODE, |pod| Some(node(pod)).filter(|n| !n.is_empty()).map(str::to_owned).into_iter().collect());
+}
+
+/// Whether a pod shows that it was disrupted on purpose.
+const DISRUPTED: &str = "DisruptionTarget";
+
+/// The pod's status with the condition that it is ended by us, for this reason.
+pub fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Pod {
+    let mut pod = pod.clone();
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    let since = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
+    conditions.retain(|c| c.type_ != DISRUPTED);
+    conditions.push(PodCondition {
+        type_: DISRUPTED.to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: since,
+        ..PodCondition::default()
+    });
+    pod
+}

@@ -65,7 +65,10 @@ pub async fn run(ctx: Context) {
         Ok(Some(certificates)) => certificates,
         Ok(None) => return,
         Err(error) => {
-            return tracing::error!(error = &error as &dyn std::error::Error, "the cluster's certificates are not published");
+            return tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the cluster's certificates are not published"
+            );
         }
     };
     let queue = Queue::new(NAME);

@@ -42,8 +42,6 @@ pub struct Counts {
     pub ready: i32,
     /// Those that have been ready for `minReadySeconds`.
     pub available: i32,
-    /// Pods on their way out (RS only; upstream's `terminatingReplicas` counts pods with a deletion timestamp).
-    pub terminating: i32,
 }
 
 /// A kind that keeps replicas.
@@ -71,8 +69,6 @@ struct Observed<W> {
     owned: Vec<Arc<Pod>>,
     /// Active pods nobody controls, in its namespace.
     orphans: Vec<Arc<Pod>>,
-    /// Pods it controls that are on their way out.
-    terminating: i32,
     /// Active pods per node of it and its siblings (other workloads of the same owner).
     neighbours: HashMap<String, usize>,
     now: Timestamp,
@@ -120,14 +116,14 @@ fn decide<W: Workload>(observed: &Observed<W>) -> Plan {
             actions.push(Action::Delete(chosen.into_iter().map(|i| replicas[i].clone()).collect()));
         }
     }
-    let (counts, wait) = count(workload.as_ref(), &replicas, observed.terminating, now);
+    let (counts, wait) = count(workload.as_ref(), &replicas, now);
     Plan { actions, counts, wait }
 }
 
-fn count<W: Workload>(workload: &W, replicas: &[Arc<Pod>], terminating: i32, now: Timestamp) -> (Counts, Option<Duration>) {
+fn count<W: Workload>(workload: &W, replicas: &[Arc<Pod>], now: Timestamp) -> (Counts, Option<Duration>) {
     let template = workload.template().and_then(|t| t.metadata.as_ref()?.labels.clone()).unwrap_or_default();
     let template = Selector::from_set(&template);
-    let mut counts = Counts { replicas: replicas.len() as i32, terminating, ..Counts::default() };
+    let mut counts = Counts { replicas: replicas.len() as i32, ..Counts::default() };
     let mut wait: Option<Duration> = None;
     for pod in replicas {
         counts.fully_labeled += i32::from(template.matches_opt(pod.metadata.labels.as_ref()));
@@ -255,13 +251,10 @@ impl<W: Workload> Controller<W> {
     fn observe(&self, key: &Key) -> Option<Observed<W>> {
         let workload = self.workloads.get(key)?;
         let uid = workload.meta().uid.clone().unwrap_or_default();
-        let all = self.pods.by_owner(&uid);
-        let terminating =
-            all.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !pods::is_terminal(p)).count() as i32;
-        let owned: Vec<_> = all.into_iter().filter(|p| pods::is_active(p)).collect();
+        let owned: Vec<_> = self.pods.by_owner(&uid).into_iter().filter(|p| pods::is_active(p)).collect();
         let orphans = self.pods.by_index(ORPHANS, &key.namespace).into_iter().filter(|p| pods::is_active(p)).collect();
         let neighbours = if owned.len() as i32 > workload.replicas() { self.neighbours(&workload) } else { HashMap::new() };
-        Some(Observed { workload, owned, orphans, terminating, neighbours, now: Timestamp::now() })
+        Some(Observed { workload, owned, orphans, neighbours, now: Timestamp::now() })
     }
 
     /// Active pods per node of all workloads that share this one's controller (a Deployment's ReplicaSets).

@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use prometheus_client::{
-    encoding::EncodeLabelSet,
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::Registry,
 };
 
 /// The label of all queue metrics.
@@ -21,7 +21,9 @@ impl Name {
     }
 }
 
-/// All metrics of this crate. One set per process: several components in one process share it and differ by name.
+/// All metrics of this crate. One set per process, to be registered once as a collector ([`Metrics::global`]'s clone): components in
+/// one process share it and differ by name.
+#[derive(Clone, Debug)]
 pub struct Metrics {
     depth: Family<Name, Gauge>,
     adds: Family<Name, Counter>,
@@ -60,28 +62,6 @@ impl Metrics {
         })
     }
 
-    /// Shows the set in a registry.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("workqueue_depth", "Current depth of workqueue", self.depth.clone());
-        registry.register("workqueue_adds", "Total number of adds handled by workqueue", self.adds.clone());
-        registry.register("workqueue_retries", "Total number of retries handled by workqueue", self.retries.clone());
-        registry.register(
-            "workqueue_queue_duration_seconds",
-            "How long in seconds an item stays in workqueue before being requested",
-            self.queued.clone(),
-        );
-        registry.register(
-            "workqueue_work_duration_seconds",
-            "How long in seconds processing an item from workqueue takes",
-            self.worked.clone(),
-        );
-        registry.register(
-            "leader_election_master_status",
-            "Whether this process holds the lease (1) or not (0)",
-            self.leading.clone(),
-        );
-    }
-
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {
         let name = Name::new(name);
         QueueMetrics {
@@ -95,5 +75,42 @@ impl Metrics {
 
     pub(crate) fn leading(&self, name: &str) -> Gauge {
         self.leading.get_or_create_owned(&Name::new(name))
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let metrics: [(&str, &str, &dyn EncodeMetric); 6] = [
+            ("workqueue_depth", "Current depth of workqueue", &self.depth),
+            ("workqueue_adds", "Total number of adds handled by workqueue", &self.adds),
+            ("workqueue_retries", "Total number of retries handled by workqueue", &self.retries),
+            (
+                "workqueue_queue_duration_seconds",
+                "How long in seconds an item stays in workqueue before being requested",
+                &self.queued,
+            ),
+            ("workqueue_work_duration_seconds", "How long in seconds processing an item from workqueue takes", &self.worked),
+            ("leader_election_master_status", "Whether this process holds the lease (1) or not (0)", &self.leading),
+        ];
+        for (name, help, metric) in metrics {
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shown_under_upstreams_names() {
+        let metrics = Metrics { leading: Family::default(), ..Metrics::global().clone() };
+        metrics.queue("shown").adds.inc();
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(metrics));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        assert!(text.contains("workqueue_adds_total{name=\"shown\"} 1"), "{text}");
     }
 }
