@@ -45,7 +45,9 @@ impl Resource for Deployment {
     metadata_accessors!();
 
     fn set_defaults(&mut self) {
-        self.status.get_or_insert_default();
+        let status = self.status.get_or_insert_default();
+        // Here, unlike in a ReplicaSet's status, no replicas are written as nothing.
+        status.replicas = status.replicas.filter(|replicas| *replicas != 0);
         let spec = self.spec.get_or_insert_default();
         default_to(&mut spec.replicas, 1);
         default_to(&mut spec.revision_history_limit, 10);

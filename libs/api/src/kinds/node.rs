@@ -50,6 +50,9 @@ impl Resource for Node {
         if let (Some(cidr), None) = (&spec.pod_cidr, &spec.pod_cidrs) {
             spec.pod_cidrs = Some(vec![cidr.clone()]);
         }
+        for taint in spec.taints.iter_mut().flatten() {
+            taint.value = taint.value.take().filter(|value| !value.is_empty());
+        }
         let status = self.status.get_or_insert_default();
         if status.allocatable.is_none() {
             status.allocatable.clone_from(&status.capacity);

@@ -2,8 +2,9 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerResizePolicy, DownwardAPIVolumeFile, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle,
-        ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, ResourceFieldSelector, ResourceRequirements, Volume,
+        Container, ContainerPort, ContainerResizePolicy, DownwardAPIVolumeFile, EnvVar, EphemeralContainer, HTTPGetAction,
+        Lifecycle, ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe, ResourceFieldSelector, ResourceRequirements,
+        Volume,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -76,16 +77,12 @@ fn container(container: &mut Container) {
     default_to(&mut container.termination_message_path, "/dev/termination-log");
     default_to(&mut container.termination_message_policy, "File");
     round_up(container.resources.get_or_insert_default());
-    for port in container.ports.iter_mut().flatten() {
-        default_to(&mut port.protocol, "TCP");
-    }
+    ports(container.ports.as_mut());
     env(container.env.as_mut());
     for probe_ in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe] {
         probe_.as_mut().map(probe);
     }
     container.lifecycle.as_mut().map(lifecycle);
-    // The default profile of the proc mount is only filled in where the field stands; unset stays unset.
-    mounts(container.volume_mounts.as_mut());
 }
 
 fn ephemeral_container(container: &mut EphemeralContainer) {
@@ -94,22 +91,18 @@ fn ephemeral_container(container: &mut EphemeralContainer) {
     default_to(&mut container.termination_message_path, "/dev/termination-log");
     default_to(&mut container.termination_message_policy, "File");
     round_up(container.resources.get_or_insert_default());
-    for port in container.ports.iter_mut().flatten() {
-        default_to(&mut port.protocol, "TCP");
-    }
+    ports(container.ports.as_mut());
     env(container.env.as_mut());
     for probe_ in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe] {
         probe_.as_mut().map(probe);
     }
     container.lifecycle.as_mut().map(lifecycle);
-    mounts(container.volume_mounts.as_mut());
 }
 
-fn mounts(mounts: Option<&mut Vec<k8s_openapi::api::core::v1::VolumeMount>>) {
-    for mount in mounts.into_iter().flatten() {
-        if mount.read_only == Some(false) {
-            mount.read_only = None;
-        }
+fn ports(ports: Option<&mut Vec<ContainerPort>>) {
+    for port in ports.into_iter().flatten() {
+        default_to(&mut port.protocol, "TCP");
+        port.name = port.name.take().filter(|name| !name.is_empty());
     }
 }
 
