@@ -59,8 +59,8 @@ pub struct ServicePort {
     pub external_ips: Vec<Ipv4Addr>,
     /// `status.loadBalancer.ingress` that routes to nodes by address.
     pub balancer_ips: Vec<Ipv4Addr>,
-    /// Who may use the load balancer's addresses; empty is everybody.
-    pub source_ranges: Vec<Cidr>,
+    /// Who may use the load balancer's addresses; `None` is everybody.
+    pub source_ranges: Option<Vec<Cidr>>,
     /// `sessionAffinity: ClientIP`, with its seconds.
     pub affinity: Option<i32>,
     /// `externalTrafficPolicy: Local`.
@@ -104,6 +104,10 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
     let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
     let by_address = ingress.into_iter().flatten().filter(|i| i.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
     let balancer_ips: Vec<Ipv4Addr> = by_address.filter_map(|i| i.ip.as_ref()?.parse().ok()).collect();
+    // Ranges that cannot be read (of IPv6, say) let nobody in; that there are any keeps everybody else out.
+    let given = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty());
+    let source_ranges: Option<Vec<Cidr>> =
+        given.map(|ranges| ranges.iter().filter_map(|range| range.trim().parse().ok()).collect());
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let port = |port: &k8s_openapi::api::core::v1::ServicePort| {
         let name = port.name.clone().unwrap_or_default();
@@ -116,12 +120,7 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
             node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
             external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
             balancer_ips: balancer_ips.clone(),
-            source_ranges: spec
-                .load_balancer_source_ranges
-                .iter()
-                .flatten()
-                .filter_map(|range| range.trim().parse().ok())
-                .collect(),
+            source_ranges: source_ranges.clone(),
             affinity,
             external_local: local(&spec.external_traffic_policy),
             internal_local: local(&spec.internal_traffic_policy),

@@ -152,7 +152,7 @@ impl Writer<'_> {
     }
 
     fn is_firewalled(&self) -> bool {
-        self.usable.any && !self.port.balancer_ips.is_empty() && !self.port.source_ranges.is_empty()
+        self.usable.any && !self.port.balancer_ips.is_empty() && self.port.source_ranges.is_some()
     }
 
     /// `REJECT` where there is no endpoint at all, `DROP` where only this node has none.
@@ -256,15 +256,16 @@ impl Writer<'_> {
         let (port, names) = (self.port, self.names.clone());
         let node = self.setting.node.address;
         let title = comment(&format!("{} loadbalancer IP", port.title));
-        let allows_node = node.is_some_and(|node| port.source_ranges.iter().any(|range| range.contains(node)));
+        let ranges = || port.source_ranges.iter().flatten();
+        let allows_node = node.is_some_and(|node| ranges().any(|range| range.contains(node)));
         let chain = self.chain(&names.firewall);
-        let ranges = port.source_ranges.iter().map(|range| match range.prefix() {
+        let from_ranges = ranges().map(|range| match range.prefix() {
             0 => String::new(),
             _ => format!("-s {range} "),
         });
         // A node's own packets to the balancer's address come from that address where the node has it.
         let own = port.balancer_ips.iter().filter(|_| allows_node).map(|ip| format!("-s {ip}/32 "));
-        chain.extend(ranges.chain(own).map(|from| format!("{from}{title} -j {}", names.external)));
+        chain.extend(from_ranges.chain(own).map(|from| format!("{from}{title} -j {}", names.external)));
         chain.push(comment(&format!("other traffic to {} will be dropped by KUBE-PROXY-FIREWALL", port.title)));
     }
 
@@ -386,7 +387,7 @@ mod tests {
             node_port: None,
             external_ips: vec![],
             balancer_ips: vec![],
-            source_ranges: vec![],
+            source_ranges: None,
             affinity: None,
             external_local: false,
             internal_local: false,
@@ -443,7 +444,7 @@ mod tests {
         let port = ServicePort {
             balancer_ips: vec![[1, 2, 3, 4].into()],
             external_ips: vec![[5, 6, 7, 8].into()],
-            source_ranges: vec!["10.41.0.0/16".parse().unwrap()],
+            source_ranges: Some(vec!["10.41.0.0/16".parse().unwrap()]),
             ..port()
         };
         insta::assert_snapshot!(text(&port, vec![endpoint(2, true)]));

@@ -1,0 +1,129 @@
+//! The whole proxy against an API server played by the test: objects by list and watch, rules in a namespace of its own.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use futures::StreamExt;
+use knarr_proxy::Config;
+use net::{iptables::Iptables, netns};
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// Objects by collection path, and a stream of watch events for each.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<HashMap<String, (Vec<Value>, Option<broadcast::Sender<String>>)>>>);
+
+impl Fake {
+    fn put(&self, path: &str, kind: &str, object: Value) {
+        let mut object = object;
+        let mut all = self.0.lock().unwrap();
+        let (objects, events) = all.entry(path.to_owned()).or_default();
+        let same = |o: &Value| o["metadata"]["name"] == object["metadata"]["name"];
+        let (known, revision) = (objects.iter().any(same), objects.len() + 10);
+        object["metadata"]["resourceVersion"] = revision.to_string().into();
+        object["kind"] = kind.into();
+        let event = json!({"type": if known { "MODIFIED" } else { "ADDED" }, "object": object});
+        objects.retain(|o| o["metadata"]["name"] != object["metadata"]["name"]);
+        objects.push(object);
+        if let Some(events) = events {
+            let _ = events.send(format!("{event}\n"));
+        }
+    }
+
+    fn answer(&self, request: &Request) -> Response {
+        let mut all = self.0.lock().unwrap();
+        let (objects, events) = all.entry(request.uri().path().to_owned()).or_default();
+        if request.uri().query().unwrap_or_default().contains("watch=true") {
+            let events = events.get_or_insert_with(|| broadcast::channel(64).0).subscribe();
+            let stream = tokio_stream::wrappers::BroadcastStream::new(events).map(|line| line.map(axum::body::Bytes::from));
+            return Response::new(Body::from_stream(stream));
+        }
+        events.get_or_insert_with(|| broadcast::channel(64).0);
+        let list = json!({"metadata": {"resourceVersion": "9"}, "items": objects});
+        Response::new(Body::from(list.to_string()))
+    }
+}
+
+struct Namespace(tempfile::TempDir);
+
+impl Namespace {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        netns::create(&folder.path().join("node")).unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("node")
+    }
+
+    /// Waits until some rule of the nat table holds `text`, or none does.
+    async fn nat(&self, text: &str, there: bool) {
+        let iptables = Iptables::within(self.path());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while iptables.save("nat").unwrap().contains(text) != there {
+            assert!(tokio::time::Instant::now() < deadline, "{text:?} there: {}", !there);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = netns::delete(&self.path());
+    }
+}
+
+fn service(name: &str, ip: &str) -> Value {
+    let ports = json!([{"port": 80, "nodePort": 30080}]);
+    json!({"metadata": {"namespace": "d", "name": name}, "spec": {"clusterIP": ip, "ports": ports}})
+}
+
+fn slice(name: &str, ip: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "d", "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"port": 8080}],
+        "endpoints": [{"addresses": [ip]}],
+    })
+}
+
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_follow_objects_and_come_back() {
+    let (namespace, fake) = (Namespace::new(), Fake::default());
+    fake.put(SERVICES, "Service", service("web", "10.43.0.7"));
+    fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.2"));
+    let server = fake.clone();
+    let router = Router::new().fallback(move |request: Request| {
+        let answer = server.answer(&request);
+        async move { answer }
+    });
+    let config = Config { namespace: Some(namespace.path()), node_name: "here".into(), ..Config::default() };
+    let shutdown = CancellationToken::new();
+    let proxy = tokio::spawn(knarr_proxy::run(config, kube::Client::new(router, "default"), shutdown.clone()));
+
+    namespace.nat("--to-destination 10.42.0.2:8080", true).await;
+    fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.3"));
+    namespace.nat("--to-destination 10.42.0.3:8080", true).await;
+    namespace.nat("--to-destination 10.42.0.2:8080", false).await;
+    fake.put(SERVICES, "Service", service("web", "10.43.0.8"));
+    namespace.nat("10.43.0.8/32", true).await;
+    namespace.nat("10.43.0.7/32", false).await;
+
+    Iptables::within(namespace.path()).restore("*nat\n-F\nCOMMIT\n".to_owned()).unwrap();
+    namespace.nat("--to-destination 10.42.0.3:8080", true).await;
+
+    shutdown.cancel();
+    proxy.await.unwrap().unwrap();
+    knarr_proxy::cleanup(Some(namespace.path())).await.unwrap();
+    namespace.nat("KUBE-", false).await;
+}
