@@ -7,3 +7,4 @@ pub mod gate;
 pub mod identity;
 pub mod request;
 pub mod security;
+pub mod upgrade;

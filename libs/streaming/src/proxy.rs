@@ -119,7 +119,6 @@ const DROPPED: &[&str] = &[
     "transfer-encoding",
     "upgrade",
     "authorization",
-    "cookie",
 ];
 
 /// The headers to hand on.
