@@ -1,1 +1,7 @@
-//! Skeleton.
+//! The container runtime.
+
+pub mod cgroup;
+pub mod disk;
+pub mod error;
+pub mod image;
+pub mod seccomp;

@@ -1,0 +1,314 @@
+//! The images on this node and their layers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::config::ImageConfig;
+use super::unpack::{self, hex};
+use super::{archive, normalize};
+use crate::disk;
+use crate::error::{Error, Result, Step};
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// `sha256:` and the digest of its configuration.
+    pub id: String,
+    /// Complete names with tags.
+    pub tags: BTreeSet<String>,
+    /// Complete names with manifest digests.
+    pub digests: BTreeSet<String>,
+    /// Chain IDs of its layers, lowest first.
+    pub chain: Vec<String>,
+    /// Bytes, as transferred where known, else unpacked.
+    pub size: u64,
+    /// How to run it.
+    pub config: ImageConfig,
+    /// Never removed as garbage.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+/// One layer's directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Layer {
+    number: u64,
+    size: u64,
+}
+
+#[derive(Default)]
+struct Index {
+    images: BTreeMap<String, ImageRecord>,
+    layers: HashMap<String, Layer>,
+    /// Chains that containers stand on, by container.
+    held: HashMap<String, Vec<String>>,
+    next: u64,
+}
+
+/// All images. Methods that touch the disk block.
+pub struct ImageStore {
+    root: PathBuf,
+    index: Mutex<Index>,
+    /// One layer is unpacked at a time, so that none is unpacked twice.
+    unpacking: Mutex<()>,
+}
+
+/// A layer to be installed.
+pub struct NewLayer<'a> {
+    /// Digest of its uncompressed archive.
+    pub diff_id: String,
+    /// Opens the archive, compressed or not.
+    pub open: Box<dyn Fn() -> std::io::Result<Box<dyn Read>> + 'a>,
+}
+
+/// An image to be installed.
+pub struct NewImage<'a> {
+    /// The configuration, byte by byte.
+    pub config: Vec<u8>,
+    /// Lowest first; opened only where missing.
+    pub layers: Vec<NewLayer<'a>>,
+    /// Complete names with tags.
+    pub tags: Vec<String>,
+    /// Complete names with manifest digests.
+    pub digests: Vec<String>,
+    /// Bytes as transferred, if known.
+    pub size: Option<u64>,
+}
+
+impl ImageStore {
+    /// Opens the store below `root` and makes it if it is new.
+    pub fn open(root: PathBuf) -> Result<ImageStore> {
+        for part in ["records", "chains", "layers", "layers/e"] {
+            disk::make_dir(&root.join(part))?;
+        }
+        disk::remove_dir(&root.join("new"))?;
+        disk::make_dir(&root.join("new"))?;
+        let mut index = Index { next: 1, ..Index::default() };
+        for name in disk::names(&root.join("chains")) {
+            match (name.strip_suffix(".json"), disk::read_json::<Layer>(&root.join("chains").join(&name))) {
+                (Some(chain), Ok(layer)) if root.join("layers").join(layer.number.to_string()).is_dir() => {
+                    index.layers.insert(format!("sha256:{chain}"), layer);
+                }
+                _ => drop(std::fs::remove_file(root.join("chains").join(&name))),
+            }
+        }
+        let known: BTreeSet<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
+        for name in disk::names(&root.join("layers")) {
+            index.next = index.next.max(name.parse().map_or(0, |number: u64| number + 1));
+            if name != "e" && !known.contains(&name) {
+                disk::remove_dir(&root.join("layers").join(&name))?;
+            }
+        }
+        for name in disk::names(&root.join("records")) {
+            let path = root.join("records").join(&name);
+            match disk::read_json::<ImageRecord>(&path) {
+                Ok(record) if record.chain.iter().all(|chain| index.layers.contains_key(chain)) => {
+                    index.images.insert(record.id.clone(), record);
+                }
+                _ => {
+                    tracing::warn!(file = %path.display(), "forgetting an image whose record or layers are damaged");
+                    drop(std::fs::remove_file(&path));
+                }
+            }
+        }
+        Ok(ImageStore { root, index: Mutex::new(index), unpacking: Mutex::new(()) })
+    }
+
+    /// The file system that holds images and containers.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where layers' directories are; they are named relative to it.
+    pub fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// Every image.
+    pub fn list(&self) -> Vec<ImageRecord> {
+        self.index.lock().images.values().cloned().collect()
+    }
+
+    /// The image with this ID (whole or its beginning) or name.
+    pub fn find(&self, name: &str) -> Option<ImageRecord> {
+        find(&self.index.lock(), name).cloned()
+    }
+
+    /// Names of the layers' directories, uppermost first, for the container that is about to stand on them.
+    pub fn hold(&self, container: &str, record: &ImageRecord) -> Result<Vec<String>> {
+        let mut index = self.index.lock();
+        let numbers = record.chain.iter().rev().map(|chain| index.layers.get(chain).map(|layer| layer.number.to_string()));
+        let mut names: Vec<String> =
+            numbers.collect::<Option<_>>().ok_or_else(|| Error::NotFound(format!("layers of image {}", record.id)))?;
+        if names.is_empty() {
+            names.push("e".to_owned());
+        }
+        index.held.insert(container.to_owned(), record.chain.clone());
+        Ok(names)
+    }
+
+    /// The container stands on its layers no more.
+    pub fn release(&self, container: &str) {
+        let held = self.index.lock().held.remove(container);
+        if held.is_some() {
+            self.collect();
+        }
+    }
+
+    /// Removes layers that neither an image nor a container uses.
+    pub fn collect(&self) {
+        let _no_import = self.unpacking.lock();
+        let mut index = self.index.lock();
+        let mut used: BTreeSet<&String> = index.images.values().flat_map(|image| &image.chain).collect();
+        used.extend(index.held.values().flatten());
+        let unused: Vec<String> = index.layers.keys().filter(|chain| !used.contains(chain)).cloned().collect();
+        for chain in unused {
+            if let Some(layer) = index.layers.remove(&chain) {
+                let _ = std::fs::remove_file(self.chain_file(&chain));
+                if let Err(error) = disk::remove_dir(&self.layers_dir().join(layer.number.to_string())) {
+                    tracing::warn!(%error, "a layer's rest stays until the next start");
+                }
+            }
+        }
+    }
+
+    /// Removes the image with this ID or name, with all of its names. An absent one is fine.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let Some(record) = self.find(name) else { return Ok(()) };
+        std::fs::remove_file(self.record_file(&record.id)).step("remove image's record")?;
+        self.index.lock().images.remove(&record.id);
+        self.collect();
+        Ok(())
+    }
+
+    /// Installs every image of a docker or OCI archive (a tar file, compressed or not).
+    pub fn import(&self, archive: impl Read) -> Result<Vec<ImageRecord>> {
+        archive::import(self, archive)
+    }
+
+    /// A new directory that goes away at the next start if not before.
+    pub(super) fn scratch(&self) -> Result<tempfile::TempDir> {
+        tempfile::tempdir_in(self.root.join("new")).step("make temporary directory")
+    }
+
+    /// Unpacks what is missing and records the image. Names move here from other images.
+    pub fn install(&self, new: &NewImage<'_>) -> Result<ImageRecord> {
+        let config: ImageConfig = serde_json::from_slice(&new.config).step("decode image configuration")?;
+        let diff_ids: Vec<&String> = new.layers.iter().map(|layer| &layer.diff_id).collect();
+        if config.rootfs.diff_ids.iter().collect::<Vec<_>>() != diff_ids {
+            return Err(Error::Invalid("the image's layers are not those that its configuration names".to_owned()));
+        }
+        let id = format!("sha256:{}", hex(&Sha256::digest(&new.config)));
+        let _one = self.unpacking.lock();
+        let mut chain: Vec<String> = Vec::new();
+        let mut fresh = false;
+        for layer in &new.layers {
+            let next = match chain.last() {
+                None => layer.diff_id.clone(),
+                Some(parent) => format!("sha256:{}", hex(&Sha256::digest(format!("{parent} {}", layer.diff_id)))),
+            };
+            if !self.index.lock().layers.contains_key(&next) {
+                self.unpack(layer, &next, &chain)?;
+                fresh = true;
+            }
+            chain.push(next);
+        }
+        if fresh {
+            // Containers' own layers may vanish with the power; images must not be there in part.
+            sync_file_system(&self.root)?;
+        }
+        let mut index = self.index.lock();
+        for part in &chain {
+            disk::write_json(&self.chain_file(part), &index.layers[part])?;
+        }
+        let unpacked = chain.iter().map(|part| index.layers[part].size).sum();
+        let old = index.images.get(&id).cloned();
+        let mut record = old.unwrap_or_else(|| ImageRecord {
+            id: id.clone(),
+            tags: BTreeSet::new(),
+            digests: BTreeSet::new(),
+            chain,
+            size: new.size.unwrap_or(unpacked),
+            config,
+            pinned: false,
+        });
+        record.tags.extend(new.tags.iter().cloned());
+        record.digests.extend(new.digests.iter().cloned());
+        disk::write_json(&self.record_file(&id), &record)?;
+        let moved = |other: &ImageRecord| other.id != id && new.tags.iter().any(|tag| other.tags.contains(tag));
+        let others: Vec<String> = index.images.values().filter(|other| moved(other)).map(|other| other.id.clone()).collect();
+        for other in others {
+            if let Some(image) = index.images.get_mut(&other) {
+                image.tags.retain(|tag| !new.tags.contains(tag));
+                disk::write_json(&self.record_file(&other), image)?;
+            }
+        }
+        index.images.insert(id, record.clone());
+        Ok(record)
+    }
+
+    fn unpack(&self, layer: &NewLayer<'_>, chain: &str, below: &[String]) -> Result<()> {
+        let (number, below) = {
+            let mut index = self.index.lock();
+            index.next += 1;
+            let dir = |chain: &String| self.layers_dir().join(index.layers[chain].number.to_string());
+            (index.next - 1, below.iter().rev().map(dir).collect::<Vec<_>>())
+        };
+        let target = self.layers_dir().join(number.to_string());
+        std::fs::create_dir(&target).step("make layer's directory")?;
+        let unpacked = (layer.open)().step("open layer").and_then(|archive| unpack::unpack(archive, &target, &below));
+        match unpacked {
+            Ok(unpacked) if unpacked.diff_id == layer.diff_id => {
+                self.index.lock().layers.insert(chain.to_owned(), Layer { number, size: unpacked.size });
+                Ok(())
+            }
+            other => {
+                disk::remove_dir(&target)?;
+                let wrong = |got: String| Error::Invalid(format!("layer's digest is {got}, not {}", layer.diff_id));
+                Err(other.map_or_else(|error| error, |unpacked| wrong(unpacked.diff_id)))
+            }
+        }
+    }
+
+    fn chain_file(&self, chain: &str) -> PathBuf {
+        self.root.join("chains").join(format!("{}.json", chain.trim_start_matches("sha256:")))
+    }
+
+    fn record_file(&self, id: &str) -> PathBuf {
+        self.root.join("records").join(format!("{}.json", id.trim_start_matches("sha256:")))
+    }
+}
+
+fn find<'a>(index: &'a Index, name: &str) -> Option<&'a ImageRecord> {
+    if let Some(record) = index.images.get(name) {
+        return Some(record);
+    }
+    let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    if digits.len() >= 12 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let mut alike = index.images.values().filter(|record| record.id["sha256:".len()..].starts_with(digits));
+        if let (Some(record), None) = (alike.next(), alike.next()) {
+            return Some(record);
+        }
+    }
+    let reference = normalize(name).ok()?;
+    // A digest says more than the tag beside it.
+    let whole = match reference.digest() {
+        Some(digest) => format!("{}/{}@{digest}", reference.registry(), reference.repository()),
+        None => reference.whole(),
+    };
+    index.images.values().find(|record| record.tags.contains(&whole) || record.digests.contains(&whole))
+}
+
+fn sync_file_system(path: &Path) -> Result<()> {
+    let dir = std::fs::File::open(path).step("open image store")?;
+    // SAFETY: numbers only.
+    match unsafe { libc::syncfs(std::os::fd::AsRawFd::as_raw_fd(&dir)) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).step("write image to disk"),
+    }
+}

@@ -1,0 +1,138 @@
+//! How a pod gets its address. The trait is what the runtime needs; [`Bridge`] is the default.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::error::{Error, Result, Step};
+
+/// Connects pods' network namespaces.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Connects the namespace at `netns`; repeating it for the same sandbox gives the same addresses.
+    async fn setup(&self, netns: &Path, sandbox: &str, pod: &cri::PodSandboxConfig) -> Result<Vec<IpAddr>>;
+    /// Takes the sandbox off the network; nothing to take off is fine.
+    async fn teardown(&self, sandbox: &str) -> Result<()>;
+    /// Takes off everything but these sandboxes: what a crash has left.
+    async fn retain(&self, sandboxes: &std::collections::HashSet<String>) -> Result<()>;
+    /// Learns the node's range of pod addresses.
+    async fn set_pod_cidr(&self, cidr: &str) -> Result<()>;
+    /// Whether pods can be connected, or why not.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// A bridge and veth pairs, addresses from the node's range.
+pub struct Bridge {
+    state: PathBuf,
+    settings: BridgeSettings,
+    network: tokio::sync::OnceCell<net::PodNetwork>,
+}
+
+/// What the bridge is made from besides the node's range.
+#[derive(Debug, Clone, Default)]
+pub struct BridgeSettings {
+    /// The node's range; learned from the kubelet when absent.
+    pub pod_cidr: Option<String>,
+    /// Every node's pods; the usual range when absent.
+    pub cluster_cidr: Option<String>,
+    /// Services; the usual range when absent.
+    pub service_cidr: Option<String>,
+    /// The node's address.
+    pub node_address: Option<Ipv4Addr>,
+    /// The bridge's name; `cni0` when absent.
+    pub bridge: Option<String>,
+    /// The node's network namespace; this process' own when absent.
+    pub namespace: Option<PathBuf>,
+}
+
+impl Bridge {
+    /// A bridge that keeps its addresses below `state`.
+    pub async fn new(state: PathBuf, settings: BridgeSettings) -> Result<Bridge> {
+        let bridge = Bridge { state, settings, network: tokio::sync::OnceCell::new() };
+        if let Some(cidr) = bridge.settings.pod_cidr.clone() {
+            bridge.set_pod_cidr(&cidr).await?;
+        }
+        Ok(bridge)
+    }
+
+    fn config(&self, cidr: &str) -> Result<net::Config> {
+        let parse = |text: &str| text.parse().map_err(|error| Error::Invalid(format!("address range {text:?}: {error:?}")));
+        let mut config = net::Config::new(parse(cidr)?, self.state.clone());
+        if let Some(cidr) = &self.settings.cluster_cidr {
+            config.cluster_cidr = parse(cidr)?;
+        }
+        if let Some(cidr) = &self.settings.service_cidr {
+            config.service_cidr = parse(cidr)?;
+        }
+        if let Some(name) = &self.settings.bridge {
+            config.bridge.clone_from(name);
+        }
+        config.node_address = self.settings.node_address;
+        config.namespace.clone_from(&self.settings.namespace);
+        Ok(config)
+    }
+
+    fn network(&self) -> Result<&net::PodNetwork> {
+        self.network.get().ok_or_else(|| Error::State("the node has no pod CIDR yet".to_owned()))
+    }
+}
+
+/// Ports of the node that lead to the pod.
+fn host_ports(pod: &cri::PodSandboxConfig) -> Result<Vec<net::HostPort>> {
+    let wanted = pod.port_mappings.iter().filter(|mapping| mapping.host_port > 0);
+    let port = |number: i32| u16::try_from(number).map_err(|_| Error::Invalid(format!("port {number} is out of range")));
+    let convert = |mapping: &cri::PortMapping| {
+        let protocol = match mapping.protocol() {
+            cri::Protocol::Tcp => net::Protocol::Tcp,
+            cri::Protocol::Udp => net::Protocol::Udp,
+            cri::Protocol::Sctp => net::Protocol::Sctp,
+        };
+        let host_ip = match mapping.host_ip.as_str() {
+            "" | "0.0.0.0" => None,
+            text => Some(text.parse().map_err(|_| Error::Invalid(format!("host IP {text:?} is no IPv4 address")))?),
+        };
+        Ok(net::HostPort { protocol, host_ip, host_port: port(mapping.host_port)?, container_port: port(mapping.container_port)? })
+    };
+    wanted.map(convert).collect()
+}
+
+#[async_trait]
+impl Network for Bridge {
+    async fn setup(&self, netns: &Path, sandbox: &str, pod: &cri::PodSandboxConfig) -> Result<Vec<IpAddr>> {
+        let ports = host_ports(pod)?;
+        let attached = self.network()?.attach(netns, sandbox, &ports).await.step("connect pod to the network")?;
+        Ok(vec![attached.address.into()])
+    }
+
+    async fn teardown(&self, sandbox: &str) -> Result<()> {
+        match self.network.get() {
+            Some(network) => network.detach(sandbox).await.step("take pod off the network"),
+            None => Ok(()),
+        }
+    }
+
+    async fn retain(&self, sandboxes: &std::collections::HashSet<String>) -> Result<()> {
+        match self.network.get() {
+            Some(network) => network.retain(sandboxes).await.step("clean up the network"),
+            None => Ok(()),
+        }
+    }
+
+    async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
+        let cidr = cidr.split(',').next().unwrap_or(cidr);
+        let config = self.config(cidr)?;
+        let network = self.network.get_or_try_init(|| net::PodNetwork::start(config)).await.step("set up the pod network")?;
+        match network.config().pod_cidr.to_string() == cidr {
+            true => Ok(()),
+            false => Err(Error::State(format!("the node's pod CIDR is {} already", network.config().pod_cidr))),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.network.get() {
+            Some(_) => Ok(()),
+            None => Err("the node has no pod CIDR yet".to_owned()),
+        }
+    }
+}
