@@ -49,7 +49,11 @@ impl Layout {
 
 /// Makes a directory that only root enters, and its parents.
 pub fn make_dir(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(path).step_with(|| format!("make directory {}", path.display()))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .step_with(|| format!("make directory {}", path.display()))
 }
 
 /// Replaces a file in one step.

@@ -56,9 +56,9 @@ impl Bridge {
         Ok(bridge)
     }
 
-    fn config(&self, cidr: &str) -> Result<net::Config> {
+    fn config(&self, cidr: &str) -> Result<net::pods::Config> {
         let parse = |text: &str| text.parse().map_err(|error| Error::Invalid(format!("address range {text:?}: {error:?}")));
-        let mut config = net::Config::new(parse(cidr)?, self.state.clone());
+        let mut config = net::pods::Config::new(parse(cidr)?, self.state.clone());
         if let Some(cidr) = &self.settings.cluster_cidr {
             config.cluster_cidr = parse(cidr)?;
         }
@@ -92,7 +92,12 @@ fn host_ports(pod: &cri::PodSandboxConfig) -> Result<Vec<net::HostPort>> {
             "" | "0.0.0.0" => None,
             text => Some(text.parse().map_err(|_| Error::Invalid(format!("host IP {text:?} is no IPv4 address")))?),
         };
-        Ok(net::HostPort { protocol, host_ip, host_port: port(mapping.host_port)?, container_port: port(mapping.container_port)? })
+        Ok(net::HostPort {
+            protocol,
+            host_ip,
+            host_port: port(mapping.host_port)?,
+            container_port: port(mapping.container_port)?,
+        })
     };
     wanted.map(convert).collect()
 }
@@ -122,7 +127,8 @@ impl Network for Bridge {
     async fn set_pod_cidr(&self, cidr: &str) -> Result<()> {
         let cidr = cidr.split(',').next().unwrap_or(cidr);
         let config = self.config(cidr)?;
-        let network = self.network.get_or_try_init(|| net::PodNetwork::start(config)).await.step("set up the pod network")?;
+        let network =
+            self.network.get_or_try_init(|| net::PodNetwork::start(config)).await.step("set up the pod network")?;
         match network.config().pod_cidr.to_string() == cidr {
             true => Ok(()),
             false => Err(Error::State(format!("the node's pod CIDR is {} already", network.config().pod_cidr))),

@@ -198,7 +198,8 @@ async fn send_all(stream: &UnixStream, bytes: &[u8], descriptors: &[RawFd]) -> s
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     let mut sent = 0;
     while sent < bytes.len() {
-        let rights = if sent == 0 && !descriptors.is_empty() { vec![ControlMessage::ScmRights(descriptors)] } else { Vec::new() };
+        let rights =
+            if sent == 0 && !descriptors.is_empty() { vec![ControlMessage::ScmRights(descriptors)] } else { Vec::new() };
         let part = [std::io::IoSlice::new(&bytes[sent..])];
         sent += stream
             .async_io(Interest::WRITABLE, || {

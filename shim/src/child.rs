@@ -32,15 +32,13 @@ pub struct Forked {
 pub type Streams = [OwnedFd; 3];
 
 /// Forks, runs `body` in the child, and reports its failure.
-fn fork(
-    namespaces: i32,
-    unified: &str,
-    body: impl FnOnce(&OwnedFd) -> Outcome<Infallible>,
-) -> Outcome<Forked> {
+fn fork(namespaces: i32, unified: &str, body: impl FnOnce(&OwnedFd) -> Outcome<Infallible>) -> Outcome<Forked> {
     let (ours, theirs) = sys::socket_pair().context("make socket pair")?;
     let cgroup = match unified {
         "" => None,
-        dir => Some(sys::openat2(sys::CWD, dir, libc::O_RDONLY | libc::O_DIRECTORY, 0, 0).with(|| format!("open cgroup {dir}"))?),
+        dir => Some(
+            sys::openat2(sys::CWD, dir, libc::O_RDONLY | libc::O_DIRECTORY, 0, 0).with(|| format!("open cgroup {dir}"))?,
+        ),
     };
     match sys::fork(namespaces, cgroup.as_ref().map(AsRawFd::as_raw_fd)).context("fork")? {
         Some((pid, pidfd)) => {
@@ -111,8 +109,9 @@ fn sandbox_mounts(spec: &SandboxSpec) -> Outcome<()> {
     }
     .context("make shared memory")?;
     sys::mount("", "/", "", libc::MS_REC | libc::MS_PRIVATE, "").context("make mounts private")?;
-    let base = sys::new_mount("tmpfs", &[pair("size", "16k".to_owned()), pair("mode", "755".to_owned())], libc::MOUNT_ATTR_NOSUID)
-        .context("make sandbox root")?;
+    let base =
+        sys::new_mount("tmpfs", &[pair("size", "16k".to_owned()), pair("mode", "755".to_owned())], libc::MOUNT_ATTR_NOSUID)
+            .context("make sandbox root")?;
     for point in [c"root", c"shm"] {
         // SAFETY: a C string.
         if unsafe { libc::mkdirat(base.as_raw_fd(), point.as_ptr(), 0o755) } < 0 {
@@ -213,7 +212,8 @@ pub fn exec(spec: &ExecSpec, pid: i32, container: &OwnedFd, streams: Streams) ->
             process::join_cgroups(&spec.cgroup.join)?;
             process::set_oom_score_adj(spec.process.oom_score_adj);
             new_session();
-            let kinds = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+            let kinds =
+                libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
             sys::setns(container.as_raw_fd(), kinds).context("join the container's namespaces")?;
             process::set_stdio(streams.each_ref(), spec.process.tty)?;
             process::become_process(&spec.process, |_| {

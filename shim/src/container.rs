@@ -81,7 +81,14 @@ pub fn streams(spec: &ContainerSpec) -> std::io::Result<(Ends, [OwnedFd; 3])> {
 
 impl Container {
     /// A container that has just started. `terminal` replaces all of its ends.
-    pub fn new(spec: &ContainerSpec, pid: i32, pidfd: OwnedFd, ends: Ends, terminal: Option<OwnedFd>, log: Log) -> Container {
+    pub fn new(
+        spec: &ContainerSpec,
+        pid: i32,
+        pidfd: OwnedFd,
+        ends: Ends,
+        terminal: Option<OwnedFd>,
+        log: Log,
+    ) -> Container {
         let Ends { mut input, output: [mut output, errors] } = ends;
         if let Some(main) = terminal {
             input = if spec.stdin { main.try_clone().ok() } else { None };

@@ -96,7 +96,11 @@ fn enter_directory(path: &str) -> Outcome<()> {
     let failed = |error: std::io::Error| format!("chdir to cwd ({path:?}) set in config.json failed: {}", sys::text(&error));
     std::env::set_current_dir(path).map_err(failed)?;
     let inside = std::env::current_dir().is_ok_and(|now| now.as_os_str().as_bytes().starts_with(b"/"));
-    if inside { Ok(()) } else { Err(format!("current working directory {path:?} is outside of container mount namespace root")) }
+    if inside {
+        Ok(())
+    } else {
+        Err(format!("current working directory {path:?} is outside of container mount namespace root"))
+    }
 }
 
 fn set_identity(identity: &Identity) -> Outcome<()> {
@@ -161,7 +165,8 @@ pub fn set_capabilities(spec: &ProcessSpec) -> Outcome<()> {
         return Err(std::io::Error::last_os_error()).context("set capabilities");
     }
     for capability in (0..64).filter(|capability| spec.ambient & (1 << capability) != 0) {
-        sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability).context("raise ambient capability")?;
+        sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability)
+            .context("raise ambient capability")?;
     }
     Ok(())
 }
@@ -209,9 +214,8 @@ impl Command {
     }
 
     fn run(&self) -> Outcome<Infallible> {
-        let list = |strings: &[CString]| {
-            strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
-        };
+        let list =
+            |strings: &[CString]| strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
         let (args, env) = (list(&self.args), list(&self.env));
         // SAFETY: NULL-terminated lists of C strings.
         unsafe { libc::execve(self.path.as_ptr(), args.as_ptr(), env.as_ptr()) };

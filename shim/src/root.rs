@@ -26,7 +26,9 @@ pub fn enter(spec: &ContainerSpec, sandbox: RawFd) -> Outcome<Option<(OwnedFd, O
     let mut sources = Vec::with_capacity(spec.mounts.len());
     for mount in &spec.mounts {
         sources.push(match &mount.source {
-            MountSource::Bind(path) => Some(sys::clone_tree(sys::CWD, path, true).with(|| format!("open mount source {path:?}"))?),
+            MountSource::Bind(path) => {
+                Some(sys::clone_tree(sys::CWD, path, true).with(|| format!("open mount source {path:?}"))?)
+            }
             _ => None,
         });
     }
@@ -200,18 +202,15 @@ fn make_device(root: RawFd, device: &DeviceSpec) -> Outcome<()> {
     let parent = ensure(root, dir, true)?;
     let name = sys::cstring(name).context("name")?;
     // SAFETY: a C string.
-    let made = unsafe {
-        libc::mknodat(parent.as_raw_fd(), name.as_ptr(), device.mode, libc::makedev(device.major, device.minor))
-    };
+    let made =
+        unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), device.mode, libc::makedev(device.major, device.minor)) };
     if made < 0 {
         let error = std::io::Error::last_os_error();
         return if error.raw_os_error() == Some(libc::EEXIST) { Ok(()) } else { Err(error).context("mknod") };
     }
     if (device.uid, device.gid) != (0, 0) {
         // SAFETY: a C string.
-        unsafe {
-            libc::fchownat(parent.as_raw_fd(), name.as_ptr(), device.uid, device.gid, libc::AT_SYMLINK_NOFOLLOW)
-        };
+        unsafe { libc::fchownat(parent.as_raw_fd(), name.as_ptr(), device.uid, device.gid, libc::AT_SYMLINK_NOFOLLOW) };
     }
     Ok(())
 }
@@ -279,7 +278,8 @@ fn mask(root: RawFd, path: &str) -> Outcome<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
     let directory = sys::stat(target.as_raw_fd()).context("stat")?.st_mode & libc::S_IFMT == libc::S_IFDIR;
     let tree = if directory {
-        let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        let attributes =
+            libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
         sys::new_mount("tmpfs", &[("size".to_owned(), "4k".to_owned())], attributes).context("new tmpfs")?
     } else {
         let flags = libc::O_PATH | libc::O_NOFOLLOW;

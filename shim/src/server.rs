@@ -8,7 +8,9 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 use knarr_shim::wire::Wire;
-use knarr_shim::{self as protocol, AttachSpec, ContainerSpec, Event, ExecSpec, KillSpec, PidMode, Reply, Request, SandboxSpec};
+use knarr_shim::{
+    self as protocol, AttachSpec, ContainerSpec, Event, ExecSpec, KillSpec, PidMode, Reply, Request, SandboxSpec,
+};
 
 use crate::child::{self, FAILED, Forked, READY};
 use crate::container::{self, Container, Ends, Output};
@@ -188,7 +190,9 @@ impl Server {
         add(self.listener.as_raw_fd(), libc::POLLIN, Source::Listener);
         for (index, connection) in self.connections.iter().enumerate() {
             let full = match &connection.role {
-                Role::Attached(attach) => self.container(&attach.container).is_some_and(|container| !container.wants_input()),
+                Role::Attached(attach) => {
+                    self.container(&attach.container).is_some_and(|container| !container.wants_input())
+                }
                 Role::Control { .. } => false,
             };
             let read = if full { 0 } else { libc::POLLIN };
@@ -370,7 +374,10 @@ impl Server {
     }
 
     fn running(&mut self, id: &str) -> Outcome<&mut Container> {
-        self.containers.iter_mut().find(|container| container.id == id).ok_or_else(|| format!("container {id} is not running"))
+        self.containers
+            .iter_mut()
+            .find(|container| container.id == id)
+            .ok_or_else(|| format!("container {id} is not running"))
     }
 
     fn wait_for(&mut self, index: usize, request: u32, forked: Forked, what: Starting) -> Option<Reply> {
@@ -388,7 +395,8 @@ impl Server {
     }
 
     fn start_container(&mut self, index: usize, id: u32, spec: Box<ContainerSpec>) -> Outcome<Option<Reply>> {
-        let starting = |pending: &Pending| matches!(&pending.what, Starting::Container { spec: other, .. } if other.id == spec.id);
+        let starting =
+            |pending: &Pending| matches!(&pending.what, Starting::Container { spec: other, .. } if other.id == spec.id);
         if self.container(&spec.id).is_some() || self.pending.iter().any(starting) {
             return Err(format!("container {} has been started already", spec.id));
         }

@@ -77,10 +77,8 @@ pub fn clone_tree(dir: RawFd, path: &str, recursive: bool) -> Result<OwnedFd> {
 pub fn move_mount(tree: &OwnedFd, target: RawFd) -> Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: empty C strings.
-    check(unsafe {
-        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target, c"".as_ptr(), flags)
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target, c"".as_ptr(), flags) })
+        .map(drop)
 }
 
 /// A new file system's detached mount.
@@ -207,7 +205,8 @@ pub fn socket_pair() -> Result<(OwnedFd, OwnedFd)> {
 /// Makes reads and writes return instead of waiting.
 pub fn set_nonblocking(fd: RawFd) -> Result<()> {
     // SAFETY: numbers only.
-    check(c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK) })).map(drop)
+    check(c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK) }))
+        .map(drop)
 }
 
 /// read(2).

@@ -89,11 +89,18 @@ fn decide(spec: &ProcessSpec, passwd: &str, group: &str) -> Outcome<Identity> {
     };
     let mut all = vec![gid];
     if let (true, Some((name, ..))) = (spec.image_groups, entry) {
-        all.extend(groups().filter(|(_, _, members)| members.split(',').any(|member| member == name)).map(|(_, gid, _)| gid));
+        all.extend(
+            groups().filter(|(_, _, members)| members.split(',').any(|member| member == name)).map(|(_, gid, _)| gid),
+        );
     }
     all.extend(&spec.groups);
     let mut seen = Vec::with_capacity(all.len());
-    all.retain(|gid| !seen.contains(gid) && { seen.push(*gid); true });
+    all.retain(|gid| {
+        !seen.contains(gid) && {
+            seen.push(*gid);
+            true
+        }
+    });
     let home = entry.map(|(.., home)| home).filter(|home| !home.is_empty()).unwrap_or("/").to_owned();
     Ok(Identity { uid, gid, groups: all, home })
 }
@@ -111,13 +118,17 @@ mod tests {
 
     #[test]
     fn users() {
-        let identity = |uid, gid, groups: &[u32], home: &str| Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.into() });
+        let identity =
+            |uid, gid, groups: &[u32], home: &str| Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.into() });
         let decided = |user, group, merge| decide(&spec(user, group, merge), PASSWD, GROUP);
         assert_eq!(decided("", "", true), identity(0, 0, &[0, 10, 7], "/root"));
         assert_eq!(decided("app", "", true), identity(1000, 2000, &[2000, 10, 50, 7], "/home/app"));
         assert_eq!(decided("1000", "staff", false), identity(1000, 50, &[50, 7, 10], "/home/app"));
         assert_eq!(decided("4711", "", true), identity(4711, 0, &[0, 7, 10], "/"));
-        assert_eq!(decided("nobody", "", true), Err("unable to find user nobody: no matching entries in passwd file".into()));
+        assert_eq!(
+            decided("nobody", "", true),
+            Err("unable to find user nobody: no matching entries in passwd file".into())
+        );
         assert_eq!(decided("0", "x", true), Err("unable to find group x: no matching entries in group file".into()));
     }
 }

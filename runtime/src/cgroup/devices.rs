@@ -87,7 +87,9 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
             block.push(op(JUMP_UNEQUAL_REGISTER, 1, 3, 0, 0));
         }
         let numbers = [(4, rule.major), (5, rule.minor)];
-        block.extend(numbers.iter().filter_map(|(register, number)| Some(op(JUMP_UNEQUAL, *register, 0, 0, (*number)? as i32))));
+        block.extend(
+            numbers.iter().filter_map(|(register, number)| Some(op(JUMP_UNEQUAL, *register, 0, 0, (*number)? as i32))),
+        );
         block.extend([op(MOVE, 0, 0, 0, 1), op(EXIT, 0, 0, 0, 0)]);
         // Each condition that fails goes on with the next rule.
         let length = block.len();
@@ -170,11 +172,26 @@ mod tests {
             let (to, from) = ((both & 15) as usize, (both >> 4) as usize);
             at += 1;
             let jump = match code {
-                LOAD_WORD => { registers[to] = u64::from(context[offset as usize / 4]); false }
-                MOVE => { registers[to] = value as u64; false }
-                MOVE_REGISTER => { registers[to] = registers[from]; false }
-                AND => { registers[to] &= value as u64; false }
-                SHIFT_RIGHT => { registers[to] >>= value; false }
+                LOAD_WORD => {
+                    registers[to] = u64::from(context[offset as usize / 4]);
+                    false
+                }
+                MOVE => {
+                    registers[to] = value as u64;
+                    false
+                }
+                MOVE_REGISTER => {
+                    registers[to] = registers[from];
+                    false
+                }
+                AND => {
+                    registers[to] &= value as u64;
+                    false
+                }
+                SHIFT_RIGHT => {
+                    registers[to] >>= value;
+                    false
+                }
                 JUMP_UNEQUAL => registers[to] != value as u64,
                 JUMP_UNEQUAL_REGISTER => registers[to] != registers[from],
                 _ => return registers[0],

@@ -91,7 +91,9 @@ pub fn check_path(path: &str) -> Result<()> {
     let odd = |part: &str| part == ".." || part == "." || part.contains('\0');
     match path.starts_with('/') && !path.split('/').any(odd) {
         true => Ok(()),
-        false => Err(Error::Invalid(format!("cgroup path {path:?} is not an absolute path; the systemd driver is not supported"))),
+        false => {
+            Err(Error::Invalid(format!("cgroup path {path:?} is not an absolute path; the systemd driver is not supported")))
+        }
     }
 }
 
@@ -129,7 +131,9 @@ fn remove_group(dir: &Path) -> Result<()> {
         }
     }
     match std::fs::remove_dir(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).step_with(|| format!("remove {}", dir.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).step_with(|| format!("remove {}", dir.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -222,7 +222,9 @@ mod tests {
             memory_swap_limit_in_bytes: 2 << 20,
             ..Default::default()
         };
-        let files = |limit| writes(&resources, limit).into_iter().map(|(_, file, value)| format!("{file}={value}")).collect::<Vec<_>>();
+        let files = |limit| {
+            writes(&resources, limit).into_iter().map(|(_, file, value)| format!("{file}={value}")).collect::<Vec<_>>()
+        };
         let cpu = ["cpu.shares=512", "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"];
         let (memory, swap) = ("memory.limit_in_bytes=2097152", "memory.memsw.limit_in_bytes=2097152");
         assert_eq!(files(None), [cpu.as_slice(), &[memory, swap]].concat());

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Cgroups, DeviceRule, Usage, cgroup_mounts, check_path, devices, field, join, number, processes_in, put, remove_group};
+use super::{
+    Cgroups, DeviceRule, Usage, cgroup_mounts, check_path, devices, field, join, number, processes_in, put, remove_group,
+};
 use crate::error::{Result, Step};
 
 /// Handed down to every group made here, as far as they are there.

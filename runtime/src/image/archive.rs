@@ -73,7 +73,8 @@ struct Document {
 pub fn import(store: &ImageStore, archive: impl Read) -> Result<Vec<ImageRecord>> {
     let files = Files::read(store, archive)?;
     if files.find("manifest.json".as_ref()).is_ok() {
-        let images: Vec<DockerImage> = serde_json::from_slice(&files.document("manifest.json".as_ref())?).step("decode manifest.json")?;
+        let images: Vec<DockerImage> =
+            serde_json::from_slice(&files.document("manifest.json".as_ref())?).step("decode manifest.json")?;
         return images.iter().map(|image| docker_image(store, &files, image)).collect();
     }
     if files.find("index.json".as_ref()).is_ok() {

@@ -88,7 +88,10 @@ mod tests {
     fn nulls_and_users() {
         let text = r#"{"architecture":"amd64","os":"linux","config":{"User":"app:staff","Env":null,"Cmd":["sh"]},"rootfs":{"type":"layers","diff_ids":null}}"#;
         let config: ImageConfig = serde_json::from_str(text).unwrap();
-        assert_eq!((config.config.cmd.clone(), config.config.image_user()), (vec!["sh".into()], ImageUser::Name("app".into())));
+        assert_eq!(
+            (config.config.cmd.clone(), config.config.image_user()),
+            (vec!["sh".into()], ImageUser::Name("app".into()))
+        );
         assert_eq!(RunConfig { user: "12:3".into(), ..Default::default() }.image_user(), ImageUser::Uid(12));
         assert_eq!(RunConfig::default().image_user(), ImageUser::Uid(0));
     }

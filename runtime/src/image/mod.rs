@@ -13,7 +13,7 @@ mod store;
 mod unpack;
 
 pub use config::{ImageConfig, ImageUser, RunConfig};
-pub use pull::{Credentials, Registry};
+pub use pull::{Credentials, Registry, pull};
 pub use store::{ImageRecord, ImageStore};
 
 use oci_client::Reference;

@@ -1,11 +1,12 @@
 //! Pulling from registries.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::FutureExt;
 use futures::stream::{StreamExt, TryStreamExt};
 use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::manifest::OciDescriptor;
@@ -84,7 +85,9 @@ pub async fn pull(store: Arc<ImageStore>, registries: &[Registry], name: &str, w
         let settings = registries.iter().find(|registry| registry.host == *mirror);
         match pull_from(&store, &client(settings, mirror)?, &through, &RegistryAuth::Anonymous).await {
             Ok(record) => return Ok(record),
-            Err(error) => tracing::info!(mirror, image = name, error = crate::error::chain(&error), "mirror did not serve the image"),
+            Err(error) => {
+                tracing::info!(mirror, image = name, error = crate::error::chain(&error), "mirror did not serve the image")
+            }
         }
     }
     let client = client(configured, reference.registry())?;
@@ -132,10 +135,10 @@ async fn pull_from(
     // A layer that is here already is fetched all the same when another one under it is missing; that is rare enough.
     let present = store.list().into_iter().any(|image| image.config.rootfs.diff_ids == parsed.rootfs.diff_ids);
     if !present {
-        let fetches = manifest.layers.iter().enumerate().map(|(number, layer)| {
-            let path = scratch.path().join(number.to_string());
-            async move { fetch(client, reference, layer, &path).await }
-        });
+        let mut fetches = Vec::new();
+        for (number, layer) in manifest.layers.iter().enumerate() {
+            fetches.push(fetch(client, reference, layer, scratch.path().join(number.to_string())).boxed());
+        }
         futures::stream::iter(fetches).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
     }
     let bare = format!("{}/{}", reference.registry(), reference.repository());
@@ -155,8 +158,8 @@ async fn pull_from(
 }
 
 /// Fetches a blob, whose digest the client checks.
-async fn fetch(client: &Client, reference: &oci_client::Reference, layer: &OciDescriptor, path: &Path) -> Result<()> {
-    let file = tokio::fs::File::create(path).await.step("make temporary file")?;
+async fn fetch(client: &Client, reference: &oci_client::Reference, layer: &OciDescriptor, path: PathBuf) -> Result<()> {
+    let file = tokio::fs::File::create(&path).await.step("make temporary file")?;
     let mut file = tokio::io::BufWriter::with_capacity(1 << 18, file);
     client.pull_blob(reference, layer, &mut file).await.step_with(|| format!("fetch layer {}", layer.digest))?;
     tokio::io::AsyncWriteExt::flush(&mut file).await.step("write temporary file")

@@ -47,7 +47,12 @@ struct Index {
     layers: HashMap<String, Layer>,
     /// Chains that containers stand on, by container.
     held: HashMap<String, Vec<String>>,
-    next: u64,
+    /// When the records' directory had changed last as it was read.
+    seen: Option<std::time::SystemTime>,
+}
+
+fn modified(dir: &Path) -> Option<std::time::SystemTime> {
+    std::fs::metadata(dir).and_then(|meta| meta.modified()).ok()
 }
 
 /// All images. Methods that touch the disk block.
@@ -81,42 +86,75 @@ pub struct NewImage<'a> {
 }
 
 impl ImageStore {
-    /// Opens the store below `root` and makes it if it is new.
-    pub fn open(root: PathBuf) -> Result<ImageStore> {
-        for part in ["records", "chains", "layers", "layers/e"] {
+    /// Opens the store below `root`, making it if it is new, beside a runtime that may be using it: to add images.
+    pub fn beside(root: PathBuf) -> Result<ImageStore> {
+        for part in ["records", "chains", "layers", "layers/e", "new"] {
             disk::make_dir(&root.join(part))?;
         }
-        disk::remove_dir(&root.join("new"))?;
-        disk::make_dir(&root.join("new"))?;
-        let mut index = Index { next: 1, ..Index::default() };
-        for name in disk::names(&root.join("chains")) {
-            match (name.strip_suffix(".json"), disk::read_json::<Layer>(&root.join("chains").join(&name))) {
-                (Some(chain), Ok(layer)) if root.join("layers").join(layer.number.to_string()).is_dir() => {
-                    index.layers.insert(format!("sha256:{chain}"), layer);
-                }
-                _ => drop(std::fs::remove_file(root.join("chains").join(&name))),
+        let store = ImageStore { root, index: Mutex::default(), unpacking: Mutex::default() };
+        store.refresh();
+        Ok(store)
+    }
+
+    /// Opens the store as the runtime that owns it, and removes what interrupted imports have left.
+    pub fn open(root: PathBuf) -> Result<ImageStore> {
+        let store = ImageStore::beside(root)?;
+        let _alone = store.lock_files()?;
+        store.refresh();
+        disk::remove_dir(&store.root.join("new"))?;
+        disk::make_dir(&store.root.join("new"))?;
+        {
+            let index = store.index.lock();
+            let known: BTreeSet<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
+            for name in disk::names(&store.layers_dir()).iter().filter(|name| *name != "e" && !known.contains(*name)) {
+                disk::remove_dir(&store.layers_dir().join(name))?;
             }
-        }
-        let known: BTreeSet<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
-        for name in disk::names(&root.join("layers")) {
-            index.next = index.next.max(name.parse().map_or(0, |number: u64| number + 1));
-            if name != "e" && !known.contains(&name) {
-                disk::remove_dir(&root.join("layers").join(&name))?;
-            }
-        }
-        for name in disk::names(&root.join("records")) {
-            let path = root.join("records").join(&name);
-            match disk::read_json::<ImageRecord>(&path) {
-                Ok(record) if record.chain.iter().all(|chain| index.layers.contains_key(chain)) => {
-                    index.images.insert(record.id.clone(), record);
-                }
-                _ => {
-                    tracing::warn!(file = %path.display(), "forgetting an image whose record or layers are damaged");
-                    drop(std::fs::remove_file(&path));
+            for name in disk::names(&store.root.join("records")) {
+                if !index.images.keys().any(|id| store.record_file(id).ends_with(&name)) {
+                    tracing::warn!(name, "forgetting an image whose record or layers are damaged");
+                    drop(std::fs::remove_file(store.root.join("records").join(&name)));
                 }
             }
         }
-        Ok(ImageStore { root, index: Mutex::new(index), unpacking: Mutex::new(()) })
+        Ok(store)
+    }
+
+    /// Keeps other processes from changing the store.
+    fn lock_files(&self) -> Result<nix::fcntl::Flock<std::fs::File>> {
+        let file = std::fs::File::create(self.root.join("lock")).step("open image store's lock")?;
+        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .step("lock image store")
+    }
+
+    /// Reads what other processes have added.
+    fn refresh(&self) {
+        let mut index = self.index.lock();
+        let chains = self.root.join("chains");
+        for name in disk::names(&chains) {
+            let Some(chain) = name.strip_suffix(".json").map(|chain| format!("sha256:{chain}")) else { continue };
+            if let (false, Ok(layer)) = (index.layers.contains_key(&chain), disk::read_json::<Layer>(&chains.join(&name))) {
+                if self.layers_dir().join(layer.number.to_string()).is_dir() {
+                    index.layers.insert(chain, layer);
+                }
+            }
+        }
+        let records = self.root.join("records");
+        for name in disk::names(&records).iter().filter(|name| name.ends_with(".json")) {
+            if let Ok(record) = disk::read_json::<ImageRecord>(&records.join(name))
+                && record.chain.iter().all(|chain| index.layers.contains_key(chain))
+            {
+                index.images.insert(record.id.clone(), record);
+            }
+        }
+        index.seen = modified(&records);
+    }
+
+    /// Looks for news from other processes if there is any.
+    fn keep_up(&self) {
+        if modified(&self.root.join("records")) != self.index.lock().seen {
+            self.refresh();
+        }
     }
 
     /// The file system that holds images and containers.
@@ -131,11 +169,13 @@ impl ImageStore {
 
     /// Every image.
     pub fn list(&self) -> Vec<ImageRecord> {
+        self.keep_up();
         self.index.lock().images.values().cloned().collect()
     }
 
     /// The image with this ID (whole or its beginning) or name.
     pub fn find(&self, name: &str) -> Option<ImageRecord> {
+        self.keep_up();
         find(&self.index.lock(), name).cloned()
     }
 
@@ -163,6 +203,8 @@ impl ImageStore {
     /// Removes layers that neither an image nor a container uses.
     pub fn collect(&self) {
         let _no_import = self.unpacking.lock();
+        let Ok(_alone) = self.lock_files() else { return };
+        self.refresh();
         let mut index = self.index.lock();
         let mut used: BTreeSet<&String> = index.images.values().flat_map(|image| &image.chain).collect();
         used.extend(index.held.values().flatten());
@@ -205,6 +247,8 @@ impl ImageStore {
         }
         let id = format!("sha256:{}", hex(&Sha256::digest(&new.config)));
         let _one = self.unpacking.lock();
+        let _alone = self.lock_files()?;
+        self.refresh();
         let mut chain: Vec<String> = Vec::new();
         let mut fresh = false;
         for layer in &new.layers {
@@ -253,11 +297,12 @@ impl ImageStore {
     }
 
     fn unpack(&self, layer: &NewLayer<'_>, chain: &str, below: &[String]) -> Result<()> {
-        let (number, below) = {
-            let mut index = self.index.lock();
-            index.next += 1;
+        let numbers = disk::names(&self.layers_dir()).into_iter().filter_map(|name| name.parse::<u64>().ok());
+        let number = numbers.max().unwrap_or(0) + 1;
+        let below: Vec<PathBuf> = {
+            let index = self.index.lock();
             let dir = |chain: &String| self.layers_dir().join(index.layers[chain].number.to_string());
-            (index.next - 1, below.iter().rev().map(dir).collect::<Vec<_>>())
+            below.iter().rev().map(dir).collect()
         };
         let target = self.layers_dir().join(number.to_string());
         std::fs::create_dir(&target).step("make layer's directory")?;

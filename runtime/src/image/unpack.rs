@@ -34,7 +34,8 @@ pub struct Unpacked {
 /// archive uses without describing it looks like theirs.
 pub fn unpack(archive: impl Read, target: &Path, below: &[PathBuf]) -> Result<Unpacked> {
     let mut hashing = Hashing { inner: decompress(archive).step("read layer")?, hash: Sha256::new() };
-    let mut layer = Layer { root: open_dir(target)?, below: below.iter().map(|dir| open_dir(dir)).collect::<Result<_>>()?, size: 0 };
+    let mut layer =
+        Layer { root: open_dir(target)?, below: below.iter().map(|dir| open_dir(dir)).collect::<Result<_>>()?, size: 0 };
     let mut times = Vec::new();
     let mut archive = tar::Archive::new(&mut hashing);
     for (count, entry) in archive.entries().step("read layer")?.enumerate() {
@@ -277,7 +278,14 @@ impl Layer {
         }
     }
 
-    fn file(&mut self, dir: RawFd, name: &CString, entry: &mut Entry<'_, impl Read>, mode: u32, time: i64) -> io::Result<()> {
+    fn file(
+        &mut self,
+        dir: RawFd,
+        name: &CString,
+        entry: &mut Entry<'_, impl Read>,
+        mode: u32,
+        time: i64,
+    ) -> io::Result<()> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
         // SAFETY: a C string; the result is new.
         let file = unsafe {

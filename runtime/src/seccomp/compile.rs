@@ -67,7 +67,9 @@ pub fn program(profile: &Profile) -> Vec<u8> {
     // Calls by another architecture's numbers cannot be told apart by ours.
     let mut ops = vec![op(LOAD, ARCHITECTURE), jump(EQUAL, NATIVE, 1, 0), op(RETURN, absent), op(LOAD, NUMBER)];
     ops.extend(search(&ranges(profile, default, absent)));
-    ops.into_iter().flat_map(|op| [op.code.to_le_bytes().as_slice(), &[op.yes, op.no], &op.value.to_le_bytes()].concat()).collect()
+    ops.into_iter()
+        .flat_map(|op| [op.code.to_le_bytes().as_slice(), &[op.yes, op.no], &op.value.to_le_bytes()].concat())
+        .collect()
 }
 
 /// Decisions by the first call number they are about, each up to the next.
@@ -251,7 +253,15 @@ mod tests {
     #[test]
     fn the_default_profile_without_and_with_capabilities() {
         let plain = default_profile(|_| false).compile().unwrap();
-        let asked = [("read", 0), ("mount", 0), ("clone", 0x11), ("clone", 0x1000_0000), ("clone3", 0), ("socket", 40), ("socket", 2)];
+        let asked = [
+            ("read", 0),
+            ("mount", 0),
+            ("clone", 0x11),
+            ("clone", 0x1000_0000),
+            ("clone3", 0),
+            ("socket", 40),
+            ("socket", 2),
+        ];
         let answers: Vec<u32> = asked.iter().map(|(name, first)| call(&plain, name, *first)).collect();
         assert_eq!(answers, [ALLOWED, EPERM, ALLOWED, EPERM, ENOSYS, EPERM, ALLOWED]);
         assert_eq!(call(&plain, "personality", 0xffff_ffff), ALLOWED);

@@ -70,7 +70,8 @@ pub fn default_profile(has: impl Fn(&str) -> bool) -> Profile {
     let mut syscalls = vec![rule(ALWAYS, Vec::new())];
     syscalls.extend(PERSONALITIES.map(|value| rule("personality", when(0, Operator::Equal, value, 0))));
     syscalls.push(rule("socket", when(0, Operator::NotEqual, AF_VSOCK, 0)));
-    syscalls.extend(BY_CAPABILITY.iter().filter(|(capability, _)| has(capability)).map(|(_, names)| rule(names, Vec::new())));
+    syscalls
+        .extend(BY_CAPABILITY.iter().filter(|(capability, _)| has(capability)).map(|(_, names)| rule(names, Vec::new())));
     if !has("SYS_ADMIN") {
         syscalls.push(rule("clone", when(0, Operator::MaskedEqual, NAMESPACE_FLAGS, 0)));
         // Its flags lie in memory, where a filter cannot look; callers fall back to clone.

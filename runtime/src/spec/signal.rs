@@ -1,8 +1,9 @@
 //! Signals by name and number.
 
 const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT",
-    "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
+    "SYS",
 ];
 const FIRST_REAL_TIME: i32 = 34;
 const LAST_REAL_TIME: i32 = 64;
@@ -39,10 +40,21 @@ pub fn parse(text: &str) -> Option<i32> {
 pub fn stop_signal(config: &cri::ContainerConfig, image: &str) -> i32 {
     let chosen = match config.stop_signal() {
         cri::Signal::RuntimeDefault => None,
-        // SIGRTMINPLUS3 and the like.
-        signal => parse(&signal.as_str_name().replace("SIGNAL_", "").replace("PLUS", "+").replace("MINUS", "-")),
+        signal => parse_cri(signal),
     };
     chosen.or_else(|| parse(image)).unwrap_or(libc::SIGTERM)
+}
+
+/// The signal in CRI's numbering.
+pub fn to_cri(number: i32) -> cri::Signal {
+    let all = (1..=65).filter_map(|value| cri::Signal::try_from(value).ok());
+    let mut same = all.filter(|signal| parse_cri(*signal) == Some(number));
+    same.next().unwrap_or(cri::Signal::RuntimeDefault)
+}
+
+/// SIGNAL_SIGRTMINPLUS3 and the like.
+fn parse_cri(signal: cri::Signal) -> Option<i32> {
+    parse(&signal.as_str_name().replace("SIGNAL_", "").replace("PLUS", "+").replace("MINUS", "-"))
 }
 
 #[cfg(test)]
@@ -54,6 +66,11 @@ mod tests {
         let texts = ["SIGTERM", "quit", "9", "RTMIN+3", "SIGRTMAX-1", "SIGRTMAX", "0", "65", "FOO", "RTMIN+99", "SIGPOLL"];
         let expected = [Some(15), Some(3), Some(9), Some(37), Some(63), Some(64), None, None, None, None, Some(29)];
         assert_eq!(texts.map(parse), expected);
+    }
+
+    #[test]
+    fn cri_numbers() {
+        assert_eq!([15, 3, 37].map(to_cri), [cri::Signal::Sigterm, cri::Signal::Sigquit, cri::Signal::Sigrtminplus3]);
     }
 
     #[test]

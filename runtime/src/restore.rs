@@ -1,0 +1,180 @@
+//! Taking over what an earlier runtime process has left: from disk, and from the shims that still run.
+//!
+//! Disk says what there was, the shim says what runs, and the records that shims write say how the rest ended. Directories
+//! that describe nothing (a crash in the middle of making them) are removed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{mpsc, watch};
+
+use crate::core::Core;
+use crate::disk;
+use crate::error::{Result, Step, chain};
+use crate::sandbox::read_exit;
+use crate::shim_client::{self, Shim};
+use crate::state::{
+    Container, ContainerRecord, Exit, LiveSandbox, Sandbox, SandboxRecord, cgroup_parent, container_name, now_ns,
+    sandbox_name,
+};
+
+impl Core {
+    /// Finds sandboxes and containers again.
+    pub(crate) async fn restore(self: &Arc<Self>) -> Result<()> {
+        disk::make_dir(&self.layout.sandboxes())?;
+        disk::make_dir(&self.layout.containers())?;
+        let mut connections = Vec::new();
+        for id in disk::names(&self.layout.sandboxes()) {
+            match self.load_sandbox(&id).await {
+                Ok((sandbox, connection)) => {
+                    self.reserve("sandbox", &sandbox.name, &id)?;
+                    self.add_sandbox(sandbox.clone());
+                    connections.push((sandbox, connection));
+                }
+                Err(error) => {
+                    tracing::warn!(sandbox = id, error = chain(&error), "removing what is left of an unfinished sandbox");
+                    disk::remove_dir(&self.layout.sandbox(&id))?;
+                }
+            }
+        }
+        for id in disk::names(&self.layout.containers()) {
+            match self.load_container(&id) {
+                Ok(container) => {
+                    self.reserve("container", &container.name, &id)?;
+                    self.add_container(Arc::new(container));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        container = id,
+                        error = chain(&error),
+                        "removing what is left of an unfinished container"
+                    );
+                    disk::remove_dir(&self.layout.container(&id))?;
+                }
+            }
+        }
+        for (sandbox, connection) in connections {
+            self.take_over(sandbox, connection).await;
+        }
+        self.images.collect();
+        let kept: HashSet<String> = self.sandboxes().iter().map(|sandbox| sandbox.id.clone()).collect();
+        if let Err(error) = self.network.retain(&kept).await {
+            tracing::warn!(error = chain(&error), "addresses of former pods are left");
+        }
+        Ok(())
+    }
+
+    async fn load_sandbox(&self, id: &str) -> Result<(Arc<Sandbox>, Option<Connection>)> {
+        let dir = self.layout.sandbox(id);
+        let bytes = std::fs::read(dir.join("config.pb")).step("read sandbox's configuration")?;
+        let config = cri::PodSandboxConfig::decode(bytes.as_slice()).step("decode sandbox's configuration")?;
+        // A shim without this file belongs to a request that nobody got an answer to.
+        let loaded = disk::read_json::<SandboxRecord>(&dir.join("state.json"));
+        let connection = self.find_shim(&dir).await;
+        let record = match (loaded, connection.is_some()) {
+            (Ok(record), _) => record,
+            (Err(error), found) => {
+                if let (true, Some(connection)) = (found, connection) {
+                    let _ = connection.shim.order(&shim::Request::Shutdown).await;
+                }
+                let _ = self.network.teardown(id).await;
+                let group = self.cgroups.sandbox_group(&cgroup_parent(&config), id);
+                let _ = if group.ends_with(id) { self.cgroups.remove(&group) } else { Ok(()) };
+                return Err(error);
+            }
+        };
+        let sandbox = Sandbox {
+            id: id.to_owned(),
+            name: sandbox_name(&config.metadata.clone().unwrap_or_default()),
+            config,
+            dir,
+            lifecycle: tokio::sync::Mutex::default(),
+            live: Mutex::new(LiveSandbox { record, shim: None }),
+        };
+        Ok((Arc::new(sandbox), connection))
+    }
+
+    async fn find_shim(&self, dir: &std::path::Path) -> Option<Connection> {
+        let stream = shim_client::connect(dir).await.ok()?;
+        let (sender, news) = mpsc::unbounded_channel();
+        match Shim::new(stream, sender).await {
+            Ok((shim, hello)) => Some(Connection { shim, hello, news }),
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), error = chain(&error), "a shim cannot be talked to; its pod is given up");
+                None
+            }
+        }
+    }
+
+    fn load_container(&self, id: &str) -> Result<Container> {
+        let dir = self.layout.container(id);
+        let bytes = std::fs::read(dir.join("config.pb")).step("read container's configuration")?;
+        let config = cri::ContainerConfig::decode(bytes.as_slice()).step("decode container's configuration")?;
+        let mut record: ContainerRecord = disk::read_json(&dir.join("state.json"))?;
+        let sandbox = self.sandbox(&record.sandbox)?;
+        if record.exit.is_none() {
+            record.exit = read_exit(&dir);
+        }
+        if let Some(image) = self.images.find(&record.image) {
+            self.images.hold(id, &image)?;
+        }
+        let pod = sandbox.config.metadata.clone().unwrap_or_default();
+        Ok(Container {
+            id: id.to_owned(),
+            name: container_name(&config.metadata.clone().unwrap_or_default(), &pod),
+            cgroup: format!("{}/{id}", sandbox.cgroup_parent()),
+            sandbox,
+            config,
+            dir,
+            lifecycle: tokio::sync::Mutex::default(),
+            ended: watch::Sender::new(record.exit.is_some()),
+            live: Mutex::new(record),
+        })
+    }
+
+    /// Compares a sandbox with what its shim says.
+    async fn take_over(self: &Arc<Self>, sandbox: Arc<Sandbox>, connection: Option<Connection>) {
+        let Some(Connection { shim, hello, news }) = connection else {
+            self.lost(&sandbox).await;
+            return;
+        };
+        sandbox.live.lock().shim = Some(shim);
+        let record = sandbox.record();
+        if record.ready && hello.pause == 0 {
+            let _ = sandbox.change(|record| record.ready = false);
+        }
+        for container in self.containers_of(&sandbox.id) {
+            let running = hello.containers.iter().find(|(id, _)| *id == container.id);
+            let known = container.record();
+            match running {
+                // Its start was under way when the former process ended.
+                Some((_, pid)) if known.started_ns == 0 => {
+                    let _ = container.change(|record| (record.started_ns, record.pid) = (now_ns(), *pid));
+                }
+                Some(_) => {}
+                None if known.started_ns != 0 && known.exit.is_none() => {
+                    // The shim has written the record by now if it ever saw the end.
+                    let exit = read_exit(&container.dir).unwrap_or_else(|| Exit::unknown(now_ns()));
+                    self.container_ended(&container, exit).await;
+                }
+                None => {}
+            }
+        }
+        tokio::spawn(self.clone().follow(sandbox, news));
+    }
+
+    async fn lost(&self, sandbox: &Sandbox) {
+        if sandbox.record().ready {
+            let _ = sandbox.change(|record| record.ready = false);
+        }
+        self.abandon_containers(sandbox).await;
+    }
+}
+
+struct Connection {
+    shim: Arc<Shim>,
+    hello: shim::HelloReply,
+    news: mpsc::UnboundedReceiver<shim_client::News>,
+}
