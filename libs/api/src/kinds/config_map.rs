@@ -47,7 +47,8 @@ impl Resource for ConfigMap {
             size += value.0.len();
         }
         if size > SIZE_MAX {
-            errors.too_long("", SIZE_MAX);
+            // The whole object has no name in a path.
+            errors.too_long("[]", SIZE_MAX);
         }
     }
 
@@ -68,5 +69,20 @@ impl Resource for ConfigMap {
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let keys = self.data.as_ref().map_or(0, |d| d.len()) + self.binary_data.as_ref().map_or(0, |d| d.len());
         vec![cells::name(&self.metadata), keys.into(), cells::age(&self.metadata, now)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_together_are_bounded() {
+        let value = "x".repeat(SIZE_MAX / 2 + 1);
+        let data = ["a", "b"].map(|key| (key.to_owned(), value.clone()));
+        let map = ConfigMap { data: Some(data.into()), ..ConfigMap::default() };
+        let mut errors = FieldErrors::default();
+        map.validate(&mut errors);
+        assert_eq!(errors.to_string(), "[]: Too long: may not be more than 1048576 bytes");
     }
 }

@@ -174,16 +174,16 @@ fn check_series(event: &Core, errors: &mut FieldErrors) {
 fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
     let at = Path::root;
     errors.immutable(&at("involvedObject"), &new.involved_object, &old.involved_object);
-    errors.immutable(&at("reason"), &new.reason, &old.reason);
-    errors.immutable(&at("message"), &new.message, &old.message);
+    errors.immutable(&at("reason"), &text(new.reason.as_ref()), &text(old.reason.as_ref()));
+    errors.immutable(&at("message"), &text(new.message.as_ref()), &text(old.message.as_ref()));
     errors.immutable(&at("source"), &new.source, &old.source);
     errors.immutable(&at("firstTimestamp"), &new.first_timestamp, &old.first_timestamp);
     errors.immutable(&at("lastTimestamp"), &new.last_timestamp, &old.last_timestamp);
-    errors.immutable(&at("count"), &new.count, &old.count);
-    errors.immutable(&at("type"), &new.type_, &old.type_);
+    errors.immutable(&at("count"), &new.count.unwrap_or(0), &old.count.unwrap_or(0));
+    errors.immutable(&at("type"), &text(new.type_.as_ref()), &text(old.type_.as_ref()));
     errors.immutable(&at("eventTime"), &new.event_time, &old.event_time);
-    errors.immutable(&at("action"), &new.action, &old.action);
+    errors.immutable(&at("action"), &text(new.action.as_ref()), &text(old.action.as_ref()));
     errors.immutable(&at("related"), &new.related, &old.related);
-    errors.immutable(&at("reportingController"), &new.reporting_component, &old.reporting_component);
-    errors.immutable(&at("reportingInstance"), &new.reporting_instance, &old.reporting_instance);
+    errors.immutable(&at("reportingController"), &text(new.reporting_component.as_ref()), &text(old.reporting_component.as_ref()));
+    errors.immutable(&at("reportingInstance"), &text(new.reporting_instance.as_ref()), &text(old.reporting_instance.as_ref()));
 }

@@ -304,12 +304,17 @@ pub(super) fn update(service: &Service, old: &Service, errors: &mut FieldErrors)
     }
     let both_balancers = is(new, "LoadBalancer") && is(old, "LoadBalancer");
     if both_balancers && new.load_balancer_class != old.load_balancer_class {
-        errors.invalid(path.child("loadBalancerClass"), &new.load_balancer_class, "may not change once set");
+        errors.invalid(path.child("loadBalancerClass"), &or_null(new.load_balancer_class.as_ref()), ONCE);
     }
     let both_checked = has_health_check_port(new) && has_health_check_port(old);
     if both_checked && new.health_check_node_port != old.health_check_node_port {
         errors.forbidden(path.child("healthCheckNodePort"), "field is immutable");
     }
+}
+
+/// What upstream shows for a pointer: `"null"` if it points nowhere.
+fn or_null(value: Option<&String>) -> &str {
+    value.map_or("null", String::as_str)
 }
 
 const ONCE: &str = "may not change once set";
@@ -333,7 +338,7 @@ fn addresses_kept(new: &ServiceSpec, old: &ServiceSpec, path: &Path, errors: &mu
     }
     if before.len() > ips.len() && ips.len() == 1 && new.ip_family_policy.as_deref() != Some("SingleStack") {
         let message = "must be set to 'SingleStack' when releasing the secondary clusterIP";
-        errors.invalid(path.child("ipFamilyPolicy"), &new.ip_family_policy, message);
+        errors.invalid(path.child("ipFamilyPolicy"), &or_null(new.ip_family_policy.as_ref()), message);
     }
 }
 
@@ -356,7 +361,7 @@ fn families_kept(new: &ServiceSpec, old: &ServiceSpec, path: &Path, errors: &mut
     }
     if before.len() > families.len() && families.len() == 1 && new.ip_family_policy.as_deref() != Some("SingleStack") {
         let message = "must be set to 'SingleStack' when releasing the secondary ipFamily";
-        errors.invalid(path.child("ipFamilyPolicy"), &new.ip_family_policy, message);
+        errors.invalid(path.child("ipFamilyPolicy"), &or_null(new.ip_family_policy.as_ref()), message);
     }
 }
 

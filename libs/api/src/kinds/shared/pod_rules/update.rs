@@ -89,7 +89,7 @@ fn active_deadline(new: Option<i64>, old: Option<i64>, path: &Path, errors: &mut
             errors.invalid(&path, &new, "must be less than or equal to previous value");
             return false;
         }
-        (None, Some(_)) => errors.invalid(&path, &Value::Null, "must not update from a positive integer to nil value"),
+        (None, Some(_)) => errors.invalid(&path, &"null", "must not update from a positive integer to nil value"),
         _ => {}
     }
     true
@@ -223,7 +223,7 @@ fn difference(old: &impl Serialize, new: &impl Serialize) -> String {
 /// An update at `/ephemeralcontainers`: containers may be added.
 pub fn ephemeral_containers(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
     if old.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("kubernetes.io/config.mirror")) {
-        return errors.forbidden("", "static pods do not support ephemeral containers");
+        return errors.forbidden("[]", "static pods do not support ephemeral containers");
     }
     let (new, old) = (spec_of(new), spec_of(old));
     let path = "spec.ephemeralContainers";
