@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn copies_cannot_explode() {
-        let doubling: Vec<Value> = (0..64).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
+        let doubling: Vec<Value> = (0..40).map(|_| json!({"op": "copy", "from": "/a", "path": "/a/-"})).collect();
         let error = run(json!({"a": ["x"]}), json!(doubling)).unwrap_err();
         assert!(
             matches!(&error, PatchError::DoesNotApply(why) if why.starts_with("Unable to complete the copy")

@@ -146,18 +146,24 @@ fn merge_ordered_lists(original: &mut Object, patch: &mut Object, at: At, mode: 
                 Some(Value::Array(new)) => (Vec::new(), new),
                 _ => continue,
             },
-            (Some(old), Some(new)) => {
-                let merged = if rule.strategy == PatchStrategy::Merge {
-                    merge_list(old.clone(), new, rule, mode, false)?
-                } else {
-                    new
-                };
-                (old, merged)
+            (Some(old), Some(new)) if rule.strategy == PatchStrategy::Merge => {
+                let merged = merge_list(old.clone(), new, rule, mode, false)?;
+                (server_order(old, &merged, rule.merge_key), merged)
             }
+            (Some(old), Some(new)) => (old, new),
         };
         original.insert(key.to_owned(), Value::Array(arrange(merged, &order, &server, rule.merge_key)?));
     }
     Ok(())
+}
+
+/// The order the server's elements stand in. Where elements were deleted, upstream lets added ones take their places (it
+/// edits the list in place), and so added elements get a place among the server's.
+fn server_order(old: Vec<Value>, merged: &[Value], merge_key: Option<&str>) -> Vec<Value> {
+    let length = old.len();
+    let added = merged.iter().filter(|v| position(&old, v, merge_key).is_none()).cloned().collect::<Vec<_>>();
+    let kept = old.into_iter().filter(|v| position(merged, v, merge_key).is_some());
+    kept.chain(added).take(length).collect()
 }
 
 fn take_list(map: &mut Object, key: &str) -> Result<Option<Vec<Value>>, PatchError> {

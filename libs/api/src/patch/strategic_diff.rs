@@ -160,7 +160,10 @@ fn diff_lists(
         _ => {
             let (added, gone) = diff_scalars(old, new);
             let gone = if wanted.deletions { gone } else { Vec::new() };
-            let says_order = !gone.is_empty() || (wanted.changes && old != new);
+            // Upstream has sorted the old list by then, and compares that: an unsorted list always says its order.
+            let mut sorted = old.to_vec();
+            sorted.sort_by_key(go_text);
+            let says_order = !gone.is_empty() || (wanted.changes && sorted != new);
             if wanted.changes && !added.is_empty() {
                 patch.insert(key.to_owned(), Value::Array(reorder(added, new, None)));
             }

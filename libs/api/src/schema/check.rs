@@ -69,11 +69,25 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// The Status' message for a body that should have been a `kind` of `version` (`v1`, without the group).
-    pub fn message(&self, version: &str, kind: &str) -> String {
+    pub fn message(&self, version: &str, kind: &str, body: &[u8]) -> String {
         match self {
-            Self::Syntax(why) => format!("couldn't get version/kind; {why}"),
+            Self::Syntax(why) => {
+                format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body))
+            }
             _ => format!("{kind} in version {} cannot be handled as a {kind}: {self}", go_quote(version)),
         }
+    }
+}
+
+/// The first bytes of a body: as they are if they look like JSON, else in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let more = if body.len() > SHOWN { " ..." } else { "" };
+    let head = &body[..body.len().min(SHOWN)];
+    match body.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(head)),
+        Some(_) => format!("{}{more}", head.iter().map(|b| format!("{b:02x}")).collect::<String>()),
     }
 }
 
@@ -81,7 +95,8 @@ impl DecodeError {
 pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), DecodeError> {
     match media {
         MediaType::Json => {
-            let parsed = json::parse(bytes).map_err(|e| DecodeError::Syntax(format!("json parse error: {e}")))?;
+            let parsed = json::parse(bytes)
+                .map_err(|e| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {e}")))?;
             let told = |path: &String| format!("duplicate field {}", go_quote(path));
             Ok((parsed.value, parsed.duplicates.iter().map(told).collect()))
         }
@@ -360,7 +375,7 @@ mod tests {
         let bytes = serde_json::to_vec(body).unwrap();
         decode(&bytes, MediaType::Json, id(group, version, kind), FieldValidation::Strict)
             .unwrap_err()
-            .message(version, kind)
+            .message(version, kind, &bytes)
     }
 
     #[test]
@@ -395,7 +410,10 @@ mod tests {
             "Pod in version \"v1\" cannot be handled as a Pod: parsing time \"x\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"x\" as \"2006\""
         );
         let syntax = decode(b"{", MediaType::Json, id("", "v1", "Pod"), FieldValidation::Strict).unwrap_err();
-        assert_eq!(syntax.message("v1", "Pod"), "couldn't get version/kind; json parse error: unexpected end of JSON input");
+        assert_eq!(
+            syntax.message("v1", "Pod", b"{"),
+            "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: unexpected end of JSON input ({)"
+        );
     }
 
     #[test]

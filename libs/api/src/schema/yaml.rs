@@ -19,8 +19,8 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_documents: 100_000,
-            max_nodes: 2_000_000,
-            max_events: 8_000_000,
+            max_nodes: 500_000,
+            max_events: 2_000_000,
             max_depth: MAX_DEPTH,
         },
         duplicate_keys: duplicate_keys,
