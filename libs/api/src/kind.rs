@@ -307,6 +307,7 @@ pub trait Hooks: Send + Sync + 'static {
         object
     }
     /// The inverse of [`Hooks::to_stored`].
+    #[allow(clippy::wrong_self_convention, reason = "the object is stored, not the hooks")]
     fn from_stored(&self, object: Value) -> Value {
         object
     }

@@ -148,7 +148,7 @@ fn check_spec(spec: &DeploymentSpec, path: &Path, errors: &mut FieldErrors) {
         let path = path.child("progressDeadlineSeconds");
         errors.non_negative(&path, Some(seconds));
         if seconds <= spec.min_ready_seconds.unwrap_or(0) {
-            errors.invalid(&path, &seconds, "must be greater than minReadySeconds");
+            errors.invalid(path, &seconds, "must be greater than minReadySeconds");
         }
     }
 }
@@ -169,10 +169,10 @@ fn check_strategy(strategy: &DeploymentStrategy, path: &Path, errors: &mut Field
             int_or_percent(unavailable, &unavailable_path, errors);
             int_or_percent(surge, &rolling_path.child("maxSurge"), errors);
             if amount(unavailable) == 0 && amount(surge) == 0 {
-                errors.invalid(&unavailable_path, unavailable, "may not be 0 when `maxSurge` is 0");
+                errors.invalid(unavailable_path, unavailable, "may not be 0 when `maxSurge` is 0");
             }
             if matches!(unavailable, IntOrString::String(_)) && amount(unavailable) > 100 {
-                errors.invalid(&unavailable_path, unavailable, "must not be greater than 100%");
+                errors.invalid(unavailable_path, unavailable, "must not be greater than 100%");
             }
         }
         _ => errors.not_supported(path, strategy, &["Recreate", "RollingUpdate"]),

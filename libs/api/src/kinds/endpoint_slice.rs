@@ -111,8 +111,8 @@ fn check_endpoints(endpoints: &[Endpoint], kind: &str, path: &Path, errors: &mut
         let path = path.index(i);
         let addresses = path.child("addresses");
         match endpoint.addresses.len() {
-            0 => errors.required(&addresses, "must contain at least 1 address"),
-            count if count > 100 => errors.too_many(&addresses, count, 100),
+            0 => errors.required(addresses, "must contain at least 1 address"),
+            count if count > 100 => errors.too_many(addresses, count, 100),
             _ => {}
         }
         for (j, address) in endpoint.addresses.iter().enumerate() {
@@ -124,7 +124,7 @@ fn check_endpoints(endpoints: &[Endpoint], kind: &str, path: &Path, errors: &mut
         if let Some(labels) = &endpoint.deprecated_topology {
             let path = path.child("deprecatedTopology");
             if labels.len() > 16 {
-                errors.too_many(&path, labels.len(), 16);
+                errors.too_many(path, labels.len(), 16);
             }
             meta::validate_labels(Some(labels), &path.to_string(), errors);
         }
@@ -183,7 +183,7 @@ fn check_hints(hints: &[&str], grammar: fn(&str) -> Vec<String>, path: &Path, er
         let path = path.index(i);
         let path = path.child("name");
         if !seen.insert(hint) {
-            errors.duplicate(&path, hint);
+            errors.duplicate(path, hint);
         }
         errors.each(&path, hint, grammar(hint));
     }

@@ -87,13 +87,12 @@ impl Resource for Node {
         }
         let six = ranges.iter().filter(|range| range.contains(':')).count();
         if ranges.len() > 2 || (ranges.len() == 2 && six != 1) {
-            errors.invalid(&path, &ranges, "may specify no more than one CIDR for each IP family");
+            errors.invalid(path, &ranges, "may specify no more than one CIDR for each IP family");
         }
-        if let [first, second] = ranges {
-            if first == second {
+        if let [first, second] = ranges
+            && first == second {
                 errors.duplicate(path.index(1), second);
             }
-        }
     }
 
     fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
@@ -208,7 +207,7 @@ fn taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
         }
         taint_effect(&taint.effect, &path.child("effect"), errors);
         if !seen.insert((taint.key.as_str(), taint.effect.as_str())) {
-            errors.push(ErrorKind::Duplicate, &path, taint, "taints must be unique by key and effect pair");
+            errors.push(ErrorKind::Duplicate, path, taint, "taints must be unique by key and effect pair");
         }
     }
 }

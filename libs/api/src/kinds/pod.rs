@@ -101,6 +101,7 @@ impl Resource for Pod {
                 status: "False".to_owned(),
                 reason: Some("SchedulingGated".to_owned()),
                 message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+                observed_generation: Some(1),
                 ..PodCondition::default()
             }]
         });

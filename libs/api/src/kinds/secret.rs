@@ -52,7 +52,7 @@ impl Resource for Secret {
             size += value.0.len();
         }
         if size > SIZE_MAX {
-            errors.too_long(&path, SIZE_MAX);
+            errors.too_long(path, SIZE_MAX);
         }
         check_type(self, &path, errors);
     }

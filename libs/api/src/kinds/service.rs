@@ -74,9 +74,9 @@ impl Resource for Service {
         let no_spec = Default::default();
         let old_spec = old.spec.as_ref().unwrap_or(&no_spec);
         let spec = self.spec.get_or_insert_default();
-        carry_allocated(&old_spec, spec);
-        normalize_cluster_ips(Some(&old_spec), spec);
-        drop_type_dependent_fields(&old_spec, spec);
+        carry_allocated(old_spec, spec);
+        normalize_cluster_ips(Some(old_spec), spec);
+        drop_type_dependent_fields(old_spec, spec);
         if !is(spec, "LoadBalancer") {
             self.status.get_or_insert_default().load_balancer = Some(LoadBalancerStatus::default());
         }
@@ -114,7 +114,7 @@ impl Resource for Service {
             cells::name(&self.metadata),
             text(spec.type_.as_ref()).into(),
             address.into(),
-            external_addresses(&spec, self.status.as_ref()).into(),
+            external_addresses(spec, self.status.as_ref()).into(),
             ports(spec.ports.as_deref().unwrap_or_default()).into(),
             cells::age(&self.metadata, now),
             cells::labels(spec.selector.as_ref()).into(),

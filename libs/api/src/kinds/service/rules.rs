@@ -34,12 +34,11 @@ pub(super) fn is_headless(spec: &ServiceSpec) -> bool {
 pub(super) fn service(service: &Service, errors: &mut FieldErrors) {
     let spec = &spec_of(service);
     let path = &Path::root("spec");
-    if let (Some(mode), Some(hints)) = (annotation(service, MODE), annotation(service, HINTS)) {
-        if mode != hints {
+    if let (Some(mode), Some(hints)) = (annotation(service, MODE), annotation(service, HINTS))
+        && mode != hints {
             let message = format!("must match annotations[{HINTS}] when both are specified");
             errors.invalid(Path::root("metadata.annotations").key(MODE), mode, message);
         }
-    }
     let ports = spec.ports.as_deref().unwrap_or_default();
     if ports.is_empty() && !is_headless(spec) && !is(spec, "ExternalName") {
         errors.required(path.child("ports"), "");
@@ -158,9 +157,9 @@ fn cluster_ips(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let (ips_path, families_path) = (path.child("clusterIPs"), path.child("ipFamilies"));
     match (text(spec.cluster_ip.as_ref()), ips.first()) {
         ("", None) => {}
-        ("", Some(_)) => errors.invalid(&ips_path, &ips, "must be empty when `clusterIP` is not specified"),
-        (_, None) => errors.required(&ips_path, ""),
-        (ip, Some(first)) if ip != first => errors.invalid(&ips_path, &ips, "first value must match `clusterIP`"),
+        ("", Some(_)) => errors.invalid(ips_path, &ips, "must be empty when `clusterIP` is not specified"),
+        (_, None) => errors.required(ips_path, ""),
+        (ip, Some(first)) if ip != first => errors.invalid(ips_path, &ips, "first value must match `clusterIP`"),
         _ => {}
     }
     let mut seen = BTreeSet::new();
@@ -177,7 +176,7 @@ fn cluster_ips(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
         if i == 0 && ip == "None" {
             if ips.len() > 1 {
                 bad = true;
-                errors.invalid(&ips_path, &ips, "'None' must be the first and only value");
+                errors.invalid(ips_path, &ips, "'None' must be the first and only value");
             }
             continue;
         }
@@ -186,14 +185,14 @@ fn cluster_ips(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
         errors.each(&ips_path.index(i), ip, messages);
     }
     if ips.len() > 2 {
-        errors.invalid(&ips_path, &ips, "may only hold up to 2 values");
+        errors.invalid(ips_path, &ips, "may only hold up to 2 values");
     }
     if bad {
         return;
     }
     let six = |ip: &String| ip.contains(':');
     if ips.len() > 1 && (ips.iter().all(six) || !ips.iter().any(six)) {
-        errors.invalid(&ips_path, &ips, "may specify no more than one IP for each IP family");
+        errors.invalid(ips_path, &ips, "may specify no more than one IP for each IP family");
     }
     if is_headless(spec) {
         return;
@@ -214,11 +213,10 @@ fn repeated_ports(spec: &ServiceSpec, ports: &[ServicePort], path: &Path, errors
     }
     let mut node_ports = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
-        if let Some(number) = port.node_port.filter(|number| *number != 0) {
-            if !node_ports.insert((text(port.protocol.as_ref()), number)) {
+        if let Some(number) = port.node_port.filter(|number| *number != 0)
+            && !node_ports.insert((text(port.protocol.as_ref()), number)) {
                 errors.duplicate(path.index(i).child("nodePort"), &number);
             }
-        }
     }
     let mut seen = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
@@ -237,19 +235,19 @@ fn balancer(service: &Service, spec: &ServiceSpec, path: &Path, errors: &mut Fie
     if !ranges.is_empty() {
         let path = path.child("LoadBalancerSourceRanges");
         if !is_balancer {
-            errors.forbidden(&path, only);
+            errors.forbidden(path, only);
         }
         if !ranges.iter().all(|range| is_cidr(range.trim())) {
-            errors.invalid(&path, &format!("[{}]", ranges.join(" ")), message);
+            errors.invalid(path, &format!("[{}]", ranges.join(" ")), message);
         }
     } else if let Some(value) = annotation(service, SOURCE_RANGES) {
         let path = Path::root("metadata.annotations");
         let path = path.key(SOURCE_RANGES);
         if !is_balancer {
-            errors.forbidden(&path, only);
+            errors.forbidden(path, only);
         }
         if !value.trim().is_empty() && !value.split(',').all(|range| is_cidr(range.trim())) {
-            errors.invalid(&path, value, message);
+            errors.invalid(path, value, message);
         }
     }
     if spec.allocate_load_balancer_node_ports.is_some() && !is_balancer {
@@ -371,7 +369,7 @@ pub(super) fn status(service: &Service, errors: &mut FieldErrors) {
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     let path = Path::root("status.loadBalancer.ingress");
     if !ingress.is_empty() && service.spec.as_ref().is_some_and(|spec| !is(spec, "LoadBalancer")) {
-        errors.forbidden(&path, "may only be used when `spec.type` is LoadBalancer");
+        errors.forbidden(path, "may only be used when `spec.type` is LoadBalancer");
     }
     for (i, ingress) in ingress.iter().enumerate() {
         let path = path.index(i);

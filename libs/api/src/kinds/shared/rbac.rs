@@ -76,10 +76,10 @@ pub fn rules(rules: &[PolicyRule], namespaced: bool, errors: &mut FieldErrors) {
         if let Some(urls) = rule.non_resource_urls.as_ref().filter(|urls| !urls.is_empty()) {
             let path = path.child("nonResourceURLs");
             if namespaced {
-                errors.invalid(&path, urls, "namespaced rules cannot apply to non-resource URLs");
+                errors.invalid(path, urls, "namespaced rules cannot apply to non-resource URLs");
             }
             if !groups || !resources || !is_empty(rule.resource_names.as_ref()) {
-                errors.invalid(&path, urls, "rules cannot apply to both regular resources and non-resource URLs");
+                errors.invalid(path, urls, "rules cannot apply to both regular resources and non-resource URLs");
             }
             continue;
         }

@@ -18,13 +18,13 @@ pub fn selector_and_template(
     let expressions = selector.match_expressions.iter().flatten().count();
     let parsed = if labels + expressions == 0 {
         // Decoding does not tell a missing selector from an empty one; a missing one is what people send. It selects nothing.
-        errors.required(&selector_path, "");
+        errors.required(selector_path, "");
         Ok(Selector::nothing())
     } else {
         Selector::from_label_selector(Some(selector))
     };
     match (parsed, template) {
-        (Err(_), _) => errors.invalid(&selector_path, selector, "invalid label selector"),
+        (Err(_), _) => errors.invalid(selector_path, selector, "invalid label selector"),
         (Ok(_), None) => errors.required(path.child("template"), ""),
         (Ok(parsed), Some(template)) => {
             pod_rules::replica_template(template, &parsed, "ReplicaSet", &path.child("template"), errors);

@@ -287,30 +287,30 @@ fn devices(rules: &Rules, container: &Container, path: &Path, errors: &mut Field
         let (name_path, device) = (path.child("name"), path.child("devicePath"));
         errors.non_empty(&name_path, name);
         if seen.contains(name) {
-            errors.invalid(&name_path, name, "must be unique");
+            errors.invalid(name_path, name, "must be unique");
         }
         match rules.volume(name) {
-            None => errors.not_found(&name_path, name),
+            None => errors.not_found(name_path, name),
             Some(volume) if volume.persistent_volume_claim.is_none() && volume.ephemeral.is_none() => {
                 let message = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
-                errors.invalid(&name_path, name, message);
+                errors.invalid(name_path, name, message);
             }
             Some(_) => {}
         }
         errors.non_empty(&device, device_path);
         if paths.contains(device_path) {
-            errors.invalid(&device, device_path, "must be unique");
+            errors.invalid(device, device_path, "must be unique");
         }
         if no_backsteps(device_path) {
             paths.insert(device_path);
         } else {
-            errors.invalid(&device, device_path, "can not contain backsteps ('..')");
+            errors.invalid(device, device_path, "can not contain backsteps ('..')");
         }
         if mounts.contains_key(name.as_str()) {
-            errors.invalid(&name_path, name, "must not already exist in volumeMounts");
+            errors.invalid(name_path, name, "must not already exist in volumeMounts");
         }
         if mounts.values().any(|mount| mount == device_path) {
-            errors.invalid(&device, device_path, "must not already exist as a path in volumeMounts");
+            errors.invalid(device, device_path, "must not already exist as a path in volumeMounts");
         }
         if !name.is_empty() {
             seen.insert(name);
@@ -338,7 +338,7 @@ fn restart_rules(container: &Container, policies: &[&str], path: &Path, errors: 
         errors.required(path.child("restartPolicy"), "must specify restartPolicy when restart rules are used");
     }
     if rules.len() > 20 {
-        errors.too_many(&rules_path, rules.len(), 20);
+        errors.too_many(rules_path, rules.len(), 20);
     }
     for (i, rule) in rules.iter().enumerate() {
         let path = rules_path.index(i);

@@ -188,13 +188,13 @@ fn identity(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         let path = path.child("hostnameOverride");
         errors.each(&path, name, names::dns1123_subdomain(name));
         if name.len() > 64 {
-            errors.too_long(&path, 64);
+            errors.too_long(path, 64);
         }
         if spec.set_hostname_as_fqdn == Some(true) {
-            errors.forbidden(&path, "may not be specified when setHostnameAsFQDN is true");
+            errors.forbidden(path, "may not be specified when setHostnameAsFQDN is true");
         }
         if spec.host_network == Some(true) {
-            errors.forbidden(&path, "may not be specified when hostNetwork is true");
+            errors.forbidden(path, "may not be specified when hostNetwork is true");
         }
     }
 }
@@ -227,7 +227,7 @@ fn dns_config(config: Option<&PodDNSConfig>, policy: Option<&str>, path: &Path, 
         return errors.required(servers_path, "must provide at least one DNS nameserver when `dnsPolicy` is None");
     }
     if servers.len() > 3 {
-        errors.invalid(&servers_path, &servers, "must not have more than 3 nameservers");
+        errors.invalid(servers_path, &servers, "must not have more than 3 nameservers");
     }
     for (i, server) in servers.iter().enumerate() {
         errors.each(&servers_path.index(i), server, names::ip(server));
@@ -235,11 +235,11 @@ fn dns_config(config: Option<&PodDNSConfig>, policy: Option<&str>, path: &Path, 
     let searches = config.searches.as_deref().unwrap_or_default();
     let searches_path = path.child("searches");
     if searches.len() > 32 {
-        errors.invalid(&searches_path, &searches, "must not have more than 32 search paths");
+        errors.invalid(searches_path, &searches, "must not have more than 32 search paths");
     }
     if searches.join(" ").len() > 2048 {
         let message = "must not have more than 2048 characters (including spaces) in the search list";
-        errors.invalid(&searches_path, &searches, message);
+        errors.invalid(searches_path, &searches, message);
     }
     for (i, search) in searches.iter().enumerate().filter(|(_, search)| *search != ".") {
         // Underscores are fine here (v1.34); otherwise the grammar is that of a subdomain.

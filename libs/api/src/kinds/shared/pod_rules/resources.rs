@@ -120,14 +120,14 @@ pub(super) fn requirements(resources: &ResourceRequirements, spec: &PodSpec, pat
         match limits.get(name) {
             Some(limit) if !may_overcommit(name) && Quantity::of(request) != Quantity::of(limit) => {
                 let message = format!("must be equal to {name} limit of {}", limit.0);
-                errors.invalid(&requests_path, &request.0, message);
+                errors.invalid(requests_path, &request.0, message);
             }
             Some(limit) if Quantity::of(request) > Quantity::of(limit) => {
                 let message = format!("must be less than or equal to {name} limit of {}", limit.0);
-                errors.invalid(&requests_path, &request.0, message);
+                errors.invalid(requests_path, &request.0, message);
             }
             None if !may_overcommit(name) => {
-                errors.required(&limits_path, "Limit must be set for non overcommitable resources");
+                errors.required(limits_path, "Limit must be set for non overcommitable resources");
             }
             _ => {}
         }
@@ -156,13 +156,13 @@ fn claims(claims: &[ResourceClaim], spec: &PodSpec, path: &Path, errors: &mut Fi
             continue;
         }
         if !seen.insert((claim.name.as_str(), claim.request.as_deref())) {
-            errors.duplicate(&path, &claim.name);
+            errors.duplicate(path, &claim.name);
         }
         if !known.contains(claim.name.as_str()) {
             let list = known.iter().copied().collect::<Vec<_>>().join(", ");
             let rest = if list.is_empty() { " which is empty".to_owned() } else { format!(": {list}") };
             let detail = format!("must be one of the names in pod.spec.resourceClaims{rest}");
-            errors.push(crate::field::ErrorKind::NotFound, &path, &claim.name, detail);
+            errors.push(crate::field::ErrorKind::NotFound, path, &claim.name, detail);
         }
     }
 }
@@ -183,11 +183,11 @@ pub(super) fn pod_claims(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) 
         match (name, template) {
             (Some(_), Some(_)) => {
                 let message = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                errors.invalid(&path, claim, message);
+                errors.invalid(path, claim, message);
             }
             (None, None) => {
                 let message = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-                errors.invalid(&path, claim, message);
+                errors.invalid(path, claim, message);
             }
             _ => {}
         }

@@ -63,7 +63,7 @@ fn node_affinity(affinity: &NodeAffinity, path: &Path, errors: &mut FieldErrors)
         let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
         let terms = path.child("nodeSelectorTerms");
         if required.node_selector_terms.is_empty() {
-            errors.required(&terms, "must have at least one node selector term");
+            errors.required(terms, "must have at least one node selector term");
         }
         for (i, term) in required.node_selector_terms.iter().enumerate() {
             node_term(term, &terms.index(i), errors);
@@ -168,7 +168,7 @@ fn match_label_keys(
     let keys = keys.unwrap_or_default();
     let path = path.child(field);
     if !keys.is_empty() && selector.is_none() {
-        errors.forbidden(&path, "must not be specified when labelSelector is not set");
+        errors.forbidden(path, "must not be specified when labelSelector is not set");
     }
     let selected = |key: &String| {
         let labels = selector.iter().flat_map(|selector| selector.match_labels.iter().flatten());

@@ -59,7 +59,7 @@ pub fn pod(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
     if munged != old_spec {
         let message =
             format!("pod updates may not change fields other than {UPDATABLE}\n{}", difference(&old_spec, &munged));
-        errors.forbidden(&path, message);
+        errors.forbidden(path, message);
     }
 }
 
@@ -86,10 +86,10 @@ fn active_deadline(new: Option<i64>, old: Option<i64>, path: &Path, errors: &mut
             return false;
         }
         (Some(new), Some(old)) if old < new => {
-            errors.invalid(&path, &new, "must be less than or equal to previous value");
+            errors.invalid(path, &new, "must be less than or equal to previous value");
             return false;
         }
-        (None, Some(_)) => errors.invalid(&path, &"null", "must not update from a positive integer to nil value"),
+        (None, Some(_)) => errors.invalid(path, &"null", "must not update from a positive integer to nil value"),
         _ => {}
     }
     true
@@ -180,7 +180,7 @@ fn node_affinity_narrowed(new: Option<&NodeAffinity>, old: Option<&NodeAffinity>
     let path = path.child("nodeSelectorTerms");
     if !old.is_empty() && old.len() != new.len() {
         let message = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        return errors.invalid(&path, &new, message);
+        return errors.invalid(path, &new, message);
     }
     for (i, (new, old)) in new.iter().zip(&old).enumerate() {
         if !only_additions(new, old) {

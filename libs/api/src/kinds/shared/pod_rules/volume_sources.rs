@@ -132,7 +132,7 @@ impl Check for ProjectedVolumeSource {
                 source.pod_certificate.is_some(),
             ];
             if kinds.iter().filter(|set| **set).count() > 1 {
-                errors.forbidden(&item, "may not specify more than 1 volume type");
+                errors.forbidden(item, "may not specify more than 1 volume type");
             }
         }
     }
@@ -170,10 +170,10 @@ fn projection<'a>(
         let seconds = token.expiration_seconds.unwrap_or(0);
         let expiration = path.child("expirationSeconds");
         if seconds < 600 {
-            errors.invalid(&expiration, &seconds, "may not specify a duration less than 10 minutes");
+            errors.invalid(expiration, &seconds, "may not specify a duration less than 10 minutes");
         }
         if seconds > 1 << 32 {
-            errors.invalid(&expiration, &seconds, "may not specify a duration larger than 2^32 seconds");
+            errors.invalid(expiration, &seconds, "may not specify a duration larger than 2^32 seconds");
         }
         errors.non_empty(&volume.child("path"), &token.path);
     }
@@ -209,7 +209,7 @@ impl Check for CSIVolumeSource {
         let driver = path.child("driver");
         errors.non_empty(&driver, &self.driver);
         if self.driver.len() > 63 {
-            errors.too_long(&driver, 63);
+            errors.too_long(driver, 63);
         }
         errors.each(&driver, &self.driver, names::dns1123_subdomain(&self.driver.to_lowercase()));
         if let Some(secret) = &self.node_publish_secret_ref {

@@ -23,12 +23,12 @@ pub(super) fn check<'a>(rules: &Rules<'a>, path: &Path, errors: &mut FieldErrors
         sources(volume, pod, &path, &mut own);
         let name = path.child("name");
         if volume.name.is_empty() {
-            own.required(&name, "");
+            own.required(name, "");
         } else {
             own.each(&name, &volume.name, names::dns1123_label(&volume.name));
         }
         if valid.contains(volume.name.as_str()) {
-            own.duplicate(&name, &volume.name);
+            own.duplicate(name, &volume.name);
         }
         if own.is_empty() {
             valid.insert(volume.name.as_str());
@@ -108,9 +108,9 @@ fn sources(volume: &Volume, pod: &str, path: &Path, errors: &mut FieldErrors) {
     if !found {
         errors.required(path, "must specify a volume type");
     }
-    if let Some(iscsi) = volume.iscsi.as_ref().filter(|iscsi| iscsi.initiator_name.is_some()) {
-        if volume.name.len() + 1 + iscsi.target_portal.len() > 64 {
-            errors.invalid(path.child("name"), &volume.name, source::ISCSI_TOO_LONG);
-        }
+    if let Some(iscsi) = volume.iscsi.as_ref().filter(|iscsi| iscsi.initiator_name.is_some())
+        && volume.name.len() + 1 + iscsi.target_portal.len() > 64
+    {
+        errors.invalid(path.child("name"), &volume.name, source::ISCSI_TOO_LONG);
     }
 }

@@ -153,11 +153,11 @@ fn overlapping_items(volume: &Volume, path: &str, out: &mut Vec<String>) {
     let Some(projected) = &volume.projected else { return };
     let mut taken: BTreeSet<&str> = BTreeSet::new();
     for (i, source) in projected.sources.iter().flatten().enumerate() {
-        if let Some(token) = &source.service_account_token {
-            if !taken.insert(&token.path) {
-                let path = format!("{path}.projected.sources[{i}]");
-                out.push(format!("{path}: conflicting duplicate path {} with another source", go_quote(&token.path)));
-            }
+        if let Some(token) = &source.service_account_token
+            && !taken.insert(&token.path)
+        {
+            let path = format!("{path}.projected.sources[{i}]");
+            out.push(format!("{path}: conflicting duplicate path {} with another source", go_quote(&token.path)));
         }
         let map = source.config_map.as_ref().and_then(|map| map.items.as_ref());
         let secret = source.secret.as_ref().and_then(|secret| secret.items.as_ref());
