@@ -6,7 +6,7 @@
 mod definitions;
 mod paths;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::OnceLock};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -85,10 +85,17 @@ pub fn v3_index(kinds: &[&KindInfo]) -> Vec<u8> {
 
 /// A hash that changes when the document of these kinds would.
 pub fn etag<'a>(kinds: impl IntoIterator<Item = &'a KindInfo>) -> String {
+    // What is the same for every document is hashed once.
+    static SOURCES: OnceLock<[u8; 32]> = OnceLock::new();
+    let sources = SOURCES.get_or_init(|| {
+        let mut hash = Sha256::new();
+        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(include_bytes!("../docs.gz"));
+        hash.update(include_bytes!("../types.txt"));
+        hash.finalize().into()
+    });
     let mut hash = Sha256::new();
-    hash.update(env!("CARGO_PKG_VERSION"));
-    hash.update(include_bytes!("../docs.gz"));
-    hash.update(include_bytes!("../types.txt"));
+    hash.update(sources);
     for kind in kinds {
         hash.update(format!("{kind:?}"));
     }
