@@ -101,16 +101,14 @@ pub fn apply(headers: &mut HeaderMap, user: &User, authorizer: &dyn Authorize) -
         };
         if let Decision::Deny(reason) = authorizer.authorize(user, &info) {
             let resource = GroupResource { group: wish.group, resource: wish.resource };
-            let mut message =
-                forbidden_message(&user.name, "impersonate", resource, &info.subresource, &info.namespace);
+            let mut message = forbidden_message(&user.name, "impersonate", resource, &info.subresource, &info.namespace);
             if !reason.is_empty() {
                 message = format!("{message}: {reason}");
             }
             return Err(Status::forbidden(resource, &info.name, &message));
         }
     }
-    let named: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
+    let named: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
     for name in named {
         headers.remove(name);
     }

@@ -1,6 +1,6 @@
 //! Who may come in: keys and certificates, the TLS listener, authentication, RBAC and its bootstrap policy, tokens.
 //!
-//! The registry knows none of this; it calls the seams in [`crate::gate`].
+//! The registry knows none of this; it calls the seams in [`crate::gate`], which [`setup::Security`] fills.
 
 pub mod authn;
 pub mod impersonation;
@@ -9,6 +9,10 @@ pub mod kubeconfig;
 pub mod lookup;
 pub mod pki;
 pub mod rbac;
+pub mod reviews;
+pub mod setup;
 pub mod tls;
 pub mod tokens;
 pub mod x509;
+
+pub use setup::{Config, Security};

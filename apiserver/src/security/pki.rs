@@ -77,8 +77,7 @@ impl std::fmt::Debug for Pair {
 impl Pair {
     /// The pair in rustls' types.
     pub fn der(&self) -> Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-        let chain: Vec<_> =
-            CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<_, _>>().ok()?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(self.certificate.as_bytes()).collect::<Result<_, _>>().ok()?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).ok()?;
         (!chain.is_empty()).then_some((chain, key))
     }
@@ -218,8 +217,7 @@ impl Pki {
             }
         };
         let damaged = |source| Error::Damaged { path: path.clone(), source };
-        let der = CertificateDer::from_pem_slice(authority_pem.as_bytes())
-            .map_err(|_| damaged(x509::Error::Certificate))?;
+        let der = CertificateDer::from_pem_slice(authority_pem.as_bytes()).map_err(|_| damaged(x509::Error::Certificate))?;
         let authority_name = x509::read(&der).map_err(damaged)?.subject;
         let service_account = key_at(&dir.join("sa.key"))?;
         write(&dir.join("sa.pub"), 0o644, &pem("PUBLIC KEY", &service_account.public_der()))?;
@@ -273,8 +271,8 @@ impl Pki {
             not_after: self.now + LEAF_LIFE,
         };
         let signer = Signer { name: &self.authority_name, key: &self.authority };
-        let der = x509::issue(&contents, key, &signer)
-            .map_err(|source| Error::Issue { name: subject.name.clone(), source })?;
+        let der =
+            x509::issue(&contents, key, &signer).map_err(|source| Error::Issue { name: subject.name.clone(), source })?;
         Ok(pem("CERTIFICATE", &der))
     }
 
@@ -283,8 +281,7 @@ impl Pki {
     pub fn keep(&self, name: &str, subject: &Subject) -> Result<Pair, Error> {
         let (crt, key) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
         if let Some(parent) = crt.parent().filter(|p| *p != self.dir) {
-            fs::create_dir_all(parent)
-                .map_err(|source| Error::File { step: "create", path: parent.to_owned(), source })?;
+            fs::create_dir_all(parent).map_err(|source| Error::File { step: "create", path: parent.to_owned(), source })?;
         }
         if let (Some(certificate), Some(key)) = (read(&crt)?, read(&key)?) {
             let pair = Pair { certificate, key };

@@ -187,17 +187,11 @@ impl Tokens {
             .map_err(|e| e.to_string())?
             .ok_or_else(|| format!("serviceaccounts {:?} not found", about.serviceaccount.name))?;
         if deleted(&account, now) {
-            return Err(format!(
-                "service account {}/{} has been deleted",
-                about.namespace, about.serviceaccount.name
-            ));
+            return Err(format!("service account {}/{} has been deleted", about.namespace, about.serviceaccount.name));
         }
         let uid = text(&account, "/metadata/uid");
         if uid != about.serviceaccount.uid {
-            return Err(format!(
-                "service account UID ({uid}) does not match claim ({})",
-                about.serviceaccount.uid
-            ));
+            return Err(format!("service account UID ({uid}) does not match claim ({})", about.serviceaccount.uid));
         }
         for (kind, plural, scope, object) in [
             ("pod", "pods", about.namespace.as_str(), &about.pod),
@@ -213,14 +207,7 @@ impl Tokens {
         Ok((user(&claims), claims.aud, end))
     }
 
-    async fn still_there(
-        &self,
-        kind: &str,
-        plural: &str,
-        scope: &str,
-        bound: &Reference,
-        now: i64,
-    ) -> Result<(), String> {
+    async fn still_there(&self, kind: &str, plural: &str, scope: &str, bound: &Reference, now: i64) -> Result<(), String> {
         let found = self.lookup.find(plural, scope, &bound.name).await.map_err(|e| e.to_string())?;
         let object = found.filter(|object| !deleted(object, now));
         let object = object.ok_or("service account token has been invalidated")?;

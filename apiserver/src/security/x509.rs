@@ -61,15 +61,15 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// A new key.
     pub fn generate() -> Result<Self, Error> {
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
-            .map_err(|_| Error::Key)?;
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).map_err(|_| Error::Key)?;
         Self::from_pkcs8(document.as_ref())
     }
 
     /// The key in a PKCS#8 document.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, Error> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new())
-            .map_err(|_| Error::Key)?;
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &SystemRandom::new()).map_err(|_| Error::Key)?;
         Ok(Self { pkcs8: der.to_vec(), pair })
     }
 

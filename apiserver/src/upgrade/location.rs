@@ -32,11 +32,7 @@ pub fn target(id: &str) -> Option<Target<'_>> {
         [scheme, name, port] => (*scheme, *name, *port),
         _ => return None,
     };
-    (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some(Target {
-        https: scheme == "https",
-        name,
-        port,
-    })
+    (!name.is_empty() && matches!(scheme, "" | "http" | "https")).then_some(Target { https: scheme == "https", name, port })
 }
 
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
@@ -51,9 +47,7 @@ fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
 pub fn allowed(ip: IpAddr) -> bool {
     let local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => {
-            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| !allowed(IpAddr::V4(ip)))
-        }
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| !allowed(IpAddr::V4(ip))),
     };
     !(local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
@@ -166,9 +160,10 @@ pub fn log_query(pod: &str, query: &str) -> Result<String, Status> {
     let number = |key: &str| -> Result<Option<i64>, Status> {
         match query_value(query, key).filter(|v| !v.is_empty()) {
             None => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            }),
+            Some(text) => text
+                .parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
         }
     };
     let since_time = query_value(query, "sinceTime").filter(|v| !v.is_empty());
@@ -270,7 +265,9 @@ mod tests {
 
     #[test]
     fn addresses_that_lead_nowhere_good_are_refused() {
-        for bad in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "255.255.255.255", "::1", "fe80::1", "::ffff:127.0.0.1"] {
+        for bad in
+            ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "255.255.255.255", "::1", "fe80::1", "::ffff:127.0.0.1"]
+        {
             assert!(!allowed(bad.parse().unwrap()), "{bad}");
         }
         assert!(allowed("10.42.0.5".parse().unwrap()) && allowed("2001:db8::1".parse().unwrap()));
@@ -286,9 +283,7 @@ mod tests {
 
     #[test]
     fn containers_are_chosen_as_upstream_does() {
-        let pod = |containers: Value| {
-            json!({"metadata": {"name": "p"}, "spec": {"initContainers": [{"name": "i"}], "containers": containers}})
-        };
+        let pod = |containers: Value| json!({"metadata": {"name": "p"}, "spec": {"initContainers": [{"name": "i"}], "containers": containers}});
         let two = pod(json!([{"name": "a"}, {"name": "b"}]));
         let error = container(&two, "").unwrap_err();
         let want = "a container name must be specified for pod p, choose one of: [i a b]";

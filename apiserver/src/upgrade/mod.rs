@@ -123,9 +123,7 @@ impl Kubelets {
         without_token(request.headers_mut());
         match (info.resource.as_str(), info.subresource.as_str()) {
             ("pods", "log") => self.log(object, request).await,
-            ("pods", "exec" | "attach" | "portforward") if !upgrade => {
-                Err(Status::bad_request("Upgrade request required"))
-            }
+            ("pods", "exec" | "attach" | "portforward") if !upgrade => Err(Status::bad_request("Upgrade request required")),
             ("pods", kind @ ("exec" | "attach" | "portforward")) => self.stream(kind, object, request).await,
             ("pods", "proxy") => {
                 let target = location::target(&info.name)
@@ -305,7 +303,8 @@ fn relocate(headers: &mut HeaderMap, prefix: &str, backend: std::net::SocketAddr
     let Some(location) = headers.get(header::LOCATION).and_then(|l| l.to_str().ok()) else { return };
     let own = [format!("http://{backend}"), format!("https://{backend}")];
     let path = own.iter().find_map(|own| location.strip_prefix(own.as_str())).unwrap_or(location);
-    if path.starts_with('/') && !path.starts_with("//")
+    if path.starts_with('/')
+        && !path.starts_with("//")
         && let Ok(value) = HeaderValue::from_str(&format!("{prefix}{path}"))
     {
         headers.insert(header::LOCATION, value);
@@ -330,9 +329,7 @@ fn unexpected(code: StatusCode, name: &str, text: &str) -> Status {
     let (reason, message) = match code {
         StatusCode::NOT_FOUND => ("NotFound", "the server could not find the requested resource"),
         StatusCode::FORBIDDEN => ("Forbidden", text),
-        StatusCode::UNAUTHORIZED => {
-            ("Unauthorized", "the server has asked for the client to provide credentials")
-        }
+        StatusCode::UNAUTHORIZED => ("Unauthorized", "the server has asked for the client to provide credentials"),
         _ => ("", "the server responded with an unexpected status"),
     };
     let mut status = Status::internal("");

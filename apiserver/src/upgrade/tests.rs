@@ -139,7 +139,9 @@ async fn the_right_to_look_is_not_the_right_to_run() {
     let want = "pods \"p\" is forbidden: User \"looker\" cannot create resource \"pods/exec\" in API group \"\" in the \
                 namespace \"d\"";
     assert_eq!(told(world.kubelets.connect(&info, &world.pod, asked).await).await, (403, want.to_owned()));
-    for (uri, upgrade, want) in [(through_node, true, 403), (through_node, false, 403), (metrics, true, 403), (metrics, false, 200)] {
+    for (uri, upgrade, want) in
+        [(through_node, true, 403), (through_node, false, 403), (metrics, true, 403), (metrics, false, 200)]
+    {
         let (info, asked) = request(uri, "looker", upgrade);
         assert_eq!(told(world.kubelets.connect(&info, &node, asked).await).await.0, want, "{uri}");
     }

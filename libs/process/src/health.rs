@@ -93,7 +93,9 @@ pub fn router(checks: Vec<Check>, metrics: Metrics) -> Router {
             )
             .route(
                 &format!("/{name}/{{check}}"),
-                get(move |Path(check): Path<String>| async move { (PLAIN, answer(name, &single, Some(&check), "")).reply() }),
+                get(
+                    move |Path(check): Path<String>| async move { (PLAIN, answer(name, &single, Some(&check), "")).reply() },
+                ),
             );
     }
     router.route("/metrics", get(move || async move { ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics.text()) }))

@@ -27,10 +27,9 @@ pub fn upgrade_headers(wire: Wire, protocols: &[&'static str]) -> HeaderMap {
         Wire::WebSocket => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            for (name, value) in [
-                (header::SEC_WEBSOCKET_KEY, generate_key()),
-                (header::SEC_WEBSOCKET_PROTOCOL, protocols.join(", ")),
-            ] {
+            for (name, value) in
+                [(header::SEC_WEBSOCKET_KEY, generate_key()), (header::SEC_WEBSOCKET_PROTOCOL, protocols.join(", "))]
+            {
                 // Both are plain ASCII.
                 if let Ok(value) = HeaderValue::from_str(&value) {
                     headers.insert(name, value);
@@ -178,8 +177,7 @@ impl PortForward {
     pub async fn connect(&self, port: u16) -> Result<(Stream, Receive), spdy::Error> {
         let request = self.requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
         let port = port.to_string();
-        let headers =
-            |kind: &str| Headers::of(&[("streamtype", kind), ("port", &port), ("requestid", &request)]);
+        let headers = |kind: &str| Headers::of(&[("streamtype", kind), ("port", &port), ("requestid", &request)]);
         let error = self.connection.open(headers("error")).await?;
         // Nothing is ever said by the client on it.
         let (error, _) = error.into_split();

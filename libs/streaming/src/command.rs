@@ -30,16 +30,10 @@ use crate::{
 };
 
 /// The versions on SPDY, best first.
-pub const SPDY_PROTOCOLS: &[&str] =
-    &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
+pub const SPDY_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 /// The versions on WebSockets, best first.
-pub const WEBSOCKET_PROTOCOLS: &[&str] = &[
-    "v5.channel.k8s.io",
-    "v4.channel.k8s.io",
-    "v4.base64.channel.k8s.io",
-    "channel.k8s.io",
-    "base64.channel.k8s.io",
-];
+pub const WEBSOCKET_PROTOCOLS: &[&str] =
+    &["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
 
 /// How long a client may take to open its streams (upstream's `--stream-creation-timeout`).
 const CREATION: Duration = Duration::from_secs(30);
@@ -251,9 +245,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin + std::marker::Send + 'static,
 {
     match agreed.wire {
-        Wire::Spdy => tokio::time::timeout(CREATION, over_spdy(io, &agreed.protocol, options))
-            .await
-            .map_err(|_| Error::Creation)?,
+        Wire::Spdy => {
+            tokio::time::timeout(CREATION, over_spdy(io, &agreed.protocol, options)).await.map_err(|_| Error::Creation)?
+        }
         Wire::WebSocket => over_websocket(io, &agreed.protocol, options).await,
     }
 }

@@ -26,8 +26,7 @@ use crate::{
 /// The version on SPDY.
 pub const SPDY_PROTOCOLS: &[&str] = &["portforward.k8s.io"];
 /// The versions on WebSockets.
-pub const WEBSOCKET_PROTOCOLS: &[&str] =
-    &[TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+pub const WEBSOCKET_PROTOCOLS: &[&str] = &[TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
 /// SPDY inside a WebSocket.
 pub const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 

@@ -85,7 +85,8 @@ pub fn agree(
     spdy: &[&'static str],
     websocket: &[&'static str],
 ) -> Result<(Agreed, Response<()>), Rejection> {
-    let wire = wire(headers).ok_or_else(|| Rejection::bad_request("unable to upgrade: missing upgrade headers in request"))?;
+    let wire =
+        wire(headers).ok_or_else(|| Rejection::bad_request("unable to upgrade: missing upgrade headers in request"))?;
     let (name, ours) = match wire {
         Wire::Spdy => (STREAM_PROTOCOL, spdy),
         Wire::WebSocket => (header::SEC_WEBSOCKET_PROTOCOL, websocket),
@@ -156,8 +157,7 @@ mod tests {
 
     #[test]
     fn nothing_in_common_is_forbidden() {
-        let asked =
-            headers(&[("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", "a, b")]);
+        let asked = headers(&[("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", "a, b")]);
         let rejection = agree(&asked, &[], &["c"]).unwrap_err();
         let want = "unable to upgrade: unable to negotiate protocol: client supports [a b], server accepts [c]";
         assert_eq!((rejection.status, rejection.message.as_str()), (StatusCode::FORBIDDEN, want));

@@ -152,9 +152,7 @@ async fn read<T: AsyncRead + AsyncWrite + Unpin>(
 /// The message that a command becomes, if any.
 fn message(command: Command, format: Format) -> Option<Message> {
     match command {
-        Command::Data { id, bytes } if format.base64 => {
-            Some(Message::text(format!("{id}{}", STANDARD.encode(&bytes))))
-        }
+        Command::Data { id, bytes } if format.base64 => Some(Message::text(format!("{id}{}", STANDARD.encode(&bytes)))),
         Command::Data { id, bytes } => {
             let mut out = Vec::with_capacity(bytes.len() + 1);
             out.push(id as u8);
@@ -225,9 +223,7 @@ impl<T> Tunnel<T> {
 fn other(error: tungstenite::Error) -> io::Error {
     match error {
         tungstenite::Error::Io(error) => error,
-        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => {
-            io::ErrorKind::BrokenPipe.into()
-        }
+        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => io::ErrorKind::BrokenPipe.into(),
         error => io::Error::other(error),
     }
 }
@@ -244,9 +240,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
                     return Poll::Ready(Ok(()));
                 }
                 // Clients hang up without a closing handshake; SPDY inside has said what there was to say.
-                Some(Err(tungstenite::Error::Protocol(
-                    tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
-                ))) => return Poll::Ready(Ok(())),
+                Some(Err(tungstenite::Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake))) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(other(error))),
             }
         }

@@ -43,11 +43,8 @@ async fn converse(mut client: client::Command, input: &[u8]) -> (Vec<u8>, Vec<u8
     });
     let (mut out, mut err, mut last) = (Vec::new(), Vec::new(), String::new());
     let (mut stdout, mut stderr) = (client.stdout.take().unwrap(), client.stderr.take().unwrap());
-    let (o, e, l) = tokio::join!(
-        stdout.read_to_end(&mut out),
-        stderr.read_to_end(&mut err),
-        client.error.read_to_string(&mut last)
-    );
+    let (o, e, l) =
+        tokio::join!(stdout.read_to_end(&mut out), stderr.read_to_end(&mut err), client.error.read_to_string(&mut last));
     o.and(e).and(l).unwrap();
     feeding.await.unwrap();
     (out, err, last)

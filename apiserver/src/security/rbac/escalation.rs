@@ -97,8 +97,7 @@ fn role(rbac: &Rbac, user: &User, info: &RequestInfo, source: Source, object: &V
 }
 
 fn binding(rbac: &Rbac, user: &User, namespace: &str, object: &Value) -> Result<(), String> {
-    let role: RoleRef =
-        object.get("roleRef").and_then(|r| serde_json::from_value(r.clone()).ok()).unwrap_or_default();
+    let role: RoleRef = object.get("roleRef").and_then(|r| serde_json::from_value(r.clone()).ok()).unwrap_or_default();
     let resource = if role.kind == "ClusterRole" { "clusterroles" } else { "roles" };
     if may(rbac, user, "bind", namespace, resource, &role.name) {
         return Ok(());
@@ -120,10 +119,7 @@ mod tests {
         };
         role("pods", json!([{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]));
         role("secrets", json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]));
-        role(
-            "rbac",
-            json!([{"verbs": ["create", "update"], "apiGroups": [GROUP], "resources": ["roles", "rolebindings"]}]),
-        );
+        role("rbac", json!([{"verbs": ["create", "update"], "apiGroups": [GROUP], "resources": ["roles", "rolebindings"]}]));
         role(
             "binder",
             json!([{"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"], "resourceNames": ["secrets"]}]),

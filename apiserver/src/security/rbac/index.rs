@@ -124,9 +124,7 @@ impl Scope {
             "User" => (false, grant.subject.name.clone()),
             "Group" => (true, grant.subject.name.clone()),
             "ServiceAccount" if grant.subject.namespace.is_empty() => return,
-            "ServiceAccount" => {
-                (false, format!("system:serviceaccount:{}:{}", grant.subject.namespace, grant.subject.name))
-            }
+            "ServiceAccount" => (false, format!("system:serviceaccount:{}:{}", grant.subject.namespace, grant.subject.name)),
             _ => return,
         };
         self.of.entry(grant.name.clone()).or_default().push((group, subject.clone()));
@@ -210,9 +208,9 @@ impl Index {
             "Role" => self.roles.get(namespace).and_then(|roles| roles.get(&role.name)),
             kind => return Err(format!("unsupported role reference kind: {kind:?}")),
         };
-        found.cloned().ok_or_else(|| {
-            format!("{}.{} {:?} not found", role.kind.to_ascii_lowercase(), super::GROUP, role.name)
-        })
+        found
+            .cloned()
+            .ok_or_else(|| format!("{}.{} {:?} not found", role.kind.to_ascii_lowercase(), super::GROUP, role.name))
     }
 
     /// The rules of the role itself, as it is stored.
@@ -249,10 +247,9 @@ impl Index {
             return;
         }
         let roles: &mut dyn Iterator<Item = (&String, &Rules)> = match implied(user) {
-            Some(Implied::Controllers) => &mut self
-                .cluster_roles
-                .range(CONTROLLERS.to_owned()..)
-                .take_while(|(name, _)| name.starts_with(CONTROLLERS)),
+            Some(Implied::Controllers) => {
+                &mut self.cluster_roles.range(CONTROLLERS.to_owned()..).take_while(|(name, _)| name.starts_with(CONTROLLERS))
+            }
             Some(Implied::Node) => &mut self.cluster_roles.get_key_value(NODE_ROLE).into_iter(),
             None => return,
         };

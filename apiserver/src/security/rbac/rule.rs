@@ -76,12 +76,8 @@ impl Rule {
         for group in &self.api_groups {
             for resource in &self.resources {
                 for verb in &self.verbs {
-                    let atom = Rule {
-                        verbs: one(verb),
-                        api_groups: one(group),
-                        resources: one(resource),
-                        ..Rule::default()
-                    };
+                    let atom =
+                        Rule { verbs: one(verb), api_groups: one(group), resources: one(resource), ..Rule::default() };
                     if self.resource_names.is_empty() {
                         out.push(atom);
                     } else {
@@ -109,8 +105,7 @@ impl Rule {
             && atom.resources.iter().all(resource)
             && atom.non_resource_urls.iter().all(|p| self.non_resource_urls.iter().any(|o| url_covers(o, p)))
             && (self.resource_names.is_empty()
-                || !atom.resource_names.is_empty()
-                    && atom.resource_names.iter().all(|n| has(&self.resource_names, n)))
+                || !atom.resource_names.is_empty() && atom.resource_names.iter().all(|n| has(&self.resource_names, n)))
     }
 }
 
@@ -227,11 +222,8 @@ pub(super) mod tests {
     #[test]
     fn missing_rights_read_as_upstream_prints_them() {
         let held = [rule("get", "", "pods", ""), rule("*", "", "*/log", ""), rule("update", "", "secrets", "a")];
-        let wanted = [
-            rule("get,list,watch", "", "pods", ""),
-            rule("get", "", "pods/log", ""),
-            rule("update", "", "secrets", "a,b"),
-        ];
+        let wanted =
+            [rule("get,list,watch", "", "pods", ""), rule("get", "", "pods/log", ""), rule("update", "", "secrets", "a,b")];
         let got: Vec<String> = missing(&held, &wanted).iter().map(ToString::to_string).collect();
         let want = [
             r#"{APIGroups:[""], Resources:["pods"], Verbs:["list" "watch"]}"#,

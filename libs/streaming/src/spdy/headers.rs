@@ -62,8 +62,7 @@ impl Compressor {
         for (name, _) in &headers.0 {
             if !names.contains(&name.as_str()) {
                 names.push(name);
-                let values: Vec<&str> =
-                    headers.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
+                let values: Vec<&str> = headers.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
                 pairs.push((name.as_str(), values.join("\0")));
             }
         }

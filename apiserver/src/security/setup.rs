@@ -1,0 +1,136 @@
+//! Everything together: what the API server starts, and what it hands to the registry.
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use serde_json::{Value, json};
+use store::{Op, Store, Txn};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    authn::Authenticator,
+    lookup::Lookup,
+    pki::{self, Pki},
+    rbac::{Rbac, follow},
+    tls::{self, Tls},
+    tokens::Tokens,
+    x509,
+};
+use crate::{gate::Gate, upgrade::Kubelets};
+
+/// What security needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `DATA/pki`.
+    pub pki: PathBuf,
+    /// Addresses and names of this server for its certificate, besides [`pki::SERVER_NAMES`].
+    pub addresses: Vec<String>,
+    /// Kubelets on this machine's loopback may be called.
+    pub loopback_kubelets: bool,
+}
+
+/// Why security could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Keys or certificates.
+    #[error("prepare the cluster's keys")]
+    Pki(#[from] pki::Error),
+    /// The token signer.
+    #[error("prepare the token signer")]
+    Signer(#[source] x509::Error),
+    /// TLS.
+    #[error("prepare TLS")]
+    Tls(#[from] tls::Error),
+    /// Roles.
+    #[error("prepare roles and bindings")]
+    Roles(#[from] store::Error),
+}
+
+/// A server's security, running.
+pub struct Security {
+    /// Keys and certificates: for kubeconfigs and other components.
+    pub pki: Pki,
+    /// The listener's side.
+    pub tls: Tls,
+    /// The seams.
+    pub gate: Gate,
+    /// The authorizer behind the gate.
+    pub rbac: Arc<Rbac>,
+    /// The token signer behind the gate; also answers token discovery.
+    pub tokens: Arc<Tokens>,
+    follower: tokio::task::JoinHandle<()>,
+}
+
+impl Security {
+    /// Makes or loads keys, writes the bootstrap policy, loads roles and follows them until `shutdown`.
+    pub async fn start(
+        config: &Config,
+        store: Arc<dyn Store>,
+        lookup: Arc<dyn Lookup>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let pki = Pki::open(&config.pki, SystemTime::now().into())?;
+        let addresses: Vec<&str> = config.addresses.iter().map(String::as_str).collect();
+        let tls = Tls::new(&pki.api_server(&addresses)?, pki.authority_pem())?;
+        let rbac = Arc::new(Rbac::default());
+        follow::bootstrap(store.as_ref(), jiff::Timestamp::now()).await?;
+        publish_authority(store.as_ref(), &pki).await?;
+        let follower = follow::start(store, rbac.clone()).await?;
+        let tokens = Arc::new(Tokens::new(&pki, lookup.clone()).map_err(Error::Signer)?);
+        let kubelets = Kubelets {
+            tls: Arc::new(tls::client(Some(&pki.kubelet_client()?), pki.authority_pem())?),
+            insecure: Arc::new(tls::insecure_client()?),
+            lookup,
+            authorize: rbac.clone(),
+            loopback: config.loopback_kubelets,
+        };
+        let gate = Gate {
+            authenticate: Arc::new(Authenticator::new(tokens.clone())),
+            authorize: rbac.clone(),
+            tokens: tokens.clone(),
+            connect: Arc::new(kubelets),
+        };
+        let follower = tokio::spawn(follower.run(shutdown));
+        Ok(Self { pki, tls, gate, rbac, tokens, follower })
+    }
+
+    /// `/.well-known/openid-configuration` and `/openid/v1/jwks`: content type and document.
+    pub fn discovery(&self, path: &str) -> Option<(&'static str, Value)> {
+        self.tokens.discovery(path)
+    }
+
+    /// Waits for the follower after the shutdown began.
+    pub async fn stopped(self) {
+        let _ = self.follower.await;
+    }
+}
+
+/// The ConfigMap by which extension servers learn whose client certificates to take.
+async fn publish_authority(store: &dyn Store, pki: &Pki) -> Result<(), store::Error> {
+    const KEY: &str = "/registry/configmaps/kube-system/extension-apiserver-authentication";
+    let (found, _) = store.get(KEY).await?;
+    let mut object: Value =
+        found.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_else(|| {
+            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {
+                "name": "extension-apiserver-authentication", "namespace": "kube-system",
+                "uid": uuid::Uuid::new_v4().to_string(),
+                "creationTimestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            }})
+        });
+    let authority = json!(pki.authority_pem());
+    if object.pointer("/data/client-ca-file") == Some(&authority) {
+        return Ok(());
+    }
+    if !object["data"].is_object() {
+        object["data"] = json!({});
+    }
+    object["data"]["client-ca-file"] = authority;
+    let value = serde_json::to_vec(&object).unwrap_or_default().into();
+    let txn = Txn {
+        compare: vec![(KEY.into(), found.map_or(0, |entry| entry.mod_revision))],
+        ops: vec![Op::Put { key: KEY.into(), value, ttl: None }],
+        ..Txn::default()
+    };
+    // On a conflict another server has just written the same.
+    store.commit(txn).await.map(drop)
+}
