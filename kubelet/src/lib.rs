@@ -21,6 +21,7 @@ mod pod;
 mod probe;
 mod references;
 mod runtime;
+mod server;
 mod shared;
 mod tokens;
 mod volume;
@@ -33,7 +34,7 @@ use std::{
 
 use client::{Informer, Options, Recorder};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
@@ -47,6 +48,9 @@ pub enum Error {
     /// The configuration cannot work.
     #[error("the configuration is not usable")]
     Config(#[from] ConfigError),
+    /// Its port cannot be served.
+    #[error("serve the kubelet's port")]
+    Server(#[from] server::ServerError),
     /// A directory of its own cannot be made.
     #[error("make the directory {path}")]
     Directory {
@@ -103,19 +107,24 @@ pub async fn run(
         pulls: Semaphore::new(if config.serialize_image_pulls { 1 } else { 5 }),
         network_ready: watch::Sender::new(false),
         runtime_ready: AtomicBool::new(true),
+        pod_changes: broadcast::Sender::new(64),
         config,
         client,
         runtime,
         facts,
     });
+    let server = server::Server::bind(ctx.clone(), pods.clone()).await?;
+    let port = server.port().unwrap_or(ctx.config.port);
     let poke = Arc::new(Notify::new());
     let poked = poke.clone();
     ctx.node.on_change(move |_| poked.notify_one());
     let full = format!("{}://{}", version.runtime_name, version.runtime_version);
-    let reporter = node::reporter::Reporter::new(ctx.clone(), capacity, &full);
+    let reporter = node::reporter::Reporter::new(ctx.clone(), capacity, &full, port);
     tokio::join!(
         reporter.run(poke.clone(), shutdown.clone()),
         node::lease::run(ctx.clone(), shutdown.clone()),
+        logs::rotate::run(ctx.clone(), shutdown.clone()),
+        server.run(shutdown.clone()),
         manager::Manager::run(ctx.clone(), pods, sources, poke, shutdown.clone()),
     );
     Ok(())

@@ -95,7 +95,11 @@ impl Manager {
                 () = shutdown.cancelled() => return,
                 Some(Finished(uid)) = endings.recv() => manager.finished(&uid),
                 Some(signal) = signals.recv() => manager.signal(signal),
-                Some(uid) = runtime_events.recv() => manager.tell(&uid, &Input::Runtime),
+                Some(uid) = runtime_events.recv() => {
+                    manager.tell(&uid, &Input::Runtime);
+                    // Nobody need be following a log.
+                    let _ = ctx.pod_changes.send(uid);
+                }
                 Some(uid) = sources.recv() => manager.tell(&uid, &Input::Sources),
                 Ok(()) = network.changed() => manager.tell_all(&Input::Node),
                 _ = housekeeping.tick() => manager.housekeeping().await,

@@ -11,7 +11,7 @@ use std::{
 use client::{Informer, Recorder};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use crate::{
     cgroup::Cgroups,
@@ -75,6 +75,8 @@ pub struct Shared {
     pub network_ready: watch::Sender<bool>,
     /// The runtime answers.
     pub runtime_ready: AtomicBool,
+    /// UIDs of pods that changed in the runtime, for those who follow logs.
+    pub pod_changes: broadcast::Sender<String>,
 }
 
 /// What workers hold.

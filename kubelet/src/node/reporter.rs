@@ -19,13 +19,14 @@ pub struct Reporter {
     written: Option<(NodeStatus, tokio::time::Instant)>,
     was_ready: bool,
     pod_cidr: Option<String>,
+    port: u16,
 }
 
 impl Reporter {
-    /// A reporter for a node with that capacity.
-    pub fn new(ctx: Ctx, capacity: Amounts, runtime_version: &str) -> Self {
+    /// A reporter for a node with that capacity, whose kubelet serves that port.
+    pub fn new(ctx: Ctx, capacity: Amounts, runtime_version: &str, port: u16) -> Self {
         let info = facts::info(runtime_version);
-        Self { ctx, capacity, info, written: None, was_ready: false, pod_cidr: None }
+        Self { ctx, capacity, info, written: None, was_ready: false, pod_cidr: None, port }
     }
 
     /// Runs until `shutdown`; `poke` asks for a look at once.
@@ -155,7 +156,7 @@ impl Reporter {
             capacity: self.capacity.clone(),
             allocatable: self.ctx.facts.allocatable.clone(),
             info: self.info.clone(),
-            port: self.ctx.config.port,
+            port: self.port,
             images,
             not_ready,
             memory_pressure: facts::memory_available() < 100 << 20,

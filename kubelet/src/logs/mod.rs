@@ -1,5 +1,9 @@
 //! Container logs in CRI's format: `2026-11-21T02:00:00.123456789Z stdout F text`, `P` for a line that goes on.
 
+pub mod inotify;
+pub mod read;
+pub mod rotate;
+
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},

@@ -1,0 +1,272 @@
+//! Reading a log for a client: the last lines, lines since a time, and everything that still comes, across rotations.
+
+use std::{io, path::Path};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt, SeekFrom},
+    sync::{broadcast, mpsc},
+};
+
+use super::{Line, inotify::Watch, parse};
+use crate::runtime::Runtime;
+
+/// Which of a container's outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Both.
+    #[default]
+    All,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// Each line with its time.
+    pub timestamps: bool,
+    /// Only so many lines from the end.
+    pub tail: Option<usize>,
+    /// Only lines from then on.
+    pub since: Option<Timestamp>,
+    /// Only so many bytes.
+    pub limit: Option<u64>,
+    /// Only this output.
+    pub source: Source,
+}
+
+/// How to ask whether the container still runs.
+pub struct Running {
+    /// The runtime.
+    pub runtime: Runtime,
+    /// The container.
+    pub id: String,
+}
+
+impl Running {
+    async fn still(&self) -> bool {
+        let status = self.runtime.container_status(&self.id).await;
+        status.is_ok_and(|s| s.state() == cri::v1::ContainerState::ContainerRunning)
+    }
+}
+
+/// Pieces are handed on at this size.
+const PIECE: usize = 32 * 1024;
+
+/// Turns records into what the client sees.
+struct Printer<'a> {
+    options: &'a Options,
+    left: Option<u64>,
+    out: BytesMut,
+    /// The record before was partial: this one goes on in the same line.
+    within: bool,
+    /// `since` has been reached; later lines are later.
+    reached: bool,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, record: &[u8]) {
+        let Some(Line { stamp, stderr, partial, text }) = parse(record) else { return };
+        let wanted = match self.options.source {
+            Source::All => true,
+            Source::Stdout => !stderr,
+            Source::Stderr => stderr,
+        };
+        if !wanted || !self.is_late_enough(stamp) {
+            return;
+        }
+        if self.options.timestamps && !self.within {
+            self.put(stamp);
+            self.put(b" ");
+        }
+        self.put(text);
+        if !partial {
+            self.put(b"\n");
+        }
+        self.within = partial;
+    }
+
+    fn is_late_enough(&mut self, stamp: &[u8]) -> bool {
+        if let Some(since) = self.options.since.filter(|_| !self.reached) {
+            let at = std::str::from_utf8(stamp).ok().and_then(|s| s.parse::<Timestamp>().ok());
+            self.reached = at.is_none_or(|at| at >= since);
+            return self.reached;
+        }
+        true
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        let room = self.left.map_or(bytes.len(), |left| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+        self.out.put_slice(&bytes[..room]);
+        if let Some(left) = &mut self.left {
+            *left -= room as u64;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.left == Some(0)
+    }
+}
+
+/// Where the last `lines` lines of a file begin. Records of one line (partial ones) count as one.
+async fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
+    let mut end = file.seek(SeekFrom::End(0)).await?;
+    let mut found = 0;
+    let mut block = vec![0; 16 * 1024];
+    let mut first = true;
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let length = usize::try_from(end - start).unwrap_or(block.len());
+        file.seek(SeekFrom::Start(start)).await?;
+        file.read_exact(&mut block[..length]).await?;
+        for index in (0..length).rev().filter(|i| block[*i] == b'\n') {
+            // The newline that ends the file begins nothing.
+            if std::mem::take(&mut first) && start + index as u64 + 1 == end {
+                continue;
+            }
+            found += 1;
+            if found == lines {
+                return Ok(start + index as u64 + 1);
+            }
+        }
+        first = false;
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Sends the log to `client` until it is over (or the client goes). `running` is set if the container may still write.
+pub async fn stream(
+    path: &Path,
+    options: &Options,
+    running: Option<Running>,
+    mut changes: broadcast::Receiver<String>,
+    client: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    let follow = running.filter(|_| options.follow);
+    // Watching begins before reading, so that nothing between the two is missed.
+    let mut watch = match &follow {
+        Some(_) => path.parent().map(Watch::new).transpose()?,
+        None => None,
+    };
+    let mut file = File::open(path).await?;
+    match options.tail {
+        Some(0) => {
+            file.seek(SeekFrom::End(0)).await?;
+        }
+        Some(lines) => {
+            let offset = tail_offset(&mut file, lines).await?;
+            file.seek(SeekFrom::Start(offset)).await?;
+        }
+        None => {}
+    }
+    let mut printer =
+        Printer { options, left: options.limit, out: BytesMut::new(), within: false, reached: false };
+    let mut pending = Vec::new();
+    let mut buffer = vec![0; PIECE];
+    let mut last_look = follow.is_none();
+    loop {
+        let read = file.read(&mut buffer).await?;
+        pending.extend_from_slice(&buffer[..read]);
+        let mut used = 0;
+        while let Some(length) = pending[used..].iter().position(|b| *b == b'\n') {
+            printer.print(&pending[used..used + length]);
+            used += length + 1;
+        }
+        pending.drain(..used);
+        if !printer.out.is_empty() && (read == 0 || printer.out.len() >= PIECE || follow.is_some()) {
+            let piece = printer.out.split().freeze();
+            if client.send(Ok(piece)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if printer.is_full() {
+            return Ok(());
+        }
+        if read > 0 {
+            continue;
+        }
+        // The file may have been rotated away: go on with the new one.
+        if let Some(next) = rotated(&file, path).await {
+            file = next;
+            continue;
+        }
+        let (Some(follow), Some(watch)) = (&follow, &mut watch) else { return Ok(()) };
+        if last_look {
+            return Ok(());
+        }
+        last_look = !follow.still().await;
+        if last_look {
+            // What it wrote last may have come after the read.
+            continue;
+        }
+        tokio::select! {
+            changed = watch.changed() => drop(changed?),
+            _ = changes.recv() => {}
+            () = client.closed() => return Ok(()),
+        }
+    }
+}
+
+/// The file now at `path`, if it is another one.
+async fn rotated(file: &File, path: &Path) -> Option<File> {
+    use std::os::unix::fs::MetadataExt;
+    let old = file.metadata().await.ok()?;
+    let new = File::open(path).await.ok()?;
+    let now = new.metadata().await.ok()?;
+    (old.ino() != now.ino() || old.dev() != now.dev()).then_some(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(text: &str, options: Options) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, text).unwrap();
+        let (send, mut receive) = mpsc::channel(100);
+        let (_changes, changed) = broadcast::channel(1);
+        stream(&path, &options, None, changed, &send).await.unwrap();
+        drop(send);
+        let mut out = String::new();
+        while let Some(piece) = receive.recv().await {
+            out.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
+        }
+        out
+    }
+
+    const LOG: &str = "2026-11-21T02:00:01Z stdout F one\n\
+        2026-11-21T02:00:02Z stderr F two\n\
+        2026-11-21T02:00:03Z stdout P thr\n\
+        2026-11-21T02:00:03Z stdout F ee\n";
+
+    #[tokio::test]
+    async fn options() {
+        let all = Options::default();
+        assert_eq!(read(LOG, all.clone()).await, "one\ntwo\nthree\n");
+        assert_eq!(read(LOG, Options { tail: Some(3), ..all.clone() }).await, "two\nthree\n");
+        assert_eq!(read(LOG, Options { tail: Some(0), ..all.clone() }).await, "");
+        assert_eq!(read(LOG, Options { tail: Some(100), ..all.clone() }).await, "one\ntwo\nthree\n");
+        assert_eq!(read(LOG, Options { limit: Some(5), ..all.clone() }).await, "one\nt");
+        assert_eq!(read(LOG, Options { source: Source::Stderr, ..all.clone() }).await, "two\n");
+        let since = Some("2026-11-21T02:00:02Z".parse().unwrap());
+        assert_eq!(read(LOG, Options { since, ..all.clone() }).await, "two\nthree\n");
+        let stamped = read(LOG, Options { timestamps: true, tail: Some(2), ..all }).await;
+        assert_eq!(stamped, "2026-11-21T02:00:03Z three\n");
+    }
+
+    #[tokio::test]
+    async fn a_long_log_is_tailed_from_its_end() {
+        let text: String = (0..5000).map(|i| format!("2026-11-21T02:00:01Z stdout F line {i}\n")).collect();
+        let out = read(&text, Options { tail: Some(2000), ..Options::default() }).await;
+        assert_eq!((out.lines().count(), out.lines().next()), (2000, Some("line 3000")));
+    }
+}

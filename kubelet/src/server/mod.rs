@@ -1,0 +1,231 @@
+//! The kubelet's own port: HTTPS on 10250, every request authenticated and authorized ([`auth`]); healthz on 10248.
+
+mod auth;
+mod container_logs;
+mod stats;
+mod streams;
+mod tls;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{Request, StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use client::Informer;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use k8s_openapi::api::core::v1::Pod;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::{
+    pod::{
+        record::PodRecord,
+        spec::{self},
+    },
+    shared::Ctx,
+};
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A port is taken or not allowed.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error("set up TLS")]
+    Tls(#[from] tls::TlsError),
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App {
+    ctx: Ctx,
+    pods: Informer<Pod>,
+    auth: Arc<auth::Auth>,
+}
+
+/// An answer that is not the thing asked for.
+#[derive(Debug)]
+pub struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+/// A server that listens but does not serve yet.
+pub struct Server {
+    app: App,
+    listener: TcpListener,
+    acceptor: tokio_rustls::TlsAcceptor,
+    healthz: Option<TcpListener>,
+}
+
+impl Server {
+    /// Takes the ports.
+    pub async fn bind(ctx: Ctx, pods: Informer<Pod>) -> Result<Self, ServerError> {
+        let config = &ctx.config;
+        let acceptor = tls::acceptor(config, &ctx.facts)?;
+        let listener = listen(SocketAddr::new(config.address, config.port)).await?;
+        let healthz = match config.healthz_port {
+            0 => None,
+            port => Some(listen(SocketAddr::new(config.healthz_bind_address, port)).await?),
+        };
+        let auth = Arc::new(auth::Auth::new(ctx.client.clone(), ctx.facts.name.clone()));
+        Ok(Self { app: App { ctx, pods, auth }, listener, acceptor, healthz })
+    }
+
+    /// Where HTTPS is served.
+    pub fn port(&self) -> Option<u16> {
+        self.listener.local_addr().ok().map(|a| a.port())
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let router = router(self.app.clone());
+        if let Some(healthz) = self.healthz {
+            let ctx = self.app.ctx.clone();
+            let plain = Router::new().route("/healthz", get(move || health(ctx.clone())));
+            let stop = shutdown.clone();
+            tokio::spawn(async move {
+                let served = axum::serve(healthz, plain).with_graceful_shutdown(stop.cancelled_owned()).await;
+                if let Err(error) = served {
+                    tracing::warn!(%error, "healthz is no longer served");
+                }
+            });
+        }
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
+                // Out of descriptors: the next one may have better luck.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            };
+            let (router, acceptor, stop) = (router.clone(), self.acceptor.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                stop.run_until_cancelled(connection(stream, acceptor, router)).await;
+            });
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+}
+
+async fn connection(stream: tokio::net::TcpStream, acceptor: tokio_rustls::TlsAcceptor, router: Router) {
+    // Small answers must not wait for one another.
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream)).await;
+    let Ok(Ok(stream)) = handshake else { return };
+    let peer = auth::Peer::of(stream.get_ref().1.peer_certificates());
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (router, mut request) = (router.clone(), request.map(Body::new));
+        request.extensions_mut().insert(peer.clone());
+        router.oneshot(request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(100).max_pending_accept_reset_streams(Some(20));
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(error, "a connection ended");
+    }
+}
+
+fn router(app: App) -> Router {
+    let state = app.clone();
+    Router::new()
+        .route("/healthz", get(|State(app): State<App>| health(app.ctx)))
+        .route("/pods", get(pods))
+        .route("/pods/", get(pods))
+        .route("/runningpods", get(running_pods))
+        .route("/runningpods/", get(running_pods))
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs::handle))
+        .route("/exec/{namespace}/{pod}/{container}", any(streams::exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(streams::exec_uid))
+        .route("/attach/{namespace}/{pod}/{container}", any(streams::attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(streams::attach_uid))
+        .route("/portForward/{namespace}/{pod}", any(streams::port_forward))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(streams::port_forward_uid))
+        .route("/run/{namespace}/{pod}/{container}", axum::routing::post(streams::run))
+        .route("/run/{namespace}/{pod}/{uid}/{container}", axum::routing::post(streams::run_uid))
+        .route("/stats/summary", get(stats::summary))
+        .route("/metrics", get(stats::metrics))
+        .route("/metrics/resource", get(stats::resource))
+        .route("/metrics/cadvisor", get(stats::cadvisor))
+        .layer(middleware::from_fn_with_state(state, auth::check))
+        .with_state(app)
+}
+
+async fn health(ctx: Ctx) -> Response {
+    match ctx.runtime_answers() {
+        true => "ok".into_response(),
+        false => (StatusCode::INTERNAL_SERVER_ERROR, "the container runtime does not answer").into_response(),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn pod_list(items: Vec<serde_json::Value>) -> Response {
+    json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+}
+
+async fn pods(State(app): State<App>) -> Response {
+    let all = app.pods.list();
+    pod_list(all.iter().filter_map(|p| serde_json::to_value(&**p).ok()).collect())
+}
+
+async fn running_pods(State(app): State<App>) -> Result<Response, Refusal> {
+    let failed = |e: crate::runtime::RuntimeError| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc());
+    let containers = app.ctx.runtime.containers(None).await.map_err(failed)?;
+    let running = cri::v1::ContainerState::ContainerRunning;
+    let mut pods: std::collections::BTreeMap<(String, String, String), Vec<serde_json::Value>> = Default::default();
+    for c in containers.iter().filter(|c| c.state() == running) {
+        let label = |key: &str| c.labels.get(key).cloned().unwrap_or_default();
+        use crate::pod::record::keys;
+        let key = (label(keys::POD_NAMESPACE), label(keys::POD_NAME), label(keys::POD_UID));
+        let image = c.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
+        pods.entry(key).or_default().push(serde_json::json!({"name": label(keys::CONTAINER_NAME), "image": image, "resources": {}}));
+    }
+    let item = |((namespace, name, uid), containers)| {
+        serde_json::json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}, "spec": {"containers": containers}, "status": {}})
+    };
+    Ok(pod_list(pods.into_iter().map(item).collect()))
+}
+
+impl App {
+    /// A pod of this node, optionally with that UID, and what the runtime holds of it.
+    async fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<(Arc<Pod>, PodRecord), Refusal> {
+        let pod = self
+            .pods
+            .get(&client::Key::new(namespace, name))
+            .filter(|p| uid.is_none_or(|u| u == spec::uid(p)))
+            .ok_or_else(|| Refusal(StatusCode::NOT_FOUND, "pod does not exist".to_owned()))?;
+        let record = self.ctx.runtime.pod(&spec::uid(&pod), &PodRecord::default()).await;
+        let record = record.map_err(|e| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc()))?;
+        Ok((pod, record))
+    }
+}

@@ -1,0 +1,248 @@
+//! What runs here, in numbers: `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/cadvisor`. Everything is
+//! asked for when it is asked for; nothing is sampled in between.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use cri::v1;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{App, Refusal, json as answer};
+use crate::{
+    node::facts,
+    pod::{record::keys, status::whole_second},
+    runtime::RuntimeError,
+};
+
+/// One container's figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Figures {
+    namespace: String,
+    pod: String,
+    uid: String,
+    name: String,
+    id: String,
+    at: i64,
+    cpu_ns: u64,
+    cpu_rate: u64,
+    working_set: u64,
+    usage: u64,
+    rss: u64,
+    disk: u64,
+}
+
+fn value(v: &Option<v1::UInt64Value>) -> u64 {
+    v.as_ref().map_or(0, |v| v.value)
+}
+
+fn figures(stats: &v1::ContainerStats) -> Option<Figures> {
+    let attributes = stats.attributes.as_ref()?;
+    let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+    let (cpu, memory) = (stats.cpu.clone().unwrap_or_default(), stats.memory.clone().unwrap_or_default());
+    Some(Figures {
+        namespace: label(keys::POD_NAMESPACE),
+        pod: label(keys::POD_NAME),
+        uid: label(keys::POD_UID),
+        name: label(keys::CONTAINER_NAME),
+        id: attributes.id.clone(),
+        at: cpu.timestamp,
+        cpu_ns: value(&cpu.usage_core_nano_seconds),
+        cpu_rate: value(&cpu.usage_nano_cores),
+        working_set: value(&memory.working_set_bytes),
+        usage: value(&memory.usage_bytes),
+        rss: value(&memory.rss_bytes),
+        disk: stats.writable_layer.as_ref().map_or(0, |w| value(&w.used_bytes)),
+    })
+}
+
+async fn collect(app: &App) -> Result<Vec<Figures>, Refusal> {
+    let failed = |e: RuntimeError| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc());
+    Ok(app.ctx.runtime.container_stats().await.map_err(failed)?.iter().filter_map(figures).collect())
+}
+
+fn node_cpu_ns() -> u64 {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u64> =
+        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+    // Everything but idle and iowait, in hundredths of a second.
+    let busy: u64 = fields.iter().enumerate().filter(|(i, _)| ![3, 4].contains(i) && *i < 8).map(|(_, v)| v).sum();
+    busy * 10_000_000
+}
+
+fn node_working_set() -> u64 {
+    u64::try_from(facts::memory() - facts::memory_available()).unwrap_or(0)
+}
+
+/// `/stats/summary`.
+pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
+    let all = collect(&app).await?;
+    let now = whole_second(app.ctx.now()).to_string();
+    let time = |at: i64| Timestamp::from_nanosecond(i128::from(at)).map(|t| whole_second(t).to_string()).unwrap_or(now.clone());
+    let cpu = |at: &str, ns: u64, rate: u64| json!({"time": at, "usageCoreNanoSeconds": ns, "usageNanoCores": rate});
+    let mut pods: BTreeMap<(&str, &str, &str), Vec<&Figures>> = BTreeMap::new();
+    for f in &all {
+        pods.entry((&f.namespace, &f.pod, &f.uid)).or_default().push(f);
+    }
+    let container = |f: &&Figures| {
+        let at = time(f.at);
+        json!({"name": f.name, "startTime": now, "cpu": cpu(&at, f.cpu_ns, f.cpu_rate),
+            "memory": {"time": at, "workingSetBytes": f.working_set, "usageBytes": f.usage, "rssBytes": f.rss},
+            "rootfs": {"time": at, "usedBytes": f.disk}})
+    };
+    let pods: Vec<Value> = pods
+        .into_iter()
+        .map(|((namespace, name, uid), list)| {
+            let sum = |of: fn(&Figures) -> u64| list.iter().map(|f| of(f)).sum::<u64>();
+            json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": now,
+                "containers": list.iter().map(container).collect::<Vec<_>>(),
+                "cpu": cpu(&now, sum(|f| f.cpu_ns), sum(|f| f.cpu_rate)),
+                "memory": {"time": now, "workingSetBytes": sum(|f| f.working_set), "usageBytes": sum(|f| f.usage)}})
+        })
+        .collect();
+    let (size, free) = facts::disk(&app.ctx.config.root_dir);
+    let node = json!({"nodeName": app.ctx.facts.name, "startTime": now,
+        "cpu": {"time": now, "usageCoreNanoSeconds": node_cpu_ns()},
+        "memory": {"time": now, "availableBytes": facts::memory_available(), "workingSetBytes": node_working_set()},
+        "fs": {"time": now, "availableBytes": free, "capacityBytes": size, "usedBytes": size - free}});
+    Ok(answer(&json!({"node": node, "pods": pods})))
+}
+
+fn text(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
+}
+
+fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// `/metrics`: the kubelet itself.
+pub async fn metrics(State(app): State<App>) -> Result<Response, Refusal> {
+    let failed = |e: RuntimeError| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc());
+    let containers = app.ctx.runtime.containers(None).await.map_err(failed)?;
+    let sandboxes = app.ctx.runtime.sandboxes(None).await.map_err(failed)?;
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for c in &containers {
+        let state = match c.state() {
+            v1::ContainerState::ContainerCreated => "created",
+            v1::ContainerState::ContainerRunning => "running",
+            v1::ContainerState::ContainerExited => "exited",
+            v1::ContainerState::ContainerUnknown => "unknown",
+        };
+        *states.entry(state).or_default() += 1;
+    }
+    let mut out = process::metrics::Metrics::default().text().replace("# EOF\n", "");
+    family(&mut out, "kubelet_node_name", "gauge", "The node's name. The count is always 1.");
+    let _ = writeln!(out, "kubelet_node_name{{node=\"{}\"}} 1", app.ctx.facts.name);
+    family(&mut out, "kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
+    let ready = sandboxes.iter().filter(|s| s.state() == v1::PodSandboxState::SandboxReady).count();
+    let _ = writeln!(out, "kubelet_running_pods {ready}");
+    family(&mut out, "kubelet_running_containers", "gauge", "Number of containers currently running");
+    for (state, count) in states {
+        let _ = writeln!(out, "kubelet_running_containers{{container_state=\"{state}\"}} {count}");
+    }
+    Ok(text(out))
+}
+
+/// `/metrics/resource`: what metrics-server reads.
+pub async fn resource(State(app): State<App>) -> Result<Response, Refusal> {
+    Ok(text(resource_text(&collect(&app).await?, seconds(node_cpu_ns()), node_working_set())))
+}
+
+fn resource_text(all: &[Figures], node_cpu: f64, node_memory: u64) -> String {
+    let mut out = String::new();
+    let labels = |f: &Figures| format!("container=\"{}\",namespace=\"{}\",pod=\"{}\"", f.name, f.namespace, f.pod);
+    family(&mut out, "container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds");
+    for f in all {
+        let _ = writeln!(out, "container_cpu_usage_seconds_total{{{}}} {}", labels(f), seconds(f.cpu_ns));
+    }
+    family(&mut out, "container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes");
+    for f in all {
+        let _ = writeln!(out, "container_memory_working_set_bytes{{{}}} {}", labels(f), f.working_set);
+    }
+    family(&mut out, "node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds");
+    let _ = writeln!(out, "node_cpu_usage_seconds_total {node_cpu}");
+    family(&mut out, "node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
+    let _ = writeln!(out, "node_memory_working_set_bytes {node_memory}");
+    let mut pods: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for f in all {
+        let sum = pods.entry((&f.namespace, &f.pod)).or_default();
+        *sum = (sum.0 + f.cpu_ns, sum.1 + f.working_set);
+    }
+    family(&mut out, "pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds");
+    for ((namespace, pod), (cpu, _)) in &pods {
+        let _ = writeln!(out, "pod_cpu_usage_seconds_total{{namespace=\"{namespace}\",pod=\"{pod}\"}} {}", seconds(*cpu));
+    }
+    family(&mut out, "pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes");
+    for ((namespace, pod), (_, memory)) in &pods {
+        let _ = writeln!(out, "pod_memory_working_set_bytes{{namespace=\"{namespace}\",pod=\"{pod}\"}} {memory}");
+    }
+    family(&mut out, "scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
+    out.push_str("scrape_error 0\n");
+    out
+}
+
+/// `/metrics/cadvisor`: the figures that cAdvisor is asked for most.
+pub async fn cadvisor(State(app): State<App>) -> Result<Response, Refusal> {
+    let all = collect(&app).await?;
+    let mut out = String::new();
+    let labels = |f: &Figures| {
+        let Figures { name, id, namespace, pod, .. } = f;
+        format!("container=\"{name}\",id=\"/{id}\",name=\"{id}\",namespace=\"{namespace}\",pod=\"{pod}\"")
+    };
+    let mut put = |name: &str, kind: &str, help: &str, of: &dyn Fn(&Figures) -> String| {
+        family(&mut out, name, kind, help);
+        for f in &all {
+            let _ = writeln!(out, "{name}{{{}}} {}", labels(f), of(f));
+        }
+    };
+    put("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", &|f| seconds(f.cpu_ns).to_string());
+    put("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", &|f| f.working_set.to_string());
+    put("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory.", &|f| f.usage.to_string());
+    put("container_memory_rss", "gauge", "Size of RSS in bytes.", &|f| f.rss.to_string());
+    put("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", &|f| f.disk.to_string());
+    Ok(text(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resource_metrics() {
+        let of = |name: &str, cpu_ns, working_set| Figures {
+            namespace: "n".into(),
+            pod: "p".into(),
+            name: name.into(),
+            cpu_ns,
+            working_set,
+            ..Figures::default()
+        };
+        let text = resource_text(&[of("a", 1_500_000_000, 10), of("b", 500_000_000, 5)], 7.0, 99);
+        let values: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        let expected = [
+            "container_cpu_usage_seconds_total{container=\"a\",namespace=\"n\",pod=\"p\"} 1.5",
+            "container_cpu_usage_seconds_total{container=\"b\",namespace=\"n\",pod=\"p\"} 0.5",
+            "container_memory_working_set_bytes{container=\"a\",namespace=\"n\",pod=\"p\"} 10",
+            "container_memory_working_set_bytes{container=\"b\",namespace=\"n\",pod=\"p\"} 5",
+            "node_cpu_usage_seconds_total 7",
+            "node_memory_working_set_bytes 99",
+            "pod_cpu_usage_seconds_total{namespace=\"n\",pod=\"p\"} 2",
+            "pod_memory_working_set_bytes{namespace=\"n\",pod=\"p\"} 15",
+            "scrape_error 0",
+        ];
+        assert_eq!(values, expected);
+    }
+}

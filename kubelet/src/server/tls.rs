@@ -1,0 +1,95 @@
+//! The serving certificate and the trust in clients' certificates.
+
+use std::{fs, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Arc};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{config::Config, shared::NodeFacts};
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read or written.
+    #[error("{path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file holds no certificate or key.
+    #[error("{path}")]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// Certificate and key do not fit.
+    #[error("use the certificate")]
+    Rustls(#[from] rustls::Error),
+    /// The authorities cannot be used.
+    #[error("use the client authorities")]
+    Verifier(#[from] rustls::client::VerifierBuilderError),
+    /// No certificate of our own could be made.
+    #[error("make a certificate")]
+    Make(#[from] rcgen::Error),
+}
+
+/// Serves with the given files, or with a self-signed certificate that is kept in `--cert-dir`.
+pub fn acceptor(config: &Config, facts: &NodeFacts) -> Result<TlsAcceptor, TlsError> {
+    let (cert, key) = match (&config.tls_cert_file, &config.tls_private_key_file) {
+        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
+        _ => self_signed(config, facts)?,
+    };
+    let chain = certificates(&cert)?;
+    let key = PrivateKeyDer::from_pem_file(&key).map_err(|source| TlsError::Pem { path: key, source })?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = match &config.client_ca_file {
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(path)? {
+                roots.add(authority)?;
+            }
+            let verifier: Arc<dyn ClientCertVerifier> =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build()?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut server = builder.with_single_cert(chain, key)?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = |source| TlsError::Pem { path: path.clone(), source };
+    CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)
+}
+
+fn self_signed(config: &Config, facts: &NodeFacts) -> Result<(PathBuf, PathBuf), TlsError> {
+    let dir = config.cert_dir.clone().unwrap_or_else(|| config.root_dir.join("pki"));
+    let (cert, key) = (dir.join("kubelet.crt"), dir.join("kubelet.key"));
+    if cert.exists() && key.exists() {
+        return Ok((cert, key));
+    }
+    let failed = |path: &PathBuf| {
+        let path = path.clone();
+        move |source| TlsError::File { path, source }
+    };
+    fs::create_dir_all(&dir).map_err(failed(&dir))?;
+    let names: Vec<String> = std::iter::once(facts.name.clone()).chain(facts.ips.iter().cloned()).collect();
+    let made = rcgen::generate_simple_self_signed(names)?;
+    let private = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&key);
+    private
+        .and_then(|mut f| std::io::Write::write_all(&mut f, made.signing_key.serialize_pem().as_bytes()))
+        .map_err(failed(&key))?;
+    fs::write(&cert, made.cert.pem()).map_err(failed(&cert))?;
+    Ok((cert, key))
+}
