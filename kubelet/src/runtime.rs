@@ -284,11 +284,6 @@ impl Runtime {
         call!(self.runtime, list_container_stats, v1::ListContainerStatsRequest::default()).map(|r| r.stats)
     }
 
-    /// Statistics of all sandboxes.
-    pub async fn sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>, RuntimeError> {
-        call!(self.runtime, list_pod_sandbox_stats, v1::ListPodSandboxStatsRequest::default()).map(|r| r.stats)
-    }
-
     /// All images.
     pub async fn images(&self) -> Result<Vec<v1::Image>, RuntimeError> {
         call!(self.images, list_images, v1::ListImagesRequest::default()).map(|r| r.images)
@@ -314,11 +309,6 @@ impl Runtime {
         });
         let request = v1::PullImageRequest { image, auth, sandbox_config: Some(sandbox_config) };
         call!(self.images, pull_image, request, timeout Duration::from_secs(3600)).map(|r| r.image_ref)
-    }
-
-    /// How much room images take, and where.
-    pub async fn image_fs(&self) -> Result<Vec<v1::FilesystemUsage>, RuntimeError> {
-        call!(self.images, image_fs_info, v1::ImageFsInfoRequest {}).map(|r| r.image_filesystems)
     }
 }
 

@@ -42,7 +42,9 @@ impl Watch {
         if unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), MASK) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { fd: AsyncFd::new(fd)?, buffer: vec![0; 4096] })
+        // SAFETY: `OwnedFd` always answers with the one descriptor that it owns, and keeps it open.
+        let fd = unsafe { AsyncFd::register(fd)? };
+        Ok(Self { fd, buffer: vec![0; 4096] })
     }
 
     /// Names of files that changed since the last call; waits for at least one.

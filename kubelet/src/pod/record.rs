@@ -176,11 +176,6 @@ impl PodRecord {
         self.containers.iter().filter(|c| c.may_live())
     }
 
-    /// Whether nothing of the pod is alive any more.
-    pub fn is_stopped(&self) -> bool {
-        self.living().next().is_none() && !self.sandboxes.iter().any(|s| s.ready)
-    }
-
     /// Sorts newest first, as every reader expects.
     pub fn sort(&mut self) {
         self.sandboxes.sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));

@@ -1,0 +1,231 @@
+//! The kubelet between an API server and a runtime that only writes down what it is asked.
+
+mod support;
+
+use serde_json::json;
+use support::{NODE, Stage, is, phase};
+
+/// What of `calls` concerns containers and sandboxes.
+fn lifecycle(stage: &Stage) -> Vec<String> {
+    stage.cri.calls().into_iter().filter(|c| !c.starts_with("pod range")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_registers_and_becomes_ready() {
+    let stage = Stage::start().await;
+    let node = stage.api.wait("nodes", "", NODE, "ready", |n| is(n, "Ready")).await;
+    assert_eq!(node["metadata"]["labels"]["kubernetes.io/hostname"], NODE);
+    assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], "v1.35.0+knarr1");
+    assert_eq!(node["status"]["nodeInfo"]["containerRuntimeVersion"], "fake://1");
+    assert_eq!(node["status"]["addresses"][0]["address"], "192.0.2.10");
+    let lease = stage.api.wait("leases", "kube-node-lease", NODE, "held", |l| !l["spec"]["renewTime"].is_null()).await;
+    assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
+    stage.api.event(NODE, "NodeReady: Node node-1 status is now: NodeReady").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_runs_and_is_deleted() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+    let pod = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    assert_eq!(phase(&pod), "Running");
+    assert_eq!(pod["status"]["containerStatuses"][0]["containerID"], "fake://container2");
+    assert_eq!(pod["status"]["hostIP"], "192.0.2.10");
+    for event in ["Pulled: Container image \"busybox:1\" already present on machine", "Created: ", "Started: "] {
+        stage.api.event("p", event).await;
+    }
+    stage.api.delete_pod("p", 30);
+    stage.gone("p").await;
+    stage.cri.called("remove sandbox").await;
+    let mut calls = lifecycle(&stage);
+    calls[3..5].sort();
+    let expected = ["run sandbox p 0", "start a", "start b", "stop a", "stop b", "stop sandbox", "remove b", "remove a", "remove sandbox"];
+    assert_eq!(calls, expected);
+    assert_eq!(stage.cri.holds(), (0, 0));
+    assert!(!stage.config.root_dir.join("pods/uid-p").exists());
+    stage.api.event("p", "Killing: Stopping container a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn init_containers_then_sidecars_then_the_rest_and_back() {
+    let stage = Stage::start().await;
+    stage.cri.exec_exits("not-yet", 1);
+    stage.pod("p", json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}]}));
+    stage.cri.called("start i").await;
+    let pod = stage.wait("p", "initializing", |p| p["status"]["initContainerStatuses"][0]["state"]["running"].is_object()).await;
+    assert_eq!(phase(&pod), "Pending");
+    stage.cri.exit("i", 0);
+    stage.wait("p", "running", |p| phase(p) == "Running").await;
+    assert_eq!(lifecycle(&stage), ["run sandbox p 0", "start i", "start s", "start a"]);
+    stage.cri.exit("a", 0);
+    let pod = stage.wait("p", "over", |p| phase(p) == "Succeeded").await;
+    assert!(lifecycle(&stage).contains(&"stop s".to_owned()));
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_kubelet_takes_over_what_runs() {
+    let mut stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a", "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1}}]}));
+    let before = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.restart_kubelet().await;
+    // Something happens after the restart, so that we know the new kubelet has looked.
+    stage.pod("q", json!({"containers": [{"name": "b"}]}));
+    stage.wait("q", "ready", |p| is(p, "Ready")).await;
+    let after = stage.api.get("pods", "default", "p").unwrap();
+    assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"]);
+    assert_eq!(lifecycle(&stage).iter().filter(|c| c.starts_with("start a") || c.starts_with("stop")).count(), 1);
+    // And it still is in charge.
+    stage.cri.exit("a", 1);
+    let pod = stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_crash_waits() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.cri.exit("a", 1);
+    stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["state"]["running"].is_object()
+        && p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    stage.cri.exit("a", 1);
+    let pod = stage.wait("p", "waiting", |p| p["status"]["containerStatuses"][0]["state"]["waiting"].is_object()).await;
+    let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+    assert_eq!(waiting["reason"], "CrashLoopBackOff");
+    assert_eq!(waiting["message"], "back-off 10s restarting failed container=a pod=p_default(uid-p)");
+    assert_eq!(phase(&pod), "Running");
+    stage.api.event("p", "BackOff: Back-off restarting failed container a in pod p_default(uid-p)").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_liveness_probe_restarts() {
+    let stage = Stage::start().await;
+    stage.cri.exec_exits("alive", 1);
+    stage.pod("p", json!({"containers": [{"name": "a", "livenessProbe": {
+        "exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1}}]}));
+    stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
+    stage.api.event("p", "Killing: Container a failed liveness probe, will be restarted").await;
+    stage.api.event("p", "Unhealthy: Liveness probe failed: ").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pre_stop_hook_runs_before_the_stop() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a", "lifecycle": {"preStop": {"exec": {"command": ["bye"]}}}}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.api.delete_pod("p", 5);
+    stage.gone("p").await;
+    let calls = lifecycle(&stage);
+    assert_eq!(calls[2..5], ["exec bye", "stop a", "stop sandbox"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_vanishes_is_stopped() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.api.delete_pod("p", 0);
+    stage.cri.called("remove sandbox").await;
+    assert_eq!(stage.cri.holds(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_sandbox_comes_back() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    let before = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.cri.lose_sandboxes();
+    stage.cri.called("run sandbox p 1").await;
+    let address = before["status"]["podIP"].clone();
+    let pod = stage.wait("p", "ready again", |p| is(p, "Ready") && p["status"]["podIP"] != address).await;
+    assert_eq!(pod["status"]["podIPs"].as_array().unwrap().len(), 1);
+    assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_config_map_holds_a_pod_until_it_comes() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"volumes": [{"name": "v", "configMap": {"name": "later"}}],
+        "containers": [{"name": "a", "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+            "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "later", "key": "k"}}}]}]}));
+    stage.api.event("p", "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found").await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    stage.api.put(path, json!({"metadata": {"name": "later"}, "data": {"k": "1"}}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    let config = stage.cri.config("a");
+    assert!(config.envs.iter().any(|e| e.key == "K" && e.value == b"1"));
+    let mount = config.mounts.iter().find(|m| m.container_path == "/v").unwrap();
+    let file = std::path::Path::new(&mount.host_path).join("k");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "1");
+    // A change reaches the running pod.
+    stage.api.put(path, json!({"metadata": {"name": "later"}, "data": {"k": "2"}}));
+    let end = std::time::Instant::now() + support::PATIENCE;
+    while std::fs::read_to_string(&file).unwrap() != "2" {
+        assert!(std::time::Instant::now() < end, "the change never arrives");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_cannot_be_pulled_is_named() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a", "image": "nowhere.test/x:1"}]}));
+    let pod = stage.wait("p", "failing", |p| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImagePull").await;
+    let message = "rpc error: code = NotFound desc = nowhere.test/x:1: not found";
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"], message);
+    let pod = stage.wait("p", "backing off", |p| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff").await;
+    let message = format!("Back-off pulling image \"nowhere.test/x:1\": ErrImagePull: {message}");
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"], message);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_does_not_fit_is_turned_away() {
+    let stage = Stage::start().await;
+    stage.api.wait("nodes", "", NODE, "ready", |n| is(n, "Ready")).await;
+    stage.pod("p", json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1000"}}}]}));
+    let pod = stage.wait("p", "failed", |p| phase(p) == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "OutOfcpu");
+    let message = pod["status"]["message"].as_str().unwrap();
+    assert!(message.starts_with("Node didn't have enough resource: cpu, requested: 1000000, used: 0, capacity: "), "{message}");
+    assert!(lifecycle(&stage).is_empty());
+    stage.api.delete_pod("p", 30);
+    stage.gone("p").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_ends_a_pod() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"activeDeadlineSeconds": 1, "containers": [{"name": "a"}]}));
+    let pod = stage.wait("p", "failed", |p| phase(p) == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
+    assert!(lifecycle(&stage).contains(&"stop a".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_grace_period_takes_over() {
+    let stage = Stage::start().await;
+    stage.cri.stubborn("a");
+    stage.pod("p", json!({"terminationGracePeriodSeconds": 3600, "containers": [{"name": "a"}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.api.delete_pod("p", 3600);
+    stage.cri.called("stop a").await;
+    stage.api.delete_pod("p", 1);
+    stage.gone("p").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_nobody_is_removed() {
+    let mut stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    // The pod goes while no kubelet runs.
+    stage.shutdown.cancel();
+    stage.api.delete_pod("p", 0);
+    stage.restart_kubelet().await;
+    stage.cri.called("remove sandbox").await;
+    assert_eq!(stage.cri.holds(), (0, 0));
+}

@@ -1,0 +1,113 @@
+//! A kubelet between a small API server and a recording runtime, all in this process.
+
+pub mod api;
+pub mod cri;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+/// Everything a story needs. Dropping it stops the kubelet; directories go with it.
+pub struct Stage {
+    pub api: Arc<api::Api>,
+    pub cri: Arc<cri::Fake>,
+    pub config: knarr_kubelet::Config,
+    pub shutdown: CancellationToken,
+    task: Option<tokio::task::JoinHandle<Result<(), knarr_kubelet::Error>>>,
+    _dir: tempfile::TempDir,
+}
+
+pub const NODE: &str = "node-1";
+
+impl Stage {
+    /// With a running kubelet.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let api = Arc::new(api::Api::default());
+        let cri = Arc::new(cri::Fake::new());
+        let config = knarr_kubelet::Config {
+            hostname_override: Some(NODE.into()),
+            node_ip: Some("192.0.2.10".parse().unwrap()),
+            root_dir: dir.path().join("kubelet"),
+            pod_logs_dir: dir.path().join("logs"),
+            // A tree of our own, never the machine's.
+            cgroup_root: format!("knarr-kubelet-test-{}", std::process::id()),
+            address: "127.0.0.1".parse().unwrap(),
+            port: 0,
+            healthz_port: 0,
+            pod_cidr: Some("10.42.0.0/24".into()),
+            ..knarr_kubelet::Config::default()
+        };
+        let mut stage =
+            Self { api, cri, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
+        stage.run_kubelet();
+        stage
+    }
+
+    fn run_kubelet(&mut self) {
+        self.shutdown = CancellationToken::new();
+        let run = knarr_kubelet::run(self.config.clone(), self.api.client(), self.cri.channel(), self.shutdown.clone());
+        self.task = Some(tokio::spawn(run));
+    }
+
+    /// Ends the kubelet as a crash would: nothing is tidied up. Then starts another.
+    pub async fn restart_kubelet(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
+        }
+        self.shutdown.cancel();
+        self.run_kubelet();
+    }
+
+    /// Creates a pod bound to the node.
+    pub fn pod(&self, name: &str, spec: Value) {
+        let mut spec = spec;
+        spec["nodeName"] = json!(NODE);
+        for list in ["containers", "initContainers"] {
+            for container in spec[list].as_array_mut().into_iter().flatten() {
+                container["image"] = container["image"].as_str().unwrap_or("busybox:1").into();
+                container["imagePullPolicy"] = "IfNotPresent".into();
+            }
+        }
+        let pod = json!({"metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")}, "spec": spec});
+        self.api.put("/api/v1/namespaces/default/pods", pod);
+    }
+
+    /// Waits until the pod is as `test` wants it.
+    pub async fn wait(&self, name: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
+        self.api.wait("pods", "default", name, what, test).await
+    }
+
+    /// Waits until the pod is gone.
+    pub async fn gone(&self, name: &str) {
+        self.api.gone("pods", "default", name).await;
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        for uid in ["kubepods/burstable", "kubepods/besteffort", "kubepods", ""] {
+            for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+                // Only directories that are empty go; a missing one is fine.
+                let _ = std::fs::remove_dir(hierarchy.path().join(&self.config.cgroup_root).join(uid));
+            }
+        }
+    }
+}
+
+/// The pod's phase.
+pub fn phase(pod: &Value) -> &str {
+    pod["status"]["phase"].as_str().unwrap_or_default()
+}
+
+/// Whether the pod has that condition.
+pub fn is(pod: &Value, condition: &str) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|c| c["type"] == condition && c["status"] == "True")
+}
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
