@@ -107,7 +107,12 @@ impl Reporter {
 
     async fn register(&self, api: &Api<Node>, observed: &object::Observed) -> Result<Node, kube::Error> {
         let config = &self.ctx.config;
-        let node = object::new(observed, &config.node_labels, &config.register_with_taints, self.ctx.now());
+        let mut node = object::new(observed, &config.node_labels, &config.register_with_taints, self.ctx.now());
+        if let Some(cidr) = &config.pod_cidr {
+            // Known from the start: the cluster has nothing to assign, and other nodes learn of it.
+            let spec = node.spec.get_or_insert_default();
+            (spec.pod_cidr, spec.pod_cidrs) = (Some(cidr.clone()), Some(vec![cidr.clone()]));
+        }
         if config.register_node {
             match api.create(&PostParams::default(), &node).await {
                 Err(error) if client::is_already_exists(&error) => {}

@@ -1,5 +1,8 @@
-//! Puts a node's components together in one process: node 1 has the control plane too, and its components reach the API
-//! server in process, with neither socket nor TLS in between.
+//! Puts components together in one process: a node of a local cluster, a server, an agent. Node 1 has the control plane too,
+//! and its components reach the API server in process, with neither socket nor TLS in between.
+
+pub mod agent;
+pub mod parts;
 
 use anyhow::Result;
 

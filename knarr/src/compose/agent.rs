@@ -1,0 +1,91 @@
+//! A node's own components in one process: runtime, kubelet, proxy. The kubelet reaches the runtime in process; the runtime
+//! serves the same interface on a socket for everybody else.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use net::Cidr;
+use tokio_util::sync::CancellationToken;
+
+use super::parts::Parts;
+
+/// What an agent is made from.
+pub struct Plan {
+    /// The node's name.
+    pub name: String,
+    /// The node's address.
+    pub address: Ipv4Addr,
+    /// Where everything of the node is kept.
+    pub folder: PathBuf,
+    /// The node's pods; assigned by the cluster if `None`.
+    pub pods: Option<Cidr>,
+    /// The authority whose clients the kubelet's port lets in.
+    pub client_ca: PathBuf,
+    /// The kubelet's serving certificate and key.
+    pub serving: (PathBuf, PathBuf),
+    /// A client that acts as the node.
+    pub kubelet_client: kube::Client,
+    /// A client that acts as the proxy.
+    pub proxy_client: kube::Client,
+}
+
+/// Starts the node's components among `parts`; returns the images, to load archives into.
+pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageStore>> {
+    let runtime = runtime::Runtime::start(runtime_config(&plan)).await.context("start the container runtime")?;
+    let (images, channel) = (runtime.images(), runtime.channel());
+    parts.run("runtime", move |shutdown| {
+        let runtime = runtime.clone();
+        async move { Ok(runtime.run(shutdown).await?) }
+    });
+    let (config, client) = (kubelet_config(&plan), plan.kubelet_client);
+    parts.run("kubelet", move |shutdown| {
+        let (config, client, channel) = (config.clone(), client.clone(), channel.clone());
+        async move { Ok(Box::pin(kubelet::run(config, client, channel, shutdown)).await?) }
+    });
+    let config = proxy::Config { node_name: plan.name, ..proxy::Config::default() };
+    let client = plan.proxy_client;
+    parts.run("proxy", move |shutdown: CancellationToken| {
+        let (config, client) = (config.clone(), client.clone());
+        async move { Ok(proxy::run(config, client, shutdown).await?) }
+    });
+    Ok(images)
+}
+
+/// Where a node serves the container runtime interface.
+pub fn cri_socket(folder: &Path) -> PathBuf {
+    folder.join("knarr.sock")
+}
+
+fn runtime_config(plan: &Plan) -> runtime::Config {
+    runtime::Config {
+        state: plan.folder.join("runtime"),
+        socket: Some(cri_socket(&plan.folder)),
+        bridge: runtime::network::BridgeSettings {
+            pod_cidr: plan.pods.map(|pods| pods.to_string()),
+            node_address: Some(plan.address),
+            ..Default::default()
+        },
+        ..runtime::Config::default()
+    }
+}
+
+fn kubelet_config(plan: &Plan) -> kubelet::Config {
+    kubelet::Config {
+        node_ip: Some(IpAddr::V4(plan.address)),
+        hostname_override: Some(plan.name.clone()),
+        container_runtime_endpoint: format!("unix://{}", cri_socket(&plan.folder).display()),
+        root_dir: plan.folder.join("kubelet"),
+        pod_logs_dir: plan.folder.join("pods"),
+        cluster_dns: vec![IpAddr::V4(Ipv4Addr::new(10, 43, 0, 10))],
+        cluster_domain: "cluster.local".to_owned(),
+        pod_cidr: plan.pods.map(|pods| pods.to_string()),
+        client_ca_file: Some(plan.client_ca.clone()),
+        tls_cert_file: Some(plan.serving.0.clone()),
+        tls_private_key_file: Some(plan.serving.1.clone()),
+        ..kubelet::Config::default()
+    }
+}
