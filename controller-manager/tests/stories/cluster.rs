@@ -1,0 +1,197 @@
+//! A whole control plane in a test: the API, the controller manager, and kubelets that only pretend.
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
+
+use client::{Change, Informer, Key, Options};
+use controller_manager::Config;
+use jiff::Timestamp;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Namespace, Node, Pod},
+    },
+};
+use knarr_controller_manager as controller_manager;
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::server::Server;
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running cluster; dropping it ends everything.
+pub struct Cluster {
+    /// What tests use as kubectl.
+    pub client: kube::Client,
+    /// The namespace `test`.
+    pub namespace: &'static str,
+    nodes: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    stop: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Cluster {
+    /// Starts with one node, `node-1`, and namespace `test`.
+    pub async fn start(config: impl FnOnce(&mut Config)) -> Self {
+        let client = Server::new().client();
+        let stop = CancellationToken::new();
+        let mut settings = Config { leader_elect: false, root_ca: Some("CA".to_owned()), ..Config::default() };
+        config(&mut settings);
+        tokio::spawn(controller_manager::run(settings, client.clone(), stop.clone()));
+        let guard = stop.clone().drop_guard();
+        let cluster = Self { client, namespace: "test", nodes: Arc::default(), stop, _guard: guard };
+        cluster.create_global::<Namespace>(json!({"metadata": {"name": "test"}})).await;
+        cluster.create_global::<Namespace>(json!({"metadata": {"name": "kube-node-lease"}})).await;
+        cluster.add_node("node-1").await;
+        cluster.run_kubelets();
+        cluster
+    }
+
+    /// Adds a node that renews its Lease until [`Cluster::silence`].
+    pub async fn add_node(&self, name: &str) {
+        self.create_global::<Node>(json!({"metadata": {"name": name}})).await;
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "m",
+            "lastHeartbeatTime": Timestamp::now().to_string(), "lastTransitionTime": Timestamp::now().to_string()}]}});
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.expect("a status");
+        let alive = self.stop.child_token();
+        self.nodes.lock().insert(name.to_owned(), alive.clone());
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
+        let (name, mut beat) = (name.to_owned(), tokio::time::interval(Duration::from_millis(100)));
+        let lease = json!({"metadata": {"name": name}, "spec": {"holderIdentity": name}});
+        leases.create(&PostParams::default(), &serde_json::from_value(lease).expect("a lease")).await.expect("created");
+        tokio::spawn(alive.run_until_cancelled_owned(async move {
+            loop {
+                beat.tick().await;
+                let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+                let renewed = json!({"spec": {"renewTime": now}});
+                let _ = leases.patch(&name, &PatchParams::default(), &Patch::Merge(renewed)).await;
+            }
+        }));
+    }
+
+    /// The node falls silent: no more Leases, and its pods are neither started nor ended.
+    pub fn silence(&self, name: &str) {
+        self.nodes.lock().remove(name).expect("a node").cancel();
+    }
+
+    /// Binds pods to living nodes in turn, reports them ready, and ends them when they are deleted.
+    fn run_kubelets(&self) {
+        let pods = Informer::<Pod>::start(self.client.clone(), Options::default(), self.stop.clone());
+        let (client, nodes, turn) = (self.client.clone(), self.nodes.clone(), Mutex::new(0u32));
+        pods.on_change(move |change| {
+            let (Change::Added(pod) | Change::Updated(_, pod)) = change else { return };
+            let (key, pod) = (Key::of(&pod.metadata), pod.clone());
+            let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+            let living = |node: &str| nodes.lock().contains_key(node);
+            let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+            if node.is_empty() {
+                let mut names: Vec<_> = nodes.lock().keys().cloned().collect();
+                names.sort();
+                let mut turn = turn.lock();
+                *turn += 1;
+                let Some(node) = names.get(*turn as usize % names.len().max(1)).cloned() else { return };
+                let number = *turn;
+                tokio::spawn(async move { start(&api, &key, &node, number).await });
+            } else if pod.metadata.deletion_timestamp.is_some() && living(&node) {
+                let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+                tokio::spawn(async move { drop(api.delete(&key.name, &now).await) });
+            }
+        });
+    }
+
+    fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), self.namespace)
+    }
+
+    /// Creates an object in the test's namespace.
+    pub async fn create<K>(&self, object: Value) -> K
+    where
+        K: client::Object + serde::Serialize + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        self.api::<K>()
+            .create(&PostParams::default(), &serde_json::from_value(object).expect("an object"))
+            .await
+            .expect("created")
+    }
+
+    async fn create_global<K: client::Object + serde::Serialize + Resource<DynamicType = ()>>(&self, object: Value) {
+        let api = Api::<K>::all(self.client.clone());
+        api.create(&PostParams::default(), &serde_json::from_value(object).expect("an object")).await.expect("created");
+    }
+
+    /// Merges a patch into an object.
+    pub async fn merge<K>(&self, name: &str, patch: Value)
+    where
+        K: client::Object + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
+    }
+
+    /// Deletes an object.
+    pub async fn delete<K>(&self, name: &str, params: DeleteParams)
+    where
+        K: client::Object + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        self.api::<K>().delete(name, &params).await.expect("deleted");
+    }
+
+    /// Everything of a kind in the test's namespace.
+    pub async fn list<K>(&self) -> Vec<K>
+    where
+        K: client::Object + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        self.api::<K>().list(&Default::default()).await.expect("a list").items
+    }
+
+    /// Waits until what is told of a kind's objects in the test's namespace is `wanted`.
+    pub async fn until<K, T: PartialEq + Debug>(&self, tell: impl Fn(&[Arc<K>]) -> T, wanted: T)
+    where
+        K: client::Object + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        self.wait(Options::namespace(self.namespace), tell, wanted).await;
+    }
+
+    /// The same over the whole cluster.
+    pub async fn until_global<K: client::Object + Resource<DynamicType = ()>, T: PartialEq + Debug>(
+        &self,
+        tell: impl Fn(&[Arc<K>]) -> T,
+        wanted: T,
+    ) {
+        self.wait(Options::default(), tell, wanted).await;
+    }
+
+    async fn wait<K, T: PartialEq + Debug>(&self, options: Options<K>, tell: impl Fn(&[Arc<K>]) -> T, wanted: T)
+    where
+        K: client::Object + Resource<DynamicType = ()>,
+    {
+        let stop = self.stop.child_token();
+        let _guard = stop.clone().drop_guard();
+        let informer = Informer::<K>::start(self.client.clone(), options, stop);
+        informer.synced().await;
+        let mut changes = informer.changes();
+        let found = tokio::time::timeout(PATIENCE, changes.wait_for(|_| tell(&informer.list()) == wanted)).await.is_ok();
+        if !found {
+            assert_eq!(tell(&informer.list()), wanted);
+        }
+    }
+}
+
+async fn start(api: &Api<Pod>, key: &Key, node: &str, number: u32) {
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": *key.name}, "target": {"kind": "Node", "name": node}});
+    let bound = api.create_subresource::<Value, Value>("binding", &key.name, &PostParams::default(), &binding).await;
+    if bound.is_err() {
+        return;
+    }
+    let address = format!("10.42.{}.{}", number / 250, number % 250 + 2);
+    let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": Timestamp::now().to_string()}]}});
+    let _ = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(status)).await;
+}
