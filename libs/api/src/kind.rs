@@ -364,7 +364,7 @@ impl<T: Resource> Hooks for Typed<T> {
         new.prepare_for_update(&old, at, ctx);
         if T::INFO.has_generation {
             let moved = i64::from(new.generation_moves(&old));
-            new.metadata_mut().generation = Some(old.metadata().generation.unwrap_or(0) + moved);
+            new.metadata_mut().generation = Some(old.metadata().generation.unwrap_or(0).saturating_add(moved));
         }
         let mut errors = field::FieldErrors::default();
         new.validate_update(&old, at, &mut errors);

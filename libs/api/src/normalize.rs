@@ -74,6 +74,7 @@ const STRINGS: &[&str] = &[
 const NUMBERS: &[&str] = &[
     "availableReplicas",
     "count",
+    "deprecatedCount",
     "failureThreshold",
     "fullyLabeledReplicas",
     "generation",
@@ -126,6 +127,9 @@ const MAPS: &[&str] = &[
     "stringData",
 ];
 
+/// Maps of strings, in which `null` is an empty string.
+const STRING_MAPS: &[&str] = &["annotations", "data", "labels", "matchLabels", "nodeSelector", "stringData"];
+
 /// Lists that upstream writes even when empty.
 const KEPT_LISTS: &[&str] = &["addresses", "containers", "endpoints", "rules", "verbs"];
 
@@ -143,8 +147,30 @@ const QUANTITY: &[&str] = &["divisor", "sizeLimit"];
 /// # Errors
 /// A quantity that is none, in upstream's words.
 pub fn normalize(value: &mut Value) -> Result<(), quantity::ParseError> {
+    // A ControllerRevision's data is anybody's.
+    if value.get("kind").is_none_or(|kind| kind != "ControllerRevision") {
+        fill_null_strings(value);
+    }
     drop_zero_values(value);
     canonical_quantities(value)
+}
+
+fn fill_null_strings(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::Object(map) if STRING_MAPS.contains(&name.as_str()) => {
+                        map.values_mut().filter(|value| value.is_null()).for_each(|value| *value = Value::from(""));
+                    }
+                    Value::Object(_) | Value::Array(_) if !OPAQUE.contains(&name.as_str()) => fill_null_strings(field),
+                    _ => {}
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(fill_null_strings),
+        _ => {}
+    }
 }
 
 fn canonical_quantities(value: &mut Value) -> Result<(), quantity::ParseError> {
@@ -216,6 +242,24 @@ mod tests {
         for table in [STRINGS, NUMBERS, FLAGS, MAPS, KEPT_LISTS] {
             assert!(table.is_sorted(), "{table:?}");
         }
+    }
+
+    #[test]
+    fn quantities_become_canonical_and_null_strings_empty() {
+        let mut object = json!({
+            "metadata": {"labels": {"a": null}},
+            "spec": {"resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}}, "emptyDir": {"sizeLimit": 1000}},
+        });
+        normalize(&mut object).unwrap();
+        let want = json!({
+            "metadata": {"labels": {"a": ""}},
+            "spec": {"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}, "emptyDir": {"sizeLimit": "1k"}},
+        });
+        assert_eq!(object, want);
+        assert!(normalize(&mut json!({"limits": {"cpu": "x"}})).is_err());
+        let mut revision = json!({"kind": "ControllerRevision", "data": {"a": null}});
+        normalize(&mut revision).unwrap();
+        assert_eq!(revision["data"], json!({"a": null}));
     }
 
     #[test]

@@ -71,10 +71,6 @@ impl Resource for PriorityClass {
         errors.immutable(&Path::root("preemptionPolicy"), &self.preemption_policy, &old.preemption_policy);
     }
 
-    fn generation_moves(&self, old: &Self) -> bool {
-        (self.global_default, &self.description) != (old.global_default, &old.description)
-    }
-
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         vec![
             cells::name(&self.metadata),
