@@ -62,6 +62,8 @@ pub struct KindInfo {
     pub deprecation: Option<&'static str>,
     /// Whether deletion without `propagationPolicy` deletes dependents in the background (all but Events, which have none).
     pub garbage_collected: bool,
+    /// Whether deletion without `propagationPolicy` leaves dependents as orphans (ReplicationControllers, for old clients).
+    pub orphans_dependents: bool,
 }
 
 impl KindInfo {
@@ -89,6 +91,7 @@ impl KindInfo {
         fields: &[],
         deprecation: None,
         garbage_collected: true,
+        orphans_dependents: false,
     };
 
     /// `v1`, `apps/v1`.
@@ -242,6 +245,12 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Sets `spec.replicas` from a Scale.
     fn set_scale(&mut self, _replicas: i32) {}
 
+    /// Seconds an object being deleted is given before it goes, where its kind ends gracefully (pods); `None` where deletion
+    /// is immediate whatever the request says. Upstream's `CheckGracefulDelete`.
+    fn grace_seconds(&self, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+
     /// The object in the form of the kind it is stored as (`INFO.stored_as`).
     fn to_stored(object: Value) -> Value {
         object
@@ -302,6 +311,10 @@ pub trait Hooks: Send + Sync + 'static {
     fn scale(&self, object: &Value) -> Option<Scale>;
     /// The object with `spec.replicas` set.
     fn with_scale(&self, object: Value, replicas: i32) -> Result<Value, Refused>;
+    /// Seconds that deletion gives the object ([`Resource::grace_seconds`]).
+    fn grace_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
     /// The object in the form it is stored in; the identity unless [`KindInfo::stored_as`] is set.
     fn to_stored(&self, object: Value) -> Value {
         object
@@ -404,6 +417,10 @@ impl<T: Resource> Hooks for Typed<T> {
         let mut object: T = decode(object)?;
         object.set_scale(replicas);
         encode(&object)
+    }
+
+    fn grace_seconds(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        T::deserialize(object).ok().and_then(|o: T| o.grace_seconds(requested))
     }
 
     fn to_stored(&self, object: Value) -> Value {

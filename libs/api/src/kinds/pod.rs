@@ -194,6 +194,17 @@ impl Resource for Pod {
         PodFields::from_bytes(bytes).list()
     }
 
+    fn grace_seconds(&self, requested: Option<i64>) -> Option<i64> {
+        let spec = self.spec.as_ref();
+        let phase = self.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+        // Nobody would confirm the end of a pod that no kubelet has, or that has ended.
+        if text(spec.and_then(|spec| spec.node_name.as_ref())).is_empty() || matches!(phase, "Failed" | "Succeeded") {
+            return Some(0);
+        }
+        let seconds = requested.or_else(|| spec.and_then(|spec| spec.termination_grace_period_seconds)).unwrap_or(0);
+        Some(if seconds < 0 { 1 } else { seconds })
+    }
+
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         row::cells(self, now)
     }
@@ -218,5 +229,51 @@ fn prepare_for_resize(new: &mut Pod, old: &Pod) {
     }
     if spec.init_containers.as_ref().is_some_and(Vec::is_empty) {
         spec.init_containers = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Kind;
+    use serde_json::json;
+
+    #[test]
+    fn a_running_pod_gets_its_time() {
+        let grace = |spec: Value, phase: &str, requested: Option<i64>| {
+            Kind::of::<Pod>().hooks.grace_seconds(&json!({"spec": spec, "status": {"phase": phase}}), requested)
+        };
+        let bound = || json!({"nodeName": "n", "terminationGracePeriodSeconds": 30});
+        let got = [
+            grace(bound(), "Running", None),
+            grace(bound(), "Running", Some(5)),
+            grace(bound(), "Running", Some(0)),
+            grace(bound(), "Running", Some(-3)),
+            grace(bound(), "Succeeded", None),
+            grace(json!({"terminationGracePeriodSeconds": 30}), "Pending", None),
+        ];
+        assert_eq!(got, [30, 5, 0, 1, 0, 0].map(Some));
+    }
+
+    #[test]
+    fn generation_counts_changes_of_the_spec() {
+        let kind = Kind::of::<Pod>();
+        let ctx = Context { now: Timestamp::UNIX_EPOCH, user: "tester" };
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let old = kind.hooks.create(pod, &ctx).map_err(|refused| format!("{refused:?}")).unwrap().object;
+        let generation = |change: Value, at| {
+            let mut new = old.clone();
+            json_patch::merge(&mut new, &change);
+            let updated = kind.hooks.update(new, &old, at, &ctx).map_err(|refused| format!("{refused:?}")).unwrap();
+            updated.object["metadata"]["generation"].clone()
+        };
+        let got = [
+            old["metadata"]["generation"].clone(),
+            generation(json!({"metadata": {"labels": {"a": "b"}}}), None),
+            generation(json!({"spec": {"containers": [{"name": "c", "image": "other", "imagePullPolicy": "Always",
+                "resources": {}, "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}]}}), None),
+            generation(json!({"status": {"phase": "Running"}}), Some(Subresource::Status)),
+        ];
+        assert_eq!(got, [1, 1, 2, 1].map(Value::from));
     }
 }

@@ -36,6 +36,7 @@ impl Resource for ReplicationController {
             SELECTOR,
         ],
         has_generation: true,
+        orphans_dependents: true,
         fields: &["status.replicas"],
         ..KindInfo::BASE
     };
