@@ -1,6 +1,10 @@
 //! Everything together: what the API server starts, and what it hands to the registry.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 use store::{Op, Store, Txn};
@@ -90,6 +94,7 @@ impl Security {
             tokens: tokens.clone(),
             connect: Arc::new(kubelets),
         };
+        tokio::spawn(renew(config.clone(), tls.clone(), shutdown.clone()));
         let follower = tokio::spawn(follower.run(shutdown));
         Ok(Self { pki, tls, gate, rbac, tokens, follower })
     }
@@ -102,6 +107,25 @@ impl Security {
     /// Waits for the follower after the shutdown began.
     pub async fn stopped(self) {
         let _ = self.follower.await;
+    }
+}
+
+/// Looks at the serving certificate once a day and exchanges it when it is due.
+async fn renew(config: Config, tls: Tls, shutdown: CancellationToken) {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(DAY) => {}
+            () = shutdown.cancelled() => return,
+        }
+        let renewed = || -> Result<(), Error> {
+            let pki = Pki::open(&config.pki, SystemTime::now().into())?;
+            let addresses: Vec<&str> = config.addresses.iter().map(String::as_str).collect();
+            Ok(tls.exchange(&pki.api_server(&addresses)?, pki.authority_pem())?)
+        };
+        if let Err(error) = renewed() {
+            tracing::error!(error = &error as &dyn std::error::Error, "Could not renew the serving certificate");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwap;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -39,6 +40,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(32);
 /// How long running requests may go on after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(15);
 /// Upstream's `--http2-max-streams-per-connection`.
 const STREAMS: u32 = 250;
 
@@ -149,9 +151,13 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-/// A listener's TLS side.
+/// A listener's TLS side. Clones share the certificate, which can be exchanged while serving.
 #[derive(Clone)]
 pub struct Tls {
+    current: Arc<ArcSwap<Current>>,
+}
+
+struct Current {
     config: Arc<ServerConfig>,
     verifier: Arc<Verifier>,
 }
@@ -180,6 +186,18 @@ pub fn roots(pem: &str) -> Result<RootCertStore, Error> {
 impl Tls {
     /// Serves as `pair` and takes client certificates signed by `authorities` (PEM).
     pub fn new(pair: &Pair, authorities: &str) -> Result<Self, Error> {
+        Ok(Self { current: Arc::new(ArcSwap::from_pointee(Current::new(pair, authorities)?)) })
+    }
+
+    /// Serves new connections as `pair` from now on.
+    pub fn exchange(&self, pair: &Pair, authorities: &str) -> Result<(), Error> {
+        self.current.store(Arc::new(Current::new(pair, authorities)?));
+        Ok(())
+    }
+}
+
+impl Current {
+    fn new(pair: &Pair, authorities: &str) -> Result<Self, Error> {
         let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authorities)?), provider()).build()?;
         let verifier = Arc::new(Verifier(inner));
         let (chain, key) = pair.der().ok_or(Error::Pem("serving certificate and key"))?;
@@ -260,7 +278,6 @@ pub fn insecure_client() -> Result<rustls::ClientConfig, Error> {
 /// Accepts and serves until `shutdown`, then lets running requests finish for a few seconds.
 pub async fn serve(listener: TcpListener, tls: Tls, service: axum::Router, shutdown: CancellationToken) {
     let tasks = TaskTracker::new();
-    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -273,13 +290,13 @@ pub async fn serve(listener: TcpListener, tls: Tls, service: axum::Router, shutd
                 continue;
             }
         };
-        let (acceptor, verifier, service, shutdown) =
-            (acceptor.clone(), tls.verifier.clone(), service.clone(), shutdown.clone());
+        let (current, service, shutdown) = (tls.current.load_full(), service.clone(), shutdown.clone());
         tasks.spawn(async move {
-            let _ = stream.set_nodelay(true);
+            keep_alive(&stream);
+            let acceptor = tokio_rustls::TlsAcceptor::from(current.config.clone());
             match tokio::time::timeout(HANDSHAKE, handshake(&acceptor, stream)).await {
                 Ok(Ok(stream)) => {
-                    let certificate = verifier.judge(stream.get_ref().1.peer_certificates());
+                    let certificate = current.verifier.judge(stream.get_ref().1.peer_certificates());
                     connection(stream, Peer { address, certificate }, service, shutdown).await;
                 }
                 Ok(Err(error)) => tracing::info!("http: TLS handshake error from {address}: {error}"),
@@ -291,6 +308,13 @@ pub async fn serve(listener: TcpListener, tls: Tls, service: axum::Router, shutd
     if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
         tracing::info!(connections = tasks.len(), "Left connections behind");
     }
+}
+
+/// Peers that vanish without a word (watchers above all) are noticed by the kernel, as Go's listeners do it.
+fn keep_alive(stream: &TcpStream) {
+    let probes = socket2::TcpKeepalive::new().with_time(PROBE).with_interval(PROBE);
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&probes);
 }
 
 /// Out of descriptors is a matter of time; anything else concerns one connection only.

@@ -292,6 +292,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn pings_are_answered_while_nothing_else_happens() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        let server = upgraded(far, Role::Server).await;
+        let (_streams, _closer) = channels(server, 5, Format::default(), Role::Server);
+        let mut client = upgraded(near, Role::Client).await;
+        client.send(Message::Ping(Bytes::from_static(b"x"))).await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong(Bytes::from_static(b"x")));
+    }
+
     #[test]
     fn commands_become_messages() {
         let data = || Command::Data { id: 2, bytes: Bytes::from_static(b"hi") };
