@@ -91,7 +91,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
         }
         let Some(ip) = endpoint::addresses(pod, ipv6).into_iter().next() else { continue };
         let ports = endpoint::ports(service, pod);
-        if ports.is_empty() && !spec.ports.iter().flatten().next().is_none() {
+        if ports.is_empty() && spec.ports.iter().flatten().next().is_some() {
             continue;
         }
         let address = EndpointAddress {

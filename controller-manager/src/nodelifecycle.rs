@@ -337,6 +337,8 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
+
     use super::*;
     use serde_json::{Value, json};
 

@@ -68,14 +68,14 @@ pub fn inherit(set: &mut ReplicaSet, deployment: &Deployment, number: i64) {
     }
     annotations.insert(REVISION.to_owned(), number.to_string());
     if let Some(before) = before {
-        remember(annotations, before);
+        remember(annotations, &before);
     }
 }
 
-fn remember(annotations: &mut BTreeMap<String, String>, revision: String) {
+fn remember(annotations: &mut BTreeMap<String, String>, revision: &str) {
     let history = annotations.remove(HISTORY).unwrap_or_default();
     let mut entries: Vec<&str> = history.split(',').filter(|e| !e.is_empty()).collect();
-    entries.push(&revision);
+    entries.push(revision);
     while entries.len() > 1 && entries.iter().map(|e| e.len() + 1).sum::<usize>() - 1 > HISTORY_LENGTH {
         entries.remove(0);
     }

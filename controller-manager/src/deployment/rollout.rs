@@ -398,7 +398,7 @@ impl<'a> Rollout<'a> {
         let status = {
             let newest = self.new.as_ref().map(|s| &s.now);
             let sets = self.all().map(|s| &s.now);
-            let mut status = status::of_sets(deployment, self.status.clone(), sets.clone(), newest, now);
+            let mut status = status::of_sets(deployment, self.status.clone(), &sets, newest, now);
             if judge {
                 status::judge_progress(deployment, &mut status, sets, newest, now);
             }

@@ -96,7 +96,7 @@ pub fn note_pause(deployment: &Deployment, status: &mut DeploymentStatus, now: T
 pub fn of_sets<'a>(
     deployment: &Deployment,
     before: DeploymentStatus,
-    sets: impl Iterator<Item = &'a ReplicaSet> + Clone,
+    sets: &(impl Iterator<Item = &'a ReplicaSet> + Clone),
     newest: Option<&ReplicaSet>,
     now: Timestamp,
 ) -> DeploymentStatus {

@@ -38,6 +38,8 @@ pub fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
+
     use super::*;
 
     fn template(labels: serde_json::Value) -> PodTemplateSpec {

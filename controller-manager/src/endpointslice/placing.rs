@@ -58,7 +58,7 @@ pub fn place(wanted: Wanted, existing: &[EndpointSlice]) -> Vec<Action> {
     let mut placeholder = None;
     for (key, (ports, endpoints)) in wanted.groups {
         let here = by_ports.remove(&key).unwrap_or_default();
-        for slot in place_group(&wanted.template, ports, endpoints, &here, wanted.most) {
+        for slot in place_group(&wanted.template, &ports, endpoints, &here, wanted.most) {
             match slot {
                 Slot { emptied: true, slice, .. } => deletes.push(slice),
                 Slot { changed: false, .. } => kept += 1,
@@ -76,7 +76,7 @@ pub fn place(wanted: Wanted, existing: &[EndpointSlice]) -> Vec<Action> {
         match placeholder {
             Some(slice) if slice.metadata.labels == wanted.template.metadata.labels => {}
             Some(slice) => updates.push(EndpointSlice { metadata: relabelled(slice, &wanted.template), ..slice.clone() }),
-            None => creates.push(wanted.template.clone()),
+            None => creates.push(wanted.template),
         }
     } else {
         deletes.extend(placeholder.cloned());
@@ -95,7 +95,7 @@ fn relabelled(
 
 fn place_group(
     template: &EndpointSlice,
-    ports: Vec<EndpointPort>,
+    ports: &[EndpointPort],
     endpoints: Vec<Endpoint>,
     existing: &[&EndpointSlice],
     most: usize,
@@ -133,7 +133,7 @@ fn place_group(
     }
     while rest.len() > 0 {
         let mut slice = template.clone();
-        slice.ports = Some(ports.clone());
+        slice.ports = Some(ports.to_vec());
         slice.endpoints = rest.by_ref().take(most).collect();
         slots.push(Slot { slice, changed: true, emptied: false });
     }

@@ -8,7 +8,11 @@
 
 mod graph;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use client::{Change, Error, Informer, Next, Options, Queue, Recorder, Step, is_not_found};
 use k8s_openapi::{
@@ -75,7 +79,35 @@ fn decide(owners: &Owners, meta: &ObjectMeta, has_dependents: bool) -> Verdict {
     })
 }
 
+/// Objects that are known to be gone. A uid is never used again, so this cannot become wrong, only large.
+#[derive(Default)]
+struct Absent {
+    known: HashSet<(String, Place)>,
+    order: VecDeque<(String, Place)>,
+}
+
+impl Absent {
+    const MOST: usize = 500;
+
+    fn insert(&mut self, uid: &str, place: &Place) {
+        let entry = (uid.to_owned(), place.clone());
+        if self.known.insert(entry.clone()) {
+            self.order.push_back(entry);
+        }
+        while self.order.len() > Self::MOST {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+
+    fn contains(&self, uid: &str, place: &Place) -> bool {
+        self.known.contains(&(uid.to_owned(), place.clone()))
+    }
+}
+
 struct Collector {
+    absent: Mutex<Absent>,
     ctx: Context,
     recorder: Recorder,
     graph: Mutex<Graph>,
@@ -93,6 +125,7 @@ pub async fn run(ctx: Context) {
     let this = Arc::new(Collector {
         recorder: ctx.recorder.for_component(NAME),
         graph: Mutex::default(),
+        absent: Mutex::default(),
         queue: Queue::new(NAME),
         kinds: by_kind,
         ctx: ctx.clone(),
@@ -158,7 +191,13 @@ impl Collector {
                     looks.extend(graph.observe(&api_version, &name, &new.metadata));
                     looks
                 }
-                Change::Deleted(object) => gone(&mut graph, &object.metadata),
+                Change::Deleted(object) => {
+                    let uid = object.metadata.uid.as_deref().unwrap_or_default();
+                    if let Some(node) = graph.get(uid).filter(|n| !n.dependents.is_empty()) {
+                        this.absent.lock().insert(uid, &node.place);
+                    }
+                    gone(&mut graph, &object.metadata)
+                }
             };
             drop(graph);
             looks.into_iter().for_each(|look| this.queue.add(look));
@@ -312,6 +351,10 @@ impl Collector {
         });
         let kind =
             kind.ok_or_else(|| Error::Other(format!("{} {} is no kind that is served", place.api_version, place.kind)))?;
+        if kind.namespaced && place.namespace.is_empty() {
+            let what = format!("{} {}", place.kind, place.name);
+            return Err(Error::Other(format!("{what} lives in a namespace and cannot own an object of the cluster")));
+        }
         let client = self.ctx.client.clone();
         Ok(if kind.namespaced {
             Api::namespaced_with(client, &place.namespace, &kind.api)
@@ -322,8 +365,15 @@ impl Collector {
 
     /// The object as the API server has it; `None` if it is gone, or another one bears its name.
     async fn read(&self, place: &Place, uid: &str) -> Result<Option<ObjectMeta>, Error> {
+        if self.absent.lock().contains(uid, place) {
+            return Ok(None);
+        }
         let found = self.api(place)?.get_opt(&place.name).await.step("reading an object that may be garbage")?;
-        Ok(found.map(|o| o.metadata).filter(|m| m.uid.as_deref() == Some(uid)))
+        let found = found.map(|o| o.metadata).filter(|m| m.uid.as_deref() == Some(uid));
+        if found.is_none() {
+            self.absent.lock().insert(uid, place);
+        }
+        Ok(found)
     }
 
     async fn delete(&self, place: &Place, uid: &str, policy: PropagationPolicy) -> Result<(), Error> {
@@ -351,12 +401,7 @@ impl Collector {
     }
 
     /// If a dependent is itself waiting for dependents, the object's references stop blocking, or a circle would wait for ever.
-    async fn break_circle(
-        &self,
-        place: &Place,
-        meta: &ObjectMeta,
-        dependents: &std::collections::HashSet<String>,
-    ) -> Result<(), Error> {
+    async fn break_circle(&self, place: &Place, meta: &ObjectMeta, dependents: &HashSet<String>) -> Result<(), Error> {
         let circle = {
             let graph = self.graph.lock();
             dependents.iter().any(|d| graph.get(d).is_some_and(|n| n.deleting_dependents))

@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "json! makes values")]
+
 use std::collections::HashMap;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;

@@ -1,6 +1,6 @@
 //! Telling users what happened to an object: core/v1 Events, written in the background.
 //!
-//! Recording never waits: events go into a bounded queue, and are dropped (and counted in the log) when the API server does not
+//! Recording never waits: events go into a bounded queue, and are dropped when the API server does not
 //! keep up.
 
 use std::{sync::Arc, time::Duration};
@@ -66,7 +66,7 @@ impl Recorder {
     pub fn record(&self, about: ObjectReference, kind: &str, reason: &str, message: String) {
         let event = make(&self.source, about, kind, reason, message, Timestamp::now());
         if self.queue.try_send(event).is_err() {
-            tracing::warn!(reason, "event dropped: too many are waiting to be written");
+            tracing::debug!(reason, "event dropped: too many are waiting to be written");
         }
     }
 }

@@ -300,16 +300,16 @@ impl<K: Object> Feed<K> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
         let mut position = Position::List(None);
         loop {
-            let before = *self.shared.revision.borrow();
+            let (before, begun) = (*self.shared.revision.borrow(), std::time::Instant::now());
             let next = match position {
                 Position::List(since) => self.list(since).await.map(Position::Watch),
                 Position::Watch(revision) => self.watch(revision).await,
             };
             position = match next {
                 Ok(next) => {
-                    // A watch that ended without a word is either the server's time limit or a server going down.
+                    // A watch that ended at once and without a word: a server going down. One that lasted met its time limit.
                     let quiet = matches!(next, Position::Watch(r) if r == before) && matches!(position, Position::Watch(_));
-                    if quiet {
+                    if quiet && begun.elapsed() < Duration::from_secs(1) {
                         backoff.wait().await
                     } else {
                         backoff.reset()
