@@ -1,7 +1,7 @@
 //! Who runs here: pods from the API become workers, workers that end are forgotten, what nobody owns is removed.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +21,7 @@ use crate::{
         spec,
     },
     shared::Ctx,
+    static_pods,
     worker::{self, Finished, Handle, Input},
 };
 
@@ -45,6 +46,8 @@ pub struct Manager {
     ended: mpsc::UnboundedSender<Finished>,
     shutdown: CancellationToken,
     burstable_cpu: i64,
+    /// Pods from files, by UID.
+    statics: BTreeMap<String, Arc<Pod>>,
 }
 
 impl Manager {
@@ -68,6 +71,7 @@ impl Manager {
             ended,
             shutdown: shutdown.clone(),
             burstable_cpu: 0,
+            statics: BTreeMap::new(),
         };
         tokio::spawn(watch_runtime(ctx.clone(), runtime_changes, poke, shutdown.clone()));
         // Admission needs the node's labels; the first pods wait for them.
@@ -86,6 +90,16 @@ impl Manager {
             // The receiver only goes with the kubelet.
             let _ = signal.send(message);
         });
+        let (sets, mut static_sets) = mpsc::unbounded_channel();
+        if let Some(path) = ctx.config.pod_manifest_path.clone() {
+            let watch = static_pods::watch(path, ctx.facts.name.clone(), sets);
+            let stop = shutdown.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(watch).await });
+            // What runs of them already is nobody's orphan.
+            if let Some(Some(first)) = shutdown.run_until_cancelled(static_sets.recv()).await {
+                manager.statics(first);
+            }
+        }
         let mut network = ctx.network_ready.subscribe();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -95,6 +109,7 @@ impl Manager {
                 () = shutdown.cancelled() => return,
                 Some(Finished(uid)) = endings.recv() => manager.finished(&uid),
                 Some(signal) = signals.recv() => manager.signal(signal),
+                Some(set) = static_sets.recv() => manager.statics(set),
                 Some(uid) = runtime_events.recv() => {
                     manager.tell(&uid, &Input::Runtime);
                     // Nobody need be following a log.
@@ -125,7 +140,12 @@ impl Manager {
             Signal::Gone(pod) => {
                 let uid = spec::uid(&pod);
                 self.done.remove(&uid);
-                self.tell(&uid, &Input::Removed);
+                if spec::is_mirror(&pod) {
+                    self.tell(&uid, &Input::Mirror(None));
+                    self.mirror_static(&uid);
+                } else {
+                    self.tell(&uid, &Input::Removed);
+                }
             }
             Signal::Pod(pod) => self.pod(pod),
         }
@@ -134,6 +154,9 @@ impl Manager {
 
     fn pod(&mut self, pod: Arc<Pod>) {
         let uid = spec::uid(&pod);
+        if spec::is_mirror(&pod) {
+            return self.mirror(&uid, pod);
+        }
         if let Some((handle, known)) = self.workers.get_mut(&uid) {
             *known = pod.clone();
             return handle.send(Input::Pod(pod));
@@ -151,6 +174,80 @@ impl Manager {
         self.workers.insert(uid, (handle, pod));
     }
 
+    /// A mirror object appeared or changed: its worker reports to it, unless it shows nothing (any more).
+    fn mirror(&self, uid: &str, pod: Arc<Pod>) {
+        if self.statics.contains_key(uid) && !spec::is_deleting(&pod) {
+            return self.tell(uid, &Input::Mirror(Some(pod)));
+        }
+        let (ctx, current) = (self.ctx.clone(), self.statics.get(uid).cloned());
+        tokio::spawn(async move {
+            let done = match current {
+                Some(current) => static_pods::show(&ctx, &current, Some(&pod)).await,
+                None => static_pods::remove(&ctx, &pod).await,
+            };
+            if let Err(error) = done {
+                tracing::warn!(pod = spec::full_name(&pod), %error, "mirror pod not brought up to date");
+            }
+        });
+    }
+
+    /// Shows a static pod in the API.
+    fn mirror_static(&self, uid: &str) {
+        let Some(pod) = self.statics.get(uid).cloned() else { return };
+        let shown = self.pods.get(&client::Key::of(&pod.metadata));
+        let (ctx, shutdown) = (self.ctx.clone(), self.shutdown.clone());
+        tokio::spawn(async move {
+            let mut pause = Duration::from_millis(100);
+            let work = async {
+                while let Err(error) = static_pods::show(&ctx, &pod, shown.as_deref()).await {
+                    tracing::debug!(pod = spec::full_name(&pod), %error, "mirror pod not made");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                }
+            };
+            shutdown.run_until_cancelled(work).await;
+        });
+    }
+
+    /// The files changed: pods that are gone stop, new ones start as soon as nothing of their name runs.
+    fn statics(&mut self, set: BTreeMap<String, Pod>) {
+        let gone: Vec<String> = self.statics.keys().filter(|uid| !set.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            self.statics.remove(&uid);
+            self.tell(&uid, &Input::Removed);
+        }
+        for (uid, pod) in set {
+            self.statics.entry(uid).or_insert_with(|| Arc::new(pod));
+        }
+        self.start_statics();
+        let shown: Vec<Arc<Pod>> = self.pods.list().into_iter().filter(|p| spec::is_mirror(p)).collect();
+        for mirror in shown.into_iter().filter(|m| !self.statics.contains_key(&spec::uid(m))) {
+            self.mirror(&spec::uid(&mirror), mirror);
+        }
+    }
+
+    fn start_statics(&mut self) {
+        let waiting: Vec<(String, Arc<Pod>)> = self
+            .statics
+            .iter()
+            .filter(|(uid, _)| !self.workers.contains_key(*uid))
+            .map(|(uid, pod)| (uid.clone(), pod.clone()))
+            .collect();
+        for (uid, pod) in waiting {
+            let same = |other: &Pod| spec::name(other) == spec::name(&pod) && spec::namespace(other) == spec::namespace(&pod);
+            if self.workers.values().any(|(_, other)| same(other)) {
+                continue;
+            }
+            let handle =
+                worker::spawn(self.ctx.clone(), Pod::clone(&pod), None, self.ended.clone(), self.shutdown.clone());
+            if let Some(mirror) = self.pods.get(&client::Key::of(&pod.metadata)).filter(|m| spec::uid(m) == uid) {
+                handle.send(Input::Mirror(Some(mirror)));
+            }
+            self.workers.insert(uid.clone(), (handle, pod));
+            self.mirror_static(&uid);
+        }
+    }
+
     /// Decides whether a pod that this kubelet has not seen yet may run.
     fn admit(&self, pod: &Pod) -> Option<admission::Rejection> {
         let status = pod.status.as_ref();
@@ -161,9 +258,19 @@ impl Manager {
             return None;
         }
         let active: Vec<&Pod> = self.active().collect();
-        let node = self.ctx.node.get(&client::Key::cluster(&self.ctx.facts.name))?;
+        let node = self.ctx.node.get(&client::Key::cluster(&self.ctx.facts.name));
+        // Before the node's object has come back, it is what we registered.
+        let node = node.map_or_else(|| self.registered(), |n| k8s_openapi::api::core::v1::Node::clone(&n));
         admission::check(pod, &node, &self.ctx.facts.allocatable, &active)
             .or_else(|| admission::sysctls(pod, &self.ctx.config.allowed_unsafe_sysctls))
+    }
+
+    fn registered(&self) -> k8s_openapi::api::core::v1::Node {
+        let mut node = k8s_openapi::api::core::v1::Node::default();
+        let name = &self.ctx.facts.name;
+        node.metadata.name = Some(name.clone());
+        node.metadata.labels = Some(crate::node::object::labels(name, &self.ctx.config.node_labels));
+        node
     }
 
     /// Pods that hold resources.
@@ -193,10 +300,12 @@ impl Manager {
     fn finished(&mut self, uid: &str) {
         self.rejected.remove(uid);
         if let Some((_, pod)) = self.workers.remove(uid)
+            && !spec::is_static(&pod)
             && self.pods.get(&client::Key::of(&pod.metadata)).is_some_and(|p| spec::uid(&p) == uid)
         {
             self.done.insert(uid.to_owned());
         }
+        self.start_statics();
         self.share();
     }
 

@@ -229,3 +229,37 @@ async fn what_belongs_to_nobody_is_removed() {
     stage.cri.called("remove sandbox").await;
     assert_eq!(stage.cri.holds(), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_limits_reach_a_running_container() {
+    let stage = Stage::start().await;
+    let spec = |memory: &str| json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": memory}}}]});
+    stage.pod("p", spec("64Mi"));
+    let mut pod = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "128Mi".into();
+    stage.api.put("/api/v1/namespaces/default/pods", pod);
+    stage.cri.called("update a memory 134217728").await;
+    assert!(!lifecycle(&stage).contains(&"stop a".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_becomes_a_pod_that_the_api_shows() {
+    let manifests = tempfile::tempdir().unwrap();
+    let file = manifests.path().join("web.yaml");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: a, image: 'busybox:1'}\n";
+    std::fs::write(&file, text).unwrap();
+    let path = manifests.path().to_owned();
+    let stage = Stage::start_with(|config| config.pod_manifest_path = Some(path)).await;
+    let mirror = stage.wait("web-node-1", "ready", |p| is(p, "Ready")).await;
+    assert!(mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string());
+    // Deleting the picture does not touch the pod; the picture comes back.
+    stage.api.delete_pod("web-node-1", 0);
+    stage.wait("web-node-1", "ready again", |p| is(p, "Ready")).await;
+    assert_eq!(lifecycle(&stage), ["run sandbox web-node-1 0", "start a"]);
+    // Another file is another pod; no file is none.
+    std::fs::write(&file, text.replace("name: a", "name: b")).unwrap();
+    stage.cri.called("start b").await;
+    std::fs::remove_file(&file).unwrap();
+    stage.gone("web-node-1").await;
+    stage.cri.called("remove b").await;
+}

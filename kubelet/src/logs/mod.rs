@@ -1,6 +1,5 @@
 //! Container logs in CRI's format: `2026-11-21T02:00:00.123456789Z stdout F text`, `P` for a line that goes on.
 
-pub mod inotify;
 pub mod read;
 pub mod rotate;
 

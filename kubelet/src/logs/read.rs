@@ -10,8 +10,8 @@ use tokio::{
     sync::{broadcast, mpsc},
 };
 
-use super::{Line, inotify::Watch, parse};
-use crate::runtime::Runtime;
+use super::{Line, parse};
+use crate::{inotify::Watch, runtime::Runtime};
 
 /// Which of a container's outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub async fn stream(
             used += length + 1;
         }
         pending.drain(..used);
-        if !printer.out.is_empty() && (read == 0 || printer.out.len() >= PIECE || follow.is_some()) {
+        if !printer.out.is_empty() && (read == 0 || printer.out.len() >= PIECE || follow.is_some() || printer.is_full()) {
             let piece = printer.out.split().freeze();
             if client.send(Ok(piece)).await.is_err() {
                 return Ok(());

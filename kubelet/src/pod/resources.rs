@@ -147,6 +147,39 @@ pub fn qos(pod: &Pod) -> Qos {
     }
 }
 
+/// A running container whose requests or limits changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resize {
+    /// The container.
+    pub name: String,
+    /// A changed resource's policy asks for a restart.
+    pub restart: bool,
+    /// The new requests.
+    pub requests: Amounts,
+    /// The new limits.
+    pub limits: Amounts,
+}
+
+/// Which containers a changed spec resizes.
+pub fn resizes(old: &Pod, new: &Pod) -> Vec<Resize> {
+    let before = spec::members(old);
+    let mut changes = Vec::new();
+    for m in spec::members(new) {
+        let Some(old) = before.iter().find(|b| b.container.name == m.container.name) else { continue };
+        let (requests, limits) = (requests(&m.container), limits(&m.container));
+        let (was_requests, was_limits) = (self::requests(&old.container), self::limits(&old.container));
+        let changed =
+            |name: &str| requests.get(name) != was_requests.get(name) || limits.get(name) != was_limits.get(name);
+        if changed("cpu") || changed("memory") {
+            let policies = m.container.resize_policy.iter().flatten();
+            let restart =
+                policies.into_iter().any(|p| changed(&p.resource_name) && p.restart_policy == "RestartContainer");
+            changes.push(Resize { name: m.container.name.clone(), restart, requests, limits });
+        }
+    }
+    changes
+}
+
 /// `cpu.shares` of cgroup v1 for thousandths of a core.
 pub fn cpu_shares(milli: i64) -> i64 {
     if milli <= 0 { 2 } else { (milli * 1024 / 1000).clamp(2, 262_144) }

@@ -29,7 +29,9 @@ pub use work::{Finished, spawn};
 pub enum Input {
     /// The pod as the API has it now.
     Pod(Arc<Pod>),
-    /// The pod is gone from the API.
+    /// The object that shows this static pod, or that there is none (any more).
+    Mirror(Option<Arc<Pod>>),
+    /// The pod is gone from the API (or its file from the disk).
     Removed,
     /// Something of the pod changed in the runtime.
     Runtime,

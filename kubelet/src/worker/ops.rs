@@ -185,6 +185,24 @@ pub async fn stop(ctx: Ctx, id: String, seconds: i64) -> Done {
     Done::Stopped { id, result }
 }
 
+/// Gives a running container new limits, and its pod's cgroup first where that grows with them.
+pub async fn resize(ctx: Ctx, pod: Pod, id: String, linux: cri::v1::LinuxContainerResources) -> Done {
+    let cgroups = {
+        let (ctx, pod) = (ctx.clone(), pod.clone());
+        move || ctx.cgroups.make_pod(&pod)
+    };
+    let made = tokio::task::spawn_blocking(cgroups.clone()).await;
+    let updated = ctx.runtime.update_resources(&id, linux).await;
+    // Once more: a smaller limit only fits after the container has shrunk.
+    let again = tokio::task::spawn_blocking(cgroups).await;
+    if let Err(error) = updated {
+        ctx.event(&pod, "Warning", "ResizeError", format!("Pod resize error: {}", error.rpc()));
+    } else if made.is_err() || again.is_err() {
+        tracing::warn!(pod = spec::full_name(&pod), "the pod's cgroup was not resized");
+    }
+    Done::Nothing
+}
+
 fn api(ctx: &Ctx, pod: &Pod) -> Api<Pod> {
     Api::namespaced(ctx.client.clone(), spec::namespace(pod))
 }

@@ -15,9 +15,11 @@ use super::{
 use crate::{
     pod::{
         admission::Rejection,
+        container_config,
         decide::{self, Action, Observed},
         memory::{Memory, ProbeResults, Stopping},
         record::{PodRecord, State},
+        resources,
         spec::{self, Role},
         status, status_patch,
         terminate::{self, StopAction},
@@ -84,6 +86,8 @@ pub(super) struct Worker {
     pub ctx: Ctx,
     pub uid: String,
     pub pod: Pod,
+    /// For a static pod: the object that shows it, to which its status goes.
+    pub mirror: Option<Pod>,
     /// What we last said; its timestamps and states carry over.
     pub said: Option<PodStatus>,
     /// The object is gone from the API.
@@ -132,6 +136,7 @@ impl Worker {
     fn new(ctx: Ctx, pod: Pod, rejected: Option<Rejection>, probes: probe::Probes) -> Self {
         Self {
             uid: spec::uid(&pod),
+            mirror: None,
             said: None,
             removed: false,
             stage: if rejected.is_some() { Stage::Stopped } else { Stage::Running },
@@ -192,6 +197,7 @@ impl Worker {
     fn hear(&mut self, input: Input) {
         match input {
             Input::Pod(pod) => self.take(&pod),
+            Input::Mirror(mirror) => self.mirror = mirror.map(|m| Pod::clone(&m)),
             Input::Removed => self.removed = true,
             Input::Runtime => self.dirty = true,
             Input::Node => {
@@ -223,21 +229,47 @@ impl Worker {
 
     /// Takes a newer state of the object.
     pub(super) fn take(&mut self, pod: &Pod) {
+        if spec::is_mirror(pod) {
+            self.mirror = Some(pod.clone());
+            return;
+        }
         if client::revision_of(&pod.metadata) < client::revision_of(&self.pod.metadata) {
             return;
         }
         let matters = |p: &Pod| (p.spec.clone(), p.metadata.labels.clone(), p.metadata.annotations.clone());
         let changed = matters(pod) != matters(&self.pod);
-        self.pod = pod.clone();
+        let old = std::mem::replace(&mut self.pod, pod.clone());
         if changed && self.stage == Stage::Running {
             self.mounting.stale = true;
             self.ctx.references.register(&self.pod);
+            self.resize(&old);
+        }
+    }
+
+    /// Gives running containers whose requests or limits changed the new ones, in place or by a restart (KEP-1287).
+    fn resize(&mut self, old: &Pod) {
+        let now = self.ctx.now();
+        for change in resources::resizes(old, &self.pod) {
+            let Some(record) = self.record.latest(&change.name).filter(|r| r.is_running()) else { continue };
+            let id = record.id.clone();
+            if change.restart {
+                let message = format!("Container {} resize requires restart", change.name);
+                self.ctx.container_event(&self.pod, &change.name, "Normal", "Killing", message);
+                let grace = terminate::grace_seconds(&self.pod);
+                self.begin_stop(&id, &change.name, now + SignedDuration::from_secs(grace));
+            } else {
+                let linux = container_config::limits(&change.requests, &change.limits);
+                self.running.spawn(ops::resize(self.ctx.clone(), self.pod.clone(), id, linux));
+            }
         }
     }
 
     /// The pod with the newest status known: ours where we have spoken, others' conditions as the API has them.
     pub(super) fn view(&self) -> Pod {
         let mut pod = self.pod.clone();
+        if let Some(mirror) = &self.mirror {
+            pod.status = mirror.status.clone();
+        }
         let Some(said) = &self.said else { return pod };
         let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
         let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| own.contains(&c.type_.as_str());
@@ -547,8 +579,11 @@ impl Worker {
         if matches!(self.stage, Stage::Terminating { .. }) {
             hold_phase(&mut status, &view);
         }
-        let old = self.pod.status.clone().unwrap_or_default();
-        let patch = status_patch::diff(&self.pod, &old, &status);
+        let shown = match spec::is_static(&self.pod) {
+            true => self.mirror.as_ref(),
+            false => Some(&self.pod),
+        };
+        let patch = shown.and_then(|p| status_patch::diff(p, &p.status.clone().unwrap_or_default(), &status));
         self.said = Some(status);
         let Some(patch) = patch else { return !self.writing.busy };
         if !self.writing.busy {

@@ -23,10 +23,15 @@ pub const NODE: &str = "node-1";
 impl Stage {
     /// With a running kubelet.
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With a running kubelet of that configuration.
+    pub async fn start_with(configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Arc::new(api::Api::default());
         let cri = Arc::new(cri::Fake::new());
-        let config = knarr_kubelet::Config {
+        let mut config = knarr_kubelet::Config {
             hostname_override: Some(NODE.into()),
             node_ip: Some("192.0.2.10".parse().unwrap()),
             root_dir: dir.path().join("kubelet"),
@@ -39,6 +44,7 @@ impl Stage {
             pod_cidr: Some("10.42.0.0/24".into()),
             ..knarr_kubelet::Config::default()
         };
+        configure(&mut config);
         let mut stage =
             Self { api, cri, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
         stage.run_kubelet();
