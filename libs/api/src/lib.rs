@@ -17,7 +17,6 @@ pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
-mod subresource;
 pub mod table;
 
 #[cfg(test)]

@@ -105,6 +105,8 @@ fn kinds_are_told_apart() {
     for info in INFOS {
         assert_eq!(by_kind(info.group, info.version, info.kind), Some(info));
         assert_eq!(by_resource(info.group, info.version, info.plural), Some(info));
+        let subresources: Vec<_> = info.subresources.iter().map(|sub| crate::discovery::subresource_name(*sub)).collect();
+        assert!(subresources.is_sorted(), "{}: {subresources:?}", info.kind);
         if let Some((group, version, kind)) = info.stored_as {
             assert_eq!(by_kind(group, version, kind).map(KindInfo::prefix), Some(info.prefix()));
         }
