@@ -26,10 +26,12 @@ fn json(value: &serde_json::Value) -> Answer {
     response
 }
 
-async fn shell(pending: command::Pending, code: i32) {
+async fn shell(pending: command::Pending, query: &str) {
     let mut command = pending.streams().await.unwrap();
     let mut input = Vec::new();
-    if let Some(mut stdin) = command.stdin.take() {
+    if !query.contains("command=quick")
+        && let Some(mut stdin) = command.stdin.take()
+    {
         stdin.read_to_end(&mut input).await.unwrap();
     }
     if let Some(mut stdout) = command.stdout.take() {
@@ -39,6 +41,7 @@ async fn shell(pending: command::Pending, code: i32) {
     if let Some(mut stderr) = command.stderr.take() {
         stderr.write_all(b"careful\n").await.unwrap();
     }
+    let code = if query.contains("command=fail") { 7 } else { 0 };
     command.exit.send(Exit::Code(code)).await;
 }
 
@@ -74,8 +77,8 @@ async fn handle(mut request: Request<Incoming>) -> Result<Answer, Infallible> {
         }
         "/api/v1/namespaces/default/pods/web/exec" => Options::from_query(&query).and_then(|options| {
             let (response, pending) = command::upgrade(&mut request, options)?;
-            let code = if query.contains("command=fail") { 7 } else { 0 };
-            tokio::spawn(shell(pending, code));
+            let query = query.clone();
+            tokio::spawn(async move { shell(pending, &query).await });
             Ok(response)
         }),
         "/api/v1/namespaces/default/pods/web/portforward" => forward::upgrade(&mut request).map(|(response, pending)| {
@@ -162,6 +165,36 @@ async fn kubectl_exec_on_both_wires() {
             let got = (output.status.code(), text(&output.stdout), text(&output.stderr));
             assert_eq!((got.0, got.1.as_str(), got.2.as_str()), want, "websockets: {websockets}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_exec_ends_with_its_command_though_input_stays_open() {
+    let (home, server) = (Home::new("quick"), server().await);
+    for websockets in [true, false] {
+        let Some(mut kubectl) = home.kubectl(server, websockets, &["exec", "-i", "web", "--", "quick"]) else { return };
+        let mut child = kubectl.spawn().unwrap();
+        let stdin = child.stdin.take();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), child.wait_with_output()).await;
+        let output = ended.expect("kubectl ends by itself").unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"done\n"[..]), "{websockets}");
+        drop(stdin);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_exec_carries_megabytes_whole() {
+    let (home, server) = (Home::new("bulk"), server().await);
+    let input: Vec<u8> = (0..4u32 << 20).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26).collect();
+    let want = [input.to_ascii_uppercase().as_slice(), b"done\n"].concat();
+    for websockets in [true, false] {
+        let Some(mut kubectl) = home.kubectl(server, websockets, &["exec", "-i", "web", "--", "cat"]) else { return };
+        let mut child = kubectl.spawn().unwrap();
+        let (mut stdin, bytes) = (child.stdin.take().unwrap(), input.clone());
+        let feeding = tokio::spawn(async move { stdin.write_all(&bytes).await.unwrap() });
+        let output = child.wait_with_output().await.unwrap();
+        feeding.await.unwrap();
+        assert!(output.stdout == want, "websockets: {websockets}, {} bytes", output.stdout.len());
     }
 }
 

@@ -13,11 +13,13 @@ use knarr_streaming::{
     forward,
     negotiate::{Agreed, Rejection, Wire},
     proxy::{self, Backend},
+    websocket,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 const ALL: Options = Options { stdin: true, stdout: true, stderr: true, tty: false };
 
@@ -156,6 +158,39 @@ async fn forwards_over_spdy_and_through_a_websocket() {
         session.close().await;
         server.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn forwards_over_channels_begin_with_their_port() {
+    let agreed = agreed(Wire::WebSocket, "v4.channel.k8s.io");
+    let (a, b) = tokio::io::duplex(1 << 14);
+    let server = tokio::spawn(async move {
+        let mut forwards = forward::forwards(b, &agreed, &[80, 8080]).await.unwrap();
+        let mut served = tokio::task::JoinSet::new();
+        while let Some(forward) = forwards.next().await {
+            let (near, mut far) = tokio::io::duplex(1 << 10);
+            far.write_all(format!("port {}", forward.port).as_bytes()).await.unwrap();
+            served.spawn(forward.serve("default_web", Ok(near)));
+        }
+        served.join_all().await;
+        forwards.close().await;
+    });
+    let socket = websocket::upgraded(a, Role::Client).await;
+    let (streams, closer) = websocket::channels(socket, 4, websocket::Format::default(), Role::Client);
+    let mut streams = streams.into_iter();
+    for port in [80u16, 8080] {
+        let (mut data, mut error) = (streams.next().unwrap(), streams.next().unwrap());
+        let mut want = port.to_le_bytes().to_vec();
+        let mut got = [0; 2];
+        error.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, want.as_slice());
+        want.extend(format!("port {port}").bytes());
+        let mut got = vec![0; want.len()];
+        data.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, want);
+    }
+    closer.close().await;
+    server.await.unwrap();
 }
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
