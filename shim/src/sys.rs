@@ -90,6 +90,8 @@ pub fn new_mount(kind: &str, options: &[(String, String)], attributes: u64) -> R
         let set = |command: u32, key: *const libc::c_char, value: *const libc::c_char| {
             check(libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0))
         };
+        // Shown where mounts are listed.
+        set(libc::FSCONFIG_SET_STRING as u32, c"source".as_ptr(), kind.as_ptr())?;
         for (key, value) in options {
             let (key, text) = (cstring(key.as_str())?, cstring(value.as_str())?);
             match value.is_empty() {

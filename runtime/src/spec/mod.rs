@@ -166,11 +166,15 @@ pub fn container(inputs: &Inputs<'_>) -> Result<shim::ContainerSpec> {
         },
     };
     let own = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let (masked, readonly) = match security {
+    let (masked, mut readonly) = match security {
         _ if privileged => (Vec::new(), Vec::new()),
         Some(security) => (security.masked_paths.clone(), security.readonly_paths.clone()),
         None => (own(&MASKED), own(&READONLY)),
     };
+    if !privileged && inputs.cgroups.version() == 1 {
+        // The directory of hierarchies could not be read-only while they were mounted in it.
+        readonly.push("/sys/fs/cgroup".to_owned());
+    }
     let mounts = mounts(inputs, privileged, readonly_root)?;
     // A pod that brings a /dev of its own (the node's, mostly) gets nothing written into it.
     let own_dev = config.mounts.iter().any(|mount| mount.container_path.trim_end_matches('/') == "/dev");

@@ -5,9 +5,9 @@ use std::io::Write;
 use sha2::{Digest, Sha256};
 
 /// Commands that the tests' scripts use.
-const APPLETS: [&str; 34] = [
-    "sh", "cat", "echo", "sleep", "id", "ls", "true", "false", "touch", "hostname", "ps", "mount", "head", "dd", "kill",
-    "env", "pwd", "stat", "tail", "wc", "grep", "sed", "mkdir", "rm", "mknod", "unshare", "nc", "ip", "tty", "stty",
+const APPLETS: [&str; 35] = [
+    "sh", "cat", "echo", "sleep", "id", "ls", "true", "false", "touch", "hostname", "ps", "mount", "head", "dd", "tr",
+    "kill", "env", "pwd", "stat", "tail", "wc", "grep", "sed", "mkdir", "rm", "mknod", "unshare", "nc", "ip", "tty", "stty",
     "readlink", "df", "chroot", "sort",
 ];
 

@@ -142,7 +142,7 @@ impl Node {
 
     /// A pod's configuration.
     pub fn pod(&self, name: &str) -> cri::PodSandboxConfig {
-        let logs = self.place.dir.path().join("logs");
+        let logs = self.place.dir.path().join("logs").join(name);
         std::fs::create_dir_all(&logs).unwrap();
         cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {

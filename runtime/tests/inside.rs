@@ -1,0 +1,271 @@
+//! What a container sees and may do, looked at from inside.
+
+mod support;
+
+use support::{Node, namespaces, script, with_security};
+
+/// The lines that a script printed on standard output.
+async fn said(node: &Node, name: &str, config: cri::ContainerConfig) -> Vec<String> {
+    let (status, log) = node.outcome(name, config).await;
+    assert_eq!((status.exit_code, status.message.as_str()), (0, ""), "{log}");
+    log.lines().filter_map(|line| line.strip_prefix("stdout F ")).map(str::to_owned).collect()
+}
+
+fn value(value: i64) -> Option<cri::Int64Value> {
+    Some(cri::Int64Value { value })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_environment_and_processes() {
+    let node = Node::start().await;
+    let mut config = script(
+        "main",
+        "hostname; env | grep -E '^(FROM|OWN|HOME|HOSTNAME)=' | sort; pwd; ps | wc -l; echo $$; cat /etc/resolv.conf",
+    );
+    config.envs = vec![cri::KeyValue { key: "OWN".into(), value: b"1".to_vec() }];
+    config.working_dir = "/made/for/it".into();
+    let mut pod = node.pod("names");
+    pod.dns_config = Some(cri::DnsConfig { servers: vec!["192.0.2.53".into()], ..Default::default() });
+    let sandbox = node.run(&pod).await;
+    let id = node.create(&sandbox, &pod, config).await;
+    node.start_container(&id).await.unwrap();
+    let log = support::log(&node.ended(&id).await);
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+    let expected =
+        ["names", "FROM=image", "HOME=/root", "HOSTNAME=names", "OWN=1", "/made/for/it", "4", "1", "nameserver 192.0.2.53"];
+    assert_eq!(lines, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_groups_and_capabilities() {
+    let node = Node::start().await;
+    let show =
+        "id -u; id -g; id -G; grep -E '^(CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status | tr -d '\\t'";
+    let show = show.replace("| tr -d '\\t'", "| sed 's/\\t//'");
+    let root = said(&node, "root", script("main", &show)).await;
+    let default = "00000000a80425fb";
+    let expected = [
+        "0",
+        "0",
+        "0",
+        &format!("CapPrm:{default}"),
+        &format!("CapEff:{default}"),
+        &format!("CapBnd:{default}"),
+        "CapAmb:0000000000000000",
+        "NoNewPrivs:0",
+        "Seccomp:0",
+    ]
+    .map(str::to_owned);
+    assert_eq!(root, expected);
+    let app = with_security(script("main", &show), |security| {
+        security.run_as_username = "app".into();
+        security.supplemental_groups = vec![77];
+        security.no_new_privs = true;
+        security.seccomp = Some(cri::SecurityProfile::default());
+        security.capabilities = Some(cri::Capability {
+            add_capabilities: vec!["NET_BIND_SERVICE".into()],
+            drop_capabilities: vec!["ALL".into()],
+            add_ambient_capabilities: vec!["NET_BIND_SERVICE".into()],
+        });
+    });
+    let only = "0000000000000400";
+    let expected = [
+        "1000",
+        "2000",
+        "2000 10 77",
+        &format!("CapPrm:{only}"),
+        &format!("CapEff:{only}"),
+        &format!("CapBnd:{only}"),
+        &format!("CapAmb:{only}"),
+        "NoNewPrivs:1",
+        "Seccomp:2",
+    ]
+    .map(str::to_owned);
+    assert_eq!(said(&node, "app", app).await, expected);
+    let number = with_security(script("main", "id -u; id -g; echo $HOME"), |security| {
+        security.run_as_user = value(4711);
+        security.run_as_group = value(5);
+    });
+    assert_eq!(said(&node, "number", number).await, ["4711", "5", "/"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hidden_and_readonly_paths() {
+    let node = Node::start().await;
+    let text = "
+        cat /proc/keys /proc/timer_list | wc -c; ls -A /sys/firmware | wc -l
+        (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo sys refused
+        (touch /sys/fs/cgroup/x) 2>/dev/null || echo cgroup refused
+        (touch /x) 2>/dev/null && echo root written
+        (mknod /dev/disk b 8 0 && head -c 1 /dev/disk) 2>/dev/null || echo disk refused
+        echo x > /dev/null && head -c 3 /dev/zero | wc -c
+        ls -l /dev/stdout /dev/ptmx | sed 's/.* -> //'
+        unshare -m true 2>/dev/null || echo unshare refused
+        df /dev/shm | tail -n 1 | sed 's/ .*//'
+        ls /proc/self/fd | wc -l";
+    let expected = [
+        "0",
+        "0",
+        "sys refused",
+        "cgroup refused",
+        "root written",
+        "disk refused",
+        "3",
+        "pts/ptmx",
+        "/proc/self/fd/1",
+        "unshare refused",
+        "tmpfs",
+        "4",
+    ];
+    assert_eq!(said(&node, "plain", script("main", text)).await, expected);
+    let readonly = with_security(
+        script("main", "(touch /x) 2>/dev/null || echo refused; (touch /dev/shm/x) && echo shm"),
+        |security| {
+            security.readonly_rootfs = true;
+        },
+    );
+    assert_eq!(said(&node, "readonly", readonly).await, ["refused", "shm"]);
+    let privileged = with_security(
+        script("main", "mount -t tmpfs x /tmp && echo mounted; (touch /proc/sys/kernel/panic) && echo sys"),
+        |security| {
+            security.privileged = true;
+            security.masked_paths.clear();
+            security.readonly_paths.clear();
+        },
+    );
+    assert_eq!(said(&node, "privileged", privileged).await, ["mounted", "sys"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_and_links_on_their_way() {
+    let node = Node::start().await;
+    let host = node.place.dir.path().join("volume");
+    std::fs::create_dir_all(host.join("inner")).unwrap();
+    std::fs::write(host.join("file"), "content\n").unwrap();
+    let mount = |to: &str, from: &std::path::Path, readonly| cri::Mount {
+        container_path: to.into(),
+        host_path: from.to_str().unwrap().into(),
+        readonly,
+        ..Default::default()
+    };
+    // The image's own links must neither lead a mount out of the root nor stop it.
+    let layer = support::image::Layer::new().symlink("run", "/really/run").symlink("out", "../../../../etc").finish();
+    let base = support::image::busybox_layer();
+    let archive = support::image::docker_archive("test.local/links:1", &[base, layer], serde_json::json!({}));
+    node.runtime.images().import(archive.as_slice()).unwrap();
+    let text = "cat /data/file; (touch /data/x) 2>/dev/null || echo readonly; touch /rw/made && echo written; cat /run/secret; cat /really/run/secret; cat /out/knarr-test-file; cat /etc/knarr-test-file";
+    let mut config = script("main", text);
+    config.image = Some(cri::ImageSpec { image: "test.local/links:1".into(), ..Default::default() });
+    config.mounts = vec![
+        mount("/data", &host, true),
+        mount("/rw", &host.join("inner"), false),
+        mount("/run/secret", &host.join("file"), true),
+        mount("/out/knarr-test-file", &host.join("file"), true),
+    ];
+    let lines = said(&node, "mounts", config).await;
+    assert_eq!(lines, ["content", "readonly", "written", "content", "content", "content", "content"]);
+    assert!(host.join("inner/made").exists() && !std::path::Path::new("/etc/knarr-test-file").exists());
+    let mut config = script("main", "true");
+    config.mounts = vec![mount("/proc/self", &host, true)];
+    let pod = node.pod("proc");
+    let sandbox = node.run(&pod).await;
+    let id = node.create(&sandbox, &pod, config).await;
+    let error = node.start_container(&id).await.unwrap_err();
+    assert!(error.message().contains("inside /proc"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_propagate_as_asked() {
+    let node = Node::start().await;
+    // A shared mount of the test's own.
+    let shared = node.place.dir.path().join("shared");
+    std::fs::create_dir_all(&shared).unwrap();
+    struct Unmount(std::path::PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount2(&self.0.join("inner"), nix::mount::MntFlags::MNT_DETACH);
+            let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+    use nix::mount::{MsFlags, mount};
+    mount(Some("tmpfs"), &shared, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let _unmount = Unmount(shared.clone());
+    mount(None::<&str>, &shared, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    std::fs::create_dir(shared.join("inner")).unwrap();
+    let mut config =
+        with_security(script("main", "mount -t tmpfs x /shared/inner && touch /shared/inner/seen"), |security| {
+            security.privileged = true;
+        });
+    config.mounts = vec![cri::Mount {
+        container_path: "/shared".into(),
+        host_path: shared.to_str().unwrap().into(),
+        propagation: cri::MountPropagation::PropagationBidirectional.into(),
+        ..Default::default()
+    }];
+    said(&node, "propagate", config).await;
+    assert!(shared.join("inner/seen").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_a_pod_share_what_they_should() {
+    let node = Node::start().await;
+    let mut pod = node.pod("shared");
+    let linux = pod.linux.as_mut().unwrap();
+    linux.sysctls = [("net.core.somaxconn".to_owned(), "77".to_owned())].into();
+    let options = linux.security_context.as_mut().unwrap().namespace_options.as_mut().unwrap();
+    options.set_pid(cri::NamespaceMode::Pod);
+    let sandbox = node.run(&pod).await;
+    let shared = |config| {
+        with_security(config, |security| security.namespace_options.as_mut().unwrap().set_pid(cri::NamespaceMode::Pod))
+    };
+    let first = node.create(&sandbox, &pod, shared(script("first", "echo hi > /dev/shm/note; sleep 1000"))).await;
+    node.start_container(&first).await.unwrap();
+    node.exec(&first, &["sh", "-c", "while ! [ -e /dev/shm/note ]; do :; done"]).await;
+    let text = "cat /dev/shm/note; cat /proc/sys/net/core/somaxconn; cat /proc/1/comm; ps | grep -c 'sleep 100[0]'; readlink /proc/1/root || echo closed";
+    let second = node.create(&sandbox, &pod, shared(script("second", text))).await;
+    node.start_container(&second).await.unwrap();
+    let log = support::log(&node.ended(&second).await);
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+    assert_eq!(lines, ["hi", "77", "pause", "1", "closed"], "{log}");
+    let host = with_security(script("host", "ps | wc -l"), |security| {
+        let mut options = namespaces();
+        options.set_pid(cri::NamespaceMode::Node);
+        security.namespace_options = Some(options);
+    });
+    let third = node.create(&sandbox, &pod, host).await;
+    node.start_container(&third).await.unwrap();
+    let status = node.ended(&third).await;
+    let count: usize = support::log(&status).trim().rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(count > 10, "{count} processes of the node are seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why() {
+    let node = Node::start().await;
+    let pod = node.pod("errors");
+    let sandbox = node.run(&pod).await;
+    let mut messages = Vec::new();
+    let cases = [vec!["nowhere"], vec!["/not/there"], vec!["/tmp/not-executable"], vec!["/tmp"]];
+    for (attempt, command) in cases.into_iter().enumerate() {
+        let mut config = script("main", "");
+        config.metadata.as_mut().unwrap().attempt = attempt as u32;
+        config.command = command.into_iter().map(String::from).collect();
+        let id = node.create(&sandbox, &pod, config).await;
+        let error = node.start_container(&id).await.unwrap_err();
+        let status = node.status(&id).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+        messages.push(error.message().replace("failed to create task: ", ""));
+    }
+    let expected = [
+        "exec: \"nowhere\": executable file not found in $PATH",
+        "exec: \"/not/there\": stat /not/there: no such file or directory",
+        "exec: \"/tmp/not-executable\": permission denied",
+        "exec: \"/tmp\": is a directory",
+    ];
+    assert_eq!(messages, expected);
+    let odd = with_security(script("odd", "true"), |security| {
+        security.capabilities = Some(cri::Capability { add_capabilities: vec!["FLY".into()], ..Default::default() });
+    });
+    let error = node.try_create(&sandbox, &pod, odd).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (tonic::Code::InvalidArgument, "unknown capability \"FLY\""));
+}
