@@ -43,7 +43,10 @@ async fn twenty_pods_one_at_a_time() {
     let spent = (cpu(&node) - before) / 20;
     times.sort();
     let (all, sandbox, create, start) = times[10];
-    println!("pod p50 {all:?} (sandbox {sandbox:?}, create {create:?}, start {start:?}), worst {:?}, cpu a pod {spent:?}", times[19].0);
+    println!(
+        "pod p50 {all:?} (sandbox {sandbox:?}, create {create:?}, start {start:?}), worst {:?}, cpu a pod {spent:?}",
+        times[19].0
+    );
     let shims = node.place.shims();
     let children = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let pause = shims.iter().filter_map(|pid| children(*pid).split(' ').next()?.parse::<i32>().ok());

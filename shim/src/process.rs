@@ -12,15 +12,19 @@ use knarr_shim::ProcessSpec;
 use crate::sys::{self, Context, Outcome};
 use crate::user::{self, Identity};
 
-/// Signal dispositions and mask as a new program expects them.
+/// No signal is ignored: what is ignored stays so across exec. Once, for the shim, whoever started it.
+pub fn forget_signals() {
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP, libc::SIGPIPE].contains(signal)) {
+        // SAFETY: plain calls on this process' own state.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Signal dispositions and mask as a new program expects them; in a child of the shim's.
 pub fn reset_signals() {
-    // SAFETY: plain calls on this process' own state.
+    // SAFETY: plain calls on this process' own state. The shim ignores SIGPIPE alone.
     unsafe {
-        for signal in 1..=64 {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-        }
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());

@@ -15,6 +15,7 @@ use knarr_shim::{
 use crate::child::{self, FAILED, Forked, READY};
 use crate::container::{self, Container, Ends, Output};
 use crate::log::Log;
+use crate::process;
 use crate::sys::{self, Context, Outcome};
 
 /// A client that does not read this much is let go.
@@ -91,6 +92,7 @@ impl Server {
     /// Becomes a shim in `directory`, with the first client on descriptor 0.
     pub fn start(directory: &str) -> Outcome<Server> {
         sys::close_from(3);
+        process::forget_signals();
         std::env::set_current_dir(directory).context("enter directory")?;
         // Children share this until exec: no process of a container may look into one that is still being set up.
         sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("protect memory")?;
