@@ -95,7 +95,7 @@ fn decide(observed: &Observed) -> Plan {
     if silent > grace {
         VOUCHED.iter().for_each(|kind| doubt(&mut after, kind, node, now));
         plan.lost = condition(before, "Ready").is_some_and(|c| c.status == "True");
-    } else if after.iter().any(|c| c.type_ == "Ready" && c.status != "Unknown") || before.is_empty() {
+    } else if condition(before, "Ready").is_none_or(|c| c.status != "Unknown") {
         plan.again = Some(grace - silent + Duration::from_millis(1));
     }
     let taints = taints(node, &after, observed.any_ready, now);

@@ -213,7 +213,9 @@ impl Controller {
     fn observe(&self, service: Arc<Service>) -> Observed {
         let pods = self.selection.pods_of(&service).into_iter().filter(|p| endpoint::is_candidate(p));
         let pods = pods.map(|p| (p.clone(), self.nodes.get(&Key::cluster(pods::node(&p))))).collect();
-        let slices = self.slices.by_index(BY_SERVICE, &Key::of(&service.metadata).to_string());
+        let mut slices = self.slices.by_index(BY_SERVICE, &Key::of(&service.metadata).to_string());
+        // An earlier Service of the same name left these; they are about to be collected.
+        slices.retain(|s| owner::controller_of(&s.metadata).is_none_or(|r| Some(&r.uid) == service.metadata.uid.as_ref()));
         Observed { service, pods, slices, most: self.ctx.config.max_endpoints_per_slice.max(1) }
     }
 

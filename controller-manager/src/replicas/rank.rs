@@ -13,16 +13,10 @@ use crate::pods;
 /// Lower is deleted earlier.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// The order upstream sorts by, as a tuple that compares like it (smallest first to go).
-type Rank<'a> = (bool, u8, bool, i32, Reverse<usize>, Reverse<i64>, Reverse<i32>, Reverse<i64>, &'a str);
+/// What decides before ages do, smallest first to go.
+type Rank = (bool, u8, bool, i32, Reverse<usize>);
 
-/// Ages are compared by the power of two they fall in, so that pods of about one age are chosen from evenly.
-fn age_class(since: Option<Timestamp>, now: Timestamp) -> i64 {
-    let age = since.filter(|t| *t != Timestamp::MIN).map_or(0, |t| now.duration_since(t).as_secs().max(0));
-    if age == 0 { -1 } else { i64::from(age.ilog2()) }
-}
-
-fn rank<'a>(pod: &'a Pod, neighbours: usize, now: Timestamp) -> Rank<'a> {
+fn rank(pod: &Pod, neighbours: usize) -> Rank {
     let phase = match pods::phase(pod) {
         "Pending" => 0,
         "Running" => 2,
@@ -30,22 +24,29 @@ fn rank<'a>(pod: &'a Pod, neighbours: usize, now: Timestamp) -> Rank<'a> {
     };
     let cost =
         pod.metadata.annotations.as_ref().and_then(|a| a.get(DELETION_COST)).and_then(|c| c.parse().ok()).unwrap_or(0);
-    let restarts =
-        pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).max().unwrap_or(0);
-    let ready = pods::ready_since(pod);
-    let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    (
-        !pods::node(pod).is_empty(),
-        phase,
-        ready.is_some(),
-        cost,
-        Reverse(neighbours),
-        // Reverse of reverse: an older class survives longer, so it must compare greater.
-        Reverse(-age_class(ready, now)),
-        Reverse(restarts),
-        Reverse(-age_class(created, now)),
-        pod.metadata.uid.as_deref().unwrap_or_default(),
-    )
+    (!pods::node(pod).is_empty(), phase, pods::is_ready(pod), cost, Reverse(neighbours))
+}
+
+/// Ages of the same power of two (of nanoseconds) count as alike.
+fn age_class(since: Option<Timestamp>, now: Timestamp) -> Option<u32> {
+    u128::try_from(now.duration_since(since?).as_nanos()).ok().and_then(u128::checked_ilog2)
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let containers = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    containers.map(|c| c.restart_count).max().unwrap_or(0)
+}
+
+/// Ready for less time first, then more restarts, then younger; the uid decides between pods of about one age, so that they are
+/// chosen from evenly. (Upstream lets the uid decide as soon as two ages are alike; its order is not transitive then.)
+fn compare(a: &Pod, b: &Pod, now: Timestamp) -> Ordering {
+    let ready = |p: &Pod| age_class(pods::ready_since(p), now);
+    let created = |p: &Pod| age_class(p.metadata.creation_timestamp.as_ref().map(|t| t.0), now);
+    ready(a)
+        .cmp(&ready(b))
+        .then_with(|| restarts(b).cmp(&restarts(a)))
+        .then_with(|| created(a).cmp(&created(b)))
+        .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
 /// The `count` pods to delete of `candidates`. `neighbours` says how many active pods of related controllers each node has.
@@ -55,12 +56,11 @@ pub fn choose<P: AsRef<Pod>>(
     count: usize,
     now: Timestamp,
 ) -> Vec<usize> {
+    let pod = |i: usize| candidates[i].as_ref();
+    let ranks: Vec<Rank> =
+        (0..candidates.len()).map(|i| rank(pod(i), neighbours.get(pods::node(pod(i))).copied().unwrap_or(0))).collect();
     let mut order: Vec<usize> = (0..candidates.len()).collect();
-    let key = |i: usize| {
-        let pod = candidates[i].as_ref();
-        rank(pod, neighbours.get(pods::node(pod)).copied().unwrap_or(0), now)
-    };
-    order.sort_by(|a, b| -> Ordering { key(*a).cmp(&key(*b)) });
+    order.sort_by(|&a, &b| ranks[a].cmp(&ranks[b]).then_with(|| compare(pod(a), pod(b), now)));
     order.truncate(count);
     order
 }
