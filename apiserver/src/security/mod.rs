@@ -3,6 +3,7 @@
 //! The registry knows none of this; it calls the seams in [`crate::gate`], which [`setup::Security`] fills.
 
 pub mod authn;
+pub mod guard;
 pub mod impersonation;
 pub mod jwt;
 pub mod kubeconfig;
