@@ -189,6 +189,17 @@ fn parse_key(path: &Path, text: &str) -> Result<Key, Error> {
         .map_err(|source| Error::Damaged { path: path.to_owned(), source })
 }
 
+/// Keeps other processes (`knarr up` beside the server) from making the same files; let go of when dropped.
+fn lock(dir: &Path) -> Result<fs::File, Error> {
+    let path = dir.join(".lock");
+    let locked = (|| {
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        file.lock()?;
+        Ok(file)
+    })();
+    locked.map_err(|source| Error::File { step: "lock", path, source })
+}
+
 /// Loads the key at `path` or makes it.
 fn key_at(path: &Path) -> Result<Key, Error> {
     if let Some(text) = read(path)? {
@@ -206,6 +217,7 @@ impl Pki {
         fs::create_dir_all(dir)
             .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
             .map_err(|source| Error::File { step: "create", path: dir.to_owned(), source })?;
+        let _lock = lock(dir)?;
         let authority = key_at(&dir.join("ca.key"))?;
         let path = dir.join("ca.crt");
         let authority_pem = match read(&path)? {
@@ -283,6 +295,7 @@ impl Pki {
         if let Some(parent) = crt.parent().filter(|p| *p != self.dir) {
             fs::create_dir_all(parent).map_err(|source| Error::File { step: "create", path: parent.to_owned(), source })?;
         }
+        let _lock = lock(&self.dir)?;
         if let (Some(certificate), Some(key)) = (read(&crt)?, read(&key)?) {
             let pair = Pair { certificate, key };
             if self.still_good(&pair, subject) {
@@ -382,6 +395,21 @@ mod tests {
         assert_eq!(second.authority_pem(), first.authority_pem());
         assert_eq!(second.service_account.pkcs8, first.service_account.pkcs8);
         assert_eq!(second.api_server(&["192.0.2.1"]).unwrap(), pair);
+    }
+
+    #[test]
+    fn two_first_starts_agree() {
+        let dir = Dir::new();
+        let open = || {
+            let path = dir.0.clone();
+            std::thread::spawn(move || {
+                let pki = Pki::open(&path, at(0)).unwrap();
+                (pki.authority_pem().to_owned(), pki.admin().unwrap())
+            })
+        };
+        let threads: Vec<_> = (0..4).map(|_| open()).collect();
+        let got: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert!(got.iter().all(|one| *one == got[0]));
     }
 
     #[test]
