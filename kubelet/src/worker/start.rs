@@ -103,7 +103,7 @@ async fn create_and_start(
     Ok(id)
 }
 
-/// Makes the container's mounts, off the async threads: it touches the disk.
+/// Makes the container's mounts and log directory, off the async threads: it touches the disk.
 async fn mounts(ctx: &Ctx, order: &Order, environment: env::Environment) -> Result<Vec<v1::Mount>, String> {
     let (ctx, pod, member) = (ctx.clone(), order.pod.clone(), order.member.clone());
     let (ips, count) = (order.ips.clone(), order.restart_count);
@@ -112,6 +112,8 @@ async fn mounts(ctx: &Ctx, order: &Order, environment: env::Environment) -> Resu
             true => std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
             false => String::new(),
         };
+        let logs = ctx.log_dir(&pod).join(&member.container.name);
+        std::fs::create_dir_all(&logs).map_err(|e| format!("make the log directory {}: {e}", logs.display()))?;
         let hosts = hosts::text(&pod, &ips, &ctx.facts.net.cluster_domain, &host_file);
         mounts::build(&ctx.volumes, &pod, &member, &environment, &hosts, count).map_err(|e| e.to_string())
     };

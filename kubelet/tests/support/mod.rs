@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Stage {
     pub api: Arc<api::Api>,
     pub cri: Arc<cri::Fake>,
+    channel: ::cri::Channel,
     pub config: knarr_kubelet::Config,
     pub shutdown: CancellationToken,
     task: Option<tokio::task::JoinHandle<Result<(), knarr_kubelet::Error>>>,
@@ -28,9 +29,19 @@ impl Stage {
 
     /// With a running kubelet of that configuration.
     pub async fn start_with(configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
+        let cri = Arc::new(cri::Fake::new());
+        let channel = cri.channel();
+        Self::start_both(cri, channel, configure)
+    }
+
+    /// With a running kubelet on another runtime.
+    pub async fn start_on(channel: ::cri::Channel, configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
+        Self::start_both(Arc::new(cri::Fake::new()), channel, configure)
+    }
+
+    fn start_both(cri: Arc<cri::Fake>, channel: ::cri::Channel, configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Arc::new(api::Api::default());
-        let cri = Arc::new(cri::Fake::new());
         let mut config = knarr_kubelet::Config {
             hostname_override: Some(NODE.into()),
             node_ip: Some("192.0.2.10".parse().unwrap()),
@@ -46,14 +57,14 @@ impl Stage {
         };
         configure(&mut config);
         let mut stage =
-            Self { api, cri, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
+            Self { api, cri, channel, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
         stage.run_kubelet();
         stage
     }
 
     fn run_kubelet(&mut self) {
         self.shutdown = CancellationToken::new();
-        let run = knarr_kubelet::run(self.config.clone(), self.api.client(), self.cri.channel(), self.shutdown.clone());
+        let run = knarr_kubelet::run(self.config.clone(), self.api.client(), self.channel.clone(), self.shutdown.clone());
         self.task = Some(tokio::spawn(run));
     }
 
