@@ -78,6 +78,11 @@ impl Set {
         self.now.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
     }
 
+    /// Available pods that stay: those beyond a size that was just lowered are as good as gone, though the status counts them still.
+    fn serving(&self) -> i32 {
+        self.available().min(self.size())
+    }
+
     fn created(&self) -> (Timestamp, &str) {
         let at = self.now.metadata.creation_timestamp.as_ref().map_or(Timestamp::MAX, |t| t.0);
         (at, self.now.metadata.name.as_deref().unwrap_or_default())
@@ -338,7 +343,7 @@ impl<'a> Rollout<'a> {
                 taken = true;
             }
         }
-        let mut spare = self.all().map(Set::available).sum::<i32>() - minimum;
+        let mut spare = self.all().map(Set::serving).sum::<i32>() - minimum;
         for set in self.old.iter_mut().filter(|s| s.size() > 0) {
             let down = set.size().min(spare);
             if down > 0 {

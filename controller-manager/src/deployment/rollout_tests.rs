@@ -212,3 +212,117 @@ fn a_paused_deployment_makes_no_new_set() {
     let progress = status::condition(changed.status.as_ref().expect("a status"), PROGRESSING).expect("a condition").clone();
     assert_eq!((moves(&plan), progress.reason.as_deref()), (vec!["v1 = 2".to_owned()], Some("DeploymentPaused")));
 }
+
+/// A ReplicaSet's pods, as its controller and kubelets treat them.
+#[derive(Clone, Debug)]
+struct Pods {
+    image: String,
+    revision: i64,
+    size: i32,
+    actual: i32,
+    available: i32,
+}
+
+impl Pods {
+    fn set(&self, limits: (i32, i32)) -> Arc<ReplicaSet> {
+        let mut set = (*set(&self.image, self.revision, self.size, self.available, limits)).clone();
+        set.status.get_or_insert_default().replicas = self.actual;
+        Arc::new(set)
+    }
+
+    /// The ReplicaSet controller: creates, or deletes pods that are not available first.
+    fn follow(&mut self) {
+        if self.actual > self.size {
+            let idle = self.actual - self.available;
+            self.available -= (self.actual - self.size - idle).max(0);
+        }
+        self.actual = self.size;
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Decide,
+    Follow(usize),
+    Ready(usize),
+    Fail(usize),
+    Image(u8),
+}
+
+fn step() -> impl proptest::strategy::Strategy<Value = Step> {
+    use proptest::prelude::*;
+    prop_oneof![
+        4 => Just(Step::Decide),
+        4 => (0..4usize).prop_map(Step::Follow),
+        6 => (0..4usize).prop_map(Step::Ready),
+        1 => (0..4usize).prop_map(Step::Fail),
+        1 => (0..4u8).prop_map(Step::Image),
+    ]
+}
+
+/// Decides once and applies it; says whether anything moved.
+fn advance(world: &mut Vec<Pods>, image: &str, replicas: i32, limits: (i32, i32)) -> bool {
+    let d = deployment(replicas, image, rolling(json!(limits.0), json!(limits.1)), json!({}));
+    let plan = decide(&observed(d, world.iter().map(|p| p.set((replicas, replicas + limits.0))).collect()));
+    let mut moved = false;
+    for action in plan.actions {
+        match action {
+            Action::Create(set) => {
+                let revision = revision::revision(&set.metadata);
+                world.push(Pods { image: image.to_owned(), revision, size: size::of_set(&set), actual: 0, available: 0 });
+                moved = true;
+            }
+            Action::Replace(set, _) => {
+                let pods = world.iter_mut().find(|p| Some(&p.image) == set.metadata.name.as_ref()).expect("a known set");
+                moved |= pods.size != size::of_set(&set);
+                (pods.size, pods.revision) = (size::of_set(&set), revision::revision(&set.metadata));
+            }
+            _ => {}
+        }
+    }
+    moved
+}
+
+proptest::proptest! {
+    /// Whatever happens in whatever order: never more pods than the surge allows, the controller itself never takes more from service than
+    /// may be unavailable, and in the end only the newest template is served.
+    #[test]
+    fn rollouts_keep_between_their_fences(
+        replicas in 1..8i32, surge in 0..4i32, unavailable in 0..4i32, steps in proptest::collection::vec(step(), 0..80)
+    ) {
+        let limits = (surge, if surge == 0 { unavailable.max(1) } else { unavailable });
+        let minimum = replicas - limits.1.min(replicas);
+        let mut image = "v0".to_owned();
+        let mut world = vec![Pods { image: image.clone(), revision: 1, size: replicas, actual: replicas, available: replicas }];
+        for step in steps {
+            let serving = |world: &[Pods]| world.iter().map(|p| p.available.min(p.size)).sum::<i32>();
+            let before = serving(&world);
+            match step {
+                Step::Decide => drop(advance(&mut world, &image, replicas, limits)),
+                Step::Follow(n) => if let Some(pods) = world.get_mut(n) { pods.follow() },
+                Step::Ready(n) => if let Some(pods) = world.get_mut(n) { pods.available = (pods.available + 1).min(pods.actual) },
+                Step::Fail(n) => if let Some(pods) = world.get_mut(n) { pods.available = (pods.available - 1).max(0) },
+                Step::Image(n) => image = format!("v{n}"),
+            }
+            let total: i32 = world.iter().map(|p| p.size).sum();
+            proptest::prop_assert!(total <= replicas + limits.0, "{total} pods: {world:?}");
+            if matches!(step, Step::Decide) {
+                let after = serving(&world);
+                proptest::prop_assert!(after >= minimum.min(before), "{before} -> {after} serving: {world:?}");
+            }
+        }
+        for _ in 0..200 {
+            let moved = advance(&mut world, &image, replicas, limits);
+            let settled = world.iter().all(|p| p.actual == p.size && p.available == p.actual);
+            if !moved && settled {
+                break;
+            }
+            world.iter_mut().for_each(|p| {
+                p.follow();
+                p.available = p.actual;
+            });
+        }
+        let end: Vec<_> = world.iter().map(|p| (p.image == image, p.size)).filter(|(newest, size)| *newest || *size > 0).collect();
+        proptest::prop_assert_eq!(end, vec![(true, replicas)]);
+    }
+}

@@ -24,7 +24,13 @@ pub fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
 
 /// Whether both make the same pods, the hash label aside.
 pub fn same(a: Option<&PodTemplateSpec>, b: Option<&PodTemplateSpec>) -> bool {
-    a.map(without_hash) == b.map(without_hash)
+    let metadata = |t: &PodTemplateSpec| {
+        without_hash(&PodTemplateSpec { metadata: t.metadata.clone(), spec: None }).metadata.unwrap_or_default()
+    };
+    match (a, b) {
+        (Some(a), Some(b)) => a.spec == b.spec && metadata(a) == metadata(b),
+        (a, b) => a.is_none() && b.is_none(),
+    }
 }
 
 /// FNV-1a over the template's JSON (whose fields and map keys are in one order) and the collision count, in name-safe
