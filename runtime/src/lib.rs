@@ -74,6 +74,11 @@ impl Runtime {
 
     /// The same with another network.
     pub async fn start_with(config: Config, network: Arc<dyn Network>) -> Result<Runtime> {
+        Runtime::start_on(config, network, cgroup::detect()?).await
+    }
+
+    /// The same with chosen control groups, too.
+    pub async fn start_on(config: Config, network: Arc<dyn Network>, cgroups: Box<dyn cgroup::Cgroups>) -> Result<Runtime> {
         disk::make_dir(&config.state)?;
         // Shims live in other directories than this process does.
         let state = std::path::absolute(&config.state).step("find state directory")?;
@@ -86,7 +91,7 @@ impl Runtime {
         let images = ImageStore::open(config.state.join("images"))?;
         let launcher = shim_client::Launcher::new(shim)?;
         let streams = streams::Streams::bind().await?;
-        let core = crate::core::Core::new(config, images, cgroup::detect()?, network, launcher, streams);
+        let core = crate::core::Core::new(config, images, cgroups, network, launcher, streams);
         let core = Arc::new(core);
         core.restore().await?;
         Ok(Runtime { core })

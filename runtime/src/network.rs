@@ -27,6 +27,8 @@ pub struct Bridge {
     state: PathBuf,
     settings: BridgeSettings,
     network: tokio::sync::OnceCell<net::PodNetwork>,
+    /// Sandboxes that were there when this process began, while the node's range is not known yet.
+    kept: parking_lot::Mutex<Option<std::collections::HashSet<String>>>,
 }
 
 /// What the bridge is made from besides the node's range.
@@ -49,7 +51,7 @@ pub struct BridgeSettings {
 impl Bridge {
     /// A bridge that keeps its addresses below `state`.
     pub async fn new(state: PathBuf, settings: BridgeSettings) -> Result<Bridge> {
-        let bridge = Bridge { state, settings, network: tokio::sync::OnceCell::new() };
+        let bridge = Bridge { state, settings, network: tokio::sync::OnceCell::new(), kept: Default::default() };
         if let Some(cidr) = bridge.settings.pod_cidr.clone() {
             bridge.set_pod_cidr(&cidr).await?;
         }
@@ -111,16 +113,17 @@ impl Network for Bridge {
     }
 
     async fn teardown(&self, sandbox: &str) -> Result<()> {
-        match self.network.get() {
-            Some(network) => network.detach(sandbox).await.step("take pod off the network"),
-            None => Ok(()),
-        }
+        self.network()?.detach(sandbox).await.step("take pod off the network")
     }
 
     async fn retain(&self, sandboxes: &std::collections::HashSet<String>) -> Result<()> {
         match self.network.get() {
             Some(network) => network.retain(sandboxes).await.step("clean up the network"),
-            None => Ok(()),
+            None => {
+                // Done when the range is known, and before the first pod of this process can be connected.
+                *self.kept.lock() = Some(sandboxes.clone());
+                Ok(())
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Images: archives of both kinds, layers upon layers, hostile ones, and what is left when they go.
 
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
+
 mod support;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

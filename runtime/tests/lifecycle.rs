@@ -1,5 +1,7 @@
 //! Containers from create to remove: exit codes, reasons, logs, what they see of themselves, and what is left of them.
 
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
+
 mod support;
 
 use support::{Node, log, script};

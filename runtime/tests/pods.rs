@@ -1,10 +1,13 @@
 //! How fast pods come up, printed rather than judged: `cargo test -p knarr-runtime --test pods -- --ignored --nocapture`.
 
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
+
 mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Node, script};
+use knarr_runtime::Runtime;
+use support::{Node, Place, script};
 
 /// Processor time of this process and of the shims that run.
 fn cpu(node: &Node) -> Duration {
@@ -18,6 +21,15 @@ fn cpu(node: &Node) -> Duration {
     of(usage.ru_utime) + of(usage.ru_stime) + shims.sum::<Duration>()
 }
 
+/// A network namespace that is a node's, until the test ends.
+struct Namespace(std::path::PathBuf);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = net::netns::delete(&self.0);
+    }
+}
+
 fn memory_kib(pid: i32, fields: &[&str]) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let lines = rollup.lines().filter(|line| fields.iter().any(|field| line.starts_with(field)));
@@ -27,7 +39,14 @@ fn memory_kib(pid: i32, fields: &[&str]) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn twenty_pods_one_at_a_time() {
-    let node = Node::start().await;
+    let place = Place::new();
+    let namespace = Namespace(place.dir.path().join("node"));
+    net::netns::create(&namespace.0).unwrap();
+    let mut config = place.config();
+    config.bridge.pod_cidr = Some("10.42.8.0/24".into());
+    config.bridge.namespace = Some(namespace.0.clone());
+    let node = Node::of(place, Runtime::start(config).await.unwrap());
+    node.runtime.images().import(support::image::busybox().as_slice()).unwrap();
     let before = cpu(&node);
     let mut times = Vec::new();
     for number in 0..20 {

@@ -1,5 +1,7 @@
 //! Running containers: exec, stop, logs, limits, and a runtime that comes back.
 
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
+
 mod support;
 
 use std::time::{Duration, Instant};

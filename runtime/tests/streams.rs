@@ -1,5 +1,7 @@
 //! exec, attach and port-forward as a kubelet fetches them, and the pod network behind them.
 
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

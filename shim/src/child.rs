@@ -180,7 +180,7 @@ fn in_pid_namespace<T>(pid: i32, make: impl FnOnce() -> Outcome<T>) -> Outcome<T
 }
 
 /// Makes a container's first process. `sandbox` is the pause process, `target` whose process namespace is shared.
-pub fn container(spec: &ContainerSpec, sandbox: &OwnedFd, target: Option<i32>, streams: Streams) -> Outcome<Forked> {
+pub fn container(spec: &ContainerSpec, sandbox: &OwnedFd, target: Option<i32>, streams: &Streams) -> Outcome<Forked> {
     let kinds = if spec.pid == PidMode::Private { libc::CLONE_NEWPID } else { 0 };
     let make = || {
         fork(kinds, &spec.cgroup.unified, |sync| {
@@ -206,7 +206,7 @@ pub fn container(spec: &ContainerSpec, sandbox: &OwnedFd, target: Option<i32>, s
 }
 
 /// Makes a process in the running container whose first process is `pid`.
-pub fn exec(spec: &ExecSpec, pid: i32, container: &OwnedFd, streams: Streams) -> Outcome<Forked> {
+pub fn exec(spec: &ExecSpec, pid: i32, container: &OwnedFd, streams: &Streams) -> Outcome<Forked> {
     in_pid_namespace(pid, || {
         fork(0, &spec.cgroup.unified, |sync| {
             process::join_cgroups(&spec.cgroup.join)?;

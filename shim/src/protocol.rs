@@ -76,8 +76,10 @@ choices! {
     }
 
     /// Where a network or process namespace comes from.
+    #[derive(Default)]
     enum NamespaceSource {
         /// The node's own.
+        #[default]
         0 Host,
         /// A new one.
         1 New,
@@ -86,8 +88,10 @@ choices! {
     }
 
     /// Whose processes a container sees.
+    #[derive(Default)]
     enum PidMode {
         /// Its own only.
+        #[default]
         0 Private,
         /// All of the pod's.
         1 Pod,
@@ -98,12 +102,14 @@ choices! {
     }
 
     /// Where a mount's content comes from.
+    #[derive(Default)]
     enum MountSource {
         /// A path of the node, with everything mounted below it.
         0 Bind(String),
         /// A new file system of this type.
         1 New(String),
         /// The pod's shared memory.
+        #[default]
         2 PodShm,
     }
 }
@@ -114,24 +120,6 @@ impl<T: Wire> Wire for Box<T> {
     }
     fn take(input: &mut &[u8]) -> Result<Self, Malformed> {
         Ok(Box::new(T::take(input)?))
-    }
-}
-
-impl Default for NamespaceSource {
-    fn default() -> Self {
-        NamespaceSource::Host
-    }
-}
-
-impl Default for PidMode {
-    fn default() -> Self {
-        PidMode::Private
-    }
-}
-
-impl Default for MountSource {
-    fn default() -> Self {
-        MountSource::PodShm
     }
 }
 
@@ -398,8 +386,11 @@ pub fn frame(kind: u8, id: u32, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The first frame in `buffer` as (kind, id, body, bytes used); `None` while it is incomplete.
-pub fn parse(buffer: &[u8]) -> Result<Option<(u8, u32, &[u8], usize)>, Malformed> {
+/// A frame: kind, id, body, and the bytes that it took.
+pub type Frame<'a> = (u8, u32, &'a [u8], usize);
+
+/// The first frame in `buffer`; `None` while it is incomplete.
+pub fn parse(buffer: &[u8]) -> Result<Option<Frame<'_>>, Malformed> {
     let Some((head, _)) = buffer.split_at_checked(4) else { return Ok(None) };
     let length = u32::from_bytes(head)? as usize;
     if !(HEADER - 4..=MAX_FRAME).contains(&length) {

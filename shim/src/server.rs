@@ -298,11 +298,7 @@ impl Server {
             (Role::Attached(attach), protocol::STDIN) if attach.stdin => {
                 let container = self.containers.iter_mut().find(|container| container.id == attach.container);
                 match container {
-                    Some(container) if body.is_empty() => {
-                        if container.stdin_once {
-                            container.end_input();
-                        }
-                    }
+                    Some(container) if body.is_empty() && container.stdin_once => container.end_input(),
                     Some(container) => container.feed(body),
                     None => {}
                 }
@@ -415,7 +411,7 @@ impl Server {
         };
         let log = Log::open(&spec.log).with(|| format!("open log {:?}", spec.log))?;
         let (ends, streams) = container::streams(&spec).context("make streams")?;
-        let forked = child::container(&spec, sandbox, target, streams)?;
+        let forked = child::container(&spec, sandbox, target, &streams)?;
         Ok(self.wait_for(index, id, forked, Starting::Container { spec, ends, log }))
     }
 
@@ -430,7 +426,7 @@ impl Server {
         };
         drop(first);
         let container = self.running(&spec.container)?;
-        let forked = child::exec(spec, container.pid, &container.pidfd, [stdin, stdout, stderr])?;
+        let forked = child::exec(spec, container.pid, &container.pidfd, &[stdin, stdout, stderr])?;
         Ok(self.wait_for(index, id, forked, Starting::Exec))
     }
 

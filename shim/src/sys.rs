@@ -91,15 +91,15 @@ pub fn new_mount(kind: &str, options: &[(String, String)], attributes: u64) -> R
             check(libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0))
         };
         // Shown where mounts are listed.
-        set(libc::FSCONFIG_SET_STRING as u32, c"source".as_ptr(), kind.as_ptr())?;
+        set(libc::FSCONFIG_SET_STRING, c"source".as_ptr(), kind.as_ptr())?;
         for (key, value) in options {
             let (key, text) = (cstring(key.as_str())?, cstring(value.as_str())?);
             match value.is_empty() {
-                true => set(libc::FSCONFIG_SET_FLAG as u32, key.as_ptr(), std::ptr::null())?,
-                false => set(libc::FSCONFIG_SET_STRING as u32, key.as_ptr(), text.as_ptr())?,
+                true => set(libc::FSCONFIG_SET_FLAG, key.as_ptr(), std::ptr::null())?,
+                false => set(libc::FSCONFIG_SET_STRING, key.as_ptr(), text.as_ptr())?,
             };
         }
-        set(libc::FSCONFIG_CMD_CREATE as u32, std::ptr::null(), std::ptr::null())?;
+        set(libc::FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
         owned(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attributes as u32))
     }
 }

@@ -50,7 +50,7 @@ fn read(path: &str) -> String {
 }
 
 /// name:password:uid:gid:comment:home:shell
-fn passwd_entry<'a>(passwd: &'a str, matches: impl Fn(&str, u32) -> bool) -> Option<(&'a str, u32, u32, &'a str)> {
+fn passwd_entry(passwd: &str, matches: impl Fn(&str, u32) -> bool) -> Option<(&str, u32, u32, &str)> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
         let (name, _, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);

@@ -38,6 +38,9 @@ pub struct Usage {
     pub pids: u64,
 }
 
+/// A file system for a container: subdirectory of /sys/fs/cgroup, type, options.
+pub type GroupMount = (String, String, Vec<(String, String)>);
+
 /// The control groups of a node. Paths begin with `/` and are the same in every hierarchy.
 pub trait Cgroups: Send + Sync {
     /// 1 or 2.
@@ -56,9 +59,9 @@ pub trait Cgroups: Send + Sync {
     fn usage(&self, path: &str) -> Result<Usage>;
     /// Removes the group; an absent one is fine. Fails while a process is in it.
     fn remove(&self, path: &str) -> Result<()>;
-    /// File systems that a container sees below /sys/fs/cgroup in a cgroup namespace of its own: (subdirectory, type,
-    /// options). The first is the directory itself.
-    fn mounts(&self) -> Vec<(String, String, Vec<(String, String)>)>;
+    /// File systems that a container sees below /sys/fs/cgroup in a cgroup namespace of its own. The first is the directory
+    /// itself.
+    fn mounts(&self) -> Vec<GroupMount>;
 }
 
 /// The interface that this machine has its controllers on.

@@ -193,7 +193,7 @@ impl Cgroups for V1 {
         self.dirs(path).into_iter().chain(on_demand).try_for_each(|dir| remove_group(&dir))
     }
 
-    fn mounts(&self) -> Vec<(String, String, Vec<(String, String)>)> {
+    fn mounts(&self) -> Vec<super::GroupMount> {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let mut mounts = vec![(String::new(), "tmpfs".to_owned(), vec![pair("mode", "755"), pair("size", "64k")])];
         let mut by_root: BTreeMap<&PathBuf, Vec<&str>> = BTreeMap::new();

@@ -169,7 +169,7 @@ impl Cgroups for V2 {
         remove_group(&join(&self.root, path))
     }
 
-    fn mounts(&self) -> Vec<(String, String, Vec<(String, String)>)> {
+    fn mounts(&self) -> Vec<super::GroupMount> {
         vec![(String::new(), "cgroup2".to_owned(), Vec::new())]
     }
 }

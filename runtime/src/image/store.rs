@@ -133,10 +133,11 @@ impl ImageStore {
         let chains = self.root.join("chains");
         for name in disk::names(&chains) {
             let Some(chain) = name.strip_suffix(".json").map(|chain| format!("sha256:{chain}")) else { continue };
-            if let (false, Ok(layer)) = (index.layers.contains_key(&chain), disk::read_json::<Layer>(&chains.join(&name))) {
-                if self.layers_dir().join(layer.number.to_string()).is_dir() {
-                    index.layers.insert(chain, layer);
-                }
+            if !index.layers.contains_key(&chain)
+                && let Ok(layer) = disk::read_json::<Layer>(&chains.join(&name))
+                && self.layers_dir().join(layer.number.to_string()).is_dir()
+            {
+                index.layers.insert(chain, layer);
             }
         }
         let records = self.root.join("records");

@@ -1,7 +1,8 @@
 //! A node for tests: a runtime with a state directory and cgroups of its own, a network that connects nothing, and images made
 //! of the busybox that the machine has. Whatever a test leaves goes with it.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::needless_pass_by_value)]
 
 pub mod image;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use cri::{Channel, ImageServiceClient, RuntimeServiceClient};
 use knarr_runtime as runtime;
+use runtime::cgroup::Cgroups;
 use runtime::network::Network;
 use runtime::{Config, Runtime};
 
@@ -94,13 +96,19 @@ impl Drop for Place {
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
         let cgroups = runtime::cgroup::detect().unwrap();
+        let gone = || cgroups.remove(&self.cgroup).is_ok() && unified().is_none_or(|v2| v2.remove(&self.cgroup).is_ok());
         for _ in 0..200 {
-            if cgroups.remove(&self.cgroup).is_ok() && self.shims().is_empty() {
+            if gone() && self.shims().is_empty() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The second interface to cgroups, if it is mounted, with or without controllers.
+pub fn unified() -> Option<runtime::cgroup::V2> {
+    runtime::cgroup::V2::from_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap())
 }
 
 /// A running node.
