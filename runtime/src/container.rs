@@ -81,10 +81,15 @@ impl Core {
         Ok(id)
     }
 
-    /// The container in a shim's words, and what it may do with devices.
+    /// The container in a shim's words, and what it may do with devices. Without layers only its process is of interest.
     fn describe(&self, container: &Container, lower: Vec<String>) -> Result<(shim::ContainerSpec, spec::Devices)> {
         let security = container.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-        let devices = spec::devices(&container.config, security.is_some_and(|security| security.privileged))?;
+        let privileged = security.is_some_and(|security| security.privileged);
+        let devices = match lower.is_empty() {
+            // No root is made, so none are needed.
+            true => spec::Devices { files: Vec::new(), rules: None },
+            false => spec::devices(&container.config, privileged)?,
+        };
         let run = container.live.lock().run.clone();
         let described = spec::container(&Inputs {
             id: &container.id,

@@ -47,7 +47,8 @@ impl Layout {
     }
 }
 
-/// Makes a directory that only root enters, and its parents.
+/// Makes a directory that only root enters, and its parents: below lie set-user-ID programs of images and containers, which
+/// must be out of reach for the node's other users.
 pub fn make_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)

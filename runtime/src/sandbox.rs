@@ -177,12 +177,13 @@ impl Core {
     }
 
     async fn stop_locked(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
-        let shim = sandbox.live.lock().shim.take();
+        let shim = sandbox.live.lock().shim.clone();
         if let Some(shim) = shim {
             let stopped = tokio::time::timeout(KILL_PATIENCE, shim.order(&Request::Shutdown)).await;
             if stopped.is_err() {
                 return Err(Error::Timeout(format!("sandbox {} does not end", sandbox.id)));
             }
+            sandbox.live.lock().shim = None;
         }
         for container in self.containers_of(&sandbox.id) {
             if container.state() == cri::ContainerState::ContainerRunning {

@@ -301,7 +301,7 @@ fn seccomp(
         return Err(Error::Unsupported("the kernel has no seccomp filters, which the container asks for".to_owned()));
     }
     match profile.profile_type() {
-        ProfileType::RuntimeDefault => default_profile(|name| capabilities::has(capabilities, name)).compile(),
+        ProfileType::RuntimeDefault => compiled_default(capabilities),
         _ => {
             let path = profile.localhost_ref.trim_start_matches("localhost/");
             if !path.starts_with('/') {
@@ -311,6 +311,22 @@ fn seccomp(
             Profile::from_json(&text)?.compile()
         }
     }
+}
+
+/// The default profile's program, kept: few sets of capabilities occur, and every exec and probe needs one.
+fn compiled_default(set: u64) -> Result<Vec<u8>> {
+    static KNOWN: parking_lot::Mutex<std::collections::BTreeMap<u64, Vec<u8>>> =
+        parking_lot::Mutex::new(std::collections::BTreeMap::new());
+    const KEPT: usize = 16;
+    if let Some(program) = KNOWN.lock().get(&set) {
+        return Ok(program.clone());
+    }
+    let program = default_profile(|name| capabilities::has(set, name)).compile()?;
+    let mut known = KNOWN.lock();
+    if known.len() < KEPT {
+        known.insert(set, program.clone());
+    }
+    Ok(program)
 }
 
 /// The usual mounts, without those that the pod replaces, then the pod's.
