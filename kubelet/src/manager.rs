@@ -101,6 +101,7 @@ impl Manager {
             }
         }
         let mut network = ctx.network_ready.subscribe();
+        let (found, mut findings) = mpsc::unbounded_channel();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -117,7 +118,16 @@ impl Manager {
                 }
                 Some(uid) = sources.recv() => manager.tell(&uid, &Input::Sources),
                 Ok(()) = network.changed() => manager.tell_all(&Input::Node),
-                _ = housekeeping.tick() => manager.housekeeping().await,
+                _ = housekeeping.tick() => {
+                    let (look, found) = (Found::look(ctx.clone()), found.clone());
+                    tokio::spawn(async move {
+                        if let Some(all) = look.await {
+                            // The receiver only goes with the kubelet.
+                            let _ = found.send(all);
+                        }
+                    });
+                }
+                Some(all) = findings.recv() => manager.remove_orphans(all),
             }
         }
     }
@@ -309,42 +319,82 @@ impl Manager {
         self.share();
     }
 
-    /// Removes what belongs to no pod: left behind by pods that were deleted while no kubelet ran.
-    async fn housekeeping(&self) {
-        let known = |uid: &str| self.workers.contains_key(uid) || self.done.contains(uid);
-        let (Ok(sandboxes), Ok(containers)) = (self.ctx.runtime.sandboxes(None).await, self.ctx.runtime.containers(None).await)
-        else {
-            return;
+    /// Keeps of what was found only what belongs to no pod, and has it removed: it was left behind by pods that went while
+    /// no kubelet ran. What was found is older than what is known now, so a new pod's things are never taken for orphans.
+    fn remove_orphans(&self, found: Found) {
+        let unknown = |uid: &String| !uid.is_empty() && !self.workers.contains_key(uid) && !self.done.contains(uid) && !self.statics.contains_key(uid);
+        let orphans: Vec<Found> = found
+            .by_pod()
+            .into_iter()
+            .filter(|(uid, _)| unknown(uid))
+            .map(|(_, of_pod)| of_pod)
+            .collect();
+        for orphan in orphans {
+            tokio::spawn(orphan.remove(self.ctx.clone()));
+        }
+    }
+}
+
+/// What runtime and disk hold, by pod.
+#[derive(Default)]
+struct Found {
+    containers: Vec<v1::Container>,
+    sandboxes: Vec<v1::PodSandbox>,
+    left: Vec<String>,
+}
+
+fn uid_label(labels: &HashMap<String, String>) -> String {
+    labels.get(keys::POD_UID).cloned().unwrap_or_default()
+}
+
+impl Found {
+    async fn look(ctx: Ctx) -> Option<Self> {
+        let containers = ctx.runtime.containers(None).await.ok()?;
+        let sandboxes = ctx.runtime.sandboxes(None).await.ok()?;
+        let list = move || ctx.volumes.pods().into_iter().chain(ctx.cgroups.pods()).collect();
+        let left = tokio::task::spawn_blocking(list).await.ok()?;
+        Some(Self { containers, sandboxes, left })
+    }
+
+    fn by_pod(self) -> BTreeMap<String, Found> {
+        let mut pods: BTreeMap<String, Found> = BTreeMap::new();
+        for c in self.containers {
+            pods.entry(uid_label(&c.labels)).or_default().containers.push(c);
+        }
+        for s in self.sandboxes {
+            pods.entry(uid_label(&s.labels)).or_default().sandboxes.push(s);
+        }
+        for uid in self.left {
+            pods.entry(uid.clone()).or_default().left.push(uid);
+        }
+        pods
+    }
+
+    /// Stops and removes everything; what fails is found again the next time.
+    async fn remove(self, ctx: Ctx) {
+        let stops = self.containers.iter().filter(|c| c.state() == v1::ContainerState::ContainerRunning).map(|c| {
+            tracing::info!(container = c.id, "stopping a container of a pod that is gone");
+            let grace = c.annotations.get(keys::GRACE).and_then(|g| g.parse().ok()).unwrap_or(30);
+            ctx.runtime.stop_container(&c.id, grace)
+        });
+        futures::future::join_all(stops).await;
+        let work = async {
+            for container in &self.containers {
+                ctx.runtime.remove_container(&container.id).await?;
+            }
+            for sandbox in &self.sandboxes {
+                ctx.runtime.stop_sandbox(&sandbox.id).await?;
+                ctx.runtime.remove_sandbox(&sandbox.id).await?;
+            }
+            Ok::<(), crate::runtime::RuntimeError>(())
         };
-        let mut orphans = HashSet::new();
-        let ours = |labels: &HashMap<String, String>| labels.get(keys::POD_UID).cloned();
-        for (uid, id) in containers.iter().filter_map(|c| Some((ours(&c.labels)?, &c.id))).filter(|(u, _)| !known(u)) {
-            tracing::info!(container = id, uid, "stopping a container of a pod that is gone");
-            let running = containers.iter().any(|c| c.id == *id && c.state() == v1::ContainerState::ContainerRunning);
-            let grace = containers.iter().find(|c| c.id == *id).and_then(|c| c.annotations.get(keys::GRACE)?.parse().ok());
-            if running && let Err(error) = self.ctx.runtime.stop_container(id, grace.unwrap_or(30)).await {
-                tracing::warn!(container = id, %error, "orphan not stopped");
-                continue;
-            }
-            if let Err(error) = self.ctx.runtime.remove_container(id).await {
-                tracing::warn!(container = id, %error, "orphan not removed");
-            }
-            orphans.insert(uid);
+        if let Err(error) = work.await {
+            tracing::warn!(call = error.call, %error, "what a pod left behind was not removed");
+            return;
         }
-        for (uid, id) in sandboxes.iter().filter_map(|s| Some((ours(&s.labels)?, &s.id))).filter(|(u, _)| !known(u)) {
-            let stopped = self.ctx.runtime.stop_sandbox(id).await;
-            if let Err(error) = match stopped {
-                Ok(()) => self.ctx.runtime.remove_sandbox(id).await,
-                failed => failed,
-            } {
-                tracing::warn!(sandbox = id, %error, "orphan not removed");
-            }
-            orphans.insert(uid);
-        }
-        let ctx = self.ctx.clone();
-        let left: Vec<String> = ctx.volumes.pods().into_iter().chain(ctx.cgroups.pods()).filter(|u| !known(u)).collect();
+        let uids: HashSet<String> = self.left.into_iter().collect();
         let sweep = move || {
-            for uid in left {
+            for uid in uids {
                 ctx.cgroups.remove_pod(&uid);
                 if let Err(error) = ctx.volumes.tear_down(&uid) {
                     tracing::warn!(uid, %error, "orphaned volumes not removed");

@@ -5,6 +5,8 @@ mod support;
 #[path = "support/real.rs"]
 mod real;
 
+use std::sync::Arc;
+
 use real::{BUSYBOX, Real};
 use serde_json::{Value, json};
 use support::{Stage, is, phase};
@@ -16,7 +18,7 @@ fn script(name: &str, text: &str) -> Value {
 async fn stage() -> (Stage, Real) {
     let real = Real::start().await;
     let cgroup = real.cgroup.clone();
-    let stage = Stage::start_on(real.channel.clone(), |config| config.cgroup_root = cgroup).await;
+    let stage = Stage::start_on(Arc::new(support::cri::Fake::new()), real.channel.clone(), |config| config.cgroup_root = cgroup);
     (stage, real)
 }
 
@@ -78,4 +80,58 @@ async fn a_successor_takes_over() {
     stage.gone("p").await;
     stage.gone("q").await;
     println!("deleted to gone: {:?}", started.elapsed());
+}
+
+/// Asks the kubelet's port; gives the status line's code and everything after the headers.
+async fn ask(stage: &Stage, port: u16, path: &str, token: Option<&str>) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::{CertificateDer, ServerName, pem::PemObject}};
+    let own = CertificateDer::from_pem_file(stage.config.root_dir.join("pki/kubelet.crt")).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(own).unwrap();
+    let config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from(support::NODE).unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{token}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // Servers may close without TLS's goodbye.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    (head.split(' ').nth(1).and_then(|c| c.parse().ok()).unwrap_or(0), body.to_owned())
+}
+
+/// The port knows who asks, what they may, and follows a log to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kubelets_port() {
+    let (stage, _real) = stage().await;
+    let node = stage.api.wait("nodes", "", support::NODE, "served", |n| n["status"]["daemonEndpoints"].is_object()).await;
+    let port = u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap()).unwrap();
+    stage.pod("p", json!({"restartPolicy": "Never", "containers": [script("a", "echo one; sleep 0.3; echo two; sleep 0.3; echo three")]}));
+    stage.wait("p", "running", |p| phase(p) == "Running").await;
+    let (code, text) = ask(&stage, port, "/containerLogs/default/p/a?follow=true", Some("good")).await;
+    assert_eq!(code, 200);
+    for word in ["one\n", "two\n", "three\n"] {
+        assert!(text.contains(word), "{word:?} is missing in {text:?}");
+    }
+    let codes = [
+        ask(&stage, port, "/pods", None).await.0,
+        ask(&stage, port, "/pods", Some("bad")).await.0,
+        ask(&stage, port, "/pods", Some("good")).await.0,
+        ask(&stage, port, "/healthz", Some("good")).await.0,
+        ask(&stage, port, "/exec/default/p/a?command=sh&output=1", Some("good")).await.0,
+        ask(&stage, port, "/stats/summary", Some("good")).await.0,
+        ask(&stage, port, "/metrics/resource", Some("good")).await.0,
+        ask(&stage, port, "/containerLogs/default/none/a", Some("good")).await.0,
+        ask(&stage, port, "/containerLogs/default/p/none", Some("good")).await.0,
+        ask(&stage, port, "/containerLogs/default/p/a?previous=true", Some("good")).await.0,
+    ];
+    assert_eq!(codes, [401, 401, 200, 200, 403, 200, 200, 404, 404, 400]);
 }

@@ -58,8 +58,7 @@ pub fn last_lines(path: &Path, lines: usize, bytes: usize) -> String {
             }
         }
     }
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(bytes)..]).into_owned();
-    text
+    String::from_utf8_lossy(&text[text.len().saturating_sub(bytes)..]).into_owned()
 }
 
 #[cfg(test)]

@@ -171,12 +171,9 @@ fn within(o: &Observed, sandbox: &str, members: &[Member], d: &mut Decision) {
             look_at(o, m, sandbox, &mut wanted, d);
         }
     }
-    if o.memory.starting.is_none()
-        && let Some((name, after)) = wanted.into_iter().next()
-    {
-        if o.memory.volumes_ready {
-            d.actions.push(Action::Start { name, after });
-        }
+    let free = o.memory.starting.is_none() && o.memory.volumes_ready;
+    if let Some((name, after)) = wanted.into_iter().next().filter(|_| free) {
+        d.actions.push(Action::Start { name, after });
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the runtime holds of one pod, in our own words: filled from CRI answers by [`crate::runtime`].
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::Timestamp;
 
@@ -178,7 +178,7 @@ impl PodRecord {
 
     /// Sorts newest first, as every reader expects.
     pub fn sort(&mut self) {
-        self.sandboxes.sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
-        self.containers.sort_by(|a, b| (b.created_at, b.restart_count).cmp(&(a.created_at, a.restart_count)));
+        self.sandboxes.sort_by_key(|s| Reverse((s.created_at, s.attempt)));
+        self.containers.sort_by_key(|c| Reverse((c.created_at, c.restart_count)));
     }
 }

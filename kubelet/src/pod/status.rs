@@ -201,7 +201,6 @@ fn container(i: &Input, m: &Member, old: &PodStatus) -> ContainerStatus {
                     .read_only
                     .filter(|r| *r)
                     .map(|_| v.recursive_read_only.clone().filter(|r| r == "Enabled").unwrap_or("Disabled".to_owned())),
-                ..Default::default()
             })
             .collect()
     });

@@ -189,13 +189,13 @@ fn json(value: &impl serde::Serialize) -> Response {
     }
 }
 
-fn pod_list(items: Vec<serde_json::Value>) -> Response {
+fn pod_list(items: &[serde_json::Value]) -> Response {
     json(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
 async fn pods(State(app): State<App>) -> Response {
     let all = app.pods.list();
-    pod_list(all.iter().filter_map(|p| serde_json::to_value(&**p).ok()).collect())
+    pod_list(&all.iter().filter_map(|p| serde_json::to_value(&**p).ok()).collect::<Vec<_>>())
 }
 
 async fn running_pods(State(app): State<App>) -> Result<Response, Refusal> {
@@ -213,7 +213,7 @@ async fn running_pods(State(app): State<App>) -> Result<Response, Refusal> {
     let item = |((namespace, name, uid), containers)| {
         serde_json::json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}, "spec": {"containers": containers}, "status": {}})
     };
-    Ok(pod_list(pods.into_iter().map(item).collect()))
+    Ok(pod_list(&pods.into_iter().map(item).collect::<Vec<_>>()))
 }
 
 impl App {

@@ -46,7 +46,7 @@ fn value(v: &Option<v1::UInt64Value>) -> u64 {
 fn figures(stats: &v1::ContainerStats) -> Option<Figures> {
     let attributes = stats.attributes.as_ref()?;
     let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-    let (cpu, memory) = (stats.cpu.clone().unwrap_or_default(), stats.memory.clone().unwrap_or_default());
+    let (cpu, memory) = (stats.cpu.unwrap_or_default(), stats.memory.unwrap_or_default());
     Some(Figures {
         namespace: label(keys::POD_NAMESPACE),
         pod: label(keys::POD_NAME),

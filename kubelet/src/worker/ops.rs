@@ -140,7 +140,7 @@ pub async fn stop_sandboxes(ctx: Ctx, ids: Vec<String>) -> Done {
 
 /// Starts a container.
 pub async fn start(ctx: Ctx, order: Order) -> Done {
-    let result = super::start::start(&ctx, &order).await;
+    let result = Box::pin(super::start::start(&ctx, &order)).await;
     Done::Started { name: order.member.container.name, result }
 }
 

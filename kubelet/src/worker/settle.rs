@@ -54,6 +54,7 @@ impl Worker {
             Done::Started { name, result } => self.started(&name, result, now),
             Done::PostStart { name, id, result } => {
                 self.memory.starting = None;
+                self.start_task = None;
                 self.dirty = true;
                 self.memory.container_mut(&name).post_start_pending = false;
                 if let Err(error) = result {
@@ -83,7 +84,12 @@ impl Worker {
                 let gone = result.as_ref().is_err_and(|e| client::is_not_found(e) || client::is_conflict(e));
                 self.writing.end(result.is_ok());
                 match result {
-                    Ok(pod) => self.take(&pod),
+                    Ok(pod) => {
+                        if let Some((_, at)) = &mut self.last_patch {
+                            *at = pod.metadata.resource_version.clone();
+                        }
+                        self.take(&pod);
+                    }
                     // Gone, or another pod of that name: the watch will say so.
                     Err(_) if gone => {}
                     Err(error) => tracing::warn!(pod = shown(), %error, "status not written"),
@@ -134,7 +140,12 @@ impl Worker {
     }
 
     fn started(&mut self, name: &str, result: Result<String, Failure>, now: Timestamp) {
+        if self.memory.starting.as_deref() != Some(name) {
+            // Broken off by a termination, which looks at what the runtime has anyway.
+            return;
+        }
         self.memory.starting = None;
+        self.start_task = None;
         self.dirty = true;
         let member = spec::member(&self.pod, name);
         let memory = self.memory.container_mut(name);
@@ -151,7 +162,8 @@ impl Worker {
                     // The next container starts after the hook.
                     self.memory.starting = Some(name.to_owned());
                     let ip = self.ip();
-                    self.running.spawn(ops::post_start(self.ctx.clone(), member, id, hook, ip));
+                    let hook = ops::post_start(self.ctx.clone(), member, id, hook, ip);
+                    self.start_task = Some(self.running.spawn(hook));
                 }
             }
             Err(failure) => {

@@ -194,6 +194,15 @@ async fn pull(ctx: &Ctx, order: &Order, image: &str, sources: Option<&env::Sourc
     let pulling = Instant::now();
     let named = spec::spec(pod).image_pull_secrets.unwrap_or_default();
     let secrets: Vec<Secret> = named.iter().filter_map(|r| sources?.secrets.get(&r.name).cloned()).collect();
+    let missing: Vec<&str> =
+        named.iter().map(|r| r.name.as_str()).filter(|n| !secrets.iter().any(|s| s.metadata.name.as_deref() == Some(*n))).collect();
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        ctx.event(pod, "Warning", "FailedToRetrieveImagePullSecret", message);
+    }
     let auth = |c: image::Credentials| v1::AuthConfig {
         username: c.username,
         password: c.password,

@@ -4,7 +4,10 @@ use std::{collections::HashSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -102,6 +105,10 @@ pub(super) struct Worker {
     pub memory: Memory,
     probes: probe::Probes,
     pub running: JoinSet<Done>,
+    /// The start (or postStart hook) under way; a termination breaks it off.
+    pub start_task: Option<AbortHandle>,
+    /// The last patch that was written and the revision it led to: if it changes nothing, it is not written again.
+    pub last_patch: Option<(serde_json::Value, Option<String>)>,
     wake_at: Option<Timestamp>,
     pub mounting: Mounting,
     pub writing: Effort,
@@ -147,6 +154,8 @@ impl Worker {
             memory: Memory::default(),
             probes,
             running: JoinSet::new(),
+            start_task: None,
+            last_patch: None,
             wake_at: None,
             mounting: Mounting { effort: Effort::default(), stale: true, retry_at: None, renew_at: None },
             writing: Effort::default(),
@@ -180,6 +189,7 @@ impl Worker {
                 },
                 Some(done) = self.running.join_next() => match done {
                     Ok(done) => self.settle(done),
+                    Err(error) if error.is_cancelled() => {}
                     Err(error) => tracing::error!(pod = spec::full_name(&self.pod), %error, "an operation broke off"),
                 },
                 () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
@@ -450,7 +460,7 @@ impl Worker {
         }
         memory.waiting_until = None;
         self.memory.starting = Some(name.to_owned());
-        self.running.spawn(ops::start(self.ctx.clone(), order));
+        self.start_task = Some(self.running.spawn(ops::start(self.ctx.clone(), order)));
     }
 
     fn stop_sandboxes(&mut self) {
@@ -526,6 +536,12 @@ impl Worker {
 
     fn terminate(&mut self, failed: Option<(String, String)>) {
         self.failed = self.failed.take().or(failed);
+        // A pull may take hours; whatever was made by then is seen and stopped.
+        if let Some(task) = self.start_task.take() {
+            task.abort();
+            self.memory.starting = None;
+            self.dirty = true;
+        }
         let grace = terminate::grace_seconds(&self.pod);
         self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
     }
@@ -585,9 +601,13 @@ impl Worker {
         };
         let patch = shown.and_then(|p| status_patch::diff(p, &p.status.clone().unwrap_or_default(), &status));
         self.said = Some(status);
+        let revision = shown.and_then(|p| p.metadata.resource_version.clone());
+        // The API may not keep everything that we say; saying it again would change nothing.
+        let patch = patch.filter(|p| self.last_patch.as_ref().is_none_or(|(last, at)| last != p || *at != revision));
         let Some(patch) = patch else { return !self.writing.busy };
         if !self.writing.busy {
             self.writing.busy = true;
+            self.last_patch = Some((patch.clone(), None));
             let op = ops::status(self.ctx.clone(), self.pod.clone(), patch, self.writing.pause());
             self.running.spawn(op);
         }

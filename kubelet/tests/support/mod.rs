@@ -31,15 +31,11 @@ impl Stage {
     pub async fn start_with(configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
         let cri = Arc::new(cri::Fake::new());
         let channel = cri.channel();
-        Self::start_both(cri, channel, configure)
+        Self::start_on(cri, channel, configure)
     }
 
-    /// With a running kubelet on another runtime.
-    pub async fn start_on(channel: ::cri::Channel, configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
-        Self::start_both(Arc::new(cri::Fake::new()), channel, configure)
-    }
-
-    fn start_both(cri: Arc<cri::Fake>, channel: ::cri::Channel, configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
+    /// With a running kubelet on the runtime behind `channel`.
+    pub fn start_on(cri: Arc<cri::Fake>, channel: ::cri::Channel, configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Arc::new(api::Api::default());
         let mut config = knarr_kubelet::Config {
