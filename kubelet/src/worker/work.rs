@@ -207,7 +207,8 @@ impl Worker {
     fn hear(&mut self, input: Input) {
         match input {
             Input::Pod(pod) => self.take(&pod),
-            Input::Mirror(mirror) => self.mirror = mirror.map(|m| Pod::clone(&m)),
+            Input::Mirror(None) => self.mirror = None,
+            Input::Mirror(Some(mirror)) => self.take(&mirror),
             Input::Removed => self.removed = true,
             Input::Runtime => self.dirty = true,
             Input::Node => {
@@ -240,7 +241,11 @@ impl Worker {
     /// Takes a newer state of the object.
     pub(super) fn take(&mut self, pod: &Pod) {
         if spec::is_mirror(pod) {
-            self.mirror = Some(pod.clone());
+            // The answer to a write may come after the object's successor.
+            let known = self.mirror.as_ref().map_or(0, |m| client::revision_of(&m.metadata));
+            if client::revision_of(&pod.metadata) >= known {
+                self.mirror = Some(pod.clone());
+            }
             return;
         }
         if client::revision_of(&pod.metadata) < client::revision_of(&self.pod.metadata) {
