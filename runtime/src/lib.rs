@@ -62,6 +62,7 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Runtime {
     core: Arc<crate::core::Core>,
+    _only_one: Arc<nix::fcntl::Flock<std::fs::File>>,
 }
 
 impl Runtime {
@@ -83,6 +84,7 @@ impl Runtime {
         // Shims live in other directories than this process does.
         let state = std::path::absolute(&config.state).step("find state directory")?;
         let config = Config { state, ..config };
+        let only_one = Arc::new(lock(&config.state)?);
         check_overlay(&config.state)?;
         let shim = match &config.shim {
             Some(path) => path.clone(),
@@ -94,7 +96,7 @@ impl Runtime {
         let core = crate::core::Core::new(config, images, cgroups, network, launcher, streams);
         let core = Arc::new(core);
         core.restore().await?;
-        Ok(Runtime { core })
+        Ok(Runtime { core, _only_one: only_one })
     }
 
     /// A connection within this process.
@@ -147,6 +149,13 @@ impl Runtime {
 fn beside_this_program() -> Result<PathBuf> {
     let own = std::env::current_exe().step("find this program")?;
     Ok(own.with_file_name("knarr-shim"))
+}
+
+/// Keeps a second runtime away from the state.
+fn lock(state: &std::path::Path) -> Result<nix::fcntl::Flock<std::fs::File>> {
+    let file = std::fs::File::create(state.join("lock")).step("open the state directory's lock")?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock)
+        .map_err(|_| Error::State(format!("another runtime is using {}", state.display())))
 }
 
 /// Tries an overlay mount with its writable layer in the state directory, in a mount namespace that ends with the try.

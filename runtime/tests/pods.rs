@@ -78,3 +78,38 @@ async fn twenty_pods_one_at_a_time() {
     }
     println!("removed in {:?} each", began.elapsed() / 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_pods_at_once() {
+    let node = std::sync::Arc::new(Node::start().await);
+    let began = Instant::now();
+    let mut pods = tokio::task::JoinSet::new();
+    for number in 0..30 {
+        let node = node.clone();
+        pods.spawn(async move {
+            let pod = node.pod(&format!("pod{number}"));
+            let sandbox = node.run(&pod).await;
+            let id = node.create(&sandbox, &pod, script("main", &format!("echo {number}; exec sleep 1000"))).await;
+            node.start_container(&id).await.unwrap();
+            (number, sandbox, id)
+        });
+    }
+    let pods = pods.join_all().await;
+    println!("30 pods at once in {:?}", began.elapsed());
+    let began = Instant::now();
+    for (number, _, id) in &pods {
+        while support::log(&node.status(id).await).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(support::log(&node.status(id).await), format!("stdout F {number}\n"));
+    }
+    let mut removals = tokio::task::JoinSet::new();
+    for (_, sandbox, _) in pods {
+        let node = node.clone();
+        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox };
+        removals.spawn(async move { node.cri().remove_pod_sandbox(request).await.map(drop) });
+    }
+    assert!(removals.join_all().await.into_iter().all(|removed| removed.is_ok()));
+    println!("removed in {:?}", began.elapsed());
+    assert!(node.place.shims().is_empty());
+}

@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Node, log, script};
+use knarr_runtime::Runtime;
+use support::{NoNetwork, Node, log, script};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_sync() {
@@ -161,7 +163,6 @@ async fn a_new_runtime_takes_over() {
         node.start_container(id).await.unwrap();
     }
     let began = node.status(&stays).await.started_at;
-    // A second runtime in the same place stands for the one after kill -9: the first gets no say in it.
     node.exec(&leaves, &["touch", "/go"]).await;
     node.ended(&leaves).await;
     let record = node.place.dir.path().join("state/containers").join(&leaves).join("state.json");
@@ -170,9 +171,9 @@ async fn a_new_runtime_takes_over() {
     // As if the first had been killed before it heard of the end.
     state["exit"] = serde_json::Value::Null;
     std::fs::write(&record, state.to_string()).unwrap();
-    let Node { place, runtime, .. } = node;
-    drop(runtime);
-    let node = Node::resume(place).await;
+    let second = Runtime::start_with(node.place.config(), Arc::new(NoNetwork)).await.err().unwrap().to_string();
+    assert!(second.starts_with("another runtime is using"), "{second}");
+    let node = Node::resume(node.stop().await).await;
     let status = node.status(&stays).await;
     assert_eq!((status.state(), status.started_at), (cri::ContainerState::ContainerRunning, began));
     assert_eq!(node.status(&leaves).await.exit_code, 9);

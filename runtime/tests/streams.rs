@@ -225,8 +225,7 @@ async fn pods_have_addresses_and_ports_are_forwarded() {
     let (_data, mut error) = client.connect(9).await.unwrap();
     assert!(all(&mut error).await.contains("error forwarding port 9"));
     // Addresses survive a restart of the runtime, and go with their pods.
-    let Node { place, runtime, .. } = node;
-    drop(runtime);
+    let place = node.stop().await;
     let node = Node::of(place, Runtime::start(config).await.unwrap());
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
     let status = node.cri().pod_sandbox_status(request).await;

@@ -462,12 +462,13 @@ impl Server {
         }
     }
 
-    /// Whether a shutdown is complete; answers it.
+    /// Whether there is nothing left to live for: a shutdown is complete (and answered here), or nobody is connected and
+    /// nothing runs, as after a runtime that was killed before it had made a sandbox.
     fn finished(&mut self) -> bool {
-        let Some((key, id)) = self.shutdown else { return false };
         if self.pause.is_some() || !self.containers.is_empty() || !self.pending.is_empty() {
             return false;
         }
+        let Some((key, id)) = self.shutdown else { return self.connections.is_empty() };
         self.reply(key, id, &Reply::Done);
         for connection in &mut self.connections {
             // The last words may wait for a slow reader, but not for ever.

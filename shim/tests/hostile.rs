@@ -150,3 +150,10 @@ fn requests_at_the_wrong_time_are_refused_with_words() {
     assert_eq!(ask(&mut shim.first, 6, &Request::Shutdown), Some(Reply::Done));
     assert!(shim.process.wait().unwrap().success());
 }
+
+#[test]
+fn a_shim_that_nobody_wants_ends() {
+    let mut shim = Shim::start("orphan");
+    shim.first.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(shim.process.wait().unwrap().success());
+}

@@ -116,7 +116,8 @@ pub struct Node {
     pub place: Place,
     pub runtime: Runtime,
     pub channel: Channel,
-    _shutdown: tokio_util::sync::DropGuard,
+    shutdown: tokio_util::sync::DropGuard,
+    running: tokio::task::JoinHandle<()>,
 }
 
 impl Node {
@@ -135,9 +136,16 @@ impl Node {
     pub fn of(place: Place, runtime: Runtime) -> Node {
         let shutdown = tokio_util::sync::CancellationToken::new();
         let (token, served) = (shutdown.clone(), runtime.clone());
-        tokio::spawn(async move { served.run(token).await });
+        let running = tokio::spawn(async move { served.run(token).await.unwrap() });
         let channel = runtime.channel();
-        Node { place, runtime, channel, _shutdown: shutdown.drop_guard() }
+        Node { place, runtime, channel, shutdown: shutdown.drop_guard(), running }
+    }
+
+    /// Ends the runtime and leaves its pods running.
+    pub async fn stop(self) -> Place {
+        drop(self.shutdown);
+        self.running.await.unwrap();
+        self.place
     }
 
     pub fn cri(&self) -> RuntimeServiceClient<Channel> {
