@@ -274,6 +274,22 @@ async fn pulling_from_a_registry() {
     let mut config = script("main", "echo pulled");
     config.image = Some(cri::ImageSpec { image: digest, ..Default::default() });
     assert_eq!(node.outcome("pulled", config).await.1, "stdout F pulled\n");
+    // By another name, through a mirror; a mirror that is not there is passed over.
+    let mut config = node.place.config();
+    let here = format!("127.0.0.1:{}", registry.port);
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    config.registries =
+        vec![knarr_runtime::Registry { host: "mirrored.test".into(), mirrors: vec![dead, here], ..Default::default() }];
+    let place = node.stop().await;
+    let runtime = knarr_runtime::Runtime::start_with(config, std::sync::Arc::new(support::NoNetwork)).await.unwrap();
+    let node = Node::of(place, runtime);
+    let pull = async |name: &str| {
+        let spec = cri::ImageSpec { image: name.into(), ..Default::default() };
+        node.images().pull_image(cri::PullImageRequest { image: Some(spec), ..Default::default() }).await
+    };
+    assert_eq!(pull("mirrored.test/busybox:1").await.unwrap().into_inner().image_ref, id);
+    let image = node.runtime.images().find("mirrored.test/busybox:1").unwrap();
+    assert_eq!(image.tags.len(), 2);
     let missing = pull(&name.replace(":1", ":none").replace("busybox:none", "absent:1")).await.unwrap_err();
     assert!(missing.message().starts_with("failed to pull image"), "{missing}");
 }

@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use knarr_runtime::Runtime;
-use support::{Node, Place, script};
+use support::{Namespace, Node, Place, script};
 
 /// Processor time of this process and of the shims that run.
 fn cpu(node: &Node) -> Duration {
@@ -21,15 +21,6 @@ fn cpu(node: &Node) -> Duration {
     of(usage.ru_utime) + of(usage.ru_stime) + shims.sum::<Duration>()
 }
 
-/// A network namespace that is a node's, until the test ends.
-struct Namespace(std::path::PathBuf);
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = net::netns::delete(&self.0);
-    }
-}
-
 fn memory_kib(pid: i32, fields: &[&str]) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let lines = rollup.lines().filter(|line| fields.iter().any(|field| line.starts_with(field)));
@@ -40,11 +31,10 @@ fn memory_kib(pid: i32, fields: &[&str]) -> u64 {
 #[ignore = "a measurement"]
 async fn twenty_pods_one_at_a_time() {
     let place = Place::new();
-    let namespace = Namespace(place.dir.path().join("node"));
-    net::netns::create(&namespace.0).unwrap();
+    let namespace = Namespace::new();
     let mut config = place.config();
     config.bridge.pod_cidr = Some("10.42.8.0/24".into());
-    config.bridge.namespace = Some(namespace.0.clone());
+    config.bridge.namespace = Some(namespace.path());
     let node = Node::of(place, Runtime::start(config).await.unwrap());
     node.runtime.images().import(support::image::busybox().as_slice()).unwrap();
     let before = cpu(&node);

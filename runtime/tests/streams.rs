@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::Empty;
@@ -15,7 +15,7 @@ use streaming::client::{Command, PortForward, agreed, upgrade_headers};
 use streaming::command::{Options, Size};
 use streaming::negotiate::{Agreed, Wire};
 use streaming::stream::Receive;
-use support::{Node, Place, script};
+use support::{Namespace, Node, Place, script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Io = TokioIo<hyper::upgrade::Upgraded>;
@@ -169,24 +169,14 @@ async fn a_container_with_a_terminal() {
     assert!(log.starts_with("stdout F /dev/console") || log.starts_with("stdout F /dev/pts/0"), "{log:?}");
 }
 
-/// A network namespace that is a node's, until the test ends.
-struct Namespace(PathBuf);
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = net::netns::delete(&self.0);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_have_addresses_and_ports_are_forwarded() {
     let place = Place::new();
-    let namespace = Namespace(place.dir.path().join("node"));
-    net::netns::create(&namespace.0).unwrap();
+    let namespace = Namespace::new();
     let mut config = place.config();
     config.bridge = BridgeSettings {
         pod_cidr: Some("10.42.9.0/24".into()),
-        namespace: Some(namespace.0.clone()),
+        namespace: Some(namespace.path()),
         ..BridgeSettings::default()
     };
     let runtime = Runtime::start(config.clone()).await.unwrap();

@@ -43,6 +43,7 @@ pub fn set_oom_score_adj(value: i32) {
 
 /// Becomes the process. Called with the container's root as `/`; `ready` tells the shim just before the last step.
 pub fn become_process(spec: &ProcessSpec, ready: impl FnOnce(&Identity) -> Outcome<()>) -> Outcome<Infallible> {
+    sys::close_on_exec_from(3);
     let identity = user::resolve(spec)?;
     let mut env = spec.env.clone();
     if !env.iter().any(|entry| entry.starts_with(b"HOME=")) {

@@ -106,6 +106,27 @@ impl Drop for Place {
     }
 }
 
+/// A network namespace that is a node's, until the test ends. Its mount lies in a directory of its own.
+pub struct Namespace(tempfile::TempDir);
+
+impl Namespace {
+    pub fn new() -> Namespace {
+        let namespace = Namespace(tempfile::Builder::new().prefix("knarr-runtime-net-").tempdir().unwrap());
+        net::netns::create(&namespace.path()).unwrap();
+        namespace
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.0.path().join("node")
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = net::netns::delete(&self.path());
+    }
+}
+
 /// The second interface to cgroups, if it is mounted, with or without controllers.
 pub fn unified() -> Option<runtime::cgroup::V2> {
     runtime::cgroup::V2::from_mounts(&std::fs::read_to_string("/proc/self/mountinfo").unwrap())
