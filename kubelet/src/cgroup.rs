@@ -150,7 +150,13 @@ impl Cgroups {
             (true, "quota") => ("cpu.max", format!("{value} {period}")),
             (true, _) => ("memory.max", value.to_string()),
         };
-        let controller = if self.v2 { "" } else if file.starts_with("cpu") { "cpu" } else { "memory" };
+        let controller = if self.v2 {
+            ""
+        } else if file.starts_with("cpu") {
+            "cpu"
+        } else {
+            "memory"
+        };
         let target = self.mount.join(controller).join(path).join(file);
         if let Err(error) = fs::write(&target, text) {
             tracing::debug!(file = %target.display(), %error, "cgroup value not set");

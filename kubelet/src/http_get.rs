@@ -80,7 +80,9 @@ pub async fn get(target: &Target, timeout: Duration) -> Result<Answer, String> {
     match tokio::time::timeout(timeout, follow(target.clone())).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(format!("Get \"{shown}\": {error}")),
-        Err(_) => Err(format!("Get \"{shown}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)")),
+        Err(_) => {
+            Err(format!("Get \"{shown}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+        }
     }
 }
 
@@ -128,7 +130,8 @@ where
     let connection = tokio::spawn(connection);
     let given: BTreeMap<String, &str> = target.headers.iter().map(|(k, v)| (k.to_lowercase(), v.as_str())).collect();
     let mut request = hyper::Request::builder().uri(&target.path);
-    let standing = [("host", target.authority()), ("user-agent", "kube-probe/1.35".to_owned()), ("accept", "*/*".to_owned())];
+    let standing =
+        [("host", target.authority()), ("user-agent", "kube-probe/1.35".to_owned()), ("accept", "*/*".to_owned())];
     for (name, value) in standing.iter().filter(|(n, _)| !given.contains_key(*n)) {
         request = request.header(*name, value);
     }
@@ -209,9 +212,9 @@ fn trusting() -> Arc<rustls::ClientConfig> {
     let make = || {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
-        let versions = builder.with_safe_default_protocol_versions().unwrap_or_else(|_| {
-            rustls::ClientConfig::builder_with_protocol_versions(rustls::DEFAULT_VERSIONS)
-        });
+        let versions = builder
+            .with_safe_default_protocol_versions()
+            .unwrap_or_else(|_| rustls::ClientConfig::builder_with_protocol_versions(rustls::DEFAULT_VERSIONS));
         let config = versions.dangerous().with_custom_certificate_verifier(Arc::new(Any(provider))).with_no_client_auth();
         Arc::new(config)
     };

@@ -179,8 +179,7 @@ impl Manager {
             self.ctx.event(&pod, "Warning", &r.reason, r.message.clone());
             self.rejected.insert(uid.clone());
         }
-        let handle =
-            worker::spawn(self.ctx.clone(), Pod::clone(&pod), rejected, self.ended.clone(), self.shutdown.clone());
+        let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), rejected, self.ended.clone(), self.shutdown.clone());
         self.workers.insert(uid, (handle, pod));
     }
 
@@ -244,12 +243,12 @@ impl Manager {
             .map(|(uid, pod)| (uid.clone(), pod.clone()))
             .collect();
         for (uid, pod) in waiting {
-            let same = |other: &Pod| spec::name(other) == spec::name(&pod) && spec::namespace(other) == spec::namespace(&pod);
+            let same =
+                |other: &Pod| spec::name(other) == spec::name(&pod) && spec::namespace(other) == spec::namespace(&pod);
             if self.workers.values().any(|(_, other)| same(other)) {
                 continue;
             }
-            let handle =
-                worker::spawn(self.ctx.clone(), Pod::clone(&pod), None, self.ended.clone(), self.shutdown.clone());
+            let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), None, self.ended.clone(), self.shutdown.clone());
             if let Some(mirror) = self.pods.get(&client::Key::of(&pod.metadata)).filter(|m| spec::uid(m) == uid) {
                 handle.send(Input::Mirror(Some(mirror)));
             }
@@ -273,6 +272,7 @@ impl Manager {
         let node = node.map_or_else(|| self.registered(), |n| k8s_openapi::api::core::v1::Node::clone(&n));
         admission::check(pod, &node, &self.ctx.facts.allocatable, &active)
             .or_else(|| admission::sysctls(pod, &self.ctx.config.allowed_unsafe_sysctls))
+            .or_else(|| admission::unsupported(pod))
     }
 
     fn registered(&self) -> k8s_openapi::api::core::v1::Node {
@@ -288,8 +288,7 @@ impl Manager {
         self.workers
             .iter()
             .filter(|(uid, (_, pod))| {
-                !self.rejected.contains(*uid)
-                    && !spec::is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()))
+                !self.rejected.contains(*uid) && !spec::is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()))
             })
             .map(|(_, (_, pod))| &**pod)
     }
@@ -322,13 +321,11 @@ impl Manager {
     /// Keeps of what was found only what belongs to no pod, and has it removed: it was left behind by pods that went while
     /// no kubelet ran. What was found is older than what is known now, so a new pod's things are never taken for orphans.
     fn remove_orphans(&self, found: Found) {
-        let unknown = |uid: &String| !uid.is_empty() && !self.workers.contains_key(uid) && !self.done.contains(uid) && !self.statics.contains_key(uid);
-        let orphans: Vec<Found> = found
-            .by_pod()
-            .into_iter()
-            .filter(|(uid, _)| unknown(uid))
-            .map(|(_, of_pod)| of_pod)
-            .collect();
+        let unknown = |uid: &String| {
+            !uid.is_empty() && !self.workers.contains_key(uid) && !self.done.contains(uid) && !self.statics.contains_key(uid)
+        };
+        let orphans: Vec<Found> =
+            found.by_pod().into_iter().filter(|(uid, _)| unknown(uid)).map(|(_, of_pod)| of_pod).collect();
         for orphan in orphans {
             tokio::spawn(orphan.remove(self.ctx.clone()));
         }
@@ -408,12 +405,7 @@ impl Found {
 }
 
 /// Turns the runtime's events into UIDs; an empty one says that anything may have changed.
-async fn watch_runtime(
-    ctx: Ctx,
-    changes: mpsc::UnboundedSender<String>,
-    poke: Arc<Notify>,
-    shutdown: CancellationToken,
-) {
+async fn watch_runtime(ctx: Ctx, changes: mpsc::UnboundedSender<String>, poke: Arc<Notify>, shutdown: CancellationToken) {
     let work = async {
         loop {
             match ctx.runtime.events().await {
@@ -421,9 +413,7 @@ async fn watch_runtime(
                     let _ = changes.send(String::new());
                     poke.notify_one();
                     while let Some(Ok(event)) = events.next().await {
-                        if let Some(uid) = uid_of(&event) {
-                            let _ = changes.send(uid);
-                        }
+                        let _ = changes.send(uid_of(&event));
                     }
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
@@ -435,8 +425,10 @@ async fn watch_runtime(
     shutdown.run_until_cancelled(work).await;
 }
 
-fn uid_of(event: &v1::ContainerEventResponse) -> Option<String> {
-    event.pod_sandbox_status.as_ref()?.metadata.as_ref().map(|m| m.uid.clone())
+/// Whose event it is; empty (anyone's) if the runtime does not say.
+fn uid_of(event: &v1::ContainerEventResponse) -> String {
+    let metadata = event.pod_sandbox_status.as_ref().and_then(|s| s.metadata.as_ref());
+    metadata.map(|m| m.uid.clone()).unwrap_or_default()
 }
 
 /// For runtimes without an event stream: looks once a second and compares.

@@ -302,11 +302,8 @@ impl Runtime {
         auth: Option<v1::AuthConfig>,
         sandbox_config: v1::PodSandboxConfig,
     ) -> Result<String, RuntimeError> {
-        let image = Some(v1::ImageSpec {
-            image: name.to_owned(),
-            user_specified_image: name.to_owned(),
-            ..Default::default()
-        });
+        let image =
+            Some(v1::ImageSpec { image: name.to_owned(), user_specified_image: name.to_owned(), ..Default::default() });
         let request = v1::PullImageRequest { image, auth, sandbox_config: Some(sandbox_config) };
         call!(self.images, pull_image, request, timeout Duration::from_secs(3600)).map(|r| r.image_ref)
     }
@@ -358,8 +355,11 @@ fn container_record(status: &v1::ContainerStatus) -> Record {
     let spec = status.image.clone().unwrap_or_default();
     let image = if spec.user_specified_image.is_empty() { spec.image } else { spec.user_specified_image };
     let message_path = annotation(keys::MESSAGE_PATH);
-    let message_file =
-        status.mounts.iter().find(|m| !message_path.is_empty() && m.container_path == message_path).map(|m| m.host_path.clone());
+    let message_file = status
+        .mounts
+        .iter()
+        .find(|m| !message_path.is_empty() && m.container_path == message_path)
+        .map(|m| m.host_path.clone());
     Record {
         id: status.id.clone(),
         name: status.labels.get(keys::CONTAINER_NAME).cloned().unwrap_or(metadata.name),

@@ -45,7 +45,8 @@ pub fn parse(text: &str, node: &str) -> Result<Pod, String> {
     let own = pod.spec.get_or_insert_default();
     own.node_name = Some(node.to_owned());
     // Static pods answer to the node alone, not to taints.
-    let all = Toleration { operator: Some("Exists".to_owned()), effect: Some("NoExecute".to_owned()), ..Toleration::default() };
+    let all =
+        Toleration { operator: Some("Exists".to_owned()), effect: Some("NoExecute".to_owned()), ..Toleration::default() };
     own.tolerations.get_or_insert_default().push(all);
     Ok(pod)
 }

@@ -1,9 +1,9 @@
 //! The kubelet with the built-in runtime: what containers really see. Needs root.
 
-#[allow(dead_code)]
-mod support;
 #[path = "support/real.rs"]
 mod real;
+#[allow(dead_code)]
+mod support;
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ fn script(name: &str, text: &str) -> Value {
 async fn stage() -> (Stage, Real) {
     let real = Real::start().await;
     let cgroup = real.cgroup.clone();
-    let stage = Stage::start_on(Arc::new(support::cri::Fake::new()), real.channel.clone(), |config| config.cgroup_root = cgroup);
+    let stage =
+        Stage::start_on(Arc::new(support::cri::Fake::new()), real.channel.clone(), |config| config.cgroup_root = cgroup);
     (stage, real)
 }
 
@@ -27,7 +28,10 @@ async fn stage() -> (Stage, Real) {
 async fn what_a_container_sees() {
     let (stage, _real) = stage().await;
     stage.api.put("/api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "cm"}, "data": {"k": "from-map"}}));
-    let mut main = script("a", "cat /cm/k /sub/f; echo $HOST $GREETING; cat /etc/hosts | grep p-host; id -G; printf bye > /dev/termination-log; exit 3");
+    let mut main = script(
+        "a",
+        "cat /cm/k /sub/f; echo $HOST $GREETING; cat /etc/hosts | grep p-host; id -G; printf bye > /dev/termination-log; exit 3",
+    );
     main["env"] = json!([
         {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": "GREETING", "value": "hello-$(HOST)"}]);
@@ -37,17 +41,24 @@ async fn what_a_container_sees() {
         {"name": "mem", "mountPath": "/mem"}]);
     let mut init = script("i", "echo from-init > /data/deep/er/f");
     init["volumeMounts"] = json!([{"name": "data", "mountPath": "/data/deep/er", "subPath": "deep/er"}]);
-    stage.pod("p", json!({
+    stage.pod(
+        "p",
+        json!({
         "restartPolicy": "Never", "hostname": "p-host", "securityContext": {"fsGroup": 4711},
         "volumes": [
             {"name": "cm", "configMap": {"name": "cm"}}, {"name": "data", "emptyDir": {}},
             {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}],
-        "initContainers": [init], "containers": [main]}));
+        "initContainers": [init], "containers": [main]}),
+    );
     let pod = stage.wait("p", "over", |p| phase(p) == "Failed").await;
     let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-    assert_eq!((ended["exitCode"].as_i64(), ended["reason"].as_str(), ended["message"].as_str()), (Some(3), Some("Error"), Some("bye")));
+    assert_eq!(
+        (ended["exitCode"].as_i64(), ended["reason"].as_str(), ended["message"].as_str()),
+        (Some(3), Some("Error"), Some("bye"))
+    );
     let log = stage.config.pod_logs_dir.join("default_p_uid-p/a/0.log");
-    let said: Vec<String> = std::fs::read_to_string(&log).unwrap().lines().filter_map(|l| Some(l.splitn(4, ' ').nth(3)?.to_owned())).collect();
+    let said: Vec<String> =
+        std::fs::read_to_string(&log).unwrap().lines().filter_map(|l| Some(l.splitn(4, ' ').nth(3)?.to_owned())).collect();
     assert_eq!(said[0], "from-mapfrom-init");
     assert_eq!(said[1], "192.0.2.77 hello-192.0.2.77");
     assert_eq!(said[2], "192.0.2.77\tp-host");
@@ -85,7 +96,11 @@ async fn a_successor_takes_over() {
 /// Asks the kubelet's port; gives the status line's code and everything after the headers.
 async fn ask(stage: &Stage, port: u16, path: &str, token: Option<&str>) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::{CertificateDer, ServerName, pem::PemObject}};
+    use tokio_rustls::rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    };
     let own = CertificateDer::from_pem_file(stage.config.root_dir.join("pki/kubelet.crt")).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(own).unwrap();

@@ -39,7 +39,17 @@ async fn a_pod_runs_and_is_deleted() {
     stage.cri.called("remove sandbox").await;
     let mut calls = lifecycle(&stage);
     calls[3..5].sort();
-    let expected = ["run sandbox p 0", "start a", "start b", "stop a", "stop b", "stop sandbox", "remove b", "remove a", "remove sandbox"];
+    let expected = [
+        "run sandbox p 0",
+        "start a",
+        "start b",
+        "stop a",
+        "stop b",
+        "stop sandbox",
+        "remove b",
+        "remove a",
+        "remove sandbox",
+    ];
     assert_eq!(calls, expected);
     assert_eq!(stage.cri.holds(), (0, 0));
     assert!(!stage.config.root_dir.join("pods/uid-p").exists());
@@ -50,12 +60,16 @@ async fn a_pod_runs_and_is_deleted() {
 async fn init_containers_then_sidecars_then_the_rest_and_back() {
     let stage = Stage::start().await;
     stage.cri.exec_exits("not-yet", 1);
-    stage.pod("p", json!({
+    stage.pod(
+        "p",
+        json!({
         "restartPolicy": "Never",
         "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
-        "containers": [{"name": "a"}]}));
+        "containers": [{"name": "a"}]}),
+    );
     stage.cri.called("start i").await;
-    let pod = stage.wait("p", "initializing", |p| p["status"]["initContainerStatuses"][0]["state"]["running"].is_object()).await;
+    let pod =
+        stage.wait("p", "initializing", |p| p["status"]["initContainerStatuses"][0]["state"]["running"].is_object()).await;
     assert_eq!(phase(&pod), "Pending");
     stage.cri.exit("i", 0);
     stage.wait("p", "running", |p| phase(p) == "Running").await;
@@ -69,7 +83,10 @@ async fn init_containers_then_sidecars_then_the_rest_and_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_kubelet_takes_over_what_runs() {
     let mut stage = Stage::start().await;
-    stage.pod("p", json!({"containers": [{"name": "a", "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1}}]}));
+    stage.pod(
+        "p",
+        json!({"containers": [{"name": "a", "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1}}]}),
+    );
     let before = stage.wait("p", "ready", |p| is(p, "Ready")).await;
     stage.restart_kubelet().await;
     // Something happens after the restart, so that we know the new kubelet has looked.
@@ -90,8 +107,12 @@ async fn the_second_crash_waits() {
     stage.pod("p", json!({"containers": [{"name": "a"}]}));
     stage.wait("p", "ready", |p| is(p, "Ready")).await;
     stage.cri.exit("a", 1);
-    stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["state"]["running"].is_object()
-        && p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    stage
+        .wait("p", "restarted", |p| {
+            p["status"]["containerStatuses"][0]["state"]["running"].is_object()
+                && p["status"]["containerStatuses"][0]["restartCount"] == 1
+        })
+        .await;
     stage.cri.exit("a", 1);
     let pod = stage.wait("p", "waiting", |p| p["status"]["containerStatuses"][0]["state"]["waiting"].is_object()).await;
     let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
@@ -105,8 +126,11 @@ async fn the_second_crash_waits() {
 async fn a_failed_liveness_probe_restarts() {
     let stage = Stage::start().await;
     stage.cri.exec_exits("alive", 1);
-    stage.pod("p", json!({"containers": [{"name": "a", "livenessProbe": {
-        "exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1}}]}));
+    stage.pod(
+        "p",
+        json!({"containers": [{"name": "a", "livenessProbe": {
+        "exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1}}]}),
+    );
     stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
     stage.api.event("p", "Killing: Container a failed liveness probe, will be restarted").await;
     stage.api.event("p", "Unhealthy: Liveness probe failed: ").await;
@@ -149,9 +173,12 @@ async fn a_lost_sandbox_comes_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_config_map_holds_a_pod_until_it_comes() {
     let stage = Stage::start().await;
-    stage.pod("p", json!({"volumes": [{"name": "v", "configMap": {"name": "later"}}],
+    stage.pod(
+        "p",
+        json!({"volumes": [{"name": "v", "configMap": {"name": "later"}}],
         "containers": [{"name": "a", "volumeMounts": [{"name": "v", "mountPath": "/v"}],
-            "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "later", "key": "k"}}}]}]}));
+            "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "later", "key": "k"}}}]}]}),
+    );
     stage.api.event("p", "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmap \"later\" not found").await;
     let path = "/api/v1/namespaces/default/configmaps";
     stage.api.put(path, json!({"metadata": {"name": "later"}, "data": {"k": "1"}}));
@@ -174,10 +201,16 @@ async fn a_missing_config_map_holds_a_pod_until_it_comes() {
 async fn an_image_that_cannot_be_pulled_is_named() {
     let stage = Stage::start().await;
     stage.pod("p", json!({"containers": [{"name": "a", "image": "nowhere.test/x:1"}]}));
-    let pod = stage.wait("p", "failing", |p| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImagePull").await;
+    let pod = stage
+        .wait("p", "failing", |p| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImagePull")
+        .await;
     let message = "rpc error: code = NotFound desc = nowhere.test/x:1: not found";
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"], message);
-    let pod = stage.wait("p", "backing off", |p| p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff").await;
+    let pod = stage
+        .wait("p", "backing off", |p| {
+            p["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ImagePullBackOff"
+        })
+        .await;
     let message = format!("Back-off pulling image \"nowhere.test/x:1\": ErrImagePull: {message}");
     assert_eq!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"], message);
 }
@@ -190,7 +223,11 @@ async fn a_pod_that_does_not_fit_is_turned_away() {
     let pod = stage.wait("p", "failed", |p| phase(p) == "Failed").await;
     assert_eq!(pod["status"]["reason"], "OutOfcpu");
     let message = pod["status"]["message"].as_str().unwrap();
-    assert!(message.starts_with("Node didn't have enough resource: cpu, requested: 1000000, used: 0, capacity: "), "{message}");
+    assert!(
+        message
+            .starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000, used: 0, capacity: "),
+        "{message}"
+    );
     assert!(lifecycle(&stage).is_empty());
     stage.api.delete_pod("p", 30);
     stage.gone("p").await;
@@ -233,7 +270,8 @@ async fn what_belongs_to_nobody_is_removed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_limits_reach_a_running_container() {
     let stage = Stage::start().await;
-    let spec = |memory: &str| json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": memory}}}]});
+    let spec =
+        |memory: &str| json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": memory}}}]});
     stage.pod("p", spec("64Mi"));
     let mut pod = stage.wait("p", "ready", |p| is(p, "Ready")).await;
     pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "128Mi".into();

@@ -167,8 +167,7 @@ pub async fn stream(
         }
         None => {}
     }
-    let mut printer =
-        Printer { options, left: options.limit, out: BytesMut::new(), within: false, reached: false };
+    let mut printer = Printer { options, left: options.limit, out: BytesMut::new(), within: false, reached: false };
     let mut pending = Vec::new();
     let mut buffer = vec![0; PIECE];
     let mut last_look = follow.is_none();

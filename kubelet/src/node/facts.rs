@@ -67,7 +67,8 @@ pub fn info(runtime_version: &str) -> NodeSystemInfo {
     let uname = nix::sys::utsname::uname().ok();
     let release = read("/etc/os-release");
     let pretty = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).map(|n| n.trim_matches('"').to_owned());
-    let machine_id = Some(read("/etc/machine-id")).filter(|m| !m.is_empty()).unwrap_or_else(|| read("/var/lib/dbus/machine-id"));
+    let machine_id =
+        Some(read("/etc/machine-id")).filter(|m| !m.is_empty()).unwrap_or_else(|| read("/var/lib/dbus/machine-id"));
     let system_uuid = Some(read("/sys/class/dmi/id/product_uuid")).filter(|u| !u.is_empty());
     NodeSystemInfo {
         architecture: architecture().to_owned(),

@@ -115,7 +115,8 @@ fn conditions(o: &Observed, old: &NodeStatus, now: Timestamp) -> Vec<NodeConditi
         Some(why) => ("False", "KubeletNotReady", why.clone()),
     };
     let has = |on: bool, yes: &str, no: &str| if on { yes.to_owned() } else { no.to_owned() };
-    let memory_text = has(o.memory_pressure, "kubelet has insufficient memory available", "kubelet has sufficient memory available");
+    let memory_text =
+        has(o.memory_pressure, "kubelet has insufficient memory available", "kubelet has sufficient memory available");
     let disk_text = has(o.disk_pressure, "kubelet has disk pressure", "kubelet has no disk pressure");
     let wanted = [
         ("MemoryPressure", memory, memory_reason, memory_text),

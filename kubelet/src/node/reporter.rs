@@ -39,7 +39,11 @@ impl Reporter {
                     Ok(()) => {
                         retry = Duration::from_millis(50);
                         // Not ready yet: look again soon, so that the first pods need not wait.
-                        eager = if self.was_ready { Duration::from_millis(50) } else { (eager * 3 / 2).min(Duration::from_secs(5)) };
+                        eager = if self.was_ready {
+                            Duration::from_millis(50)
+                        } else {
+                            (eager * 3 / 2).min(Duration::from_secs(5))
+                        };
                         if self.was_ready { self.ctx.config.node_status_update_frequency } else { eager }
                     }
                     Err(error) => {
@@ -181,7 +185,8 @@ fn not_ready(status: &v1::StatusResponse) -> Option<String> {
     let wrong: Vec<String> = ["RuntimeReady", "NetworkReady"]
         .iter()
         .filter_map(|kind| {
-            let what = if *kind == "RuntimeReady" { "container runtime not ready" } else { "container runtime network not ready" };
+            let what =
+                if *kind == "RuntimeReady" { "container runtime not ready" } else { "container runtime network not ready" };
             match conditions.iter().find(|c| c.r#type == *kind) {
                 Some(c) if c.status => None,
                 Some(c) => Some(format!("{what}: {kind}=false reason:{} message:{}", c.reason, c.message)),

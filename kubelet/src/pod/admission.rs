@@ -100,6 +100,20 @@ pub fn sysctls(pod: &Pod, allowed: &[String]) -> Option<Rejection> {
     None
 }
 
+/// What a pod asks for that this kubelet would have to ignore: better not run than run without it.
+pub fn unsupported(pod: &Pod) -> Option<Rejection> {
+    let own = spec::spec(pod);
+    let members = spec::members(pod);
+    let device = members.iter().any(|m| m.container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()));
+    let what = match () {
+        () if own.host_users == Some(false) => "user namespaces (hostUsers: false)",
+        () if own.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) => "resource claims",
+        () if device => "block devices (volumeDevices)",
+        () => return None,
+    };
+    reject("PodFeatureUnsupported", format!("{what} are not supported by this node"))
+}
+
 /// `(address, protocol, port)` of every host port.
 fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
     let network = spec::host_network(pod);
@@ -179,7 +193,8 @@ mod tests {
     #[test]
     fn reasons() {
         let cpu = |amount: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": amount}}}]});
-        let port = |ip: &str| json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": ip}]}]});
+        let port =
+            |ip: &str| json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 80, "hostIP": ip}]}]});
         let zone = |z: &str| json!({"containers": [{"name": "a"}], "nodeSelector": {"zone": z}});
         let size = |op: &str| {
             json!({"containers": [{"name": "a"}], "affinity": {"nodeAffinity": {
@@ -201,5 +216,20 @@ mod tests {
         for (got, expected) in cases {
             assert_eq!(got.as_deref(), expected);
         }
+    }
+    #[test]
+    fn what_would_be_ignored_is_turned_away() {
+        let reason = |spec: Value| {
+            let pod = pod(spec);
+            sysctls(&pod, &["net.core.*".to_owned()]).or_else(|| unsupported(&pod)).map(|r| r.message)
+        };
+        let sysctl = |name: &str| json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}, "containers": []});
+        assert_eq!(reason(sysctl("net.ipv4.tcp_syncookies")), None);
+        assert_eq!(reason(sysctl("net.core.somaxconn")), None);
+        assert_eq!(reason(sysctl("kernel.msgmax")).as_deref(), Some("forbidden sysctl: \"kernel.msgmax\" not allowlisted"));
+        assert_eq!(
+            reason(json!({"hostUsers": false, "containers": []})).as_deref(),
+            Some("user namespaces (hostUsers: false) are not supported by this node")
+        );
     }
 }

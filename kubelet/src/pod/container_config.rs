@@ -76,10 +76,7 @@ pub fn build(i: &Input) -> Result<v1::ContainerConfig, ConfigError> {
     let lookup = |name: &str| i.env.get(name).map(str::to_owned);
     let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|s| expand(s, lookup)).collect();
     Ok(v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata {
-            name: c.name.clone(),
-            attempt: u32::try_from(i.restart_count).unwrap_or(0),
-        }),
+        metadata: Some(v1::ContainerMetadata { name: c.name.clone(), attempt: u32::try_from(i.restart_count).unwrap_or(0) }),
         image: Some(v1::ImageSpec {
             image: i.image_ref.to_owned(),
             user_specified_image: c.image.clone().unwrap_or_default(),

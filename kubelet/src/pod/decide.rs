@@ -138,9 +138,7 @@ fn without_sandbox(o: &Observed, d: &mut Decision) {
     }
     match o.memory.sandbox_retry_at.filter(|at| *at > o.now) {
         Some(at) => d.wake(at),
-        None => d.actions.push(Action::StartSandbox {
-            attempt: o.runtime.sandboxes.first().map_or(0, |s| s.attempt + 1),
-        }),
+        None => d.actions.push(Action::StartSandbox { attempt: o.runtime.sandboxes.first().map_or(0, |s| s.attempt + 1) }),
     }
 }
 
@@ -151,10 +149,8 @@ fn within(o: &Observed, sandbox: &str, members: &[Member], d: &mut Decision) {
             want(o, m, None, &mut wanted, d);
         }
     }
-    let mains_begun = members
-        .iter()
-        .filter(|m| m.role == Role::Main)
-        .any(|m| o.runtime.latest_in(&m.container.name, sandbox).is_some());
+    let mains_begun =
+        members.iter().filter(|m| m.role == Role::Main).any(|m| o.runtime.latest_in(&m.container.name, sandbox).is_some());
     let mut open = true;
     for m in members.iter().filter(|m| matches!(m.role, Role::Init | Role::Sidecar)) {
         if m.role == Role::Init && mains_begun {
@@ -226,9 +222,8 @@ fn running(o: &Observed, m: &Member, record: &Record, d: &mut Decision) -> bool 
     let c = &m.container;
     let probes = o.memory.probes(&c.name, &record.id);
     let again = if spec::restarts(o.pod, c, m.role, 137) { ", will be restarted" } else { "" };
-    let grace_of = |p: &Option<k8s_openapi::api::core::v1::Probe>| {
-        p.as_ref().and_then(|p| p.termination_grace_period_seconds)
-    };
+    let grace_of =
+        |p: &Option<k8s_openapi::api::core::v1::Probe>| p.as_ref().and_then(|p| p.termination_grace_period_seconds);
     if !record.hash.is_empty() && record.hash != spec::hash(c) && m.role != Role::Init {
         kill(o, record, format!("Container {} definition changed, will be restarted", c.name), None, d);
     } else if probes.liveness == Some(false) {

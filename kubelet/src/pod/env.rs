@@ -246,7 +246,13 @@ pub fn resource_value(
     };
     let divisor = field.divisor.as_ref().map_or(0, |d| resources::amount(resource, d));
     // Amounts of cpu are thousandths; without a divisor the unit is a whole core.
-    let divisor = if divisor > 0 { divisor } else if resource == "cpu" { 1000 } else { 1 };
+    let divisor = if divisor > 0 {
+        divisor
+    } else if resource == "cpu" {
+        1000
+    } else {
+        1
+    };
     let amount = amount.unwrap_or(0);
     Ok((amount / divisor + i64::from(amount % divisor != 0)).to_string())
 }

@@ -145,9 +145,7 @@ fn matches(target: &str, place: &str) -> bool {
     let (host, path) = place.split_once('/').unwrap_or((place, ""));
     let labels = |h: &str| h.split('.').map(str::to_owned).collect::<Vec<_>>();
     let (ours, theirs) = (labels(target_host), labels(host));
-    ours.len() == theirs.len()
-        && ours.iter().zip(&theirs).all(|(a, b)| a == b || b == "*")
-        && target_path.starts_with(path)
+    ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(a, b)| a == b || b == "*") && target_path.starts_with(path)
 }
 
 fn entries(secret: &Secret) -> Vec<(String, Credentials)> {

@@ -94,10 +94,6 @@ impl Memory {
 
     /// Probe verdicts of the container with that name, if they speak of `id`.
     pub fn probes(&self, name: &str, id: &str) -> ProbeResults {
-        self.containers
-            .get(name)
-            .filter(|c| c.probed.as_deref() == Some(id))
-            .map(|c| c.probes)
-            .unwrap_or_default()
+        self.containers.get(name).filter(|c| c.probed.as_deref() == Some(id)).map(|c| c.probes).unwrap_or_default()
     }
 }

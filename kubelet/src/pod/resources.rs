@@ -124,7 +124,10 @@ pub fn pod_limits(pod: &Pod) -> Amounts {
 /// The pod's class: only cpu and memory count, of all containers.
 pub fn qos(pod: &Pod) -> Qos {
     let counts = |list: &Amounts| -> Amounts {
-        list.iter().filter(|(n, v)| matches!(n.as_str(), "cpu" | "memory") && **v > 0).map(|(n, v)| (n.clone(), *v)).collect()
+        list.iter()
+            .filter(|(n, v)| matches!(n.as_str(), "cpu" | "memory") && **v > 0)
+            .map(|(n, v)| (n.clone(), *v))
+            .collect()
     };
     if let Some(level) = pod_level(pod).filter(|r| r.requests.is_some() || r.limits.is_some()) {
         let (r, l) = (counts(&amounts(level.requests.as_ref())), counts(&amounts(level.limits.as_ref())));
@@ -168,12 +171,10 @@ pub fn resizes(old: &Pod, new: &Pod) -> Vec<Resize> {
         let Some(old) = before.iter().find(|b| b.container.name == m.container.name) else { continue };
         let (requests, limits) = (requests(&m.container), limits(&m.container));
         let (was_requests, was_limits) = (self::requests(&old.container), self::limits(&old.container));
-        let changed =
-            |name: &str| requests.get(name) != was_requests.get(name) || limits.get(name) != was_limits.get(name);
+        let changed = |name: &str| requests.get(name) != was_requests.get(name) || limits.get(name) != was_limits.get(name);
         if changed("cpu") || changed("memory") {
             let policies = m.container.resize_policy.iter().flatten();
-            let restart =
-                policies.into_iter().any(|p| changed(&p.resource_name) && p.restart_policy == "RestartContainer");
+            let restart = policies.into_iter().any(|p| changed(&p.resource_name) && p.restart_policy == "RestartContainer");
             changes.push(Resize { name: m.container.name.clone(), restart, requests, limits });
         }
     }
@@ -220,7 +221,13 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, role: Role, node_memory: 
                     .unwrap_or(adj);
                 adj = adj.min(least);
             }
-            if adj < 3 { 3 } else if adj == 1000 { 999 } else { adj }
+            if adj < 3 {
+                3
+            } else if adj == 1000 {
+                999
+            } else {
+                adj
+            }
         }
     }
 }

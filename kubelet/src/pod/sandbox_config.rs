@@ -56,7 +56,11 @@ pub fn build(pod: &Pod, attempt: u32, net: &NodeNet, cgroup_parent: &str, log_di
     let network = spec::host_network(pod);
     let port_mappings = match network {
         true => Vec::new(),
-        false => spec::members(pod).iter().flat_map(|m| m.container.ports.clone().unwrap_or_default()).filter_map(mapping).collect(),
+        false => spec::members(pod)
+            .iter()
+            .flat_map(|m| m.container.ports.clone().unwrap_or_default())
+            .filter_map(mapping)
+            .collect(),
     };
     let (request, limit) = (resources::pod_requests(pod), resources::pod_limits(pod));
     let get = |a: &resources::Amounts, n: &str| a.get(n).copied().unwrap_or(0);
@@ -153,11 +157,7 @@ pub fn dns(pod: &Pod, net: &NodeNet) -> v1::DnsConfig {
             extend(&mut searches, &host.searches);
             v1::DnsConfig { servers: net.cluster_dns.clone(), searches, options: vec!["ndots:5".to_owned()] }
         }
-        _ => v1::DnsConfig {
-            servers: host.servers.clone(),
-            searches: host.searches.clone(),
-            options: host.options.clone(),
-        },
+        _ => v1::DnsConfig { servers: host.servers.clone(), searches: host.searches.clone(), options: host.options.clone() },
     };
     if let Some(extra) = own.dns_config {
         extend(&mut dns.servers, &extra.nameservers.unwrap_or_default());
@@ -206,9 +206,7 @@ pub fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
     use v1::security_profile::ProfileType;
     let (kind, localhost_ref) = match profile.map(|p| p.type_.as_str()) {
         Some("RuntimeDefault") => (ProfileType::RuntimeDefault, String::new()),
-        Some("Localhost") => {
-            (ProfileType::Localhost, profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default())
-        }
+        Some("Localhost") => (ProfileType::Localhost, profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default()),
         _ => (ProfileType::Unconfined, String::new()),
     };
     v1::SecurityProfile { profile_type: kind.into(), localhost_ref }
@@ -217,9 +215,8 @@ pub fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
 fn security(pod: &Pod) -> v1::LinuxSandboxSecurityContext {
     let own = spec::spec(pod);
     let context = own.security_context.unwrap_or_default();
-    let privileged = spec::members(pod).iter().any(|m| {
-        m.container.security_context.as_ref().is_some_and(|s| s.privileged == Some(true))
-    });
+    let privileged =
+        spec::members(pod).iter().any(|m| m.container.security_context.as_ref().is_some_and(|s| s.privileged == Some(true)));
     let int = |v: Option<i64>| v.map(|value| v1::Int64Value { value });
     v1::LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),
@@ -279,10 +276,7 @@ mod tests {
         let host = "192.0.2.53 | example.test | rotate timeout:1";
         assert_eq!(lines(json!({"containers": []})), cluster);
         assert_eq!(lines(json!({"containers": [], "hostNetwork": true})), host);
-        assert_eq!(
-            lines(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})),
-            cluster
-        );
+        assert_eq!(lines(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})), cluster);
         assert_eq!(lines(json!({"containers": [], "dnsPolicy": "Default"})), host);
         let own = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"],
             "searches": ["a.test"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}});

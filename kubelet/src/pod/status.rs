@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus,
-        ResourceRequirements, VolumeMountStatus,
+        ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+        ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
+        VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -273,7 +273,11 @@ fn unknown(i: &Input, m: &Member, before: Option<&ContainerStatus>) -> Container
             },
         };
     }
-    ContainerStatus { last_state: before.last_state.clone().or(fresh.last_state.clone()), restart_count: before.restart_count, ..fresh }
+    ContainerStatus {
+        last_state: before.last_state.clone().or(fresh.last_state.clone()),
+        restart_count: before.restart_count,
+        ..fresh
+    }
 }
 
 /// Turns "ended, will start again" and "could not start" into the waiting states that people know.
@@ -459,9 +463,7 @@ fn containers_ready<'a>(
     let unready: Vec<&str> = sidecars.chain(mains).filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     match unready.is_empty() {
         true => Verdict::yes(),
-        false => {
-            Verdict::no("ContainersNotReady", Some(format!("containers with unready status: {}", go_list(&unready))))
-        }
+        false => Verdict::no("ContainersNotReady", Some(format!("containers with unready status: {}", go_list(&unready)))),
     }
 }
 
@@ -488,10 +490,9 @@ fn initialized(
         .collect();
     match open.is_empty() {
         true => Verdict::yes(),
-        false => Verdict::no(
-            "ContainersNotInitialized",
-            Some(format!("containers with incomplete status: {}", go_list(&open))),
-        ),
+        false => {
+            Verdict::no("ContainersNotInitialized", Some(format!("containers with incomplete status: {}", go_list(&open))))
+        }
     }
 }
 
@@ -501,10 +502,9 @@ fn gates(pod: &Pod, old: &PodStatus) -> Verdict {
         let kind = &gate.condition_type;
         match old.conditions.iter().flatten().find(|c| c.type_ == *kind) {
             None => missing.push(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
-            Some(c) if c.status != "True" => missing.push(format!(
-                "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
-                c.status
-            )),
+            Some(c) if c.status != "True" => {
+                missing.push(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {}", c.status))
+            }
             Some(_) => {}
         }
     }
@@ -520,7 +520,7 @@ pub fn rejected(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> PodSt
     PodStatus {
         phase: Some("Failed".to_owned()),
         reason: Some(reason.to_owned()),
-        message: Some(message.to_owned()),
+        message: Some(format!("Pod was rejected: {message}")),
         observed_generation: pod.metadata.generation,
         qos_class: old.qos_class.clone().or_else(|| Some(resources::qos(pod).as_str().to_owned())),
         start_time: old.start_time.clone().or(time(now)),

@@ -106,9 +106,10 @@ fn has_turn(pod: &Pod, runtime: &PodRecord, record: &Record) -> bool {
     if role(&record.name) != Role::Sidecar {
         return true;
     }
-    runtime.living().filter(|other| other.id != record.id).all(|other| {
-        role(&other.name) == Role::Sidecar && place(&other.name) < place(&record.name)
-    })
+    runtime
+        .living()
+        .filter(|other| other.id != record.id)
+        .all(|other| role(&other.name) == Role::Sidecar && place(&other.name) < place(&record.name))
 }
 
 /// Seconds of grace for a pod: the deletion's if it is being deleted, else the spec's; never below 1.

@@ -8,14 +8,7 @@ use super::{Outcome, grpc};
 use crate::{http_get, runtime::Runtime};
 
 /// Tries once.
-pub async fn ask(
-    runtime: &Runtime,
-    probe: &Probe,
-    container: &Container,
-    id: &str,
-    ip: &str,
-    timeout: Duration,
-) -> Outcome {
+pub async fn ask(runtime: &Runtime, probe: &Probe, container: &Container, id: &str, ip: &str, timeout: Duration) -> Outcome {
     if let Some(exec) = &probe.exec {
         return exec_probe(runtime, id, exec.command.as_deref().unwrap_or_default(), timeout).await;
     }

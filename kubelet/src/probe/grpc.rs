@@ -15,7 +15,10 @@ pub async fn check(ip: &str, port: u16, service: &str, timeout: Duration) -> Out
         Ok(Ok(Health::Serving)) => Outcome::Success,
         Ok(Ok(other)) => Outcome::Failure(format!("service unhealthy (responded with \"{}\")", other.name())),
         Ok(Err(problem)) => Outcome::Failure(problem),
-        Err(_) => Outcome::Failure(format!("timeout: failed to connect service \"{place}\" within {}s: context deadline exceeded", timeout.as_secs())),
+        Err(_) => Outcome::Failure(format!(
+            "timeout: failed to connect service \"{place}\" within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )),
     }
 }
 
@@ -60,7 +63,9 @@ async fn call(place: &str, service: &str) -> Result<Health, String> {
         match code.as_deref() {
             None | Some("0") => serving(&body.to_bytes()).ok_or_else(|| failed(&"the answer is malformed")),
             Some("5") => Ok(Health::ServiceUnknown),
-            Some("12") => Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
+            Some("12") => {
+                Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())
+            }
             Some(code) => Err(failed(&format!("code {code}"))),
         }
     }

@@ -42,7 +42,8 @@ impl Kind {
 /// The probes of a container.
 pub fn of(container: &Container) -> Vec<(Kind, &Probe)> {
     let c = container;
-    let all = [(Kind::Startup, &c.startup_probe), (Kind::Liveness, &c.liveness_probe), (Kind::Readiness, &c.readiness_probe)];
+    let all =
+        [(Kind::Startup, &c.startup_probe), (Kind::Liveness, &c.liveness_probe), (Kind::Readiness, &c.readiness_probe)];
     all.into_iter().filter_map(|(kind, probe)| Some((kind, probe.as_ref()?))).collect()
 }
 

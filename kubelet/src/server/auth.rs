@@ -143,9 +143,9 @@ impl Auth {
         };
         let answer = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
         let status = answer.status.filter(|s| s.authenticated == Some(true));
-        let user = status.and_then(|s| s.user).and_then(|u| {
-            Some(User { name: u.username?, groups: u.groups.unwrap_or_default(), uid: u.uid })
-        });
+        let user = status
+            .and_then(|s| s.user)
+            .and_then(|u| Some(User { name: u.username?, groups: u.groups.unwrap_or_default(), uid: u.uid }));
         self.tokens.put(key, user.clone(), if user.is_some() { TOKEN_FOR } else { Duration::from_secs(10) });
         Ok(user)
     }

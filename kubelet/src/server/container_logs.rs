@@ -32,7 +32,9 @@ struct Query {
 
 fn query(text: &str, now: Timestamp) -> Result<Query, String> {
     let mut q = Query::default();
-    let number = |key: &str, value: &str| value.parse::<i64>().ok().filter(|n| *n >= 0).ok_or_else(|| format!("invalid {key}: {value:?}"));
+    let number = |key: &str, value: &str| {
+        value.parse::<i64>().ok().filter(|n| *n >= 0).ok_or_else(|| format!("invalid {key}: {value:?}"))
+    };
     for (key, value) in text.split('&').filter_map(|p| p.split_once('=')) {
         let value = decode(value);
         let on = matches!(value.as_str(), "true" | "1" | "True");
@@ -62,7 +64,9 @@ fn choose<'a>(record: &'a PodRecord, pod: &str, name: &str, waiting: &str, previ
     let latest = record.latest(name);
     let chosen = match previous {
         true => latest.and_then(|l| record.previous(name, &l.id)),
-        false => latest.filter(|l| l.state != ContainerState::Created).or_else(|| latest.and_then(|l| record.previous(name, &l.id))),
+        false => latest
+            .filter(|l| l.state != ContainerState::Created)
+            .or_else(|| latest.and_then(|l| record.previous(name, &l.id))),
     };
     chosen.ok_or_else(|| match previous {
         true => format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"),

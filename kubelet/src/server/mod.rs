@@ -208,11 +208,11 @@ async fn running_pods(State(app): State<App>) -> Result<Response, Refusal> {
         use crate::pod::record::keys;
         let key = (label(keys::POD_NAMESPACE), label(keys::POD_NAME), label(keys::POD_UID));
         let image = c.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
-        pods.entry(key).or_default().push(serde_json::json!({"name": label(keys::CONTAINER_NAME), "image": image, "resources": {}}));
+        pods.entry(key)
+            .or_default()
+            .push(serde_json::json!({"name": label(keys::CONTAINER_NAME), "image": image, "resources": {}}));
     }
-    let item = |((namespace, name, uid), containers)| {
-        serde_json::json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}, "spec": {"containers": containers}, "status": {}})
-    };
+    let item = |((namespace, name, uid), containers)| serde_json::json!({"metadata": {"name": name, "namespace": namespace, "uid": uid}, "spec": {"containers": containers}, "status": {}});
     Ok(pod_list(&pods.into_iter().map(item).collect::<Vec<_>>()))
 }
 

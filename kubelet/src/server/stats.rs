@@ -1,10 +1,7 @@
 //! What runs here, in numbers: `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/cadvisor`. Everything is
 //! asked for when it is asked for; nothing is sampled in between.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-};
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use axum::{
     extract::State,
@@ -85,7 +82,8 @@ fn node_working_set() -> u64 {
 pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
     let all = collect(&app).await?;
     let now = whole_second(app.ctx.now()).to_string();
-    let time = |at: i64| Timestamp::from_nanosecond(i128::from(at)).map(|t| whole_second(t).to_string()).unwrap_or(now.clone());
+    let time =
+        |at: i64| Timestamp::from_nanosecond(i128::from(at)).map(|t| whole_second(t).to_string()).unwrap_or(now.clone());
     let cpu = |at: &str, ns: u64, rate: u64| json!({"time": at, "usageCoreNanoSeconds": ns, "usageNanoCores": rate});
     let mut pods: BTreeMap<(&str, &str, &str), Vec<&Figures>> = BTreeMap::new();
     for f in &all {
@@ -164,7 +162,12 @@ pub async fn resource(State(app): State<App>) -> Result<Response, Refusal> {
 fn resource_text(all: &[Figures], node_cpu: f64, node_memory: u64) -> String {
     let mut out = String::new();
     let labels = |f: &Figures| format!("container=\"{}\",namespace=\"{}\",pod=\"{}\"", f.name, f.namespace, f.pod);
-    family(&mut out, "container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds");
+    family(
+        &mut out,
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+    );
     for f in all {
         let _ = writeln!(out, "container_cpu_usage_seconds_total{{{}}} {}", labels(f), seconds(f.cpu_ns));
     }
@@ -208,11 +211,20 @@ pub async fn cadvisor(State(app): State<App>) -> Result<Response, Refusal> {
             let _ = writeln!(out, "{name}{{{}}} {}", labels(f), of(f));
         }
     };
-    put("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", &|f| seconds(f.cpu_ns).to_string());
+    put("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", &|f| {
+        seconds(f.cpu_ns).to_string()
+    });
     put("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", &|f| f.working_set.to_string());
-    put("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory.", &|f| f.usage.to_string());
+    put("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory.", &|f| {
+        f.usage.to_string()
+    });
     put("container_memory_rss", "gauge", "Size of RSS in bytes.", &|f| f.rss.to_string());
-    put("container_fs_usage_bytes", "gauge", "Number of bytes that are consumed by the container on this filesystem.", &|f| f.disk.to_string());
+    put(
+        "container_fs_usage_bytes",
+        "gauge",
+        "Number of bytes that are consumed by the container on this filesystem.",
+        &|f| f.disk.to_string(),
+    );
     Ok(text(out))
 }
 

@@ -69,7 +69,8 @@ fn running(record: &PodRecord, container: &str) -> Result<String, Refusal> {
 /// Carries the request on to where the runtime streams.
 async fn carry(url: &str, request: Request) -> Result<Response, Refusal> {
     let failed = |what: String| Refusal(StatusCode::INTERNAL_SERVER_ERROR, what);
-    let (backend, target, host) = address(url).ok_or_else(|| failed(format!("the runtime's address {url:?} is unusable")))?;
+    let (backend, target, host) =
+        address(url).ok_or_else(|| failed(format!("the runtime's address {url:?} is unusable")))?;
     let answer = proxy::forward(request, &backend, target, host).await;
     answer.map(|r| r.map(Body::new)).map_err(|e| failed(format!("{}: {e}", backend.target())))
 }
@@ -162,7 +163,11 @@ pub async fn attach(State(app): State<App>, Path((n, p, c)): Place, request: Req
 }
 
 /// `/attach/NAMESPACE/POD/UID/CONTAINER`.
-pub async fn attach_uid(State(app): State<App>, Path((n, p, u, c)): PlaceUid, request: Request) -> Result<Response, Refusal> {
+pub async fn attach_uid(
+    State(app): State<App>,
+    Path((n, p, u, c)): PlaceUid,
+    request: Request,
+) -> Result<Response, Refusal> {
     attach_to(app, (&n, &p, Some(&u), &c), request).await
 }
 
@@ -176,7 +181,11 @@ pub async fn port_forward(
 }
 
 /// `/portForward/NAMESPACE/POD/UID`.
-pub async fn port_forward_uid(State(app): State<App>, Path((n, p, u)): Place, request: Request) -> Result<Response, Refusal> {
+pub async fn port_forward_uid(
+    State(app): State<App>,
+    Path((n, p, u)): Place,
+    request: Request,
+) -> Result<Response, Refusal> {
     forward_to(app, (&n, &p, Some(&u)), request).await
 }
 

@@ -52,8 +52,7 @@ mod tests {
         .unwrap();
         let text = text(&pod, &["10.42.0.7".to_owned()], "cluster.local", "");
         let tail: Vec<_> = text.lines().skip(7).collect();
-        let expected =
-            ["10.42.0.7\th.s.n.svc.cluster.local\th", "", "# Entries added by HostAliases.", "192.0.2.9\ta\tb"];
+        let expected = ["10.42.0.7\th.s.n.svc.cluster.local\th", "", "# Entries added by HostAliases.", "192.0.2.9\ta\tb"];
         assert_eq!(tail, expected);
     }
 }

@@ -205,7 +205,8 @@ fn empty_dir(path: &Path, empty: &EmptyDirVolumeSource, owner: Owner) -> Result<
     if fresh || empty.medium.as_deref() == Some("Memory") {
         let mode = if owner.group.is_some() { 0o2777 } else { 0o777 };
         if let Some(group) = owner.group {
-            std::os::unix::fs::chown(path, None, Some(group)).map_err(|e| VolumeError::io("changing the group of", path, e))?;
+            std::os::unix::fs::chown(path, None, Some(group))
+                .map_err(|e| VolumeError::io("changing the group of", path, e))?;
         }
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .map_err(|e| VolumeError::io("setting permissions of", path, e))?;

@@ -66,11 +66,7 @@ pub fn build(
 }
 
 fn file_mount(container_path: &str, host_path: &Path) -> v1::Mount {
-    v1::Mount {
-        container_path: container_path.to_owned(),
-        host_path: host_path.display().to_string(),
-        ..Default::default()
-    }
+    v1::Mount { container_path: container_path.to_owned(), host_path: host_path.display().to_string(), ..Default::default() }
 }
 
 fn message_file(dir: &Path, name: &str, instance: i32) -> Result<PathBuf, VolumeError> {
@@ -92,18 +88,17 @@ fn volume_mount(
     mount: &VolumeMount,
 ) -> Result<v1::Mount, MountError> {
     let container = &member.container.name;
-    let volume = pod
-        .spec
-        .iter()
-        .flat_map(|s| s.volumes.iter().flatten())
-        .find(|v| v.name == mount.name)
-        .ok_or_else(|| MountError::Spec(format!("cannot find volume \"{}\" to mount into container \"{container}\"", mount.name)))?;
+    let volume =
+        pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).find(|v| v.name == mount.name).ok_or_else(|| {
+            MountError::Spec(format!("cannot find volume \"{}\" to mount into container \"{container}\"", mount.name))
+        })?;
     let uid = spec::uid(pod);
     let root = volumes.path(&uid, volume);
     let host_path = match sub_path(env, mount)? {
         None => root,
         Some(sub) => {
-            let target = volumes.pod_dir(&uid).join("volume-subpaths").join(&mount.name).join(container).join(index.to_string());
+            let target =
+                volumes.pod_dir(&uid).join("volume-subpaths").join(&mount.name).join(container).join(index.to_string());
             subpath::bind(&root, &sub, &target).map_err(|source| MountError::SubPath {
                 mount: mount.name.clone(),
                 container: container.clone(),
@@ -120,7 +115,11 @@ fn volume_mount(
     Ok(v1::Mount {
         container_path: if path.starts_with('/') { path.clone() } else { format!("/{path}") },
         host_path: host_path.display().to_string(),
-        readonly: mount.read_only == Some(true) || volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some(),
+        readonly: mount.read_only == Some(true)
+            || volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.projected.is_some()
+            || volume.downward_api.is_some(),
         recursive_read_only: mount.recursive_read_only.as_deref() == Some("Enabled"),
         propagation: propagation.into(),
         ..Default::default()
@@ -134,7 +133,9 @@ fn sub_path(env: &Environment, mount: &VolumeMount) -> Result<Option<String>, Mo
     let Some(expression) = mount.sub_path_expr.clone().filter(|p| !p.is_empty()) else { return Ok(None) };
     let path = expand(&expression, |name| env.get(name).map(str::to_owned));
     if path.contains("$(") || path.starts_with('/') || path.split('/').any(|p| p == "..") {
-        return Err(MountError::Spec(format!("failed to expand subPathExpr \"{expression}\": missing value or unsafe path")));
+        return Err(MountError::Spec(format!(
+            "failed to expand subPathExpr \"{expression}\": missing value or unsafe path"
+        )));
     }
     Ok(Some(path))
 }

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection};
 
 use crate::pod::env::{self, Sources};
 
@@ -101,13 +99,7 @@ pub fn build(pod: &Pod, volume: &Volume, m: &Material) -> Result<Option<Payload>
     Ok(Some(files))
 }
 
-fn project(
-    files: &mut Payload,
-    pod: &Pod,
-    m: &Material,
-    source: &VolumeProjection,
-    mode: i32,
-) -> Result<(), PayloadError> {
+fn project(files: &mut Payload, pod: &Pod, m: &Material, source: &VolumeProjection, mode: i32) -> Result<(), PayloadError> {
     if let Some(s) = &source.config_map {
         add_config_map(files, m, &s.name, s.items.as_deref(), s.optional, mode)?;
     }
@@ -118,10 +110,8 @@ fn project(
         add_downward(files, pod, m, s.items.as_deref().unwrap_or_default(), mode)?;
     }
     if let Some(s) = &source.service_account_token {
-        let request = TokenRequest {
-            audience: s.audience.clone().unwrap_or_default(),
-            seconds: s.expiration_seconds.unwrap_or(3600),
-        };
+        let request =
+            TokenRequest { audience: s.audience.clone().unwrap_or_default(), seconds: s.expiration_seconds.unwrap_or(3600) };
         let Some(token) = m.tokens.get(&request) else {
             return fail("failed to fetch token: no token has been issued yet".to_owned());
         };

@@ -66,7 +66,11 @@ pub fn bind(volume: &Path, path: &str, target: &Path) -> Result<PathBuf, VolumeE
         }
         _ => {}
     }
-    let made = if is_dir { fs::create_dir_all(target) } else { fs::OpenOptions::new().append(true).create(true).open(target).map(drop) };
+    let made = if is_dir {
+        fs::create_dir_all(target)
+    } else {
+        fs::OpenOptions::new().append(true).create(true).open(target).map(drop)
+    };
     made.map_err(|e| VolumeError::io("making", target, e))?;
     let from = format!("/proc/self/fd/{}", source.as_raw_fd());
     mount(Some(from.as_str()), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)

@@ -13,6 +13,7 @@
 
 mod hooks;
 mod ops;
+mod report;
 mod settle;
 mod start;
 mod work;

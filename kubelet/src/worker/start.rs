@@ -135,11 +135,7 @@ fn localhost_profile(ctx: &Ctx, profile: Option<&mut v1::SecurityProfile>) {
 }
 
 /// Makes sure the image is here; returns its reference and its user.
-async fn ensure_image(
-    ctx: &Ctx,
-    order: &Order,
-    sources: Option<&env::Sources>,
-) -> Result<(String, ImageUser), Failure> {
+async fn ensure_image(ctx: &Ctx, order: &Order, sources: Option<&env::Sources>) -> Result<(String, ImageUser), Failure> {
     let (pod, c) = (&order.pod, &order.member.container);
     let given = c.image.clone().unwrap_or_default();
     let warn = |reason: &str, message: String| ctx.container_event(pod, &c.name, "Warning", reason, message);
@@ -194,8 +190,11 @@ async fn pull(ctx: &Ctx, order: &Order, image: &str, sources: Option<&env::Sourc
     let pulling = Instant::now();
     let named = spec::spec(pod).image_pull_secrets.unwrap_or_default();
     let secrets: Vec<Secret> = named.iter().filter_map(|r| sources?.secrets.get(&r.name).cloned()).collect();
-    let missing: Vec<&str> =
-        named.iter().map(|r| r.name.as_str()).filter(|n| !secrets.iter().any(|s| s.metadata.name.as_deref() == Some(*n))).collect();
+    let missing: Vec<&str> = named
+        .iter()
+        .map(|r| r.name.as_str())
+        .filter(|n| !secrets.iter().any(|s| s.metadata.name.as_deref() == Some(*n)))
+        .collect();
     if !missing.is_empty() {
         let message = format!(
             "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",

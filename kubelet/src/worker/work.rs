@@ -1,6 +1,6 @@
 //! The worker's loop: what it looks at and what it starts. How operations end is in [`super::settle`].
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -20,11 +20,9 @@ use crate::{
         admission::Rejection,
         container_config,
         decide::{self, Action, Observed},
-        memory::{Memory, ProbeResults, Stopping},
-        record::{PodRecord, State},
-        resources,
-        spec::{self, Role},
-        status, status_patch,
+        memory::{Memory, Stopping},
+        record::PodRecord,
+        resources, spec,
         terminate::{self, StopAction},
     },
     probe,
@@ -64,7 +62,7 @@ pub(super) struct Effort {
 
 impl Effort {
     /// How long to wait before the next try.
-    fn pause(self) -> Duration {
+    pub(super) fn pause(self) -> Duration {
         if self.failures == 0 { Duration::ZERO } else { Duration::from_millis(250 << self.failures.min(7)) }
     }
 
@@ -98,12 +96,12 @@ pub(super) struct Worker {
     pub stage: Stage,
     /// What ended the pod before its containers did.
     pub failed: Option<(String, String)>,
-    rejected: Option<Rejection>,
+    pub rejected: Option<Rejection>,
     pub record: PodRecord,
     /// The runtime may hold something else than `record`.
     pub dirty: bool,
     pub memory: Memory,
-    probes: probe::Probes,
+    pub probes: probe::Probes,
     pub running: JoinSet<Done>,
     /// The start (or postStart hook) under way; a termination breaks it off.
     pub start_task: Option<AbortHandle>,
@@ -279,25 +277,6 @@ impl Worker {
         }
     }
 
-    /// The pod with the newest status known: ours where we have spoken, others' conditions as the API has them.
-    pub(super) fn view(&self) -> Pod {
-        let mut pod = self.pod.clone();
-        if let Some(mirror) = &self.mirror {
-            pod.status = mirror.status.clone();
-        }
-        let Some(said) = &self.said else { return pod };
-        let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-        let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| own.contains(&c.type_.as_str());
-        let mut status = said.clone();
-        let mut conditions: Vec<_> = said.conditions.iter().flatten().filter(ours).cloned().collect();
-        let theirs = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        conditions.extend(theirs.filter(|c| !ours(c)).cloned());
-        status.conditions = Some(conditions);
-        status.resize = pod.status.as_ref().and_then(|s| s.resize.clone());
-        pod.status = Some(status);
-        pod
-    }
-
     pub(super) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
     }
@@ -359,8 +338,7 @@ impl Worker {
         }
         self.mount(now);
         let view = self.view();
-        let decision =
-            decide::decide(&Observed { pod: &view, runtime: &self.record, memory: &self.memory, now });
+        let decision = decide::decide(&Observed { pod: &view, runtime: &self.record, memory: &self.memory, now });
         if decision.ended {
             return self.terminate(None);
         }
@@ -555,7 +533,8 @@ impl Worker {
         let mut deadline = deadline;
         if let Some(asked) = self.pod.metadata.deletion_timestamp.as_ref() {
             // A deletion with a shorter grace period may have come in; its time is when the API wants the pod gone.
-            deadline = deadline.min(asked.0.max(now));
+            // It has whole seconds only, cut off.
+            deadline = deadline.min((asked.0 + SignedDuration::from_secs(1)).max(now));
             self.stage = Stage::Terminating { deadline };
         }
         if self.dirty {
@@ -577,97 +556,6 @@ impl Worker {
             self.running.spawn(ops::delete(self.ctx.clone(), self.pod.clone(), self.deleting.pause()));
         }
     }
-
-    /// Computes the status and writes it if it differs; true if the API has it.
-    fn publish(&mut self, now: Timestamp) -> bool {
-        if self.removed {
-            return true;
-        }
-        let view = self.view();
-        let mut status = match &self.rejected {
-            Some(r) => status::rejected(&view, &r.reason, &r.message, now),
-            None => status::generate(&status::Input {
-                pod: &view,
-                runtime: &self.record,
-                memory: &self.memory,
-                runtime_name: &self.ctx.facts.runtime_name,
-                host_ips: &self.ctx.facts.ips,
-                now,
-                ending: self.stage != Stage::Running,
-                failed: self.failed.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
-            }),
-        };
-        if matches!(self.stage, Stage::Terminating { .. }) {
-            hold_phase(&mut status, &view);
-        }
-        let shown = match spec::is_static(&self.pod) {
-            true => self.mirror.as_ref(),
-            false => Some(&self.pod),
-        };
-        let patch = shown.and_then(|p| status_patch::diff(p, &p.status.clone().unwrap_or_default(), &status));
-        self.said = Some(status);
-        let revision = shown.and_then(|p| p.metadata.resource_version.clone());
-        // The API may not keep everything that we say; saying it again would change nothing.
-        let patch = patch.filter(|p| self.last_patch.as_ref().is_none_or(|(last, at)| last != p || *at != revision));
-        let Some(patch) = patch else { return !self.writing.busy };
-        if !self.writing.busy {
-            self.writing.busy = true;
-            self.last_patch = Some((patch.clone(), None));
-            let op = ops::status(self.ctx.clone(), self.pod.clone(), patch, self.writing.pause());
-            self.running.spawn(op);
-        }
-        false
-    }
-
-    /// Starts and ends probe tasks as containers come and go.
-    fn watch_probes(&mut self) {
-        let ending = self.stage != Stage::Running;
-        let members = match self.stage {
-            Stage::Running | Stage::Terminating { .. } => spec::members(&self.pod),
-            _ => Vec::new(),
-        };
-        let ip = self.ip();
-        let mut wanted = HashSet::new();
-        for m in members.iter().filter(|m| matches!(m.role, Role::Main | Role::Sidecar)) {
-            let Some(record) = self.record.latest(&m.container.name) else { continue };
-            let State::Running { started_at } = record.state else { continue };
-            let memory = self.memory.containers.entry(m.container.name.clone()).or_default();
-            if memory.probed.as_deref() != Some(record.id.as_str()) {
-                memory.probed = Some(record.id.clone());
-                memory.probes = inherited(&self.pod, &format!("{}://{}", self.ctx.facts.runtime_name, record.id));
-            }
-            let stopping = ending || self.memory.stopping.contains_key(&record.id);
-            let started = m.container.startup_probe.is_none() || memory.probes.startup == Some(true);
-            for (kind, probe) in probe::of(&m.container) {
-                let due = match kind {
-                    probe::Kind::Startup => !started && !stopping,
-                    probe::Kind::Liveness => started && !stopping,
-                    // Readiness goes on to the end, so that endpoints know.
-                    probe::Kind::Readiness => started,
-                };
-                if due {
-                    wanted.insert((m.container.name.clone(), kind));
-                    let target = probe::Subject { pod: &self.pod, member: m, id: &record.id, started_at, ip: &ip };
-                    self.probes.ensure(&self.ctx, &target, kind, probe);
-                }
-            }
-        }
-        self.probes.keep(&wanted);
-    }
-}
-
-/// A container that was ready before this kubelet started stays so until a probe says otherwise.
-fn inherited(pod: &Pod, id: &str) -> ProbeResults {
-    let Some(status) = &pod.status else { return ProbeResults::default() };
-    let mut said = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-    match said.find(|s| s.container_id.as_deref() == Some(id)) {
-        Some(before) => ProbeResults {
-            startup: before.started.filter(|s| *s),
-            readiness: Some(before.ready).filter(|r| *r),
-            liveness: None,
-        },
-        None => ProbeResults::default(),
-    }
 }
 
 /// How often a container was started before, where only the status remembers.
@@ -679,12 +567,4 @@ fn said_restarts(pod: &Pod, name: &str) -> i32 {
         let ended_or_running = s.state.as_ref().is_some_and(|s| s.waiting.is_none());
         s.restart_count + i32::from(ended_or_running && s.container_id.is_some())
     })
-}
-
-/// While containers are still stopping, the phase stays what it was: the final one says that nothing lives any more.
-fn hold_phase(status: &mut PodStatus, view: &Pod) {
-    let before = view.status.as_ref().and_then(|s| s.phase.clone());
-    if spec::is_terminal(status.phase.as_deref()) && !spec::is_terminal(before.as_deref()) {
-        status.phase = before.or(Some("Pending".to_owned()));
-    }
 }

@@ -138,7 +138,14 @@ impl Api {
     }
 
     /// Waits until an object is as `test` wants it.
-    pub async fn wait(&self, resource: &str, namespace: &str, name: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
+    pub async fn wait(
+        &self,
+        resource: &str,
+        namespace: &str,
+        name: &str,
+        what: &str,
+        test: impl Fn(&Value) -> bool,
+    ) -> Value {
         let mut changed = self.changed.subscribe();
         let look = || self.get(resource, namespace, name);
         let wait = async {
@@ -248,20 +255,26 @@ impl Api {
     fn watch(self: Arc<Self>, place: Place, query: BTreeMap<String, String>) -> Response {
         let from: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
         let changed = self.changed.subscribe();
-        let stream = futures::stream::unfold((self, place, query, from, changed), |(api, place, query, from, mut changed)| async move {
-            loop {
-                let (lines, newest) = {
-                    let inner = api.inner.lock().unwrap();
-                    let news = inner.log.iter().filter(|(rev, _, r, o)| *rev > from && *r == place.resource && selected(&query, &place.namespace, o));
-                    let lines: String = news.map(|(_, kind, _, o)| format!("{}\n", json!({"type": kind, "object": o}))).collect();
-                    (lines, inner.revision)
-                };
-                if !lines.is_empty() {
-                    return Some((Ok::<_, Infallible>(Bytes::from(lines)), (api, place, query, newest, changed)));
+        let stream = futures::stream::unfold(
+            (self, place, query, from, changed),
+            |(api, place, query, from, mut changed)| async move {
+                loop {
+                    let (lines, newest) = {
+                        let inner = api.inner.lock().unwrap();
+                        let news = inner.log.iter().filter(|(rev, _, r, o)| {
+                            *rev > from && *r == place.resource && selected(&query, &place.namespace, o)
+                        });
+                        let lines: String =
+                            news.map(|(_, kind, _, o)| format!("{}\n", json!({"type": kind, "object": o}))).collect();
+                        (lines, inner.revision)
+                    };
+                    if !lines.is_empty() {
+                        return Some((Ok::<_, Infallible>(Bytes::from(lines)), (api, place, query, newest, changed)));
+                    }
+                    changed.changed().await.ok()?;
                 }
-                changed.changed().await.ok()?;
-            }
-        });
+            },
+        );
         ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(stream)).into_response()
     }
 

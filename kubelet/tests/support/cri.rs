@@ -89,7 +89,10 @@ impl Fake {
         let id = {
             let inner = self.inner.lock().unwrap();
             let running = ContainerState::ContainerRunning;
-            let found = inner.containers.iter().find(|c| c.status.metadata.as_ref().unwrap().name == name && c.status.state() == running);
+            let found = inner
+                .containers
+                .iter()
+                .find(|c| c.status.metadata.as_ref().unwrap().name == name && c.status.state() == running);
             found.expect("a running container").status.id.clone()
         };
         self.end(&id, code);
@@ -97,7 +100,11 @@ impl Fake {
 
     fn end(&self, id: &str, code: i32) {
         let mut inner = self.inner.lock().unwrap();
-        let Some(c) = inner.containers.iter_mut().find(|c| c.status.id == id && c.status.state() == ContainerState::ContainerRunning) else { return };
+        let Some(c) =
+            inner.containers.iter_mut().find(|c| c.status.id == id && c.status.state() == ContainerState::ContainerRunning)
+        else {
+            return;
+        };
         c.status.set_state(ContainerState::ContainerExited);
         c.status.finished_at = nanos();
         c.status.exit_code = code;
@@ -156,7 +163,12 @@ fn name_of(fake: &Fake, id: &str) -> String {
 impl cri::RuntimeService for Server {
     async fn version(&self, _: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
         let (name, version) = ("fake".to_owned(), "1".to_owned());
-        ok(v1::VersionResponse { version: version.clone(), runtime_name: name, runtime_version: version, runtime_api_version: "v1".into() })
+        ok(v1::VersionResponse {
+            version: version.clone(),
+            runtime_name: name,
+            runtime_version: version,
+            runtime_api_version: "v1".into(),
+        })
     }
     async fn run_pod_sandbox(&self, r: Request<v1::RunPodSandboxRequest>) -> Answer<v1::RunPodSandboxResponse> {
         let config = r.into_inner().config.unwrap();
@@ -259,7 +271,8 @@ impl cri::RuntimeService for Server {
         let request = r.into_inner();
         let name = name_of(&self.0, &request.container_id);
         self.0.call(format!("stop {name}"));
-        let stubborn = self.0.inner.lock().unwrap().containers.iter().any(|c| c.status.id == request.container_id && c.stubborn);
+        let stubborn =
+            self.0.inner.lock().unwrap().containers.iter().any(|c| c.status.id == request.container_id && c.stubborn);
         if stubborn {
             tokio::time::sleep(Duration::from_secs(request.timeout.max(0) as u64)).await;
         }
@@ -292,14 +305,20 @@ impl cri::RuntimeService for Server {
         let found = self.0.inner.lock().unwrap().containers.iter().find(|c| c.status.id == id).map(|c| c.status.clone());
         ok(v1::ContainerStatusResponse { status: Some(found.ok_or(Status::not_found("container"))?), ..Default::default() })
     }
-    async fn update_container_resources(&self, r: Request<v1::UpdateContainerResourcesRequest>) -> Answer<v1::UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        r: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
         let request = r.into_inner();
         let memory = request.linux.map_or(0, |l| l.memory_limit_in_bytes);
         let name = name_of(&self.0, &request.container_id);
         self.0.call(format!("update {name} memory {memory}"));
         ok(v1::UpdateContainerResourcesResponse {})
     }
-    async fn reopen_container_log(&self, _: Request<v1::ReopenContainerLogRequest>) -> Answer<v1::ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        _: Request<v1::ReopenContainerLogRequest>,
+    ) -> Answer<v1::ReopenContainerLogResponse> {
         ok(v1::ReopenContainerLogResponse {})
     }
     async fn exec_sync(&self, r: Request<v1::ExecSyncRequest>) -> Answer<v1::ExecSyncResponse> {
@@ -321,16 +340,25 @@ impl cri::RuntimeService for Server {
     async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Answer<v1::ContainerStatsResponse> {
         Err(Status::unimplemented("stats"))
     }
-    async fn list_container_stats(&self, _: Request<v1::ListContainerStatsRequest>) -> Answer<v1::ListContainerStatsResponse> {
+    async fn list_container_stats(
+        &self,
+        _: Request<v1::ListContainerStatsRequest>,
+    ) -> Answer<v1::ListContainerStatsResponse> {
         ok(v1::ListContainerStatsResponse::default())
     }
     async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
         Err(Status::unimplemented("stats"))
     }
-    async fn list_pod_sandbox_stats(&self, _: Request<v1::ListPodSandboxStatsRequest>) -> Answer<v1::ListPodSandboxStatsResponse> {
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Answer<v1::ListPodSandboxStatsResponse> {
         Err(Status::unimplemented("stats"))
     }
-    async fn update_runtime_config(&self, r: Request<v1::UpdateRuntimeConfigRequest>) -> Answer<v1::UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        &self,
+        r: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Answer<v1::UpdateRuntimeConfigResponse> {
         let cidr = r.into_inner().runtime_config.and_then(|c| c.network_config).map_or(String::new(), |n| n.pod_cidr);
         self.0.call(format!("pod range {cidr}"));
         ok(v1::UpdateRuntimeConfigResponse {})
@@ -341,7 +369,10 @@ impl cri::RuntimeService for Server {
         let conditions = vec![condition("RuntimeReady", true), condition("NetworkReady", network)];
         ok(v1::StatusResponse { status: Some(v1::RuntimeStatus { conditions }), ..Default::default() })
     }
-    async fn checkpoint_container(&self, _: Request<v1::CheckpointContainerRequest>) -> Answer<v1::CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        _: Request<v1::CheckpointContainerRequest>,
+    ) -> Answer<v1::CheckpointContainerResponse> {
         Err(Status::unimplemented("checkpoint"))
     }
     type GetContainerEventsStream = Pin<Box<dyn Stream<Item = Result<v1::ContainerEventResponse, Status>> + Send>>;
@@ -356,7 +387,10 @@ impl cri::RuntimeService for Server {
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
         Err(Status::unimplemented("config"))
     }
-    async fn update_pod_sandbox_resources(&self, _: Request<v1::UpdatePodSandboxResourcesRequest>) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
         Err(Status::unimplemented("resources"))
     }
 }
@@ -369,7 +403,8 @@ impl cri::ImageService for Server {
     async fn image_status(&self, r: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
         let name = r.into_inner().image.unwrap_or_default().image;
         let here = self.0.inner.lock().unwrap().images.contains(&name);
-        let image = here.then(|| v1::Image { id: "sha256:1".into(), repo_tags: vec![name], size: 1000, ..Default::default() });
+        let image =
+            here.then(|| v1::Image { id: "sha256:1".into(), repo_tags: vec![name], size: 1000, ..Default::default() });
         ok(v1::ImageStatusResponse { image, ..Default::default() })
     }
     async fn pull_image(&self, r: Request<v1::PullImageRequest>) -> Answer<v1::PullImageResponse> {

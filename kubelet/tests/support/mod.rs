@@ -35,7 +35,11 @@ impl Stage {
     }
 
     /// With a running kubelet on the runtime behind `channel`.
-    pub fn start_on(cri: Arc<cri::Fake>, channel: ::cri::Channel, configure: impl FnOnce(&mut knarr_kubelet::Config)) -> Self {
+    pub fn start_on(
+        cri: Arc<cri::Fake>,
+        channel: ::cri::Channel,
+        configure: impl FnOnce(&mut knarr_kubelet::Config),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Arc::new(api::Api::default());
         let mut config = knarr_kubelet::Config {
@@ -52,8 +56,7 @@ impl Stage {
             ..knarr_kubelet::Config::default()
         };
         configure(&mut config);
-        let mut stage =
-            Self { api, cri, channel, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
+        let mut stage = Self { api, cri, channel, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
         stage.run_kubelet();
         stage
     }

@@ -8,7 +8,10 @@ use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,17 +71,15 @@ impl Real {
     /// With the test image in it.
     pub async fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("knarr-kubelet-").tempdir().unwrap();
-        let config = runtime::Config {
-            state: dir.path().join("state"),
-            shim: Some(shim().to_owned()),
-            ..runtime::Config::default()
-        };
+        let config =
+            runtime::Config { state: dir.path().join("state"), shim: Some(shim().to_owned()), ..runtime::Config::default() };
         let runtime = Runtime::start_with(config, Arc::new(NoNetwork)).await.unwrap();
         runtime.images().import(image::busybox().as_slice()).unwrap();
         let shutdown = CancellationToken::new();
         let (token, served) = (shutdown.clone(), runtime.clone());
         tokio::spawn(async move { served.run(token).await });
-        let cgroup = format!("/knarr-kubelet-real-{}", std::process::id());
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let cgroup = format!("/knarr-kubelet-real-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Self { dir, cgroup, channel: runtime.channel(), shutdown }
     }
 

@@ -8,10 +8,8 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(
-        json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 2}, "spec": spec}),
-    )
-    .unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 2}, "spec": spec}))
+        .unwrap()
 }
 
 fn record(name: &str, id: &str, restart_count: i32, state: State) -> Record {
@@ -87,10 +85,7 @@ fn a_new_pod_is_pending_and_says_what_it_waits_for() {
     let waiting = |s: &ContainerStatus| s.state.clone().unwrap().waiting.unwrap().reason.unwrap();
     assert_eq!(waiting(&s.container_statuses.as_ref().unwrap()[0]), "PodInitializing");
     assert_eq!(s.phase.as_deref(), Some("Pending"));
-    assert_eq!(
-        condition(&s, "Initialized"),
-        "False ContainersNotInitialized containers with incomplete status: [i]"
-    );
+    assert_eq!(condition(&s, "Initialized"), "False ContainersNotInitialized containers with incomplete status: [i]");
     assert_eq!(condition(&s, "Ready"), "False ContainersNotReady containers with unready status: [a b]");
 }
 
@@ -104,10 +99,7 @@ fn a_crash_loop_waits_and_remembers() {
     let c = &s.container_statuses.as_ref().unwrap()[0];
     let waiting = c.state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
-    assert_eq!(
-        waiting.message.as_deref(),
-        Some("back-off 10s restarting failed container=a pod=p_n(u)")
-    );
+    assert_eq!(waiting.message.as_deref(), Some("back-off 10s restarting failed container=a pod=p_n(u)"));
     let last = c.last_state.clone().unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref(), c.restart_count), (3, Some("Error"), 1));
     assert_eq!(s.phase.as_deref(), Some("Running"));
