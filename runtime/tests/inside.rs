@@ -271,3 +271,45 @@ async fn what_cannot_start_says_why() {
     let error = node.try_create(&sandbox, &pod, odd).await.unwrap_err();
     assert_eq!((error.code(), error.message()), (tonic::Code::InvalidArgument, "unknown capability \"FLY\""));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn system_calls_are_filtered() {
+    use cri::security_profile::ProfileType;
+    let node = Node::start().await;
+    let text = "unshare -U true 2>/dev/null && echo namespace; mkdir /made 2>/dev/null && echo directory; grep ^Seccomp: /proc/self/status | sed 's/\\t//'";
+    let profile = |kind: ProfileType, file: &str| {
+        let profile = cri::SecurityProfile { profile_type: kind.into(), localhost_ref: file.into() };
+        with_security(script("main", text), |security| security.seccomp = Some(profile))
+    };
+    assert_eq!(said(&node, "none", profile(ProfileType::Unconfined, "")).await, ["namespace", "directory", "Seccomp:0"]);
+    assert_eq!(said(&node, "default", profile(ProfileType::RuntimeDefault, "")).await, ["directory", "Seccomp:2"]);
+    let own = node.place.dir.path().join("profile.json");
+    let rules = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    std::fs::write(&own, rules).unwrap();
+    let own = profile(ProfileType::Localhost, own.to_str().unwrap());
+    assert_eq!(said(&node, "own", own).await, ["namespace", "Seccomp:2"]);
+    let pod = node.pod("absent");
+    let sandbox = node.run(&pod).await;
+    let absent = profile(ProfileType::Localhost, "/no/such/profile.json");
+    let error = node.try_create(&sandbox, &pod, absent).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_leaves_no_process_in_a_shared_namespace() {
+    let node = Node::start().await;
+    let mut pod = node.pod("leftover");
+    let options = pod.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options.as_mut().unwrap();
+    options.set_pid(cri::NamespaceMode::Pod);
+    let sandbox = node.run(&pod).await;
+    let shared = |config| {
+        with_security(config, |security| security.namespace_options.as_mut().unwrap().set_pid(cri::NamespaceMode::Pod))
+    };
+    let first = node.create(&sandbox, &pod, shared(script("first", "sleep 1000 & sleep 1000 & exit 3"))).await;
+    node.start_container(&first).await.unwrap();
+    assert_eq!(node.ended(&first).await.exit_code, 3);
+    let second = shared(script("second", "while ps | grep -q 'sleep 100[0]'; do sleep 0.01; done; echo alone"));
+    let second = node.create(&sandbox, &pod, second).await;
+    node.start_container(&second).await.unwrap();
+    assert_eq!(support::log(&node.ended(&second).await), "stdout F alone\n");
+}

@@ -112,6 +112,29 @@ async fn limits_are_set_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn processors_are_chosen_from_the_start_and_later() {
+    let node = Node::start().await;
+    let mut config = script("main", "grep Cpus_allowed_list /proc/self/status; sleep 1000");
+    let resources = |cpus: &str| cri::LinuxContainerResources { cpuset_cpus: cpus.into(), ..Default::default() };
+    config.linux.as_mut().unwrap().resources = Some(resources("0"));
+    let early = node.container("early", config.clone()).await;
+    config.linux.as_mut().unwrap().resources = Some(resources(""));
+    let late = node.container("late", config).await;
+    let request = cri::UpdateContainerResourcesRequest {
+        container_id: late.clone(),
+        linux: Some(resources("0")),
+        ..Default::default()
+    };
+    node.cri().update_container_resources(request).await.unwrap();
+    let seen = async |id: &str, file: &str| node.exec(id, &["grep", "Cpus_allowed_list", file]).await.0;
+    for id in [&early, &late] {
+        for file in ["/proc/1/status", "/proc/self/status"] {
+            assert_eq!(seen(id, file).await, "Cpus_allowed_list:\t0\n", "{file}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn too_much_memory() {
     let node = Node::start().await;
     let mut config = script("main", "head -c 100000000 /dev/zero | tail -n 1 | wc -c; exit 3");
