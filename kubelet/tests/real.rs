@@ -93,9 +93,8 @@ async fn a_successor_takes_over() {
     println!("deleted to gone: {:?}", started.elapsed());
 }
 
-/// Asks the kubelet's port; gives the status line's code and everything after the headers.
-async fn ask(stage: &Stage, port: u16, path: &str, token: Option<&str>) -> (u16, String) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// A TLS connection to the kubelet's port.
+async fn connect(stage: &Stage, port: u16) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     use tokio_rustls::rustls::{
         ClientConfig, RootCertStore,
         crypto::ring,
@@ -111,7 +110,20 @@ async fn ask(stage: &Stage, port: u16, path: &str, token: Option<&str>) -> (u16,
         .with_no_client_auth();
     let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let name = ServerName::try_from(support::NODE).unwrap();
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// The port that the node announces.
+async fn port(stage: &Stage) -> u16 {
+    let served = |n: &Value| n["status"]["daemonEndpoints"].is_object();
+    let node = stage.api.wait("nodes", "", support::NODE, "served", served).await;
+    u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap()).unwrap()
+}
+
+/// Asks the kubelet's port; gives the status line's code and everything after the headers.
+async fn ask(stage: &Stage, port: u16, path: &str, token: Option<&str>) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = connect(stage, port).await;
     let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{token}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -123,12 +135,61 @@ async fn ask(stage: &Stage, port: u16, path: &str, token: Option<&str>) -> (u16,
     (head.split(' ').nth(1).and_then(|c| c.parse().ok()).unwrap_or(0), body.to_owned())
 }
 
+/// Runs a command in a container through the kubelet's port; gives output and last words.
+async fn exec(stage: &Stage, port: u16, wire: streaming::negotiate::Wire, query: &str) -> (String, String) {
+    use http_body_util::Empty;
+    use hyper_util::rt::TokioIo;
+    use streaming::{client, command, negotiate::Wire};
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(connect(stage, port).await)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let protocols = match wire {
+        Wire::Spdy => command::SPDY_PROTOCOLS,
+        Wire::WebSocket => command::WEBSOCKET_PROTOCOLS,
+    };
+    let mut request = hyper::Request::get(format!("/exec/default/p/a?{query}")).body(Empty::<bytes::Bytes>::new()).unwrap();
+    *request.headers_mut() = client::upgrade_headers(wire, protocols);
+    request.headers_mut().insert("authorization", "Bearer admin".parse().unwrap());
+    request.headers_mut().insert("host", "x".parse().unwrap());
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 101);
+    let agreed = client::agreed(response.headers()).unwrap();
+    let io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let options = command::Options::from_query(query).unwrap();
+    let mut command = client::Command::open(io, &agreed, options).await.unwrap();
+    let read = async |mut from: streaming::stream::Receive| {
+        let mut text = String::new();
+        while let Some(piece) = from.next().await {
+            text.push_str(std::str::from_utf8(&piece).unwrap());
+        }
+        text
+    };
+    let output = read(command.stdout.take().unwrap()).await;
+    (output, read(command.error).await)
+}
+
+/// Commands run through the port on either wire, and say how they ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_run_through_the_port() {
+    use streaming::negotiate::Wire;
+    let (stage, _real) = stage().await;
+    let port = port(&stage).await;
+    stage.pod("p", json!({"terminationGracePeriodSeconds": 1, "containers": [script("a", "sleep 1000")]}));
+    stage.wait("p", "running", |p| is(p, "Ready")).await;
+    for wire in [Wire::WebSocket, Wire::Spdy] {
+        let (output, end) = exec(&stage, port, wire, "command=echo&command=hello+there&output=1").await;
+        assert_eq!(output, "hello there\n", "{wire:?}");
+        assert!(end.contains("\"Success\""), "{wire:?}: {end}");
+        let (_, end) = exec(&stage, port, wire, "command=sh&command=-c&command=exit+7&output=1").await;
+        assert!(end.contains("exit status 7") || end.contains("\"7\""), "{wire:?}: {end}");
+    }
+}
+
 /// The port knows who asks, what they may, and follows a log to its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kubelets_port() {
     let (stage, _real) = stage().await;
-    let node = stage.api.wait("nodes", "", support::NODE, "served", |n| n["status"]["daemonEndpoints"].is_object()).await;
-    let port = u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap()).unwrap();
+    let port = port(&stage).await;
     stage.pod("p", json!({"restartPolicy": "Never", "containers": [script("a", "echo one; sleep 0.3; echo two; sleep 0.3; echo three")]}));
     stage.wait("p", "running", |p| phase(p) == "Running").await;
     let (code, text) = ask(&stage, port, "/containerLogs/default/p/a?follow=true", Some("good")).await;

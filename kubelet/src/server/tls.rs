@@ -1,11 +1,20 @@
 //! The serving certificate and the trust in clients' certificates.
 
-use std::{fs, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use parking_lot::Mutex;
 use rustls::{
     RootCertStore, ServerConfig,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -47,9 +56,13 @@ pub fn acceptor(config: &Config, facts: &NodeFacts) -> Result<TlsAcceptor, TlsEr
         (Some(cert), Some(key)) => (cert.clone(), key.clone()),
         _ => self_signed(config, facts)?,
     };
-    let chain = certificates(&cert)?;
-    let key = PrivateKeyDer::from_pem_file(&key).map_err(|source| TlsError::Pem { path: key, source })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let serving = Serving {
+        current: Mutex::new((load(&cert, &key, &provider)?, Instant::now())),
+        provider: provider.clone(),
+        cert,
+        key,
+    };
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match &config.client_ca_file {
         Some(path) => {
@@ -63,9 +76,50 @@ pub fn acceptor(config: &Config, facts: &NodeFacts) -> Result<TlsAcceptor, TlsEr
         }
         None => builder.with_no_client_auth(),
     };
-    let mut server = builder.with_single_cert(chain, key)?;
+    let mut server = builder.with_cert_resolver(Arc::new(serving));
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+/// How long a certificate is served before its files are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The serving certificate, read anew now and then: whoever renews it writes the files.
+struct Serving {
+    cert: PathBuf,
+    key: PathBuf,
+    provider: Arc<CryptoProvider>,
+    current: Mutex<(Arc<CertifiedKey>, Instant)>,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").field("cert", &self.cert).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut current = self.current.lock();
+        if current.1.elapsed() >= LOOK_AGAIN {
+            current.1 = Instant::now();
+            match load(&self.cert, &self.key, &self.provider) {
+                Ok(newer) => current.0 = newer,
+                // Half-written files: the old certificate serves on.
+                Err(error) => tracing::warn!(%error, "the serving certificate cannot be read"),
+            }
+        }
+        Some(current.0.clone())
+    }
+}
+
+fn load(cert: &PathBuf, key: &PathBuf, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = certificates(cert)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem { path: key.clone(), source })?;
+    let signing = provider.key_provider.load_private_key(key)?;
+    let certified = CertifiedKey::new(chain, signing);
+    certified.keys_match()?;
+    Ok(Arc::new(certified))
 }
 
 fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
