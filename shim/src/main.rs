@@ -13,7 +13,9 @@
 //!
 //! | module | |
 //! |---|---|
-//! | `server` | the loop: connections, requests, events, reaping |
+//! | `server` | the loop: requests, events, reaping |
+//! | `connection` | a client's frames |
+//! | `pending` | children that are being set up |
 //! | `container` | a running container's streams and record |
 //! | `log` | the CRI log format |
 //! | `child` | what a forked child does until exec |
@@ -22,8 +24,10 @@
 //! | `sys` | system calls |
 
 mod child;
+mod connection;
 mod container;
 mod log;
+mod pending;
 mod process;
 mod root;
 mod server;

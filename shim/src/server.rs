@@ -8,55 +8,19 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 use knarr_shim::wire::Wire;
-use knarr_shim::{
-    self as protocol, AttachSpec, ContainerSpec, Event, ExecSpec, KillSpec, PidMode, Reply, Request, SandboxSpec,
-};
+use knarr_shim::{self as protocol, ContainerSpec, Event, ExecSpec, KillSpec, PidMode, Reply, Request, SandboxSpec};
 
-use crate::child::{self, FAILED, Forked, READY};
-use crate::container::{self, Container, Ends, Output};
+use crate::child::{self, Forked};
+use crate::connection::{Connection, Role};
+use crate::container::{self, Container, Output};
 use crate::log::Log;
+use crate::pending::{Pending, Starting};
 use crate::process;
 use crate::sys::{self, Context, Outcome};
 
-/// A client that does not read this much is let go.
-const OUT_LIMIT: usize = 8 << 20;
 /// Output waits while an attached client has this much unread.
 const ATTACH_LIMIT: usize = 64 << 10;
 const READ_SIZE: usize = 32 << 10;
-
-/// What a connection is for.
-enum Role {
-    Control { events: bool },
-    Attached(AttachSpec),
-}
-
-struct Connection {
-    key: u64,
-    fd: OwnedFd,
-    role: Role,
-    input: Vec<u8>,
-    descriptors: Vec<OwnedFd>,
-    output: Vec<u8>,
-    /// Closed when its output is written.
-    ending: bool,
-    dead: bool,
-}
-
-/// What a child that is being set up will be.
-enum Starting {
-    Sandbox,
-    Container { spec: Box<ContainerSpec>, ends: Ends, log: Log },
-    Exec,
-}
-
-struct Pending {
-    connection: u64,
-    request: u32,
-    forked: Forked,
-    what: Starting,
-    /// Set when the child said READY.
-    ready: Option<(Vec<u8>, Option<OwnedFd>)>,
-}
 
 struct Exec {
     id: u64,
@@ -234,16 +198,7 @@ impl Server {
 
     fn accept(&mut self, fd: OwnedFd) {
         if sys::set_nonblocking(fd.as_raw_fd()).is_ok() {
-            self.connections.push(Connection {
-                key: self.next_key,
-                fd,
-                role: Role::Control { events: false },
-                input: Vec::new(),
-                descriptors: Vec::new(),
-                output: Vec::new(),
-                ending: false,
-                dead: false,
-            });
+            self.connections.push(Connection::new(self.next_key, fd));
             self.next_key += 1;
         }
     }
@@ -577,63 +532,5 @@ impl Server {
                 }
             }
         }
-    }
-}
-
-impl Pending {
-    /// The child's report if it is complete.
-    fn report(&mut self) -> Option<Outcome<()>> {
-        let mut message = vec![0u8; 20 << 10];
-        loop {
-            let mut descriptors = Vec::new();
-            match sys::receive(self.forked.sync.as_raw_fd(), &mut message, &mut descriptors) {
-                Ok(0) if self.ready.is_some() => return Some(Ok(())),
-                Ok(0) => return Some(Err("the process ended while it was being set up".to_owned())),
-                Ok(count) if message[0] == READY => {
-                    self.ready = Some((message[1..count].to_vec(), descriptors.pop()));
-                    if matches!(self.what, Starting::Sandbox) {
-                        return Some(Ok(()));
-                    }
-                }
-                Ok(count) if message[0] == FAILED => {
-                    return Some(Err(String::from_utf8_lossy(&message[1..count]).into_owned()));
-                }
-                Ok(_) => return Some(Err("odd report".to_owned())),
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return None,
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) => return Some(Err(format!("read report: {}", sys::text(&error)))),
-            }
-        }
-    }
-}
-
-impl Connection {
-    fn follows(&self, container: &str) -> Option<&AttachSpec> {
-        match &self.role {
-            Role::Attached(attach) if attach.container == container => Some(attach),
-            _ => None,
-        }
-    }
-
-    fn send(&mut self, kind: u8, id: u32, body: &[u8]) {
-        self.output.extend_from_slice(&protocol::frame(kind, id, body));
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        let mut written = 0;
-        while written < self.output.len() && !self.dead {
-            match sys::send(self.fd.as_raw_fd(), &self.output[written..], None) {
-                Ok(count) => written += count,
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => break,
-                Err(_) => self.dead = true,
-            }
-        }
-        self.output.drain(..written);
-        if self.output.is_empty() {
-            self.output = Vec::new();
-        }
-        self.dead |= self.output.len() > OUT_LIMIT || (self.ending && self.output.is_empty());
     }
 }
