@@ -159,11 +159,7 @@ impl Graph {
             }
             self.unlink(uid, &owner.uid);
         }
-        if !node.dependents.is_empty() {
-            // Its dependents still name it.
-            let unseen = Node { owners: Vec::new(), deleting: false, deleting_dependents: false, seen: false, ..node };
-            self.nodes.insert(uid.to_owned(), unseen);
-        }
+        // Its dependents still name it, but a node for it would hide from those that come later that it has to be looked for.
         looks
     }
 
@@ -213,9 +209,27 @@ mod tests {
             graph.observe("apps/v1", "ReplicaSet", &meta("set", &[], None)),
             graph.forget("pod2"),
             graph.forget("set"),
+            // A controller that had not heard of it yet made one more.
+            graph.observe("v1", "Pod", &meta("late", &[("set", true)], None)),
+            graph.forget("set"),
             graph.forget("pod"),
+            graph.forget("late"),
         ];
-        assert_eq!(steps, [look(&["set"]), look(&[]), look(&[]), look(&[]), look(&["pod"]), look(&[])]);
+        let none = look(&[]);
+        assert_eq!(
+            steps,
+            [
+                look(&["set"]),
+                none.clone(),
+                none.clone(),
+                none.clone(),
+                look(&["pod"]),
+                look(&["set"]),
+                look(&["late"]),
+                none.clone(),
+                none
+            ]
+        );
         assert_eq!(graph.nodes.len(), 0);
     }
 

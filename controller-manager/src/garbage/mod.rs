@@ -244,9 +244,11 @@ impl Collector {
 
     /// An owner that is named but was not seen: if it is not there, its dependents are garbage.
     async fn check_unseen(&self, uid: &str, place: &Place) -> Result<Next, Error> {
-        if self.read(place, uid).await?.is_none() {
-            self.gone(uid);
+        if self.read(place, uid).await?.is_some() {
+            // The watch will show it, or it will go before it does.
+            return Ok(Next::Again);
         }
+        self.gone(uid);
         Ok(Next::Done)
     }
 

@@ -40,11 +40,22 @@ pub struct Cluster {
 impl Cluster {
     /// Starts with one node, `node-1`, and namespace `test`.
     pub async fn start(config: impl FnOnce(&mut Config)) -> Self {
-        let client = Server::new().client();
+        let server = Server::new();
+        let client = server.client();
+        Self::start_on(config, client.clone(), client).await
+    }
+
+    /// The same, but the controllers' connection is bad.
+    pub async fn start_flaky() -> Self {
+        let server = Server::new();
+        Self::start_on(|_| {}, server.client(), server.flaky_client()).await
+    }
+
+    async fn start_on(config: impl FnOnce(&mut Config), client: kube::Client, controllers: kube::Client) -> Self {
         let stop = CancellationToken::new();
         let mut settings = Config { leader_elect: false, root_ca: Some("CA".to_owned()), ..Config::default() };
         config(&mut settings);
-        tokio::spawn(controller_manager::run(settings, client.clone(), stop.clone()));
+        tokio::spawn(controller_manager::run(settings, controllers, stop.clone()));
         let guard = stop.clone().drop_guard();
         let cluster = Self { client, namespace: "test", nodes: Arc::default(), stop, _guard: guard };
         cluster.create_global::<Namespace>(json!({"metadata": {"name": "test"}})).await;

@@ -292,3 +292,17 @@ async fn a_second_manager_takes_over_when_the_first_goes() {
         .until_global::<Event, _>(told, ["became leader", "became leader", "stopped leading"].map(str::to_owned).to_vec())
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_connection_delays_but_changes_nothing() {
+    let cluster = Cluster::start_flaky().await;
+    cluster.create::<Deployment>(web(10, "v1")).await;
+    cluster.until::<Deployment, _>(rollout, complete(10)).await;
+    cluster.merge::<Deployment>("web", json!({"spec": {"replicas": 4, "template": template("v2")}})).await;
+    cluster.until::<ReplicaSet, _>(sets, table(&[("v1", "1", 0), ("v2", "2", 4)])).await;
+    cluster.until::<Deployment, _>(rollout, complete(4)).await;
+    cluster.until::<Pod, _>(count, 4).await;
+    cluster.delete::<Deployment>("web", DeleteParams::background()).await;
+    cluster.until::<ReplicaSet, _>(count, 0).await;
+    cluster.until::<Pod, _>(count, 0).await;
+}

@@ -22,6 +22,7 @@ use axum::{
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -170,6 +171,31 @@ impl Server {
             Router::new().fallback(move |request: Request| async move { server.serve(request).await }),
             "default",
         )
+    }
+
+    /// A client with a bad connection: requests fail before or after they did something, and watches break off.
+    pub fn flaky_client(&self) -> kube::Client {
+        let (server, luck) = (self.clone(), Arc::new(Mutex::new(StdRng::seed_from_u64(7))));
+        let unavailable = || {
+            let body = failure(503, "ServiceUnavailable", "try again").to_string();
+            Response::builder().status(503).body(Body::from(body)).expect("a response")
+        };
+        let handler = move |request: Request| async move {
+            let watch = request.uri().query().is_some_and(|q| q.contains("watch=true"));
+            if luck.lock().random_ratio(1, 10) {
+                return unavailable();
+            }
+            let answer = server.serve(request).await;
+            if watch {
+                let (parts, body) = answer.into_parts();
+                return Response::from_parts(
+                    parts,
+                    Body::from_stream(body.into_data_stream().take(luck.lock().random_range(0..12))),
+                );
+            }
+            if luck.lock().random_ratio(1, 20) { unavailable() } else { answer }
+        };
+        kube::Client::new(Router::new().fallback(handler), "default")
     }
 
     async fn serve(self, request: Request) -> Response {
