@@ -94,7 +94,8 @@ pub async fn run(
         Informer::start(client.clone(), Options::fields(format!("spec.nodeName={name}")), shutdown.clone());
     let node: Informer<Node> =
         Informer::start(client.clone(), Options::fields(format!("metadata.name={name}")), shutdown.clone());
-    let services: Informer<Service> = Informer::start(client.clone(), Options::default(), shutdown.clone());
+    let services: Informer<Service> =
+        Informer::start(client.clone(), Options { transform: only_addresses, ..Options::default() }, shutdown.clone());
     let (wake, sources) = mpsc::unbounded_channel();
     let cgroups = cgroup::Cgroups::new(&config.cgroup_root);
     cgroups.prepare(facts.allocatable.get("cpu").copied().unwrap_or(0));
@@ -130,6 +131,15 @@ pub async fn run(
         manager::Manager::run(ctx.clone(), pods, sources, poke, shutdown.clone()),
     );
     Ok(())
+}
+
+/// Of services only what becomes environment variables is kept.
+fn only_addresses(service: &mut Service) {
+    let meta = &mut service.metadata;
+    (meta.managed_fields, meta.labels, meta.annotations, service.status) = (None, None, None, None);
+    if let Some(spec) = &mut service.spec {
+        (spec.selector, spec.cluster_ips, spec.ip_families) = (None, None, None);
+    }
 }
 
 /// The runtime's name and version, once it answers.

@@ -89,24 +89,33 @@ impl Shared {
         self.config.pod_logs_dir.join(name)
     }
 
-    /// Everything a pod's environment and volumes draw from.
-    pub async fn sources(&self, pod: &Pod, pod_ips: Vec<String>) -> Result<Sources, String> {
+    /// Everything a pod's volumes draw from.
+    pub async fn material(&self, pod: &Pod, pod_ips: Vec<String>) -> Result<Sources, String> {
         let objects = self.references.objects(pod).await?;
-        self.services.synced().await;
-        let mut services: Vec<Service> =
-            self.services.list_namespace(spec::namespace(pod)).iter().map(|s| Service::clone(s)).collect();
-        if spec::namespace(pod) != "default" {
-            let kubernetes = self.services.get(&client::Key::new("default", "kubernetes"));
-            services.extend(kubernetes.map(|s| Service::clone(&s)));
-        }
         Ok(Sources {
             config_maps: objects.config_maps,
             secrets: objects.secrets,
-            services,
+            services: Vec::new(),
             pod_ips,
             host_ips: self.facts.ips.clone(),
             allocatable: self.facts.allocatable.clone(),
         })
+    }
+
+    /// Everything a container's environment draws from.
+    pub async fn sources(&self, pod: &Pod, pod_ips: Vec<String>) -> Result<Sources, String> {
+        let mut sources = self.material(pod, pod_ips).await?;
+        self.services.synced().await;
+        let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
+        if links {
+            sources.services =
+                self.services.list_namespace(spec::namespace(pod)).iter().map(|s| Service::clone(s)).collect();
+        }
+        if !links || spec::namespace(pod) != "default" {
+            let kubernetes = self.services.get(&client::Key::new("default", "kubernetes"));
+            sources.services.extend(kubernetes.map(|s| Service::clone(&s)));
+        }
+        Ok(sources)
     }
 
     /// An event about a pod.

@@ -71,7 +71,7 @@ pub enum Done {
 /// Sets up all volumes of a pod, or brings them up to date.
 pub async fn volumes(ctx: Ctx, pod: Pod, ips: Vec<String>) -> Done {
     let list: Vec<Volume> = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).cloned().collect();
-    let sources = match ctx.sources(&pod, ips).await {
+    let sources = match ctx.material(&pod, ips).await {
         Ok(sources) => sources,
         Err(message) => {
             let first = list.first().map_or(String::new(), |v| v.name.clone());
