@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -12,13 +13,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::core::Core;
 use crate::disk;
-use crate::error::{Result, Step, chain};
+use crate::error::{Error, Result, Step, chain};
 use crate::sandbox::read_exit;
 use crate::shim_client::{self, Shim};
 use crate::state::{
     Container, ContainerRecord, Exit, LiveSandbox, Sandbox, SandboxRecord, cgroup_parent, container_name, now_ns,
     sandbox_name,
 };
+
+/// How long a shim may take to answer its first question.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Core {
     /// Finds sandboxes and containers again.
@@ -99,7 +103,9 @@ impl Core {
     async fn find_shim(&self, dir: &std::path::Path) -> Option<Connection> {
         let stream = shim_client::connect(dir).await.ok()?;
         let (sender, news) = mpsc::unbounded_channel();
-        match Shim::new(stream, sender).await {
+        // One that was stopped or hangs must not keep all the others waiting.
+        let hello = tokio::time::timeout(PATIENCE, Shim::new(stream, sender)).await;
+        match hello.unwrap_or_else(|_| Err(Error::Timeout("no answer".to_owned()))) {
             Ok((shim, hello)) => Some(Connection { shim, hello, news }),
             Err(error) => {
                 tracing::error!(dir = %dir.display(), error = chain(&error), "a shim cannot be talked to; its pod is given up");

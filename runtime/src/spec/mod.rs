@@ -90,6 +90,25 @@ pub fn check_namespaces(options: Option<&cri::NamespaceOption>) -> Result<()> {
     }
 }
 
+/// The same for what protects a container: nothing of that is dropped silently.
+fn check_profiles(config: &cri::ContainerConfig, security: Option<&cri::LinuxContainerSecurityContext>) -> Result<()> {
+    let refuse = |what: &str| Err(Error::Unsupported(format!("{what} not supported by this runtime")));
+    if !config.cdi_devices.is_empty() {
+        return refuse("CDI devices are");
+    }
+    let Some(security) = security else { return Ok(()) };
+    let localhost = |profile: &cri::SecurityProfile| profile.profile_type() == cri::security_profile::ProfileType::Localhost;
+    #[allow(deprecated, reason = "a caller may be old")]
+    let (old_apparmor, old_seccomp) = (&security.apparmor_profile, &security.seccomp_profile_path);
+    if security.apparmor.as_ref().is_some_and(localhost) || old_apparmor.starts_with("localhost/") {
+        return refuse("AppArmor profiles of the node's own are");
+    }
+    match (&security.seccomp, old_seccomp.as_str()) {
+        (None, path) if !matches!(path, "" | "unconfined") => refuse("the deprecated seccomp_profile_path is"),
+        _ => Ok(()),
+    }
+}
+
 /// What the shim is told to make the sandbox of.
 pub fn sandbox(config: &cri::PodSandboxConfig, cgroup: shim::CgroupSpec) -> Result<shim::SandboxSpec> {
     let options = sandbox_namespaces(config);
@@ -152,6 +171,7 @@ pub fn container(inputs: &Inputs<'_>) -> Result<shim::ContainerSpec> {
     let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     let options = security.and_then(|security| security.namespace_options.as_ref());
     check_namespaces(options)?;
+    check_profiles(config, security)?;
     let privileged = security.is_some_and(|security| security.privileged);
     let readonly_root = security.is_some_and(|security| security.readonly_rootfs);
     let pid = match options.map_or(cri::NamespaceMode::Container, cri::NamespaceOption::pid) {
@@ -442,6 +462,23 @@ mod tests {
         assert_eq!(user(Some(&security(Some(7), "", None)), "app:staff").unwrap(), pair("7", ""));
         assert_eq!(user(Some(&security(None, "me", None)), "").unwrap(), pair("me", ""));
         assert!(user(Some(&security(None, "", Some(8))), "").is_err());
+    }
+
+    #[test]
+    fn protection_is_not_dropped_silently() {
+        use cri::security_profile::ProfileType;
+        let apparmor = |kind: ProfileType| cri::LinuxContainerSecurityContext {
+            apparmor: Some(cri::SecurityProfile { profile_type: kind.into(), localhost_ref: "own".into() }),
+            ..Default::default()
+        };
+        let checked = |security: cri::LinuxContainerSecurityContext| {
+            check_profiles(&cri::ContainerConfig::default(), Some(&security)).map_err(|error| error.to_string())
+        };
+        assert_eq!(checked(apparmor(ProfileType::RuntimeDefault)), Ok(()));
+        let refused = "AppArmor profiles of the node's own are not supported by this runtime";
+        assert_eq!(checked(apparmor(ProfileType::Localhost)), Err(refused.to_owned()));
+        let devices = cri::ContainerConfig { cdi_devices: vec![cri::CdiDevice::default()], ..Default::default() };
+        assert!(check_profiles(&devices, None).is_err());
     }
 
     #[test]
