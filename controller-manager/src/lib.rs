@@ -55,6 +55,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("root-ca-certificate-publisher-controller", |ctx| Box::pin(rootca::run(ctx))),
     ("endpoints-controller", |ctx| Box::pin(endpoints::run(ctx))),
     ("endpointslice-controller", |ctx| Box::pin(endpointslice::run(ctx))),
+    ("endpointslice-mirroring-controller", |ctx| Box::pin(endpointslice::mirroring::run(ctx))),
     ("deployment-controller", |ctx| Box::pin(deployment::run(ctx))),
     ("replicaset-controller", |ctx| Box::pin(replicas::run::<ReplicaSet>(ctx))),
     ("replicationcontroller-controller", |ctx| Box::pin(replicas::run::<ReplicationController>(ctx))),

@@ -6,6 +6,7 @@
 //! nodes that are gone are deleted anyway.
 
 pub mod endpoint;
+pub mod mirroring;
 mod placing;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -225,7 +226,7 @@ impl Controller {
         let actions = decide(&self.observe(service));
         let (mut seen, mut failure) = (0, None);
         for action in actions {
-            match self.apply(&key, action).await {
+            match write(&self.ctx, &key, action).await {
                 Ok(revision) => seen = seen.max(revision),
                 Err(error) => failure = Some(error),
             }
@@ -233,26 +234,26 @@ impl Controller {
         self.slices.wait_for_revision(seen).await?;
         failure.map_or(Ok(Next::Done), Err)
     }
+}
 
-    /// Writes one slice; gives its revision.
-    async fn apply(&self, key: &Key, action: Action) -> Result<u64, Error> {
-        let api = self.ctx.api::<EndpointSlice>(&key.namespace);
-        match action {
-            Action::Create(slice) => match api.create(&PostParams::default(), &slice).await {
-                Ok(written) => Ok(revision_of(&written.metadata)),
-                Err(error) if namespace_is_terminating(&error) => Ok(0),
-                Err(error) => Err(error).step("creating an EndpointSlice"),
-            },
-            Action::Update(slice) => {
-                let name = slice.metadata.name.as_deref().unwrap_or_default();
-                let written = api.replace(name, &PostParams::default(), &slice).await.step("updating an EndpointSlice")?;
-                Ok(revision_of(&written.metadata))
-            }
-            Action::Delete(name) => match api.delete(&name, &DeleteParams::default()).await {
-                Err(error) if !is_not_found(&error) => Err(error).step("deleting an EndpointSlice"),
-                _ => Ok(0),
-            },
+/// Writes one slice; gives its revision.
+async fn write(ctx: &Context, key: &Key, action: Action) -> Result<u64, Error> {
+    let api = ctx.api::<EndpointSlice>(&key.namespace);
+    match action {
+        Action::Create(slice) => match api.create(&PostParams::default(), &slice).await {
+            Ok(written) => Ok(revision_of(&written.metadata)),
+            Err(error) if namespace_is_terminating(&error) => Ok(0),
+            Err(error) => Err(error).step("creating an EndpointSlice"),
+        },
+        Action::Update(slice) => {
+            let name = slice.metadata.name.as_deref().unwrap_or_default();
+            let written = api.replace(name, &PostParams::default(), &slice).await.step("updating an EndpointSlice")?;
+            Ok(revision_of(&written.metadata))
         }
+        Action::Delete(name) => match api.delete(&name, &DeleteParams::default()).await {
+            Err(error) if !is_not_found(&error) => Err(error).step("deleting an EndpointSlice"),
+            _ => Ok(0),
+        },
     }
 }
 

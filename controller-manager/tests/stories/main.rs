@@ -306,3 +306,22 @@ async fn a_bad_connection_delays_but_changes_nothing() {
     cluster.until::<ReplicaSet, _>(count, 0).await;
     cluster.until::<Pod, _>(count, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hand_written_endpoints_are_mirrored() {
+    let cluster = Cluster::start(|_| {}).await;
+    let service = json!({"metadata": {"name": "db"}, "spec": {"clusterIP": "10.43.0.8", "clusterIPs": ["10.43.0.8"], "ipFamilies": ["IPv4"],
+        "ipFamilyPolicy": "SingleStack", "ports": [{"port": 5432, "protocol": "TCP"}]}});
+    cluster.create::<Service>(service).await;
+    let addresses = |slices: &[Arc<EndpointSlice>]| {
+        slices.iter().flat_map(|s| &s.endpoints).flat_map(|e| e.addresses.clone()).collect::<Vec<_>>()
+    };
+    cluster.create::<Endpoints>(json!({"metadata": {"name": "db"}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 5432}]}]})).await;
+    cluster.until::<EndpointSlice, _>(addresses, vec!["192.0.2.1".to_owned()]).await;
+    cluster
+        .merge::<Endpoints>("db", json!({"subsets": [{"addresses": [{"ip": "192.0.2.2"}], "ports": [{"port": 5432}]}]}))
+        .await;
+    cluster.until::<EndpointSlice, _>(addresses, vec!["192.0.2.2".to_owned()]).await;
+    cluster.delete::<Endpoints>("db", DeleteParams::default()).await;
+    cluster.until::<EndpointSlice, _>(count, 0).await;
+}
