@@ -301,3 +301,21 @@ async fn a_file_becomes_a_pod_that_the_api_shows() {
     stage.gone("web-node-1").await;
     stage.cri.called("remove b").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_said_of_containers_before_the_runtime_answers() {
+    let mut stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    let before = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.cri.deaf(true);
+    stage.restart_kubelet().await;
+    stage.cri.called("asked in vain").await;
+    stage.pod("q", json!({"containers": [{"name": "b"}]}));
+    assert_eq!(stage.api.get("pods", "default", "p").unwrap()["status"], before["status"]);
+    stage.cri.deaf(false);
+    stage.wait("q", "ready", |p| is(p, "Ready")).await;
+    assert_eq!(
+        stage.api.get("pods", "default", "p").unwrap()["status"]["containerStatuses"],
+        before["status"]["containerStatuses"]
+    );
+}

@@ -55,6 +55,10 @@ fn fits(pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Rejection> 
     let mut wanted = resources::pod_requests(pod);
     wanted.insert("pods".to_owned(), 1);
     for (name, request) in wanted.iter().filter(|(_, v)| **v > 0) {
+        if name.contains('/') && !allocatable.contains_key(name) {
+            // An extended resource whose plugin has not announced it (yet) is the scheduler's business.
+            continue;
+        }
         let capacity = allocatable.get(name).copied().unwrap_or(0);
         let used = used.get(name).copied().unwrap_or(0);
         if request + used > capacity {

@@ -44,6 +44,9 @@ impl Worker {
         if self.removed {
             return true;
         }
+        if !self.observed && self.rejected.is_none() {
+            return false;
+        }
         let view = self.view();
         let mut status = match &self.rejected {
             Some(r) => status::rejected(&view, &r.reason, &r.message, now),

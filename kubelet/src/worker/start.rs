@@ -51,7 +51,7 @@ pub async fn start(ctx: &Ctx, order: &Order) -> Result<String, Failure> {
     let (pod, name) = (&order.pod, &order.member.container.name);
     let sources = ctx.sources(pod, order.ips.clone()).await;
     let (image_ref, image_user) = ensure_image(ctx, order, sources.as_ref().ok()).await?;
-    let outcome = create_and_start(ctx, order, sources, &image_ref, image_user).await;
+    let outcome = Box::pin(create_and_start(ctx, order, sources, &image_ref, image_user)).await;
     if let Err(problem) = &outcome {
         ctx.container_event(pod, name, "Warning", "Failed", format!("Error: {}", problem.message));
     }

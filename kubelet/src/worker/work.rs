@@ -98,6 +98,8 @@ pub(super) struct Worker {
     pub failed: Option<(String, String)>,
     pub rejected: Option<Rejection>,
     pub record: PodRecord,
+    /// The runtime has answered at least once: before, nothing can be said of containers.
+    pub observed: bool,
     /// The runtime may hold something else than `record`.
     pub dirty: bool,
     pub memory: Memory,
@@ -148,6 +150,7 @@ impl Worker {
             failed: None,
             rejected,
             record: PodRecord::default(),
+            observed: false,
             dirty: true,
             memory: Memory::default(),
             probes,
@@ -312,7 +315,7 @@ impl Worker {
 
     async fn observe(&mut self) {
         match self.ctx.runtime.pod(&self.uid, &self.record).await {
-            Ok(record) => (self.record, self.dirty) = (record, false),
+            Ok(record) => (self.record, self.dirty, self.observed) = (record, false, true),
             Err(error) => {
                 tracing::warn!(pod = spec::full_name(&self.pod), call = error.call, %error, "the runtime does not answer");
                 self.wake(self.ctx.now() + SignedDuration::from_secs(1));

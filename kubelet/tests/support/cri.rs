@@ -32,6 +32,7 @@ struct Inner {
     /// Images that are here.
     images: Vec<String>,
     stubborn: Vec<String>,
+    deaf: bool,
     made: usize,
 }
 
@@ -82,6 +83,11 @@ impl Fake {
     /// Makes containers of that name ignore SIGTERM.
     pub fn stubborn(&self, name: &str) {
         self.inner.lock().unwrap().stubborn.push(name.into());
+    }
+
+    /// Makes the runtime answer no question about containers, or answer again.
+    pub fn deaf(&self, deaf: bool) {
+        self.inner.lock().unwrap().deaf = deaf;
     }
 
     /// Ends the running container of that name.
@@ -288,6 +294,10 @@ impl cri::RuntimeService for Server {
     }
     async fn list_containers(&self, r: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
         let wanted = r.into_inner().filter.unwrap_or_default().label_selector;
+        if self.0.inner.lock().unwrap().deaf {
+            self.0.call("asked in vain".into());
+            return Err(Status::unavailable("not now"));
+        }
         let inner = self.0.inner.lock().unwrap();
         let containers = inner.containers.iter().filter(|c| matches(&c.status.labels, &wanted)).map(|c| v1::Container {
             id: c.status.id.clone(),
