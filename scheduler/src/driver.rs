@@ -1,0 +1,401 @@
+//! The loop: takes what informers tell, decides, assumes, hands binding to tasks.
+
+use std::sync::Arc;
+
+use client::{Change, Informer, Informers, Key, Options, Recorder};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config,
+    cycle::{self, Unfit},
+    framework::{Events, Plugin},
+    plugins,
+    pod::PodInfo,
+    preemption::{self, Victims},
+    queue::{Queue, Waiting},
+    resources::Resources,
+    snapshot::Snapshot,
+};
+
+/// Bindings under way at once.
+const BINDINGS: usize = 128;
+
+/// What the loop is told.
+enum Input {
+    Pod { old: Option<Arc<Pod>>, new: Arc<Pod> },
+    PodGone(Arc<Pod>),
+    Node { old: Option<Arc<Node>>, new: Arc<Node> },
+    NodeGone(Arc<Node>),
+    Namespace(Arc<Namespace>),
+    NamespaceGone(Arc<Namespace>),
+    /// A binding ended.
+    Bound { pod: Arc<PodInfo>, node: String, error: Option<kube::Error> },
+}
+
+pub async fn run(config: &Config, client: Client, recorder: Recorder, shutdown: CancellationToken) {
+    let informers = Informers::new(client.clone(), shutdown.clone());
+    let (inputs, mut received) = mpsc::unbounded_channel();
+    let live = Options::<Pod>::fields("status.phase!=Succeeded,status.phase!=Failed");
+    let pods: Informer<Pod> = informers.get_with(&(), live);
+    let nodes: Informer<Node> = informers.get();
+    let namespaces: Informer<Namespace> = informers.get();
+    // Nodes before pods: the first decision should know all of them.
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        _ = async { tokio::join!(pods.synced(), nodes.synced(), namespaces.synced()) } => {}
+    }
+    let tell = inputs.clone();
+    namespaces.on_change(move |change| {
+        let _ = tell.send(match change {
+            Change::Added(n) | Change::Updated(_, n) => Input::Namespace(n.clone()),
+            Change::Deleted(n) => Input::NamespaceGone(n.clone()),
+        });
+    });
+    let tell = inputs.clone();
+    nodes.on_change(move |change| {
+        let _ = tell.send(match change {
+            Change::Added(new) => Input::Node { old: None, new: new.clone() },
+            Change::Updated(old, new) => Input::Node { old: Some(old.clone()), new: new.clone() },
+            Change::Deleted(n) => Input::NodeGone(n.clone()),
+        });
+    });
+    let tell = inputs.clone();
+    pods.on_change(move |change| {
+        let _ = tell.send(match change {
+            Change::Added(new) => Input::Pod { old: None, new: new.clone() },
+            Change::Updated(old, new) => Input::Pod { old: Some(old.clone()), new: new.clone() },
+            Change::Deleted(pod) => Input::PodGone(pod.clone()),
+        });
+    });
+    let mut scheduler = Scheduler {
+        name: config.scheduler_name.clone(),
+        client,
+        recorder,
+        inputs,
+        plugins: plugins::default_plugins(),
+        snapshot: Snapshot::default(),
+        queue: Queue::default(),
+        start: 0,
+        bindings: Arc::new(Semaphore::new(BINDINGS)),
+    };
+    let mut batch = Vec::new();
+    loop {
+        let retry = scheduler.queue.next_retry();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = received.recv_many(&mut batch, 1024) => {}
+            () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+        }
+        loop {
+            for input in batch.drain(..) {
+                scheduler.take(input);
+            }
+            let Some(waiting) = scheduler.queue.pop(Instant::now()) else { break };
+            scheduler.schedule(&waiting);
+            while let Ok(input) = received.try_recv() {
+                batch.push(input);
+            }
+        }
+        // Decisions of a long queue must not starve the tasks that bind.
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Scheduler {
+    name: String,
+    client: Client,
+    recorder: Recorder,
+    inputs: mpsc::UnboundedSender<Input>,
+    plugins: Vec<Box<dyn Plugin>>,
+    snapshot: Snapshot,
+    queue: Queue,
+    start: usize,
+    bindings: Arc<Semaphore>,
+}
+
+impl Scheduler {
+    fn take(&mut self, input: Input) {
+        let now = Instant::now();
+        let events = match input {
+            Input::Pod { old, new } => self.pod(old.as_deref(), new, now),
+            Input::PodGone(pod) => self.pod_gone(&pod),
+            Input::Node { old, new } => {
+                self.snapshot.set_node(&new);
+                node_events(old.as_deref(), &new)
+            }
+            Input::NodeGone(node) => {
+                self.snapshot.remove_node(&Key::of(&node.metadata).name);
+                Events::NONE
+            }
+            Input::Namespace(namespace) => {
+                let labels = namespace.metadata.labels.clone().unwrap_or_default();
+                let before = self.snapshot.namespaces.insert(Key::of(&namespace.metadata).name.to_string(), labels.clone());
+                if before == Some(labels) { Events::NONE } else { Events::NAMESPACE_LABELS }
+            }
+            Input::NamespaceGone(namespace) => {
+                self.snapshot.namespaces.remove(&*Key::of(&namespace.metadata).name);
+                Events::NONE
+            }
+            Input::Bound { pod, node, error } => self.bound(&pod, &node, error, now),
+        };
+        self.queue.wake(events, now);
+    }
+
+    fn pod(&mut self, old: Option<&Pod>, new: Arc<Pod>, now: Instant) -> Events {
+        let uid = new.metadata.uid.clone().unwrap_or_default();
+        let spec = new.spec.as_ref();
+        if spec.is_some_and(|s| s.node_name.as_deref().is_some_and(|n| !n.is_empty())) {
+            return self.bound_pod(old, new);
+        }
+        let ours = spec.is_some_and(|s| s.scheduler_name.as_deref().unwrap_or("default-scheduler") == self.name);
+        let gated = spec.is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
+        if !ours || gated || new.metadata.deletion_timestamp.is_some() {
+            self.queue.remove(&uid);
+            return Events::NONE;
+        }
+        if self.snapshot.place(&uid).is_some() {
+            // Assumed: the binding is on its way, this news is older.
+            return Events::NONE;
+        }
+        let pod = Arc::new(PodInfo::new(new.clone()));
+        let nominated = new.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).filter(|n| !n.is_empty());
+        self.snapshot.nominate(&pod, nominated);
+        let same_spec = old.is_some_and(|o| o.spec == new.spec && o.metadata.labels == new.metadata.labels);
+        if same_spec && self.queue.get(&uid).is_some() {
+            self.queue.refresh(pod);
+        } else {
+            self.queue.add(pod, now);
+        }
+        Events::NONE
+    }
+
+    fn bound_pod(&mut self, old: Option<&Pod>, new: Arc<Pod>) -> Events {
+        let uid = new.metadata.uid.clone().unwrap_or_default();
+        let was_bound = old.is_some_and(|o| o.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
+        let unchanged = old.is_some_and(|o| {
+            o.spec == new.spec
+                && o.metadata.labels == new.metadata.labels
+                && o.metadata.deletion_timestamp.is_some() == new.metadata.deletion_timestamp.is_some()
+        });
+        let pod = || Arc::new(PodInfo::new(new.clone()));
+        let finished = matches!(new.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        if was_bound && unchanged && !finished {
+            return Events::NONE;
+        }
+        self.queue.remove(&uid);
+        let pod = pod();
+        self.snapshot.nominate(&pod, None);
+        if finished {
+            self.snapshot.remove_pod(&uid);
+            return Events::POD_DELETED;
+        }
+        let before = self.snapshot.remove_pod(&uid);
+        let node = pod.node_name().unwrap_or_default().to_owned();
+        self.snapshot.add_pod(&pod, &node);
+        match before.filter(|_| was_bound) {
+            None => Events::POD_BOUND,
+            Some(before) => {
+                let relabelled = before.pod.metadata.labels != pod.pod.metadata.labels;
+                let shrank = shrank(&before.requests, &pod.requests);
+                let events = if relabelled { Events::POD_LABELS } else { Events::NONE };
+                if shrank { events.and(Events::POD_SHRANK) } else { events }
+            }
+        }
+    }
+
+    fn pod_gone(&mut self, pod: &Pod) -> Events {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(waiting) = self.queue.get(uid).cloned() {
+            self.snapshot.nominate(&waiting, None);
+        }
+        self.queue.remove(uid);
+        if self.snapshot.remove_pod(uid).is_some() { Events::POD_DELETED } else { Events::NONE }
+    }
+
+    fn schedule(&mut self, waiting: &Waiting) {
+        let pod = &waiting.pod;
+        match cycle::schedule(&self.plugins, pod, &self.snapshot, self.start, rand_tie(pod, self.start)) {
+            Ok(placement) => {
+                self.start = placement.next_start;
+                self.snapshot.add_pod(pod, &placement.node);
+                self.bind(pod.clone(), placement.node);
+            }
+            Err(unfit) => self.turn_away(pod, &unfit),
+        }
+    }
+
+    fn turn_away(&mut self, pod: &Arc<PodInfo>, unfit: &Unfit) {
+        let mut nominated = None;
+        let preemption = if unfit.nodes == 0 {
+            String::new()
+        } else {
+            match preemption::preempt(&self.plugins, pod, &self.snapshot, unfit) {
+                Err(reason) => reason,
+                Ok(victims) => {
+                    self.snapshot.nominate(pod, Some(&victims.node));
+                    nominated = Some(victims.node.clone());
+                    self.evict(pod, victims);
+                    String::new()
+                }
+            }
+        };
+        let message = unfit.message(&preemption);
+        self.recorder.warning(&*pod.pod, "FailedScheduling", message.clone());
+        self.tell_status(pod, &message, nominated);
+        let wakes_on = unfit.plugins.iter().fold(Events::NONE, |events, at| events.and(self.plugins[*at].wakes_on()));
+        // Without any node no plugin was asked: a node must come.
+        let wakes_on = if wakes_on.is_empty() { Events::NODE_ADDED } else { wakes_on };
+        self.queue.give_back(&pod.uid, wakes_on, Instant::now());
+    }
+
+    /// Writes the PodScheduled condition, unless it says so already.
+    fn tell_status(&self, pod: &PodInfo, message: &str, nominated: Option<String>) {
+        let status = pod.pod.status.as_ref();
+        let known = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == "PodScheduled");
+        let same = known.is_some_and(|c| c.status == "False" && c.message.as_deref() == Some(message));
+        if same && nominated.is_none() {
+            return;
+        }
+        let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
+        let since = since.map_or_else(Timestamp::now, |t| t.0);
+        let mut patch = json!({"status": {"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+            "lastProbeTime": null, "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        }]}});
+        if let Some(node) = nominated {
+            patch["status"]["nominatedNodeName"] = json!(node);
+        }
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.key.namespace);
+        let key = pod.key.clone();
+        tokio::spawn(async move {
+            let patched = api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch)).await;
+            if let Err(error) = patched.map(drop)
+                && !client::is_not_found(&error)
+            {
+                tracing::warn!(pod = %key, %error, "writing the PodScheduled condition failed");
+            }
+        });
+    }
+
+    fn bind(&self, pod: Arc<PodInfo>, node: String) {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.key.namespace);
+        let (inputs, bindings) = (self.inputs.clone(), self.bindings.clone());
+        tokio::spawn(async move {
+            let Ok(_permit) = bindings.acquire_owned().await else { return };
+            let error = bind(&api, &pod, &node).await.err();
+            // The loop may have ended.
+            let _ = inputs.send(Input::Bound { pod, node, error });
+        });
+    }
+
+    fn bound(&mut self, pod: &Arc<PodInfo>, node: &str, error: Option<kube::Error>, now: Instant) -> Events {
+        let Some(error) = error else {
+            let message = format!("Successfully assigned {}/{} to {node}", pod.key.namespace, pod.key.name);
+            self.recorder.normal(&*pod.pod, "Scheduled", message);
+            self.queue.remove(&pod.uid);
+            self.snapshot.nominate(pod, None);
+            return Events::NONE;
+        };
+        // Unless the informer has already said that it is bound after all.
+        if self.queue.get(&pod.uid).is_none() {
+            return Events::NONE;
+        }
+        self.snapshot.remove_pod(&pod.uid);
+        if client::is_not_found(&error) {
+            self.queue.remove(&pod.uid);
+        } else {
+            tracing::warn!(pod = %pod.key, node, %error, "binding failed");
+            self.recorder.warning(&*pod.pod, "FailedScheduling", format!("binding rejected: {error}"));
+            self.queue.give_back(&pod.uid, Events::NONE, now);
+        }
+        Events::POD_DELETED
+    }
+
+    /// Deletes the victims of a preemption, with the condition that says why.
+    fn evict(&self, pod: &PodInfo, victims: Victims) {
+        let scheduler = self.name.clone();
+        for victim in victims.pods {
+            if victim.pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            self.recorder.normal(&*victim.pod, "Preempted", format!("Preempted by pod {} on node {}", pod.uid, victims.node));
+            let api = Api::<Pod>::namespaced(self.client.clone(), &victim.key.namespace);
+            let scheduler = scheduler.clone();
+            tokio::spawn(async move {
+                let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let condition = json!({"status": {"conditions": [{
+                    "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "lastTransitionTime": now,
+                    "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+                }]}});
+                let name = &victim.key.name;
+                let told = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(condition)).await.map(drop);
+                let only = Preconditions { uid: Some(victim.uid.clone()), resource_version: None };
+                let gone = api.delete(name, &DeleteParams::default().preconditions(only)).await.map(drop);
+                if let Err(error) = told.and(gone)
+                    && !client::is_not_found(&error)
+                {
+                    tracing::warn!(pod = %victim.key, %error, "preempting failed");
+                }
+            });
+        }
+    }
+}
+
+async fn bind(api: &Api<Pod>, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+    let binding = Binding {
+        metadata: ObjectMeta {
+            name: Some(pod.key.name.to_string()),
+            namespace: Some(pod.key.namespace.to_string()),
+            uid: Some(pod.uid.clone()),
+            ..ObjectMeta::default()
+        },
+        target: ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_owned()), ..ObjectReference::default() },
+    };
+    let _: serde_json::Value = api.create_subresource("binding", &pod.key.name, &PostParams::default(), &binding).await?;
+    Ok(())
+}
+
+/// Which events a node's change is.
+fn node_events(old: Option<&Node>, new: &Node) -> Events {
+    let Some(old) = old else { return Events::NODE_ADDED };
+    let spec = |node: &Node| node.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable.unwrap_or(false)));
+    let allocatable = |node: &Node| node.status.as_ref().and_then(|s| s.allocatable.clone());
+    let mut events = Events::NONE;
+    if old.metadata.labels != new.metadata.labels {
+        events = events.and(Events::NODE_LABELS);
+    }
+    if spec(old) != spec(new) {
+        events = events.and(Events::NODE_TAINTS);
+    }
+    if allocatable(old) != allocatable(new) {
+        events = events.and(Events::NODE_ALLOCATABLE);
+    }
+    events
+}
+
+fn shrank(before: &Resources, after: &Resources) -> bool {
+    let smaller = |(name, amount): (&String, &i64)| after.scalar.get(name).copied().unwrap_or(0) < *amount;
+    after.milli_cpu < before.milli_cpu
+        || after.memory < before.memory
+        || after.ephemeral_storage < before.ephemeral_storage
+        || before.scalar.iter().any(smaller)
+}
+
+/// A number that differs from pod to pod, for ties.
+fn rand_tie(pod: &PodInfo, start: usize) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (&pod.uid, start).hash(&mut hasher);
+    hasher.finish()
+}
