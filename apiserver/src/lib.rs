@@ -5,6 +5,7 @@
 
 pub mod gate;
 pub mod identity;
+pub mod interim;
 pub mod request;
 pub mod security;
 pub mod upgrade;
