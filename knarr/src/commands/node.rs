@@ -1,13 +1,14 @@
-//! `knarr node`: the process of one node of a local cluster. `up` starts it, reads its reports from its standard output until it
-//! is ready, and leaves it running.
+//! `knarr node`: the process of one node of a local cluster. `up` starts it, puts it into its cgroup and records it, and only
+//! then lets it go by a line on its standard input; if `up` dies before, it ends with the input. It reports on its
+//! standard output until it is ready.
 
 use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use serde::{Deserialize, Serialize};
 
-use crate::local::{enter, layout, process::Identity, record::Cluster};
+use crate::local::{enter, layout, record::Cluster};
 
 /// Flags.
 #[derive(Debug, clap::Args)]
@@ -53,6 +54,11 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn serve(args: &Args) -> Result<()> {
     layout::check_name(&args.cluster)?;
+    let mut go = String::new();
+    std::io::stdin().read_line(&mut go).context("wait for permission to start")?;
+    if go.trim() != "go" {
+        bail!("this is started by `knarr up`");
+    }
     let cluster = Cluster::existing(&args.cluster)?;
     let node = cluster.nodes()?.into_iter().find(|node| node.n == args.number).context("find the node in the cluster")?;
     let _ = nix::unistd::setsid();
@@ -60,6 +66,5 @@ fn serve(args: &Args) -> Result<()> {
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.context("ignore hang-ups")?;
     // Before any thread is started: namespaces belong to threads.
     enter::node(&cluster.name, &node.name)?;
-    Identity::own().context("read our own start time")?.save(&node.folder, "knarr")?;
     crate::compose::run(&cluster, &node)
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     commands::{node::Report, small_runtime},
     local::{
-        cgroup, kubeconfig, layout, link,
+        control, enter, kubeconfig, layout, link,
         process::Identity,
         progress::Progress,
         record::{self, Cluster, Node, Store},
@@ -99,16 +99,20 @@ async fn ensure_network(cluster: &Cluster) -> Result<()> {
 
 /// Starts those nodes that are dead, side by side, and returns when all of them are ready.
 fn start(cluster: &Cluster, nodes: &[Node], progress: &mut Progress) -> Result<()> {
-    let dead: Vec<&Node> = nodes.iter().filter(|node| Identity::load(&node.folder, "knarr").is_none()).collect();
     let (reports, inbox) = mpsc::channel();
-    for node in &dead {
-        progress.step(format!("Starting {}", node.name));
-        let child = spawn(cluster, node)?;
-        listen(node.name.clone(), child, reports.clone());
+    for node in nodes {
+        match Identity::load(&node.folder, "knarr") {
+            // An earlier `up` may have been interrupted while it waited.
+            Some(alive) => wait_ready(node.clone(), alive, reports.clone()),
+            None => {
+                progress.step(format!("Starting {}", node.name));
+                listen(node.name.clone(), spawn(cluster, node)?, reports.clone());
+            }
+        }
     }
     drop(reports);
     let deadline = Instant::now() + PATIENCE;
-    let mut waiting: Vec<&Node> = dead;
+    let mut waiting: Vec<&Node> = nodes.iter().collect();
     while let Some(&first) = waiting.first() {
         let left = deadline.saturating_duration_since(Instant::now());
         match inbox.recv_timeout(left) {
@@ -136,15 +140,46 @@ fn start(cluster: &Cluster, nodes: &[Node], progress: &mut Progress) -> Result<(
 const LOG: &str = "knarr.log";
 
 fn spawn(cluster: &Cluster, node: &Node) -> Result<Child> {
-    cgroup::create(&layout::node_cgroup(&cluster.name, &node.name))?;
     let path = node.folder.join(LOG);
     let log = fs::OpenOptions::new().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("open {}", path.display()))?;
     let mut command = Command::new(std::env::current_exe().context("find our own program")?);
     command.args(["node", "--cluster", &cluster.name, "--number", &node.n.to_string()]);
     // Not the caller's directory: it could not be unmounted while the cluster runs.
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    command.spawn().with_context(|| format!("start {}", node.name))
+    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    let mut child = command.spawn().with_context(|| format!("start {}", node.name))?;
+    let pid = child.id();
+    let placed = enter::place(&cluster.name, &node.name, pid).and_then(|()| {
+        let identity = i32::try_from(pid).ok().and_then(Identity::of).context("read the process' start time")?;
+        identity.save(&node.folder, "knarr")
+    });
+    // Without this line, when the pipe closes, it ends.
+    let told = placed.and_then(|()| {
+        Ok(child.stdin.take().context("speak to it")?.write_all(
+            b"go
+",
+        )?)
+    });
+    if let Err(error) = told {
+        let _ = child.kill();
+        return Err(error).with_context(|| format!("start {}", node.name));
+    }
+    Ok(child)
+}
+
+/// Asks a node that runs already to say when it is ready.
+fn wait_ready(node: Node, alive: Identity, reports: mpsc::Sender<(String, Option<Report>)>) {
+    std::thread::spawn(move || {
+        // It may not have opened its socket yet.
+        while alive.is_alive() {
+            if control::ask(&node.folder, "wait ready", std::io::empty()).is_ok() {
+                let _ = reports.send((node.name, Some(Report::Ready)));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = reports.send((node.name, None));
+    });
 }
 
 /// Passes on what a node reports; `None` when it stops reporting.
@@ -168,7 +203,7 @@ fn log_tail(node: &Node) -> String {
     let mut last = VecDeque::new();
     if let Ok(file) = fs::File::open(node.folder.join(LOG)) {
         for line in BufReader::new(file).lines().map_while(Result::ok) {
-            last.push_back(line);
+            last.push_back(line.chars().take(300).collect::<String>());
             if last.len() > 15 {
                 last.pop_front();
             }

@@ -2,22 +2,144 @@
 //! and its components reach the API server in process, with neither socket nor TLS in between.
 
 pub mod agent;
+pub mod control_plane;
 pub mod parts;
 
-use anyhow::Result;
-
-use crate::{
-    commands::node::Report,
-    local::record::{Cluster, Node},
+use std::{
+    io::Read,
+    sync::{Arc, OnceLock},
 };
 
-/// Runs a node until it is told to end.
+use anyhow::{Context, Result, bail};
+use client::{Informer, Options};
+use k8s_openapi::api::core::v1::Node as ApiNode;
+use process::flags::LogFlags;
+use runtime::ImageStore;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    commands::{node::Report, status::is_ready},
+    compose::{control_plane::ControlPlane, parts::Parts},
+    local::{
+        control, etcd, kubeconfig, layout,
+        record::{Cluster, Node, Store},
+    },
+};
+
+/// Runs a node of a local cluster until it is told to end.
 pub fn run(cluster: &Cluster, node: &Node) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        tracing::info!(cluster = cluster.name, node = node.name, "node process is up");
-        Report::Ready.send();
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;
-        Ok(())
+    process::logging::init(&LogFlags { verbosity: 0, format: "text".to_owned(), file: None })?;
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    threads.block_on(serve(cluster, node))
+}
+
+async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
+    let shutdown = process::shutdown::on_signals().context("listen for signals")?;
+    let mut parts = Parts::new(shutdown.clone());
+    let state = Arc::new(State::default());
+    tokio::spawn(control::serve(control::listen(&node.folder)?, handler(state.clone())));
+    let folder = layout::folder(&cluster.name);
+    let (kubelet_client, proxy_client) = if node.n == 1 {
+        let store = match cluster.store {
+            Store::Redb => control_plane::Backend::Redb(folder.join("state.db")),
+            Store::Etcd => {
+                Report::Step("starting etcd".into()).send();
+                etcd::ensure(&folder.join("etcd"), &node.folder).await?;
+                control_plane::Backend::Etcd(vec![etcd::ENDPOINT.to_owned()])
+            }
+        };
+        Report::Step("starting the control plane".into()).send();
+        let plan = control_plane::Plan { data: folder.clone(), address: node.address, store };
+        let control_plane = ControlPlane::start(plan, &mut parts).await?;
+        control_plane.write_kubeconfig(
+            &kubeconfig::own_path(&cluster.name),
+            &cluster.name,
+            &kubeconfig::user(&cluster.name),
+            &cluster.server()?,
+        )?;
+        (control_plane.node_client(&node.name), control_plane.component_client("kube-proxy"))
+    } else {
+        let server = cluster.server()?;
+        control_plane::remote_clients(&folder, &node.name, &server)?
+    };
+    Report::Step("starting the node".into()).send();
+    let serving = control_plane::kubelet_certificate(&folder, &node.name, node.address)?;
+    let plan = agent::Plan {
+        name: node.name.clone(),
+        address: node.address,
+        folder: node.folder.clone(),
+        pods: Some(node.pods),
+        client_ca: folder.join("pki/ca.crt"),
+        serving,
+        kubelet_client: kubelet_client.clone(),
+        proxy_client,
+    };
+    let images = agent::start(plan, &mut parts).await?;
+    let _ = state.images.set(images);
+    Report::Step("waiting for the node to be ready".into()).send();
+    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, shutdown));
+    parts.finish().await;
+    Ok(())
+}
+
+/// Says so when the node's object is ready.
+async fn report_ready(client: kube::Client, name: String, state: Arc<State>, shutdown: CancellationToken) {
+    let watching = shutdown.child_token();
+    let only = Options::fields(format!("metadata.name={name}"));
+    let node: Informer<ApiNode> = Informer::start(client, only, watching.clone());
+    let mut changes = node.changes();
+    // After a restart the object says what the kubelet said before; only what it says now counts.
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let is_so = |node: &ApiNode| is_ready(node) && last_heartbeat(node) >= i64::try_from(started).unwrap_or(0);
+    while !node.get(&client::Key::cluster(&name)).is_some_and(|node| is_so(&node)) {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    state.ready.send_replace(true);
+    Report::Ready.send();
+    watching.cancel();
+}
+
+/// When the kubelet last said whether the node is ready, in seconds since 1970.
+fn last_heartbeat(node: &ApiNode) -> i64 {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    ready.and_then(|condition| Some(condition.last_heartbeat_time.as_ref()?.0.as_second())).unwrap_or(0)
+}
+
+/// What commands on the host may ask about.
+#[derive(Default)]
+struct State {
+    images: OnceLock<Arc<ImageStore>>,
+    ready: watch::Sender<bool>,
+}
+
+/// What a node does for commands on the host. Runs on threads that may block.
+fn handler(state: Arc<State>) -> control::Handler {
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move |command: &str, rest: &mut dyn Read| match command {
+        "wait ready" => {
+            // The sender lives as long as this handler.
+            let _ = runtime.block_on(state.ready.subscribe().wait_for(|ready| *ready));
+            Ok(Vec::new())
+        }
+        "image load" => {
+            let images = state.images.get().context("the node's runtime has not started yet")?;
+            let loaded = images.import(rest).context("read the archive")?;
+            let names = loaded.into_iter().map(|image| image.tags.into_iter().next().unwrap_or(image.id));
+            Ok(names.collect())
+        }
+        "image ls" => {
+            let images = state.images.get().context("the node's runtime has not started yet")?;
+            let list = images.list().into_iter();
+            let line = |image: runtime::ImageRecord| {
+                let name = image.tags.iter().chain(&image.digests).next().cloned();
+                format!("{}\t{}\t{}", name.unwrap_or_else(|| "<none>".to_owned()), image.id, image.size)
+            };
+            Ok(list.map(line).collect())
+        }
+        other => bail!("this node does not know {other:?}"),
     })
 }

@@ -79,11 +79,16 @@ pub fn create(group: &str) -> Result<()> {
     Ok(())
 }
 
-/// Moves the calling process into the group.
-pub fn enter(group: &str) -> Result<()> {
+/// The group of a node's agent, below the node's own.
+pub fn agent(node: &str) -> String {
+    format!("{node}/{AGENT}")
+}
+
+/// Moves a process into the group.
+pub fn enter(group: &str, pid: u32) -> Result<()> {
     for hierarchy in hierarchies()? {
         let procs = hierarchy.mount.join(group).join("cgroup.procs");
-        fs::write(&procs, "0").with_context(|| format!("enter {}", procs.display()))?;
+        fs::write(&procs, pid.to_string()).with_context(|| format!("enter {}", procs.display()))?;
     }
     Ok(())
 }
@@ -103,7 +108,8 @@ pub fn settle() -> Result<()> {
             .with_context(|| format!("mount {}", hierarchy.mount.display()))?;
     }
     create(AGENT)?;
-    enter(AGENT)?;
+    // By the number that this process has in its own pid namespace, which is the one that counts when it writes.
+    enter(AGENT, std::process::id())?;
     for hierarchy in hierarchies()? {
         hierarchy.delegate(&hierarchy.mount)?;
     }

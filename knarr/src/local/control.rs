@@ -55,6 +55,9 @@ fn answer(stream: tokio::net::UnixStream, handler: &Handler) -> Result<()> {
         Err(error) => format!("error: {error:#}"),
     };
     stream.write_all(text.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    // A socket closed with input unread would take the answer back.
+    std::io::copy(&mut input, &mut std::io::sink())?;
     Ok(())
 }
 

@@ -1,4 +1,13 @@
-//! How a process becomes a node's: its cgroup, network namespace, mount namespace and cgroup namespace, in this order.
+//! How a process becomes a node's: its cgroup and cgroup namespace, its network namespace, a mount namespace.
+//!
+//! The cgroup namespace is made by the node's first process and kept as a file in the node's folder. A later one joins it:
+//! it could not make the same again, since a version 2 group whose controllers are passed down takes no more members, and a
+//! cgroup namespace begins where its maker is.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use net::netns;
@@ -9,15 +18,40 @@ use nix::{
 
 use super::{cgroup, layout};
 
-/// Makes the calling process, which must have one thread only, part of the node.
+/// Puts a process that will join the node into the node's cgroup: before it does anything, so that `down` finds it.
+pub fn place(cluster: &str, node: &str, pid: u32) -> Result<()> {
+    let group = layout::node_cgroup(cluster, node);
+    cgroup::create(&group)?;
+    match netns::exists(&kept(cluster, node)) {
+        true => cgroup::enter(&cgroup::agent(&group), pid),
+        false => cgroup::enter(&group, pid),
+    }
+}
+
+/// Makes the calling process, which must have one thread only and be in its place, part of the node.
 pub fn node(cluster: &str, node: &str) -> Result<()> {
-    cgroup::create(&layout::node_cgroup(cluster, node))?;
-    cgroup::enter(&layout::node_cgroup(cluster, node))?;
-    let namespace = netns::open(&netns::named(node))?;
-    setns(&namespace, CloneFlags::CLONE_NEWNET).context("enter the node's network namespace")?;
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP).context("make mount and cgroup namespaces")?;
+    let kept = kept(cluster, node);
+    if netns::exists(&kept) {
+        setns(netns::open(&kept)?, CloneFlags::CLONE_NEWCGROUP).context("enter the node's cgroup namespace")?;
+    } else {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("make a cgroup namespace")?;
+        keep(&kept)?;
+    }
+    setns(netns::open(&netns::named(node))?, CloneFlags::CLONE_NEWNET).context("enter the node's network namespace")?;
+    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
     // What the host mounts later shows up here; what we mount stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("cut the node's mounts off from the host's")?;
     cgroup::settle()
+}
+
+fn kept(cluster: &str, node: &str) -> PathBuf {
+    layout::node_folder(cluster, node).join("cgroup.ns")
+}
+
+/// Binds the calling process' cgroup namespace to a file.
+fn keep(path: &Path) -> Result<()> {
+    File::create(path).with_context(|| format!("create {}", path.display()))?;
+    mount(Some("/proc/self/ns/cgroup"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("bind the cgroup namespace to {}", path.display()))
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{layout, record::write_whole};
+use super::{layout, process::Identity, record::write_whole};
 
 /// The name of a cluster's administrator entry.
 pub fn user(cluster: &str) -> String {
@@ -97,7 +97,8 @@ fn edit(path: &Path, change: impl FnOnce(Value) -> Result<Option<Value>>) -> Res
     }
 }
 
-/// kubectl's way of locking a kubeconfig: a file beside it that only one can create.
+/// kubectl's way of locking a kubeconfig: a file beside it that only one can create. Ours says whose it is, so that one left
+/// by a killed process of ours is not in the way for ever.
 struct Lock(PathBuf);
 
 impl Lock {
@@ -108,7 +109,15 @@ impl Lock {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             match fs::OpenOptions::new().write(true).create_new(true).open(&lock) {
-                Ok(_) => return Ok(Self(lock)),
+                Ok(mut file) => {
+                    let own = serde_json::to_vec(&Identity::own())?;
+                    // Without it the lock is as good as kubectl's.
+                    let _ = std::io::Write::write_all(&mut file, &own);
+                    return Ok(Self(lock));
+                }
+                Err(e) if e.kind() == ErrorKind::AlreadyExists && is_abandoned(&lock) => {
+                    let _ = fs::remove_file(&lock);
+                }
                 // Its holder tells nobody when it lets go.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -121,6 +130,11 @@ impl Lock {
             }
         }
     }
+}
+
+fn is_abandoned(lock: &Path) -> bool {
+    let holder: Option<Identity> = fs::read(lock).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    holder.is_some_and(|holder| !holder.is_alive())
 }
 
 impl Drop for Lock {

@@ -1,0 +1,127 @@
+//! The control plane in one process: API server, scheduler, controllers.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use apiserver::{
+    interim,
+    security::{
+        kubeconfig::Kubeconfig,
+        pki::{Pair, Pki},
+    },
+};
+use store::Store;
+
+use super::parts::Parts;
+
+/// Where objects are kept.
+pub enum Backend {
+    /// In this file.
+    Redb(PathBuf),
+    /// In etcd at these endpoints.
+    Etcd(Vec<String>),
+}
+
+/// What a control plane is made from.
+pub struct Plan {
+    /// Where everything of it is kept.
+    pub data: PathBuf,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Where its objects are.
+    pub store: Backend,
+}
+
+/// A running control plane.
+pub struct ControlPlane {
+    server: interim::Server,
+}
+
+impl ControlPlane {
+    /// Starts the API server, and the other components among `parts`.
+    pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
+        let config = interim::Config {
+            pki: plan.data.join("pki"),
+            addresses: vec![plan.address.to_string()],
+            listen: (Ipv4Addr::UNSPECIFIED, 6443).into(),
+        };
+        let store = open(plan.store).await.context("open the store")?;
+        let server =
+            interim::Server::start(config, store, parts.shutdown().clone()).await.context("start the API server")?;
+        let this = Self { server };
+        let config = controller_manager::Config {
+            leader_elect: false,
+            root_ca: Some(this.server.security.pki.authority_pem().to_owned()),
+            ..controller_manager::Config::default()
+        };
+        let client = this.component_client("kube-controller-manager");
+        parts.run("controller-manager", move |shutdown| {
+            let (config, client) = (config.clone(), client.clone());
+            async move { Ok(controller_manager::run(config, client, shutdown).await?) }
+        });
+        let config = scheduler::Config { leader_elect: false, ..scheduler::Config::default() };
+        let client = this.component_client("kube-scheduler");
+        parts.run("scheduler", move |shutdown| {
+            let (config, client) = (config.clone(), client.clone());
+            async move { Ok(scheduler::run(config, client, shutdown).await?) }
+        });
+        Ok(this)
+    }
+
+    /// A client in process that acts as the node.
+    pub fn node_client(&self, node: &str) -> kube::Client {
+        kube::Client::new(self.server.service(&format!("system:node:{node}"), &["system:nodes"]), "default")
+    }
+
+    /// A client in process that acts as a component: `kube-proxy` is user `system:kube-proxy`.
+    pub fn component_client(&self, component: &str) -> kube::Client {
+        kube::Client::new(self.server.service(&format!("system:{component}"), &[]), "default")
+    }
+
+    /// Writes an administrator's kubeconfig.
+    pub fn write_kubeconfig(&self, path: &Path, cluster: &str, user: &str, server: &str) -> Result<()> {
+        let pki = &self.server.security.pki;
+        let pair = pki.admin()?;
+        let config = Kubeconfig { cluster, user, server, authority: pki.authority_pem(), pair: &pair };
+        config.write(path).with_context(|| format!("write {}", path.display()))
+    }
+}
+
+async fn open(backend: Backend) -> Result<Arc<dyn Store>, store::Error> {
+    Ok(match backend {
+        Backend::Redb(path) => Arc::new(store::redb::RedbStore::open(path, store::redb::Options::default())?),
+        Backend::Etcd(endpoints) => {
+            let options = store::etcd::Options { endpoints, ..Default::default() };
+            Arc::new(store::etcd::EtcdStore::connect(options).await?)
+        }
+    })
+}
+
+fn open_pki(data: &Path) -> Result<Pki> {
+    Ok(Pki::open(&data.join("pki"), std::time::SystemTime::now().into())?)
+}
+
+/// Clients for a node that is not the control plane's: one acts as the node, one as the proxy.
+pub fn remote_clients(data: &Path, node: &str, server: &str) -> Result<(kube::Client, kube::Client)> {
+    let pki = open_pki(data)?;
+    let client = |pair: Pair| -> Result<kube::Client> {
+        let text = Kubeconfig { cluster: "c", user: "u", server, authority: pki.authority_pem(), pair: &pair }.to_yaml();
+        let config = kube::config::Kubeconfig::from_yaml(&text)?;
+        let loader = kube::config::KubeConfigOptions::default();
+        let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(config, &loader))?;
+        Ok(kube::Client::try_from(config)?)
+    };
+    Ok((client(pki.kubelet(node)?)?, client(pki.component("kube-proxy")?)?))
+}
+
+/// The files of a kubelet's serving certificate and key.
+pub fn kubelet_certificate(data: &Path, node: &str, address: Ipv4Addr) -> Result<(PathBuf, PathBuf)> {
+    let pki = open_pki(data)?;
+    pki.kubelet_server(node, &[&address.to_string()])?;
+    let file = |extension: &str| pki.dir().join(format!("nodes/{node}-server.{extension}"));
+    Ok((file("crt"), file("key")))
+}

@@ -1,0 +1,5 @@
+//! Stories of whole clusters, as a user lives them. They need root and run one after another.
+
+mod life;
+mod services;
+mod streams;
