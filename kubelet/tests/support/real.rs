@@ -95,13 +95,16 @@ impl Real {
 impl Drop for Real {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        // Their pods end with them.
-        for pid in self.shims() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-        }
         let cgroups = runtime::cgroup::detect().unwrap();
-        for _ in 0..200 {
-            if cgroups.remove(&self.cgroup).is_ok() && self.shims().is_empty() {
+        let mut quiet = 0;
+        for _ in 0..300 {
+            // Pods end with their shims. A kubelet that is still there may start a pod anew: quiet is what stays so.
+            let shims = self.shims();
+            for pid in &shims {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL);
+            }
+            quiet = if shims.is_empty() && cgroups.remove(&self.cgroup).is_ok() { quiet + 1 } else { 0 };
+            if quiet == 10 {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
