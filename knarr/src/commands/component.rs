@@ -2,10 +2,11 @@
 
 use std::{
     future::Future,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -37,6 +38,28 @@ pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<C
         config.cluster_url = master.parse().context("read --master")?;
     }
     Client::try_from(config).context("make a client")
+}
+
+/// The host's name, as a node's.
+pub fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("read the host's name")?;
+    Ok(name.to_string_lossy().trim().to_lowercase())
+}
+
+/// Unique among candidates for a lease, and readable.
+pub fn identity() -> String {
+    format!("{}_{}", host_name().unwrap_or_else(|_| "unknown".to_owned()), std::process::id())
+}
+
+/// The address of the default route's interface.
+pub fn own_address() -> Result<Ipv4Addr> {
+    // Connecting a datagram socket sends nothing; it only asks the routing table.
+    let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+    socket.connect("192.0.2.1:9").context("find this machine's address; give it by flag")?;
+    match socket.local_addr()?.ip() {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(address) => bail!("{address} is no IPv4 address; give one by flag"),
+    }
 }
 
 /// Sets logging up and runs `work` until it ends, handing it the token that SIGTERM cancels.

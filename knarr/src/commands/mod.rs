@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod agent;
 pub mod component;
 pub mod controller_manager;
 pub mod down;
@@ -8,6 +9,8 @@ pub mod kubeconfig;
 pub mod kubelet;
 pub mod node;
 pub mod proxy;
+pub mod scheduler;
+pub mod server;
 pub mod status;
 pub mod up;
 
@@ -38,6 +41,14 @@ pub enum Command {
     Down(down::Args),
     /// Load or list the images of a local cluster's nodes.
     Image(image::Args),
+    /// Run a control plane, and a node, on this machine.
+    Server(Box<server::Args>),
+    /// Run a node on this machine.
+    Agent(Box<agent::Args>),
+    /// Run the API server.
+    Apiserver(Box<server::ApiServerArgs>),
+    /// Run the scheduler.
+    Scheduler(scheduler::Args),
     /// Run the controllers.
     ControllerManager(controller_manager::Args),
     /// Run the kubelet.
@@ -58,6 +69,10 @@ impl Command {
             Self::Kubeconfig(args) => kubeconfig::run(&args),
             Self::Down(args) => down::run(&args),
             Self::Image(args) => image::run(&args),
+            Self::Server(args) => server::run(*args),
+            Self::Agent(args) => agent::run(*args),
+            Self::Apiserver(args) => server::run_api_server(*args),
+            Self::Scheduler(args) => scheduler::run(args),
             Self::ControllerManager(args) => controller_manager::run(args),
             Self::Kubelet(args) => kubelet::run(*args),
             Self::Proxy(args) => proxy::run(args),

@@ -1,6 +1,6 @@
 //! `knarr proxy`: the service proxy by itself, as upstream's kube-proxy is run.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use process::flags::LogFlags;
 
 use crate::commands::component::{self, ClientFlags};
@@ -27,8 +27,7 @@ pub fn run(args: Args) -> Result<()> {
         }
         let mut config = args.config;
         if config.node_name.is_empty() {
-            let host = nix::unistd::gethostname().context("read the host's name")?;
-            config.node_name = host.to_string_lossy().to_lowercase();
+            config.node_name = component::host_name()?;
         }
         let client = component::client(args.client.kubeconfig.as_deref(), args.client.master.as_deref()).await?;
         Ok(proxy::run(config, client, shutdown).await?)

@@ -1,7 +1,7 @@
 //! The control plane in one process: API server, scheduler, controllers.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,6 +15,7 @@ use apiserver::{
     },
 };
 use store::Store;
+use tokio_util::sync::CancellationToken;
 
 use super::parts::Parts;
 
@@ -32,6 +33,8 @@ pub struct Plan {
     pub data: PathBuf,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Where the API server listens.
+    pub listen: SocketAddr,
     /// Where its objects are.
     pub store: Backend,
 }
@@ -44,15 +47,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts the API server, and the other components among `parts`.
     pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
-        let config = interim::Config {
-            pki: plan.data.join("pki"),
-            addresses: vec![plan.address.to_string()],
-            listen: (Ipv4Addr::UNSPECIFIED, 6443).into(),
-        };
-        let store = open(plan.store).await.context("open the store")?;
-        let server =
-            interim::Server::start(config, store, parts.shutdown().clone()).await.context("start the API server")?;
-        let this = Self { server };
+        let this = Self::start_api_server(plan, parts.shutdown().clone()).await?;
         let config = controller_manager::Config {
             leader_elect: false,
             root_ca: Some(this.server.security.pki.authority_pem().to_owned()),
@@ -70,6 +65,15 @@ impl ControlPlane {
             async move { Ok(scheduler::run(config, client, shutdown).await?) }
         });
         Ok(this)
+    }
+
+    /// Starts the API server alone.
+    pub async fn start_api_server(plan: Plan, shutdown: CancellationToken) -> Result<Self> {
+        let config =
+            interim::Config { pki: plan.data.join("pki"), addresses: vec![plan.address.to_string()], listen: plan.listen };
+        let store = open(plan.store).await.context("open the store")?;
+        let server = interim::Server::start(config, store, shutdown).await.context("start the API server")?;
+        Ok(Self { server })
     }
 
     /// A client in process that acts as the node.

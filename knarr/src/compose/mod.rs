@@ -7,6 +7,7 @@ pub mod parts;
 
 use std::{
     io::Read,
+    net::Ipv4Addr,
     sync::{Arc, OnceLock},
 };
 
@@ -50,7 +51,12 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             }
         };
         Report::Step("starting the control plane".into()).send();
-        let plan = control_plane::Plan { data: folder.clone(), address: node.address, store };
+        let plan = control_plane::Plan {
+            data: folder.clone(),
+            address: node.address,
+            listen: (Ipv4Addr::UNSPECIFIED, 6443).into(),
+            store,
+        };
         let control_plane = ControlPlane::start(plan, &mut parts).await?;
         control_plane.write_kubeconfig(
             &kubeconfig::own_path(&cluster.name),
