@@ -1,0 +1,160 @@
+//! Keeps the caches in step with the store: one listing at the start, then one stream of changes for all resources.
+//!
+//! ```text
+//!  listing ──▶ following ──(stream ends)──▶ listing
+//! ```
+//! If the stream breaks (compacted, lagged, a broken connection), everything is listed again and running watchers are let
+//! go, as a restart would.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use api::kind::Kind;
+use store::{Range, Revision, Store, WatchMessage};
+use tokio_util::sync::CancellationToken;
+
+use super::{Applied, Cache, Change, Limits, Object};
+
+/// Where all objects live.
+pub const ROOT: &str = "/registry/";
+const PAGE: usize = 1000;
+
+/// One cache a key prefix.
+pub struct Caches {
+    by_prefix: BTreeMap<String, Arc<Cache>>,
+    applied: Applied,
+    store: Arc<dyn Store>,
+    limits: Limits,
+}
+
+impl Caches {
+    /// Caches for the kinds that define their own storage.
+    pub fn new<'a>(store: Arc<dyn Store>, kinds: impl IntoIterator<Item = &'a Arc<Kind>>, limits: Limits) -> Self {
+        let applied = Applied::new(store.clone());
+        let by_prefix = kinds
+            .into_iter()
+            .map(|kind| Cache::new(kind.clone(), applied.clone(), limits))
+            .map(|cache| (cache.prefix.clone(), Arc::new(cache)))
+            .collect();
+        Self { by_prefix, applied, store, limits }
+    }
+
+    /// How far the caches are.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// The cache of a key prefix (`/registry/pods/`).
+    pub fn by_prefix(&self, prefix: &str) -> Option<&Arc<Cache>> {
+        self.by_prefix.get(prefix)
+    }
+
+    /// Every cache.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Cache>> {
+        self.by_prefix.values()
+    }
+
+    fn of_key(&self, key: &str) -> Option<&Arc<Cache>> {
+        let (prefix, cache) = self.by_prefix.range::<str, _>(..=key).next_back()?;
+        key.starts_with(prefix.as_str()).then_some(cache)
+    }
+
+    /// Loads everything; the revision from which on to follow.
+    pub async fn load(&self) -> Result<Revision, store::Error> {
+        let mut found: HashMap<&str, BTreeMap<Arc<str>, Arc<Object>>> = HashMap::new();
+        let mut range = Range { limit: PAGE, ..Range::prefix(ROOT) };
+        loop {
+            let page = self.store.range(range.clone()).await?;
+            range.at = Some(page.revision);
+            let last = page.entries.last().map(|e| format!("{}\0", e.key));
+            for entry in page.entries {
+                let Some(cache) = self.of_key(&entry.key) else { continue };
+                let object = Object::new(
+                    entry.key.clone(),
+                    cache.prefix.len(),
+                    &entry.value,
+                    entry.create_revision,
+                    entry.mod_revision,
+                    Change::Modified,
+                );
+                found.entry(&cache.prefix).or_default().insert(entry.key, Arc::new(object));
+            }
+            match last {
+                Some(last) if page.remaining > 0 => range.start = last,
+                _ => break,
+            }
+        }
+        let revision = range.at.unwrap_or_default();
+        for cache in self.by_prefix.values() {
+            cache.reset(found.remove(cache.prefix.as_str()).unwrap_or_default(), revision, self.limits);
+        }
+        self.applied.advance(revision);
+        Ok(revision)
+    }
+
+    /// Applies a batch of changes and tells watchers and readers.
+    fn apply(&self, events: Vec<store::Event>) {
+        let now = Instant::now();
+        let newest = events.last().map_or(0, |e| e.revision);
+        let mut touched: Vec<&Arc<Cache>> = Vec::new();
+        for event in events {
+            let Some(cache) = self.of_key(&event.key) else { continue };
+            if !touched.iter().any(|c| Arc::ptr_eq(c, cache)) {
+                touched.push(cache);
+            }
+            cache.apply(event, now);
+        }
+        self.applied.advance(newest);
+        touched.iter().for_each(|cache| cache.announce());
+    }
+
+    /// Follows the store from `revision` until the stream ends.
+    async fn follow(&self, revision: Revision) -> Result<(), store::Error> {
+        let mut changes = self.store.watch(ROOT, revision + 1).await?;
+        let mut tidy = tokio::time::interval(Duration::from_secs(60));
+        loop {
+            let message = tokio::select! {
+                message = changes.recv() => message,
+                _ = tidy.tick() => {
+                    let now = Instant::now();
+                    self.by_prefix.values().for_each(|cache| cache.expire(now));
+                    continue;
+                }
+            };
+            match message {
+                Some(Ok(WatchMessage::Events(events))) => self.apply(events),
+                Some(Ok(WatchMessage::Progress(at))) => self.applied.advance(at),
+                Some(Err(error)) => return Err(error),
+                None => return Err(store::Error::Closed),
+            }
+        }
+    }
+
+    /// Follows the store until `shutdown`; `revision` is what [`Caches::load`] returned.
+    pub async fn run(self: Arc<Self>, mut revision: Revision, shutdown: CancellationToken) {
+        loop {
+            let followed = tokio::select! {
+                followed = self.follow(revision) => followed,
+                () = shutdown.cancelled() => return,
+            };
+            if let Err(error) = followed {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the watch cache lost the store's changes");
+            }
+            revision = loop {
+                match self.load().await {
+                    Ok(revision) => break revision,
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the watch cache cannot list the store");
+                        tokio::select! {
+                            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                            () = shutdown.cancelled() => return,
+                        }
+                    }
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Where failures become a [`Status`]: the one error that leaves the server.
+
+use api::{
+    kind::{KindInfo, Refused},
+    status::{GroupResource, Status},
+};
+use axum::{body::Body, response::Response};
+use http::{HeaderValue, StatusCode, header};
+
+use crate::cache::{Behind, Gone};
+
+/// What handlers return.
+pub type Result<T, E = Status> = std::result::Result<T, E>;
+
+/// A store's failure during `operation` on `resource`.
+pub fn store(error: &store::Error) -> Status {
+    match error {
+        store::Error::Compacted { .. } => Status::expired("The provided resource version is too old."),
+        store::Error::Future { requested, newest } => Status::too_large_resource_version(*requested, *newest, 1),
+        store::Error::NoSpace(_) => Status::insufficient_storage("the store's device is full"),
+        error => Status::internal(&chain(error)),
+    }
+}
+
+/// An error with its causes, `: ` in between.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        out.push_str(": ");
+        out.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    out
+}
+
+/// A cache that could not be brought to a revision.
+pub fn behind(error: &Behind) -> Status {
+    match error {
+        Behind::Timeout { wanted, current } => Status::too_large_resource_version(*wanted, *current, 1),
+        Behind::Store(error) => store(error),
+    }
+}
+
+/// A watch from a revision whose changes are gone.
+pub fn gone(error: Gone) -> Status {
+    Status::too_old(error.requested, error.oldest)
+}
+
+/// A kind's refusal.
+pub fn refused(info: &KindInfo, name: &str, refused: &Refused) -> Status {
+    Status::refused(info, name, refused)
+}
+
+/// A failure with no reason of its own (upstream's errors that are no API errors): 500.
+pub fn plain(message: impl Into<String>) -> Status {
+    Status { status: "Failure".to_owned(), message: message.into(), code: 500, ..Status::default() }
+}
+
+/// A broken rule of the options of a request.
+pub fn invalid_options(kind: &str, errors: &api::field::FieldErrors) -> Status {
+    Status::invalid(GroupResource { group: "meta.k8s.io", resource: kind }, "", errors)
+}
+
+/// The response of an error.
+pub fn respond(status: &Status) -> Response {
+    let mut response = Response::new(Body::from(status.to_bytes()));
+    *response.status_mut() =
+        u16::try_from(status.code).ok().and_then(|c| StatusCode::from_u16(c).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}

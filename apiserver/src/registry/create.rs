@@ -1,0 +1,97 @@
+//! Creation: system fields, generated names, admission, the kind's decisions, one transaction that expects no such key.
+
+use api::{kind::Refused, status::Status};
+use serde_json::Value;
+use store::Txn;
+
+use super::{Entry, Registry, Write, Written, durability, metadata, put, services};
+use crate::{
+    admission,
+    cache::object::{encode, with_revision},
+    error::{self, Result},
+};
+
+/// How often a taken generated name is replaced by another.
+const NAME_TRIES: usize = 8;
+
+impl Registry {
+    /// Creates an object in `namespace` (empty for cluster-scoped kinds).
+    pub async fn create(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
+        let info = entry.info();
+        metadata::fit_kind(&mut object, info)?;
+        metadata::fit_namespace(&mut object, namespace, info.namespaced)?;
+        if !matches!(metadata::text(&object, "resourceVersion"), "" | "0") {
+            return Err(error::plain("resourceVersion should not be set on objects to be created"));
+        }
+        let base = metadata::text(&object, "generateName").to_owned();
+        let generated = metadata::text(&object, "name").is_empty() && !base.is_empty();
+        let tries = if generated { NAME_TRIES } else { 1 };
+        let mut last = None;
+        for _ in 0..tries {
+            let mut object = object.clone();
+            if generated {
+                let name = api::names::generate_name(&base, &mut rand::rng());
+                metadata::of(&mut object).insert("name".to_owned(), name.into());
+            }
+            match self.create_named(entry, namespace, object, write).await {
+                Err(status) if status.is("AlreadyExists") && generated => last = Some(status),
+                done => return done,
+            }
+        }
+        let name = last.as_ref().and_then(|s| s.details.as_ref()).map(|d| d.name.clone()).unwrap_or_default();
+        Err(Status::generate_name_conflict(info.group_resource(), &name, 1))
+    }
+
+    async fn create_named(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
+        let info = entry.info();
+        let uid = uuid::Uuid::new_v4().to_string();
+        metadata::stamp_new(&mut object, &uid, write.now);
+        let name = metadata::text(&object, "name").to_owned();
+        admission::on_create(self, entry, namespace, &mut object, write).await?;
+
+        let mut broken = metadata::check_new(&object, info)?;
+        let admitted = match entry.hooks().create(object, &write.context()) {
+            Ok(_) if !broken.is_empty() => return Err(Status::invalid(info.group_kind(), &name, &broken)),
+            Ok(admitted) => admitted,
+            Err(Refused::Invalid(errors)) => {
+                broken.0.extend(errors.0);
+                return Err(Status::invalid(info.group_kind(), &name, &broken));
+            }
+            Err(refused) => return Err(error::refused(info, &name, &refused)),
+        };
+        let mut warnings = admitted.warnings;
+        let admitted = admitted.object;
+
+        for _ in 0..services::TRIES {
+            let mut object = admitted.clone();
+            let claims = services::assign(self, entry, &mut object, None)?;
+            warnings.extend(claims.warnings.iter().cloned());
+            let stored = if entry.converts() { entry.hooks().to_stored(object) } else { object };
+            let bytes = bytes::Bytes::from(encode(&stored));
+            if write.options.dry_run {
+                self.catch_up().await?;
+                if entry.cache.get(namespace, &name).is_some() {
+                    return Err(Status::already_exists(info.group_resource(), &name));
+                }
+                let json = if entry.converts() { entry.show(&bytes) } else { bytes };
+                return Ok(Written { json, warnings, created: true });
+            }
+            let key: std::sync::Arc<str> = entry.cache.key(namespace, &name).into();
+            let mut txn = Txn { compare: vec![(key.clone(), 0)], ops: vec![put(info, key.clone(), bytes.clone())], durability: durability(info) };
+            claims.add_to(&mut txn, &key);
+            match self.commit(txn).await? {
+                Ok(revision) => {
+                    let json = with_revision(&bytes, revision);
+                    let json = if entry.converts() { entry.show(&json) } else { json };
+                    return Ok(Written { json, warnings, created: true });
+                }
+                Err(found) if found.first().is_some_and(Option::is_some) => {
+                    return Err(Status::already_exists(info.group_resource(), &name));
+                }
+                // An address or port was taken meanwhile; the cache learns of it and another is chosen.
+                Err(_) => self.catch_up().await?,
+            }
+        }
+        Err(Status::server_timeout(info.group_resource(), "create", 1))
+    }
+}

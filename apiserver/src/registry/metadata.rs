@@ -1,0 +1,184 @@
+//! What the server decides about an object's metadata, over its JSON.
+
+use api::{field::FieldErrors, kind::KindInfo, meta, status::Status};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::Result;
+
+/// A timestamp as metadata writes it: RFC 3339 with whole seconds.
+pub fn timestamp(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The members of `metadata`, created where missing.
+pub fn of(object: &mut Value) -> &mut Map<String, Value> {
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let metadata = &mut object["metadata"];
+    if !metadata.is_object() {
+        *metadata = Value::Object(Map::new());
+    }
+    match metadata {
+        Value::Object(map) => map,
+        _ => unreachable!("made an object above"),
+    }
+}
+
+/// A text of the metadata; empty if unset.
+pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// `metadata.finalizers`.
+pub fn finalizers(object: &Value) -> Vec<String> {
+    let list = object.get("metadata").and_then(|m| m.get("finalizers")).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect()
+}
+
+/// Whether the object is being deleted.
+pub fn is_terminating(object: &Value) -> bool {
+    !text(object, "deletionTimestamp").is_empty()
+}
+
+/// `metadata.deletionGracePeriodSeconds`.
+pub fn grace_seconds(object: &Value) -> Option<i64> {
+    object.get("metadata")?.get("deletionGracePeriodSeconds")?.as_i64()
+}
+
+/// The typed metadata.
+pub fn typed(object: &Value) -> Result<ObjectMeta> {
+    match object.get("metadata") {
+        None | Some(Value::Null) => Ok(ObjectMeta::default()),
+        Some(metadata) => ObjectMeta::deserialize(metadata).map_err(|e| Status::bad_request(format!("metadata: {e}"))),
+    }
+}
+
+/// The namespace of the object must be the request's; an empty one takes it over.
+pub fn fit_namespace(object: &mut Value, namespace: &str, namespaced: bool) -> Result<()> {
+    let own = text(object, "namespace").to_owned();
+    if !namespaced {
+        // Upstream drops nothing here: validation says "not allowed on this type".
+        if own.is_empty() {
+            of(object).remove("namespace");
+        }
+        return Ok(());
+    }
+    if own.is_empty() {
+        of(object).insert("namespace".to_owned(), namespace.into());
+    } else if own != namespace {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    Ok(())
+}
+
+/// A body may leave out kind and apiVersion, but may not contradict the path.
+pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
+    let Some(fields) = object.as_object_mut() else {
+        return Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: the body is no JSON object",
+            info.kind, info.version, info.kind
+        )));
+    };
+    let wanted = info.api_version();
+    let given = |name: &str, fields: &Map<String, Value>| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (kind, version) = (given("kind", fields), given("apiVersion", fields));
+    if !version.is_empty() && version != wanted {
+        if kind.is_empty() || kind == info.kind {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({wanted})"
+            )));
+        }
+        let (_, bare) = meta::split_api_version(&version);
+        return Err(Status::bad_request(format!("{kind} in version {bare:?} cannot be handled as a {}: converting ({version}, {kind}) to ({wanted}, {}): unknown conversion", info.kind, info.kind)));
+    }
+    if !kind.is_empty() && kind != info.kind {
+        return Err(Status::bad_request(format!(
+            "{kind} in version {:?} cannot be handled as a {}: converting ({wanted}, {kind}) to ({wanted}, {}): unknown conversion",
+            info.version, info.kind, info.kind
+        )));
+    }
+    fields.insert("kind".to_owned(), info.kind.into());
+    fields.insert("apiVersion".to_owned(), wanted.into());
+    Ok(())
+}
+
+/// What no client sets on a new object; uid and time are handed in.
+pub fn stamp_new(object: &mut Value, uid: &str, now: Timestamp) {
+    let metadata = of(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), uid.into());
+    metadata.insert("creationTimestamp".to_owned(), timestamp(now).into());
+}
+
+/// What an update leaves out or may not decide is taken from the old object.
+pub fn carry_over(new: &mut Value, old: &Value) {
+    let old_meta = old.get("metadata").and_then(Value::as_object);
+    let old_field = |name: &str| old_meta.and_then(|m| m.get(name)).cloned();
+    let metadata = of(new);
+    metadata.remove("selfLink");
+    metadata.remove("managedFields");
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name"] {
+        let unset = match metadata.get(field) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        };
+        if unset {
+            match old_field(field) {
+                Some(value) => metadata.insert(field.to_owned(), value),
+                None => metadata.remove(field),
+            };
+        }
+    }
+    match old_field("generation") {
+        Some(generation) => metadata.insert("generation".to_owned(), generation),
+        None => metadata.remove("generation"),
+    };
+    if let Some(revision) = old_field("resourceVersion") {
+        metadata.insert("resourceVersion".to_owned(), revision);
+    }
+}
+
+/// Raises `generation`, where the object counts it.
+pub fn bump_generation(object: &mut Value) {
+    let metadata = of(object);
+    if let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|g| *g > 0) {
+        metadata.insert("generation".to_owned(), (generation + 1).into());
+    }
+}
+
+/// The broken rules of a new object's metadata.
+pub fn check_new(object: &Value, info: &KindInfo) -> Result<FieldErrors> {
+    let mut errors = FieldErrors::default();
+    meta::validate(&typed(object)?, info.namespaced, info.name_rule, "metadata", &mut errors);
+    Ok(errors)
+}
+
+/// The broken rules of an update's metadata.
+pub fn check_update(new: &Value, old: &Value) -> Result<FieldErrors> {
+    let mut errors = FieldErrors::default();
+    meta::validate_update(&typed(new)?, &typed(old)?, "metadata", &mut errors);
+    Ok(errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_update_keeps_what_it_leaves_out() {
+        let old = json!({"metadata": {"name": "a", "namespace": "n", "uid": "u", "creationTimestamp": "t", "generation": 3, "resourceVersion": "9"}});
+        let mut new = json!({"metadata": {"name": "a", "labels": {"x": "y"}, "generation": 77, "uid": ""}});
+        carry_over(&mut new, &old);
+        let mut want = old;
+        want["metadata"]["labels"] = json!({"x": "y"});
+        assert_eq!(new, want);
+    }
+}
