@@ -54,7 +54,11 @@ pub fn refused(info: &KindInfo, name: &str, refused: &Refused) -> Status {
 
 /// A failure with no reason of its own (upstream's errors that are no API errors): 500.
 pub fn plain(message: impl Into<String>) -> Status {
-    Status { status: "Failure".to_owned(), message: message.into(), code: 500, ..Status::default() }
+    let mut status = Status::default();
+    "Failure".clone_into(&mut status.status);
+    status.message = message.into();
+    status.code = 500;
+    status
 }
 
 /// A broken rule of the options of a request.
@@ -65,8 +69,10 @@ pub fn invalid_options(kind: &str, errors: &api::field::FieldErrors) -> Status {
 /// The response of an error.
 pub fn respond(status: &Status) -> Response {
     let mut response = Response::new(Body::from(status.to_bytes()));
-    *response.status_mut() =
-        u16::try_from(status.code).ok().and_then(|c| StatusCode::from_u16(c).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = u16::try_from(status.code)
+        .ok()
+        .and_then(|c| StatusCode::from_u16(c).ok())
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {

@@ -7,12 +7,14 @@
 //! go, as a restart would.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use api::kind::Kind;
+use parking_lot::RwLock;
 use store::{Range, Revision, Store, WatchMessage};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,8 @@ use super::{Applied, Cache, Change, Limits, Object};
 
 /// Where all objects live.
 pub const ROOT: &str = "/registry/";
+/// Where keys without objects live.
+const CLAIMED: &str = "/registry/claims/";
 const PAGE: usize = 1000;
 
 /// One cache a key prefix.
@@ -28,6 +32,26 @@ pub struct Caches {
     applied: Applied,
     store: Arc<dyn Store>,
     limits: Limits,
+    claims: Claims,
+}
+
+/// Keys without an object behind them: which addresses and ports are taken.
+#[derive(Default)]
+pub struct Claims(RwLock<HashSet<Arc<str>>>);
+
+impl Claims {
+    /// Whether a key is taken, as far as the cache knows.
+    pub fn contains(&self, key: &str) -> bool {
+        self.0.read().contains(key)
+    }
+
+    fn apply(&self, event: &store::Event) {
+        if event.value.is_some() {
+            self.0.write().insert(event.key.clone());
+        } else {
+            self.0.write().remove(&event.key);
+        }
+    }
 }
 
 impl Caches {
@@ -39,12 +63,17 @@ impl Caches {
             .map(|kind| Cache::new(kind.clone(), applied.clone(), limits))
             .map(|cache| (cache.prefix.clone(), Arc::new(cache)))
             .collect();
-        Self { by_prefix, applied, store, limits }
+        Self { by_prefix, applied, store, limits, claims: Claims::default() }
     }
 
     /// How far the caches are.
     pub fn applied(&self) -> &Applied {
         &self.applied
+    }
+
+    /// Taken addresses and ports.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// The cache of a key prefix (`/registry/pods/`).
@@ -58,20 +87,26 @@ impl Caches {
     }
 
     fn of_key(&self, key: &str) -> Option<&Arc<Cache>> {
-        let (prefix, cache) = self.by_prefix.range::<str, _>(..=key).next_back()?;
+        let (prefix, cache) = self.by_prefix.range::<str, _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
         key.starts_with(prefix.as_str()).then_some(cache)
     }
 
     /// Loads everything; the revision from which on to follow.
     pub async fn load(&self) -> Result<Revision, store::Error> {
         let mut found: HashMap<&str, BTreeMap<Arc<str>, Arc<Object>>> = HashMap::new();
+        let mut claims = HashSet::new();
         let mut range = Range { limit: PAGE, ..Range::prefix(ROOT) };
         loop {
             let page = self.store.range(range.clone()).await?;
             range.at = Some(page.revision);
             let last = page.entries.last().map(|e| format!("{}\0", e.key));
             for entry in page.entries {
-                let Some(cache) = self.of_key(&entry.key) else { continue };
+                let Some(cache) = self.of_key(&entry.key) else {
+                    if entry.key.starts_with(CLAIMED) {
+                        claims.insert(entry.key);
+                    }
+                    continue;
+                };
                 let object = Object::new(
                     entry.key.clone(),
                     cache.prefix.len(),
@@ -88,6 +123,7 @@ impl Caches {
             }
         }
         let revision = range.at.unwrap_or_default();
+        *self.claims.0.write() = claims;
         for cache in self.by_prefix.values() {
             cache.reset(found.remove(cache.prefix.as_str()).unwrap_or_default(), revision, self.limits);
         }
@@ -101,7 +137,12 @@ impl Caches {
         let newest = events.last().map_or(0, |e| e.revision);
         let mut touched: Vec<&Arc<Cache>> = Vec::new();
         for event in events {
-            let Some(cache) = self.of_key(&event.key) else { continue };
+            let Some(cache) = self.of_key(&event.key) else {
+                if event.key.starts_with(CLAIMED) {
+                    self.claims.apply(&event);
+                }
+                continue;
+            };
             if !touched.iter().any(|c| Arc::ptr_eq(c, cache)) {
                 touched.push(cache);
             }

@@ -291,7 +291,8 @@ impl Cache {
     /// Applies one change of the store.
     fn apply(&self, event: store::Event, now: Instant) {
         let mut state = self.state.write();
-        if event.revision <= state.revision && state.objects.get(&event.key).is_some_and(|o| o.revision() >= event.revision) {
+        if event.revision <= state.revision && state.objects.get(&event.key).is_some_and(|o| o.revision() >= event.revision)
+        {
             return;
         }
         let previous = state.objects.get(&event.key).cloned();
@@ -372,6 +373,3 @@ impl Index {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

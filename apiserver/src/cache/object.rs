@@ -314,7 +314,8 @@ mod tests {
     fn the_revision_goes_in_and_out_again() {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"metadata": "{"}, "metadata": {"name": "a", "labels": {"x": "y"}}});
         let stored = encode(&object);
-        let made = Object::new("/registry/configmaps/ns/a".into(), "/registry/configmaps/".len(), &stored, 3, 42, Change::Added);
+        let made =
+            Object::new("/registry/configmaps/ns/a".into(), "/registry/configmaps/".len(), &stored, 3, 42, Change::Added);
         let mut want = object;
         want["metadata"]["resourceVersion"] = json!("42");
         assert_eq!(made.value(), want);

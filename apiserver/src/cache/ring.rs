@@ -152,7 +152,14 @@ mod tests {
     use super::*;
 
     fn event(revision: Revision) -> Arc<Event> {
-        let object = Object::new("/registry/x/a".into(), 12, br#"{"kind":"A","apiVersion":"v1","metadata":{}}"#, 1, revision, Change::Modified);
+        let object = Object::new(
+            "/registry/x/a".into(),
+            12,
+            br#"{"kind":"A","apiVersion":"v1","metadata":{}}"#,
+            1,
+            revision,
+            Change::Modified,
+        );
         Arc::new(Event::new(Change::Modified, Arc::new(object), None))
     }
 
@@ -163,14 +170,12 @@ mod tests {
         for revision in [7, 9, 12] {
             ring.push(event(revision), now);
         }
-        let read = |ring: &Ring, revision| ring.after(revision).map(|s| ring.read(s, 10).unwrap().map(|e| e.revision()).collect::<Vec<_>>());
-        assert_eq!([6, 7, 8, 9, 12, 20].map(|r| read(&ring, r)), [
-            None,
-            Some(vec![9, 12]),
-            Some(vec![9, 12]),
-            Some(vec![12]),
-            Some(vec![]),
-            Some(vec![])
-        ]);
+        let read = |ring: &Ring, revision| {
+            ring.after(revision).map(|s| ring.read(s, 10).unwrap().map(|e| e.revision()).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            [6, 7, 8, 9, 12, 20].map(|r| read(&ring, r)),
+            [None, Some(vec![9, 12]), Some(vec![9, 12]), Some(vec![12]), Some(vec![]), Some(vec![])]
+        );
     }
 }

@@ -1,7 +1,9 @@
 //! Which objects of a resource a request is about: namespace, name, labels and fields.
 
+use std::sync::Arc;
+
 use api::{
-    kind::Hooks,
+    kind::{Hooks, Kind},
     selector::{FieldSelector, Selector},
 };
 
@@ -13,7 +15,7 @@ fn by_name_only(fields: &FieldSelector) -> bool {
 }
 
 /// Conditions that all must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Selection {
     /// Only this namespace.
     pub namespace: Option<String>,
@@ -23,8 +25,8 @@ pub struct Selection {
     pub labels: Option<Selector>,
     /// The field selector.
     pub fields: Option<FieldSelector>,
-    /// Fields are named as another kind than the stored one names them: nothing decoded earlier can be used.
-    pub foreign: bool,
+    /// Set where fields are named as another kind than the stored one names them: nothing decoded earlier can be used.
+    pub foreign: Option<Arc<Kind>>,
 }
 
 impl Selection {
@@ -44,8 +46,8 @@ impl Selection {
         if self.fields.is_none() && self.labels.is_none() {
             return true;
         }
-        if self.foreign {
-            return self.accepts(object, &Selectable::of(object.json(), hooks));
+        if let Some(kind) = &self.foreign {
+            return self.accepts(object, &Selectable::of(object.json(), &*kind.hooks));
         }
         if self.labels.is_none() && self.fields.as_ref().is_some_and(by_name_only) {
             return self.accepts(object, &Selectable::default());

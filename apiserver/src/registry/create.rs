@@ -77,7 +77,11 @@ impl Registry {
                 return Ok(Written { json, warnings, created: true });
             }
             let key: std::sync::Arc<str> = entry.cache.key(namespace, &name).into();
-            let mut txn = Txn { compare: vec![(key.clone(), 0)], ops: vec![put(info, key.clone(), bytes.clone())], durability: durability(info) };
+            let mut txn = Txn {
+                compare: vec![(key.clone(), 0)],
+                ops: vec![put(info, key.clone(), bytes.clone())],
+                durability: durability(info),
+            };
             claims.add_to(&mut txn, &key);
             match self.commit(txn).await? {
                 Ok(revision) => {

@@ -70,7 +70,9 @@ pub fn fit_namespace(object: &mut Value, namespace: &str, namespaced: bool) -> R
     if own.is_empty() {
         of(object).insert("namespace".to_owned(), namespace.into());
     } else if own != namespace {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     Ok(())
 }
@@ -84,7 +86,8 @@ pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
         )));
     };
     let wanted = info.api_version();
-    let given = |name: &str, fields: &Map<String, Value>| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let given =
+        |name: &str, fields: &Map<String, Value>| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, version) = (given("kind", fields), given("apiVersion", fields));
     if !version.is_empty() && version != wanted {
         if kind.is_empty() || kind == info.kind {
@@ -93,7 +96,10 @@ pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
             )));
         }
         let (_, bare) = meta::split_api_version(&version);
-        return Err(Status::bad_request(format!("{kind} in version {bare:?} cannot be handled as a {}: converting ({version}, {kind}) to ({wanted}, {}): unknown conversion", info.kind, info.kind)));
+        return Err(Status::bad_request(format!(
+            "{kind} in version {bare:?} cannot be handled as a {}: converting ({version}, {kind}) to ({wanted}, {}): unknown conversion",
+            info.kind, info.kind
+        )));
     }
     if !kind.is_empty() && kind != info.kind {
         return Err(Status::bad_request(format!(

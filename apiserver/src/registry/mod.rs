@@ -2,13 +2,11 @@
 //!
 //! A write decodes, lets admission and the kind decide ([`api::kind::Hooks`]), and commits one transaction that compares the
 //! object's old revision. Reads never leave the cache but for exact older revisions. One idea a file: [`create`],
-//! [`update`], [`delete`], [`read`]; what they share is here.
+//! [`update`], [`delete`]; what they share is here.
 
 pub mod create;
 pub mod delete;
-pub mod ephemeral;
 pub mod metadata;
-pub mod read;
 pub mod services;
 pub mod update;
 
@@ -30,9 +28,8 @@ use store::{Op, Outcome, Revision, Store, Txn};
 use crate::{
     cache::{Cache, Change, Object, feed::Caches},
     error::{self, Result},
-    gate::Gate,
-    http::options::WriteOptions,
     identity::User,
+    wire::options::WriteOptions,
 };
 
 /// A served resource: a kind and where its objects are.
@@ -41,8 +38,6 @@ pub struct Entry {
     pub kind: Arc<Kind>,
     /// The cache of its objects, which may be in another kind's form.
     pub cache: Arc<Cache>,
-    /// Field names that selectors may use besides name and namespace.
-    pub fields: Vec<&'static str>,
 }
 
 impl Entry {
@@ -152,14 +147,18 @@ fn entry_key(group: &str, version: &str, plural: &str) -> String {
 
 impl Registry {
     /// A registry of `kinds` over loaded caches.
-    pub fn new(store: Arc<dyn Store>, caches: Arc<Caches>, kinds: Vec<Arc<Kind>>, ranges: ServiceRanges, patience: Duration) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        caches: Arc<Caches>,
+        kinds: Vec<Arc<Kind>>,
+        ranges: ServiceRanges,
+        patience: Duration,
+    ) -> Self {
         let mut entries = HashMap::new();
         for kind in &kinds {
             let prefix = format!("/registry/{}/", kind.info.prefix());
             let Some(cache) = caches.by_prefix(&prefix) else { continue };
-            let bare = serde_json::json!({"kind": kind.info.kind, "apiVersion": kind.info.api_version(), "metadata": {}});
-            let fields = kind.hooks.fields(&bare).into_iter().map(|(name, _)| name).collect();
-            let entry = Entry { kind: kind.clone(), cache: cache.clone(), fields };
+            let entry = Entry { kind: kind.clone(), cache: cache.clone() };
             entries.insert(entry_key(kind.info.group, kind.info.version, kind.info.plural), Arc::new(entry));
         }
         Self { store, caches, entries, kinds, ranges, patience }
@@ -219,8 +218,14 @@ impl Registry {
     /// The object that a failed comparison answered with.
     fn current_from(entry: &Entry, found: Option<store::Entry>) -> Option<Current> {
         let found = found?;
-        let object =
-            Object::new(found.key, entry.cache.prefix().len(), &found.value, found.create_revision, found.mod_revision, Change::Modified);
+        let object = Object::new(
+            found.key,
+            entry.cache.prefix().len(),
+            &found.value,
+            found.create_revision,
+            found.mod_revision,
+            Change::Modified,
+        );
         let key = object.key().clone();
         Some(Current { value: entry.decode(&object), stored: found.value, revision: found.mod_revision, key })
     }
@@ -263,10 +268,4 @@ impl Registry {
             .map(|e| (e.info().group_resource().to_string(), e.cache.len()))
             .collect()
     }
-}
-
-/// The seams, where writes need them.
-pub struct Deps<'a> {
-    /// Security.
-    pub gate: &'a Gate,
 }

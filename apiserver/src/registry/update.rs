@@ -18,8 +18,8 @@ use crate::{
     error::{self, Result},
 };
 
-/// How often a change is computed anew before giving up, as upstream's patch does.
-const TRIES: usize = 5;
+/// How often a change is computed anew before giving up. Upstream's storage layer tries without end.
+const TRIES: usize = 100;
 
 /// A change as wished for: the new object, in the kind's form.
 pub type Wish<'a> = dyn FnMut(&Value) -> Result<Value> + Send + 'a;
@@ -50,7 +50,14 @@ impl Registry {
         Err(Status::modified(info.group_resource(), name))
     }
 
-    async fn replace(&self, entry: &Entry, current: &Current, mut new: Value, at: Option<Subresource>, write: Write<'_>) -> Result<Replaced> {
+    async fn replace(
+        &self,
+        entry: &Entry,
+        current: &Current,
+        mut new: Value,
+        at: Option<Subresource>,
+        write: Write<'_>,
+    ) -> Result<Replaced> {
         let info = entry.info();
         let name = metadata::text(&current.value, "name").to_owned();
         metadata::carry_over(&mut new, &current.value);
@@ -97,7 +104,8 @@ impl Registry {
             return Ok(Replaced::Done(Written { json: show(&bytes, current.revision), warnings, created: false }));
         }
         let op = if gone { Op::Delete { key: current.key.clone() } } else { put(info, current.key.clone(), bytes.clone()) };
-        let mut txn = Txn { compare: vec![(current.key.clone(), current.revision)], ops: vec![op], durability: durability(info) };
+        let mut txn =
+            Txn { compare: vec![(current.key.clone(), current.revision)], ops: vec![op], durability: durability(info) };
         if gone {
             services::release(entry, &current.value).add_to(&mut txn, &current.key);
         } else {
@@ -122,7 +130,7 @@ impl Registry {
     ) -> Result<Written> {
         let missing = || Status::not_found(entry.info().group_resource(), name);
         let mut current = self.current(entry, namespace, name).await?.ok_or_else(missing)?;
-        for _ in 0..TRIES * 4 {
+        for _ in 0..TRIES {
             let new = wish(&current.value)?;
             match self.commit_change(entry, &current, new, false, services::Claims::default(), write, Vec::new()).await? {
                 Replaced::Done(written) => return Ok(written),
@@ -187,12 +195,19 @@ mod tests {
 
     #[test]
     fn only_a_terminating_object_without_anything_that_holds_it_is_finished() {
-        let terminating = json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 0, "finalizers": ["a"]}});
+        let terminating =
+            json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 0, "finalizers": ["a"]}});
         let graceful = json!({"metadata": {"deletionTimestamp": "t", "deletionGracePeriodSeconds": 30}});
         let free = json!({"metadata": {}});
         let held = json!({"metadata": {"finalizers": ["a"]}});
         let namespace = json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}});
-        let cases = [(&free, &terminating, true), (&held, &terminating, false), (&namespace, &terminating, false), (&free, &graceful, false), (&free, &free, false)];
+        let cases = [
+            (&free, &terminating, true),
+            (&held, &terminating, false),
+            (&namespace, &terminating, false),
+            (&free, &graceful, false),
+            (&free, &free, false),
+        ];
         for (new, old, want) in cases {
             assert_eq!(is_finished(new, old), want, "{new} {old}");
         }

@@ -4,3 +4,4 @@ pub mod body;
 pub mod compress;
 pub mod negotiate;
 pub mod options;
+pub mod yaml;

@@ -119,7 +119,10 @@ impl ListOptions {
             }
             if !match_text.is_empty() {
                 if send_initial_events.is_none() {
-                    errors.forbidden(field, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                    errors.forbidden(
+                        field,
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    );
                 } else if match_text != "NotOlderThan" {
                     errors.not_supported(field, &match_text, &["NotOlderThan"]);
                 }
@@ -333,12 +336,32 @@ mod tests {
     fn combinations_that_make_no_sense_are_refused_with_upstreams_words() {
         let head = "ListOptions.meta.k8s.io \"\" is invalid: ";
         let cases = [
-            ("resourceVersionMatch=Exact", false, "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
-            ("resourceVersionMatch=Exact&resourceVersion=0", false, "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
-            ("resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x", false, "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"),
+            (
+                "resourceVersionMatch=Exact",
+                false,
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ),
+            (
+                "resourceVersionMatch=Exact&resourceVersion=0",
+                false,
+                "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            ),
+            (
+                "resourceVersionMatch=NotOlderThan&resourceVersion=1&continue=x",
+                false,
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+            ),
             ("sendInitialEvents=true", false, "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
-            ("sendInitialEvents=true", true, "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-            ("resourceVersionMatch=NotOlderThan&resourceVersion=1", true, "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+            (
+                "sendInitialEvents=true",
+                true,
+                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ),
+            (
+                "resourceVersionMatch=NotOlderThan&resourceVersion=1",
+                true,
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ),
         ];
         for (query, watch, want) in cases {
             assert_eq!(list(query, watch).unwrap_err(), format!("{head}{want}"), "{query}");

@@ -1,0 +1,83 @@
+//! What happens to objects before their kind decides: the built-in admission of upstream's default set, as far as it
+//! concerns the kinds that are served.
+
+mod pods;
+
+use api::{
+    kind::Subresource,
+    status::{Cause, Status},
+};
+use serde_json::Value;
+
+use crate::{
+    error::Result,
+    registry::{Entry, Registry, Write, metadata},
+};
+
+/// Namespaces that are never deleted.
+const IMMORTAL: &[&str] = &["default", "kube-public", "kube-system"];
+
+fn is(entry: &Entry, plural: &str) -> bool {
+    entry.info().group.is_empty() && entry.info().plural == plural
+}
+
+/// Before a new object is defaulted and checked.
+pub async fn on_create(
+    registry: &Registry,
+    entry: &Entry,
+    namespace: &str,
+    object: &mut Value,
+    write: Write<'_>,
+) -> Result<()> {
+    if entry.info().namespaced {
+        in_living_namespace(registry, entry, namespace, object).await?;
+    }
+    if is(entry, "pods") {
+        pods::on_create(registry, namespace, object, write).await?;
+    } else if is(entry, "nodes") {
+        api::kinds::node::taint_until_ready(object);
+    }
+    Ok(())
+}
+
+/// Before an update is defaulted and checked.
+pub fn on_update(
+    _registry: &Registry,
+    entry: &Entry,
+    object: &mut Value,
+    _old: &Value,
+    at: Option<Subresource>,
+    _write: Write<'_>,
+) -> Result<()> {
+    if is(entry, "pods") && at.is_none() {
+        api::kinds::pod::default_toleration_seconds(object);
+    }
+    Ok(())
+}
+
+/// Before a deletion.
+pub fn on_delete(entry: &Entry, name: &str) -> Result<()> {
+    if is(entry, "namespaces") && IMMORTAL.contains(&name) {
+        return Err(Status::forbidden(entry.info().group_resource(), name, "this namespace may not be deleted"));
+    }
+    Ok(())
+}
+
+/// `NamespaceLifecycle`: nothing is created in a namespace that is missing or going.
+async fn in_living_namespace(registry: &Registry, entry: &Entry, namespace: &str, object: &Value) -> Result<()> {
+    let namespaces = registry.core("namespaces")?;
+    let Some(found) = registry.find("namespaces", "", namespace).await? else {
+        return Err(Status::not_found(namespaces.info().group_resource(), namespace));
+    };
+    if !metadata::is_terminating(&found) && found.pointer("/status/phase").and_then(Value::as_str) != Some("Terminating") {
+        return Ok(());
+    }
+    let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+    let mut status = Status::forbidden(entry.info().group_resource(), metadata::text(object, "name"), &why);
+    status.details.get_or_insert_default().causes = vec![Cause {
+        reason: "NamespaceTerminating".to_owned(),
+        message: format!("namespace {namespace} is being terminated"),
+        field: "metadata.namespace".to_owned(),
+    }];
+    Err(status)
+}

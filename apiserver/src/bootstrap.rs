@@ -1,0 +1,89 @@
+//! What every cluster has: the default namespaces, and the `kubernetes` Service with the endpoints behind it.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    error::Result,
+    identity::{MASTERS, User},
+    registry::{Registry, Write},
+    wire::options::WriteOptions,
+};
+
+/// The namespaces that are always there.
+pub const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
+
+async fn ensure(
+    registry: &Registry,
+    (group, version, plural): (&str, &str, &str),
+    namespace: &str,
+    object: Value,
+) -> Result<()> {
+    let Some(entry) = registry.entry(group, version, plural) else { return Ok(()) };
+    let user = User::new("system:apiserver", &[MASTERS]);
+    let options = WriteOptions::default();
+    let write = Write { user: &user, now: Timestamp::now(), options: &options };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    if registry.current(entry, namespace, &name).await?.is_none() {
+        return match registry.create(entry, namespace, object, write).await {
+            Err(status) if status.is("AlreadyExists") => Ok(()),
+            other => other.map(drop),
+        };
+    }
+    // What other servers' endpoints say stays; ours is added by content.
+    let mut wish = |current: &Value| {
+        let mut new = current.clone();
+        for field in ["subsets", "endpoints", "ports", "addressType"] {
+            if let Some(value) = object.get(field) {
+                new[field] = value.clone();
+            }
+        }
+        Ok(new)
+    };
+    registry.update(entry, (namespace, &name), None, write, &mut wish).await.map(drop)
+}
+
+/// Makes the namespaces.
+pub async fn namespaces(registry: &Registry) -> Result<()> {
+    for name in NAMESPACES {
+        ensure(registry, ("", "v1", "namespaces"), "", json!({"metadata": {"name": name}})).await?;
+    }
+    Ok(())
+}
+
+/// Makes the `kubernetes` Service for an API server at `address:port`.
+pub async fn service(registry: &Registry, cluster_ip: Ipv4Addr, address: &str, port: u16) -> Result<()> {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": cluster_ip.to_string(), "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+        },
+    });
+    ensure(registry, ("", "v1", "services"), "default", service).await?;
+    let mirrored = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    let endpoints = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": mirrored},
+        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+    });
+    ensure(registry, ("", "v1", "endpoints"), "default", endpoints).await?;
+    let slice = json!({
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    ensure(registry, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice).await
+}
+
+/// Both, as far as they are missing.
+pub async fn cluster(registry: &Arc<Registry>, cluster_ip: Ipv4Addr, advertised: Option<(&str, u16)>) -> Result<()> {
+    namespaces(registry).await?;
+    if let Some((address, port)) = advertised {
+        service(registry, cluster_ip, address, port).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! From a request that was let in to its answer: one dispatcher for every kind.
+
+pub mod plain;
+pub mod read;
+pub mod subresource;
+pub mod watch;
+pub mod write;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use api::status::Status;
+use axum::{body::Body, response::Response};
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::{
+    error::{self, Result},
+    gate::Gate,
+    identity::{Identity, User},
+    metrics::ApiMetrics,
+    registry::{Entry, Registry, Written},
+    request::RequestInfo,
+    security::guard,
+    wire::{
+        body::Pieces,
+        negotiate::{Encoding, Form},
+        options::Query,
+    },
+};
+
+/// Everything a handler may use.
+pub struct App {
+    /// The registry.
+    pub registry: Arc<Registry>,
+    /// Security.
+    pub gate: Gate,
+    /// Counters.
+    pub metrics: ApiMetrics,
+    /// `HOST:PORT` as discovery tells it.
+    pub address: String,
+    /// Documents that security answers without authorization details (`/openid/v1/jwks`).
+    pub documents: Box<dyn Fn(&str) -> Option<(&'static str, Value)> + Send + Sync>,
+    /// Reads and writes at a time.
+    pub limits: (Semaphore, Semaphore),
+    /// How long an ordinary request may take.
+    pub timeout: Duration,
+    /// Discovery and OpenAPI, made once.
+    pub static_documents: plain::Documents,
+    /// Fires when the server goes down: watches end.
+    pub shutdown: tokio_util::sync::CancellationToken,
+}
+
+/// A request taken apart.
+pub struct Ask {
+    /// Who.
+    pub user: Identity,
+    /// What.
+    pub info: RequestInfo,
+    /// Query parameters.
+    pub query: Query,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// When.
+    pub now: Timestamp,
+}
+
+fn is_long(info: &RequestInfo) -> bool {
+    info.verb == "watch" || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
+/// Answers any request; never fails, never panics.
+pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
+    let started = std::time::Instant::now();
+    let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query());
+    let audit = request.headers().get("audit-id").cloned();
+    let handled = AssertUnwindSafe(handle(&app, request)).catch_unwind().await;
+    let mut response = handled.unwrap_or_else(|_| {
+        tracing::error!(path = info.path, "a handler panicked");
+        let text = format!("This request caused apiserver to panic. Look in the logs for details.\n{:?}\n", info.path);
+        let mut response = Response::new(Body::from(text));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    });
+    let headers = response.headers_mut();
+    let id = audit.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
+    if let Some(id) = id {
+        headers.insert("audit-id", id);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    app.metrics.request(&info, response.status(), started.elapsed());
+    response
+}
+
+async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
+    let result = async {
+        let request = guard::admit(&app.gate, request).await?;
+        let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
+        let user: Identity = request.extensions().get::<Identity>().cloned().unwrap_or_else(|| Arc::new(User::anonymous()));
+        if is_long(&info) {
+            return route(app, user, info, request).await;
+        }
+        let reading = matches!(info.verb, "get" | "list") || !info.is_resource;
+        let permits = if reading { &app.limits.0 } else { &app.limits.1 };
+        let unlimited = user.is_in(crate::identity::MASTERS);
+        let permit = permits.try_acquire().ok();
+        if permit.is_none() && !unlimited {
+            return Ok(too_many());
+        }
+        let _counted = app.metrics.in_flight(reading);
+        let work = route(app, user, info, request);
+        tokio::time::timeout(app.timeout, work)
+            .await
+            .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
+    };
+    result.await.unwrap_or_else(|status| error::respond(&status))
+}
+
+fn too_many() -> Response {
+    let mut response = Response::new(Body::from("Too many requests, please try again later.\n"));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Request<Body>) -> Result<Response> {
+    if !info.is_resource {
+        return Ok(plain::answer(app, &info, &request));
+    }
+    let (parts, body) = request.into_parts();
+    if subresource::is_streaming(&info) {
+        let request = Request::from_parts(parts, body);
+        return subresource::connect(app, &info, request).await;
+    }
+    let ask = Ask { user, query: Query::parse(parts.uri.query()), headers: parts.headers, now: Timestamp::now(), info };
+    if crate::security::reviews::is_review(&ask.info.group, &ask.info.resource) {
+        return write::review(app, &ask, body).await;
+    }
+    if ask.info.group.is_empty() && ask.info.resource == "bindings" && ask.info.verb == "create" {
+        return subresource::bind(app, &ask, body).await;
+    }
+    let Some(entry) = app.registry.entry(&ask.info.group, &ask.info.version, &ask.info.resource).cloned() else {
+        return Ok(not_found());
+    };
+    let in_place = entry.info().namespaced || ask.info.namespace.is_empty() || ask.info.resource == "namespaces";
+    let complete = !entry.info().namespaced
+        || !ask.info.namespace.is_empty()
+        || matches!(ask.info.verb, "list" | "watch" | "deletecollection");
+    if !in_place {
+        return Ok(not_found());
+    }
+    if !complete {
+        return Err(Status::method_not_allowed());
+    }
+    if !ask.info.subresource.is_empty() {
+        return subresource::answer(app, &entry, ask, body).await;
+    }
+    let named = ask.info.path.trim_end_matches('/').ends_with(&format!("/{}", ask.info.resource));
+    match (ask.info.verb, named) {
+        ("get", _) => read::get(app, &entry, &ask).await,
+        ("list", _) => read::list(app, &entry, &ask).await,
+        ("watch", _) => watch::watch(app, &entry, &ask).await,
+        ("create", true) => write::create(app, &entry, &ask, body).await,
+        ("update", false) => write::update(app, &entry, &ask, None, body).await,
+        ("patch", false) => write::patch(app, &entry, &ask, None, body).await,
+        ("delete", false) => write::delete(app, &entry, &ask, body).await,
+        ("deletecollection", _) if entry.info().verbs.contains(&"deletecollection") => {
+            write::delete_collection(app, &entry, &ask, body).await
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// What upstream's router says to a path it does not know.
+pub fn not_found() -> Response {
+    let mut response = Response::new(Body::from("404 page not found\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A response of encoded JSON in the form asked for.
+pub fn encoded(status: StatusCode, form: Form, json: bytes::Bytes) -> Response {
+    let body = match (form.encoding, form.pretty) {
+        (Encoding::Json, false) => {
+            let newline = if json.ends_with(b"\n") { bytes::Bytes::new() } else { bytes::Bytes::from_static(b"\n") };
+            Body::new(Pieces::new([json, newline]))
+        }
+        (Encoding::Json, true) => {
+            let value: Value = serde_json::from_slice(&json).unwrap_or_default();
+            let mut text = serde_json::to_vec_pretty(&value).unwrap_or_default();
+            text.push(b'\n');
+            Body::from(text)
+        }
+        (Encoding::Yaml, _) => {
+            let value: Value = serde_json::from_slice(&json).unwrap_or_default();
+            Body::from(crate::wire::yaml::write(&value))
+        }
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    response
+}
+
+/// One object in the form asked for.
+pub fn object(entry: &Entry, ask: &Ask, form: Form, status: StatusCode, json: bytes::Bytes) -> Response {
+    let json = read::shaped(entry, ask, form.shape, json);
+    encoded(status, form, json)
+}
+
+/// Adds `Warning` headers.
+pub fn warn(response: &mut Response, warnings: &[String]) {
+    for warning in warnings {
+        let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append("warning", value);
+        }
+    }
+}
+
+/// The response of a write.
+pub fn written(entry: &Entry, ask: &Ask, form: Form, mut extra: Vec<String>, written: Written) -> Response {
+    let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = object(entry, ask, form, status, written.json);
+    extra.extend(written.warnings);
+    warn(&mut response, &extra);
+    response
+}

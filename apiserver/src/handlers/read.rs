@@ -1,0 +1,323 @@
+//! GET and LIST: bytes of the cache, copied into bodies and nothing else, unless a table or another form is asked for.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use api::{
+    status::Status,
+    table::{IncludeObject, ListMeta, Table, partial_metadata, partial_metadata_list},
+};
+use axum::{body::Body, response::Response};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use store::Range;
+
+use super::{App, Ask};
+use crate::{
+    cache::{Change, Listing, Object, Selection},
+    error::{self, Result},
+    registry::{Entry, Registry},
+    wire::{
+        body::Pieces,
+        compress,
+        negotiate::{self, Encoding, For, Shape},
+        options::{ListOptions, Match, parse_revision},
+    },
+};
+
+/// Brings the cache to where a resourceVersion wants it.
+async fn freshen(registry: &Registry, revision: Option<u64>) -> Result<()> {
+    match revision {
+        None => registry.catch_up().await,
+        Some(0) => Ok(()),
+        Some(revision) => registry.reach(revision).await,
+    }
+}
+
+/// One object.
+pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let revision = parse_revision(ask.query.get("resourceVersion").unwrap_or(""))?;
+    freshen(&app.registry, revision).await?;
+    let namespace = if entry.info().namespaced { ask.info.namespace.as_str() } else { "" };
+    let found = entry.cache.get(namespace, &ask.info.name);
+    let found = found.ok_or_else(|| Status::not_found(entry.info().group_resource(), &ask.info.name))?;
+    Ok(super::object(entry, ask, form, StatusCode::OK, entry.encoded(&found)))
+}
+
+/// Columns of kinds that have none of their own.
+pub fn cells(entry: &Entry, ask: &Ask, json: &[u8]) -> Vec<serde_json::Value> {
+    entry.hooks().cells_from_bytes(json, ask.now)
+}
+
+/// What a table's rows say of their objects.
+pub fn include(ask: &Ask) -> IncludeObject {
+    IncludeObject::parse(ask.query.get("includeObject").unwrap_or("")).unwrap_or_default()
+}
+
+/// An encoded object (in the kind's form) in the shape asked for.
+pub fn shaped(entry: &Entry, ask: &Ask, shape: Shape, json: Bytes) -> Bytes {
+    match shape {
+        Shape::Object => json,
+        Shape::Metadata(_) => partial_metadata(&json).into(),
+        Shape::Table(_) => {
+            let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+            let meta = ListMeta {
+                resource_version: crate::registry::metadata::text(&value, "resourceVersion").to_owned(),
+                ..ListMeta::default()
+            };
+            let mut table = Table::new(&meta, Some(entry.info().columns), include(ask));
+            let row = if entry.converts() { entry.hooks().cells(&value, ask.now) } else { cells(entry, ask, &json) };
+            table.row(&row, &json);
+            table.finish().into()
+        }
+    }
+}
+
+/// What a list or watch is about, checked against the fields the kind knows.
+pub fn selection(entry: &Entry, ask: &Ask, options: &ListOptions) -> Result<Selection> {
+    let info = entry.info();
+    for term in options.fields.iter().flat_map(|f| f.terms()) {
+        let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
+            || info.fields.contains(&term.field.as_str());
+        if !known {
+            let message = if info.fields.is_empty() {
+                format!(
+                    "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                    api::status::quote(&term.field)
+                )
+            } else {
+                format!("field label not supported: {}", term.field)
+            };
+            return Err(Status::bad_request(message));
+        }
+    }
+    let namespace = (info.namespaced && !ask.info.namespace.is_empty()).then(|| ask.info.namespace.clone());
+    Ok(Selection {
+        namespace,
+        name: None,
+        labels: options.labels.clone(),
+        fields: options.fields.clone(),
+        foreign: entry.converts().then(|| entry.kind.clone()),
+    })
+}
+
+/// Where a paged list goes on.
+#[derive(Deserialize, Serialize)]
+struct Continue {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+fn continue_token(entry: &Entry, revision: u64, last: &Object) -> String {
+    let start = format!("{}\0", &last.key()[entry.cache.prefix().len()..]);
+    let token = Continue { v: "meta.k8s.io/v1".to_owned(), rv: revision as i64, start };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+fn parse_token(text: &str) -> Result<Continue> {
+    let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
+    let token: Continue = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+    if token.v != "meta.k8s.io/v1" {
+        return Err(bad(&format!("server does not recognize this encoded version {:?}", token.v)));
+    }
+    if token.start.is_empty() || token.start.starts_with('/') || token.start.contains("..") {
+        return Err(bad("encoded start key is not valid"));
+    }
+    Ok(token)
+}
+
+/// A page of an older state, from the store.
+async fn range(
+    registry: &Registry,
+    entry: &Entry,
+    selection: &Selection,
+    after: Option<&str>,
+    limit: usize,
+    at: u64,
+) -> Result<Listing> {
+    let prefix = entry.cache.prefix();
+    let within = match &selection.namespace {
+        Some(namespace) => format!("{prefix}{namespace}/"),
+        None => prefix.to_owned(),
+    };
+    let end = store::prefix_end(&within);
+    let mut start = after.map(|a| format!("{prefix}{a}")).filter(|a| *a > within).unwrap_or(within);
+    let mut listing = Listing { revision: at, ..Listing::default() };
+    let chunk = if limit == 0 { 0 } else { limit.max(100) };
+    loop {
+        let page =
+            registry.store().range(Range { start: start.clone(), end: end.clone(), limit: chunk, at: Some(at) }).await;
+        let page = page.map_err(|e| expired(&e, after.is_some()))?;
+        let total = page.entries.len() as u64 + page.remaining;
+        let mut seen = 0;
+        for found in page.entries {
+            seen += 1;
+            start = format!("{}\0", found.key);
+            let object = Object::new(
+                found.key,
+                prefix.len(),
+                &found.value,
+                found.create_revision,
+                found.mod_revision,
+                Change::Modified,
+            );
+            if selection.matches(&object, entry.hooks()) {
+                listing.objects.push(Arc::new(object));
+                if limit > 0 && listing.objects.len() == limit {
+                    listing.remaining = total - seen;
+                    listing.more = listing.remaining > 0;
+                    return Ok(listing);
+                }
+            }
+        }
+        if page.remaining == 0 {
+            return Ok(listing);
+        }
+    }
+}
+
+fn expired(error: &store::Error, continuing: bool) -> Status {
+    match error {
+        store::Error::Compacted { .. } if continuing => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+        ),
+        store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        other => error::store(other),
+    }
+}
+
+/// The objects that a list is about.
+async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, options: &ListOptions) -> Result<Listing> {
+    if let Some(token) = &options.continue_token {
+        if options.revision.is_some_and(|r| r != 0) {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let token = parse_token(token)?;
+        registry.catch_up().await?;
+        let at = u64::try_from(token.rv).ok().filter(|at| *at > 0).unwrap_or_else(|| registry.caches().applied().revision());
+        if entry.cache.last_change() <= at {
+            // Nothing changed since: the cache still is that snapshot.
+            let after = format!("{}{}", entry.cache.prefix(), token.start);
+            let mut listing = entry.cache.list(selection, Some(&after), options.limit);
+            listing.revision = at;
+            return Ok(listing);
+        }
+        return range(registry, entry, selection, Some(&token.start), options.limit, at).await;
+    }
+    if let (Some(at), Some(Match::Exact)) = (options.revision, options.revision_match) {
+        registry.reach(at).await?;
+        return range(registry, entry, selection, None, options.limit, at).await;
+    }
+    if let (Some(at), None, true) = (options.revision.filter(|r| *r > 0), options.revision_match, options.limit > 0) {
+        // A limit with a bare resourceVersion means exactly that one, for compatibility.
+        registry.reach(at).await?;
+        return range(registry, entry, selection, None, options.limit, at).await;
+    }
+    freshen(registry, options.revision).await?;
+    Ok(entry.cache.list(selection, None, options.limit))
+}
+
+/// LIST.
+pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::List)?;
+    let options = ListOptions::parse(&ask.query, false)?;
+    let selection = selection(entry, ask, &options)?;
+    let listing = listing(&app.registry, entry, &selection, &options).await?;
+    let mut meta = ListMeta { resource_version: listing.revision.to_string(), ..ListMeta::default() };
+    if let (true, Some(last)) = (listing.more, listing.objects.last()) {
+        meta.r#continue = continue_token(entry, listing.revision, last);
+        // Upstream leaves the count out where selectors make it a guess.
+        let exact = options.labels.is_none() && options.fields.is_none();
+        meta.remaining_item_count = exact.then_some(listing.remaining as i64);
+    }
+    let objects = listing.objects;
+    let zip = compress::wanted(&ask.headers);
+    match form.shape {
+        Shape::Object if form.encoding == Encoding::Json && !form.pretty => {
+            let pieces = pieces(entry, &meta, &objects);
+            Ok(respond(pieces, zip))
+        }
+        Shape::Object => {
+            let all: Vec<u8> = pieces(entry, &meta, &objects).iter().flat_map(|p| p.to_vec()).collect();
+            Ok(super::encoded(StatusCode::OK, form, all.into()))
+        }
+        Shape::Table(_) => {
+            let mut table = Table::new(&meta, Some(entry.info().columns), include(ask));
+            for object in &objects {
+                table.row(&cells(entry, ask, object.json()), &entry.encoded(object));
+            }
+            Ok(whole(form, table.finish(), zip))
+        }
+        Shape::Metadata(_) => {
+            let json = partial_metadata_list(&meta, objects.iter().map(|o| &o.json()[..]));
+            Ok(whole(form, json, zip))
+        }
+    }
+}
+
+fn whole(form: negotiate::Form, json: Vec<u8>, zip: bool) -> Response {
+    if form.encoding == Encoding::Json && !form.pretty {
+        return respond(VecDeque::from([Bytes::from(json)]), zip);
+    }
+    super::encoded(StatusCode::OK, form, json.into())
+}
+
+/// Objects below this are copied together, larger ones are shared.
+const SMALL: usize = 16 * 1024;
+const CHUNK: usize = 64 * 1024;
+
+/// A list's body.
+fn pieces(entry: &Entry, meta: &ListMeta, objects: &[Arc<Object>]) -> VecDeque<Bytes> {
+    let info = entry.info();
+    let mut out = VecDeque::new();
+    let mut chunk = BytesMut::with_capacity(CHUNK.min(1024 + objects.len() * 1024));
+    let meta = serde_json::to_string(meta).unwrap_or_default();
+    chunk.extend_from_slice(
+        format!(
+            "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
+            info.kind,
+            info.api_version()
+        )
+        .as_bytes(),
+    );
+    for (at, object) in objects.iter().enumerate() {
+        if at > 0 {
+            chunk.extend_from_slice(b",");
+        }
+        let json = entry.encoded(object);
+        if json.len() > SMALL {
+            out.push_back(chunk.split().freeze());
+            out.push_back(json);
+            continue;
+        }
+        if chunk.len() + json.len() > CHUNK {
+            out.push_back(std::mem::replace(&mut chunk, BytesMut::with_capacity(CHUNK)).freeze());
+        }
+        chunk.extend_from_slice(&json);
+    }
+    chunk.extend_from_slice(b"]}\n");
+    out.push_back(chunk.freeze());
+    out
+}
+
+fn respond(pieces: VecDeque<Bytes>, zip: bool) -> Response {
+    let length: usize = pieces.iter().map(Bytes::len).sum();
+    let zipped = (zip && compress::worthwhile(length)).then(|| compress::gzip(pieces.iter().map(|p| &p[..]))).flatten();
+    let is_zipped = zipped.is_some();
+    let body = match zipped {
+        Some(bytes) => Body::from(bytes),
+        None => Body::new(Pieces::new(pieces)),
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if is_zipped {
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    response
+}

@@ -1,0 +1,251 @@
+//! Parts of objects with a path of their own.
+
+use std::sync::Arc;
+
+use api::{
+    discovery::subresource_name,
+    kind::Subresource,
+    status::{GroupResource, Status},
+};
+use axum::{body::Body, response::Response};
+use http::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::{App, Ask, read, write};
+use crate::{
+    error::Result,
+    registry::{Entry, Write, metadata},
+    request::RequestInfo,
+    wire::{
+        body,
+        negotiate::{self, For},
+        options::{DeleteOptions, Query, WriteOptions},
+    },
+};
+
+/// Whether the request is carried on to a kubelet, pod or service.
+pub fn is_streaming(info: &RequestInfo) -> bool {
+    matches!(
+        (info.group.as_str(), info.resource.as_str(), info.subresource.as_str()),
+        ("", "pods", "log" | "exec" | "attach" | "portforward" | "proxy") | ("", "services" | "nodes", "proxy")
+    )
+}
+
+/// Carries it there.
+pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>) -> Result<Response> {
+    let entry = app.registry.core(&info.resource)?;
+    app.registry.catch_up().await?;
+    let id = crate::upgrade::location::target(&info.name).map_or(info.name.as_str(), |t| t.name);
+    let namespace = if entry.info().namespaced { info.namespace.as_str() } else { "" };
+    let found = entry.cache.get(namespace, &info.name).or_else(|| entry.cache.get(namespace, id));
+    let object = found.ok_or_else(|| Status::not_found(entry.info().group_resource(), id))?.value();
+    Ok(app.gate.connect.connect(info, &object, request).await)
+}
+
+/// Any other subresource.
+pub async fn answer(app: &App, entry: &Arc<Entry>, ask: Ask, body: Body) -> Result<Response> {
+    let part = entry.info().subresources.iter().copied().find(|s| subresource_name(*s) == ask.info.subresource);
+    let Some(part) = part else { return Ok(super::not_found()) };
+    match (part, ask.info.verb) {
+        (Subresource::Scale, "get" | "update" | "patch") => scale(app, entry, &ask, body).await,
+        (Subresource::Binding, "create") => bind(app, &ask, body).await,
+        (Subresource::Eviction, "create") => evict(app, entry, &ask, body).await,
+        (Subresource::Token, "create") => token(app, entry, &ask, body).await,
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "get") => {
+            read::get(app, entry, &ask).await
+        }
+        (
+            Subresource::Status
+            | Subresource::EphemeralContainers
+            | Subresource::Resize
+            | Subresource::Approval
+            | Subresource::Finalize,
+            "update",
+        ) => write::update(app, entry, &ask, Some(part), body).await,
+        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "patch") => {
+            write::patch(app, entry, &ask, Some(part), body).await
+        }
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+/// An object's `autoscaling/v1` Scale.
+fn scale_of(entry: &Entry, object: &Value) -> Value {
+    let scale = entry.hooks().scale(object).unwrap_or_default();
+    let mut meta = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object.pointer(&format!("/metadata/{field}")) {
+            meta[field] = value.clone();
+        }
+    }
+    let mut status = json!({"replicas": scale.status_replicas});
+    if !scale.selector.is_empty() {
+        status["selector"] = json!(scale.selector);
+    }
+    let mut spec = json!({});
+    if scale.replicas != 0 {
+        spec["replicas"] = json!(scale.replicas);
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+}
+
+/// The object that a wished Scale makes of the current one.
+fn with_scale(entry: &Entry, current: &Value, scale: &Value) -> Result<Value> {
+    let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    if replicas < 0 {
+        let mut errors = api::field::FieldErrors::default();
+        errors.invalid("spec.replicas", &replicas, "must be greater than or equal to 0");
+        let kind = GroupResource { group: "autoscaling", resource: "Scale" };
+        return Err(Status::invalid(kind, metadata::text(current, "name"), &errors));
+    }
+    let replicas = i32::try_from(replicas).map_err(|_| Status::bad_request("spec.replicas is too large"))?;
+    let mut object = entry
+        .hooks()
+        .with_scale(current.clone(), replicas)
+        .map_err(|e| Status::refused(entry.info(), metadata::text(current, "name"), &e))?;
+    let meta = metadata::of(&mut object);
+    match metadata::text(scale, "resourceVersion") {
+        "" => meta.remove("resourceVersion"),
+        wanted => meta.insert("resourceVersion".to_owned(), wanted.into()),
+    };
+    Ok(object)
+}
+
+async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let (namespace, name) = write::place(entry, ask);
+    let show = |object: &Value, status| {
+        let json = serde_json::to_vec(&scale_of(entry, object)).unwrap_or_default();
+        super::encoded(status, form, json.into())
+    };
+    if ask.info.verb == "get" {
+        let current = app.registry.current(entry, namespace, name).await?;
+        let current = current.ok_or_else(|| Status::not_found(entry.info().group_resource(), name))?;
+        return Ok(show(&current.value, StatusCode::OK));
+    }
+    let ty = write::type_of("autoscaling", "v1", "Scale");
+    let options = WriteOptions::parse(&ask.query, if ask.info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" })?;
+    let write_ = Write { user: &ask.user, now: ask.now, options: &options };
+    let written = if ask.info.verb == "patch" {
+        let (patch, _) = write::parse_patch(ask, body, &options).await?;
+        let mut wish = |current: &Value| {
+            let scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
+            with_scale(entry, current, &scale)
+        };
+        app.registry.update(entry, (namespace, name), None, write_, &mut wish).await?
+    } else {
+        let bytes = body::read(body).await?;
+        let (scale, _) = write::decode(&ask.headers, &bytes, ("autoscaling", "v1", "Scale"), &options)?;
+        app.registry
+            .update(entry, (namespace, name), None, write_, &mut |current| with_scale(entry, current, &scale))
+            .await?
+    };
+    let object: Value = serde_json::from_slice(&written.json).unwrap_or_default();
+    Ok(show(&object, StatusCode::OK))
+}
+
+/// `{"status":"Success","code":201}`: what creating a binding or an eviction answers.
+fn created(form: negotiate::Form) -> Response {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    super::encoded(StatusCode::CREATED, form, serde_json::to_vec(&status).unwrap_or_default().into())
+}
+
+/// Binds a pod to a node: `pods/NAME/binding` and `bindings`.
+pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, None, For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
+    let bytes = body::read(body).await?;
+    let (binding, _) = write::decode(&ask.headers, &bytes, ("", "v1", "Binding"), &options)?;
+    let entry = app.registry.core("pods")?;
+    let name = if ask.info.name.is_empty() { metadata::text(&binding, "name") } else { ask.info.name.as_str() };
+    let own = metadata::text(&binding, "name");
+    if !own.is_empty() && own != name {
+        return Err(Status::bad_request(format!(
+            "the name in the URL ({name}) does not match the name in the object ({own})"
+        )));
+    }
+    let target = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
+    let kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
+    let mut errors = api::field::FieldErrors::default();
+    if !matches!(kind, "" | "Node") {
+        errors.not_supported("target.kind", &kind, &["Node", "<empty>"]);
+    }
+    if target.is_empty() {
+        errors.required("target.name", "");
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(GroupResource { group: "", resource: "Binding" }, name, &errors));
+    }
+    let uid = metadata::text(&binding, "uid");
+    let now = metadata::timestamp(ask.now);
+    let mut wish = |pod: &Value| {
+        let conflict = |why: String| Status::conflict(GroupResource { group: "", resource: "pods/binding" }, name, &why);
+        let own = metadata::text(pod, "uid");
+        if !uid.is_empty() && uid != own {
+            return Err(conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}")));
+        }
+        if metadata::is_terminating(pod) {
+            return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+        }
+        if let Some(node) = pod.pointer("/spec/nodeName").and_then(Value::as_str).filter(|n| !n.is_empty()) {
+            return Err(conflict(format!("pod {name} is already assigned to node {}", api::status::quote(node))));
+        }
+        if pod.pointer("/spec/schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
+            return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
+        }
+        let mut pod = pod.clone();
+        pod["spec"]["nodeName"] = json!(target);
+        if let Some(annotations) = binding.pointer("/metadata/annotations").and_then(Value::as_object) {
+            let own = metadata::of(&mut pod).entry("annotations").or_insert_with(|| json!({}));
+            annotations.iter().for_each(|(k, v)| own[k] = v.clone());
+        }
+        let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+        let status = &mut pod["status"];
+        if !status["conditions"].is_array() {
+            status["conditions"] = json!([]);
+        }
+        if let Some(conditions) = status["conditions"].as_array_mut() {
+            conditions.retain(|c| c["type"] != "PodScheduled");
+            conditions.push(condition);
+        }
+        Ok(pod)
+    };
+    let write_ = Write { user: &ask.user, now: ask.now, options: &options };
+    app.registry.edit(entry, (&ask.info.namespace, name), write_, &mut wish).await?;
+    Ok(created(form))
+}
+
+async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, None, For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
+    let bytes = body::read(body).await?;
+    let (eviction, _) = write::decode(&ask.headers, &bytes, ("policy", "v1", "Eviction"), &options)?;
+    let own = metadata::text(&eviction, "name");
+    if !own.is_empty() && own != ask.info.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    let wanted = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned();
+    let mut deletion = DeleteOptions::parse(&Query::default(), wanted)?;
+    deletion.dry_run |= options.dry_run;
+    let write_ = Write { user: &ask.user, now: ask.now, options: &options };
+    app.registry.delete(entry, write::place(entry, ask), &deletion, write_).await?;
+    Ok(created(form))
+}
+
+async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, None, For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
+    let bytes = body::read(body).await?;
+    let (mut request, _) = write::decode(&ask.headers, &bytes, ("authentication.k8s.io", "v1", "TokenRequest"), &options)?;
+    let (namespace, name) = write::place(entry, ask);
+    let current = app.registry.current(entry, namespace, name).await?;
+    let account = current.ok_or_else(|| Status::not_found(entry.info().group_resource(), name))?.value;
+    request["kind"] = json!("TokenRequest");
+    request["apiVersion"] = json!("authentication.k8s.io/v1");
+    let meta = metadata::of(&mut request);
+    meta.insert("name".to_owned(), name.into());
+    meta.insert("namespace".to_owned(), namespace.into());
+    meta.insert("creationTimestamp".to_owned(), metadata::timestamp(ask.now).into());
+    let answer = app.gate.tokens.issue(&account, request).await?;
+    Ok(super::encoded(StatusCode::CREATED, form, serde_json::to_vec(&answer).unwrap_or_default().into()))
+}

@@ -1,0 +1,274 @@
+//! WATCH: the cache's events as lines, each encoded once and shared by all watchers that take it as it is.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    status::Status,
+    table::{ListMeta, Table, partial_metadata},
+};
+use axum::{body::Body, response::Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use jiff::Timestamp;
+use rand::Rng;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{App, Ask, read};
+use crate::{
+    cache::{
+        Change, Event, Object, Selection, Watcher,
+        object::{frame, write_frame},
+    },
+    error::{self, Result},
+    registry::Entry,
+    wire::{
+        negotiate::{self, For, Shape},
+        options::ListOptions,
+    },
+};
+
+/// How often a bookmark tells watchers how far they are.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Bytes of initial events that are sent together.
+const CHUNK: usize = 64 * 1024;
+
+/// One watch being answered.
+struct Stream {
+    entry: Arc<Entry>,
+    selection: Selection,
+    plain: bool,
+    shape: Shape,
+    include: api::table::IncludeObject,
+    watcher: Watcher,
+    initial: std::vec::IntoIter<Arc<Object>>,
+    /// The bookmark that ends the initial events.
+    initial_end: Option<u64>,
+    bookmarks: bool,
+    /// Changes up to this revision are known to the watcher.
+    seen: u64,
+    next_bookmark: Instant,
+    deadline: Instant,
+    shutdown: tokio_util::sync::CancellationToken,
+    columns_sent: bool,
+    done: bool,
+}
+
+/// Starts a watch.
+pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, None, For::Watch)?;
+    let options = ListOptions::parse(&ask.query, true)?;
+    let mut selection = read::selection(entry, ask, &options)?;
+    if ask.info.path.contains("/watch/") && !ask.info.name.is_empty() && options.fields.is_none() {
+        selection.name = Some(ask.info.name.clone());
+    }
+    let with_initial = options.send_initial_events.unwrap_or(matches!(options.revision, None | Some(0)));
+    let mut seen = 0;
+    let (watcher, initial, initial_end) = if with_initial {
+        match options.revision {
+            None => app.registry.catch_up().await?,
+            Some(0) => {}
+            Some(revision) => app.registry.reach(revision).await?,
+        }
+        let (listing, watcher) = entry.cache.list_and_watch(&selection);
+        seen = listing.revision;
+        let end = (options.send_initial_events == Some(true) && options.bookmarks).then_some(listing.revision);
+        (watcher, listing.objects, end)
+    } else {
+        let from = match options.revision {
+            Some(revision) if revision > 0 => revision,
+            _ => {
+                app.registry.catch_up().await?;
+                entry.cache.applied().revision()
+            }
+        };
+        seen = seen.max(from);
+        let watcher = entry.cache.watch_after(from);
+        (watcher.map_err(error::gone)?, Vec::new(), None)
+    };
+    let timeout = options
+        .timeout_seconds
+        .map_or_else(|| Duration::from_secs_f64(1800.0 * (1.0 + rand::rng().random::<f64>())), Duration::from_secs);
+    let now = Instant::now();
+    let stream = Stream {
+        entry: entry.clone(),
+        plain: selection.is_plain() && selection.namespace.is_none(),
+        selection,
+        shape: form.shape,
+        include: read::include(ask),
+        watcher,
+        initial: initial.into_iter(),
+        initial_end,
+        bookmarks: options.bookmarks,
+        seen,
+        next_bookmark: now + BOOKMARKS,
+        deadline: now + timeout,
+        shutdown: app.shutdown.clone(),
+        columns_sent: false,
+        done: false,
+    };
+    let lines = futures::stream::unfold(stream, |mut stream| async move {
+        let chunk = stream.next().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(chunk), stream))
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+impl Stream {
+    fn hooks(&self) -> &dyn api::kind::Hooks {
+        self.entry.hooks()
+    }
+
+    /// Whether cached lines can be sent as they are.
+    fn verbatim(&self) -> bool {
+        self.shape == Shape::Object && !self.entry.converts()
+    }
+
+    /// An object's JSON as this watch shows it.
+    fn show(&mut self, object: &Object) -> Bytes {
+        let json = self.entry.encoded(object);
+        match self.shape {
+            Shape::Object => json,
+            Shape::Metadata(_) => trimmed(partial_metadata(&json)),
+            Shape::Table(_) => {
+                let meta = ListMeta { resource_version: object.revision().to_string(), ..ListMeta::default() };
+                let columns = (!self.columns_sent).then_some(self.entry.info().columns);
+                self.columns_sent = true;
+                let mut table = Table::new(&meta, columns, self.include);
+                table.row(&self.hooks().cells_from_bytes(object.json(), Timestamp::now()), &json);
+                trimmed(table.finish())
+            }
+        }
+    }
+
+    /// The line that an event is for this watcher, if it is one.
+    fn line(&mut self, event: &Event) -> Option<Bytes> {
+        if event.revision() <= self.seen {
+            return None;
+        }
+        let (change, object) = if self.plain {
+            (event.change, &event.object)
+        } else {
+            let is = event.change != Change::Deleted && self.selection.matches(&event.object, self.hooks());
+            let was = event.previous.as_ref().is_some_and(|p| self.selection.matches(p, self.hooks()));
+            match (was, is) {
+                (false, false) => return None,
+                (false, true) => (Change::Added, &event.object),
+                (true, true) => (Change::Modified, &event.object),
+                (true, false) => (Change::Deleted, event.left()),
+            }
+        };
+        if self.verbatim() {
+            return Some(match change {
+                Change::Added => event.added().clone(),
+                _ => object.frame().clone(),
+            });
+        }
+        let json = self.show(object);
+        Some(frame(change, &json))
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let info = self.entry.info();
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.shape {
+            Shape::Object => json!({"kind": info.kind, "apiVersion": info.api_version(), "metadata": metadata}),
+            Shape::Metadata(version) => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata})
+            }
+            Shape::Table(version) => json!({
+                "kind": "Table", "apiVersion": version, "metadata": {"resourceVersion": revision.to_string()}, "columnDefinitions": null,
+                "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}],
+            }),
+        };
+        format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+    }
+
+    fn take_initial(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.len() < CHUNK {
+            let Some(object) = self.initial.next() else { break };
+            let json = self.show(&object);
+            write_frame(&mut out, Change::Added, &json);
+        }
+        if self.initial.len() == 0 {
+            if let Some(revision) = self.initial_end.take() {
+                let line = self.bookmark(revision, true);
+                out.extend_from_slice(&line);
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// The next bytes to send; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        if let Some(chunk) = self.take_initial() {
+            return Some(chunk);
+        }
+        loop {
+            // Taken before the events: everything up to it is among them.
+            let applied = self.entry.cache.applied().revision();
+            let events = match self.watcher.ready() {
+                Ok(events) => events,
+                Err(gone) => {
+                    self.done = true;
+                    let status = Status::too_old(self.seen, gone.oldest);
+                    let status = serde_json::to_value(&status).unwrap_or_default();
+                    return Some(format!("{}\n", json!({"type": "ERROR", "object": status})).into());
+                }
+            };
+            let mut lines = Vec::new();
+            for event in &events {
+                lines.extend(self.line(event));
+            }
+            if let Some(last) = events.last() {
+                self.seen = self.seen.max(last.revision());
+            }
+            match lines.len() {
+                0 if !events.is_empty() => continue,
+                0 => {}
+                1 => return lines.pop(),
+                _ => return Some(lines.concat().into()),
+            }
+            let (bookmark_at, deadline) = (self.next_bookmark, self.deadline);
+            tokio::select! {
+                alive = self.watcher.changed() => {
+                    if !alive {
+                        return None;
+                    }
+                }
+                () = tokio::time::sleep_until(bookmark_at), if self.bookmarks => {
+                    self.next_bookmark = Instant::now() + BOOKMARKS;
+                    self.seen = self.seen.max(applied);
+                    let revision = self.seen;
+                    return Some(self.bookmark(revision, false));
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    self.done = true;
+                    if !self.bookmarks {
+                        return None;
+                    }
+                    self.seen = self.seen.max(applied);
+                    let revision = self.seen;
+                    return Some(self.bookmark(revision, false));
+                }
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+    }
+}
+
+fn trimmed(mut json: Vec<u8>) -> Bytes {
+    while json.last() == Some(&b'\n') {
+        json.pop();
+    }
+    json.into()
+}

@@ -1,0 +1,260 @@
+//! POST, PUT, PATCH and DELETE: decode, call the registry once, encode.
+
+use api::{
+    kind::Subresource,
+    patch::{Patch, PatchType},
+    schema::{
+        TypeId,
+        check::{self, MediaType},
+        table,
+    },
+    status::Status,
+};
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{StatusCode, header};
+use serde_json::Value;
+
+use super::{App, Ask, read};
+use crate::{
+    error::Result,
+    registry::{Entry, Write, metadata},
+    wire::{
+        body,
+        negotiate::{self, Encoding, For, Form},
+        options::{DeleteOptions, FieldValidation, ListOptions, Query, WriteOptions},
+    },
+};
+
+const PATCHES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+fn validation(options: &WriteOptions) -> check::FieldValidation {
+    match options.field_validation {
+        FieldValidation::Ignore => check::FieldValidation::Ignore,
+        FieldValidation::Warn => check::FieldValidation::Warn,
+        FieldValidation::Strict => check::FieldValidation::Strict,
+    }
+}
+
+/// A kind's type in the schema table.
+pub fn type_of(group: &str, version: &str, kind: &str) -> Option<TypeId> {
+    table::table().by_kind(group, version, kind)
+}
+
+/// A body as an object of a kind, and warnings.
+pub fn decode(
+    headers: &http::HeaderMap,
+    bytes: &Bytes,
+    (group, version, kind): (&str, &str, &str),
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>)> {
+    let media = match negotiate::content_encoding(headers)? {
+        Encoding::Json => MediaType::Json,
+        Encoding::Yaml => MediaType::Yaml,
+    };
+    let refuse = |e: check::DecodeError| Status::bad_request(e.message(version, kind, bytes));
+    // Objects of another kind are told so by name before their fields are looked at.
+    let (raw, _) = check::parse(bytes, media).map_err(refuse)?;
+    let text = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or_default();
+    let own = api::meta::api_version(group, version);
+    let same =
+        (text("kind").is_empty() || text("kind") == kind) && (text("apiVersion").is_empty() || text("apiVersion") == own);
+    match type_of(group, version, kind) {
+        Some(ty) if same => {
+            let decoded = check::decode(bytes, media, ty, validation(options)).map_err(refuse)?;
+            Ok((decoded.object, decoded.warnings))
+        }
+        _ => Ok((raw, Vec::new())),
+    }
+}
+
+fn id(entry: &Entry) -> (&str, &str, &str) {
+    (entry.info().group, entry.info().version, entry.info().kind)
+}
+
+/// Where the object lives: cluster-scoped ones in no namespace.
+pub fn place<'a>(entry: &Entry, ask: &'a Ask) -> (&'a str, &'a str) {
+    (if entry.info().namespaced { &ask.info.namespace } else { "" }, &ask.info.name)
+}
+
+fn escalation(app: &App, ask: &Ask, object: &Value) -> Result<()> {
+    app.gate.authorize.check_escalation(&ask.user, &ask.info, object).map_err(|why| {
+        let resource = api::status::GroupResource { group: &ask.info.group, resource: &ask.info.resource };
+        Status::forbidden(resource, metadata::text(object, "name"), &why)
+    })
+}
+
+/// POST.
+pub async fn create(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
+    let bytes = body::read(body).await?;
+    let (object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    escalation(app, ask, &object)?;
+    let write = Write { user: &ask.user, now: ask.now, options: &options };
+    let written = app.registry.create(entry, place(entry, ask).0, object, write).await?;
+    Ok(super::written(entry, ask, form, warnings, written))
+}
+
+/// PUT, of the object or of a part of it.
+pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "UpdateOptions")?;
+    let bytes = body::read(body).await?;
+    let (mut object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    let (namespace, name) = place(entry, ask);
+    match metadata::text(&object, "name") {
+        "" => {
+            let mut errors = api::field::FieldErrors::default();
+            errors.required("metadata.name", "name must be provided");
+            if object.get("metadata").is_none() || entry.info().kind.is_empty() {
+                return Err(Status::bad_request("the name of the object (), determined from metadata.name, is required"));
+            }
+            metadata::of(&mut object).insert("name".to_owned(), name.into());
+        }
+        own if own != name => {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({own}) does not match the name on the URL ({name})"
+            )));
+        }
+        _ => {}
+    }
+    escalation(app, ask, &object)?;
+    let write = Write { user: &ask.user, now: ask.now, options: &options };
+    let result = app.registry.update(entry, (namespace, name), at, write, &mut |_| Ok(object.clone())).await;
+    let written = match result {
+        Err(status) if status.is("NotFound") && at.is_none() && entry.info().create_on_update => {
+            metadata::of(&mut object).remove("resourceVersion");
+            app.registry.create(entry, namespace, object, write).await?
+        }
+        other => other?,
+    };
+    Ok(super::written(entry, ask, form, warnings, written))
+}
+
+/// PATCH, of the object or of a part of it.
+pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
+    let (group, version, kind) = id(entry);
+    let ty = type_of(group, version, kind);
+    let (patch, mut warnings) = parse_patch(ask, body, &options).await?;
+    let mut unknown = Vec::new();
+    let write = Write { user: &ask.user, now: ask.now, options: &options };
+    let user = ask.user.clone();
+    let mut wish = |current: &Value| {
+        let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
+        if let Some(ty) = ty {
+            let found = check::check(&mut object, ty).map_err(|why| {
+                Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+            })?;
+            unknown = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
+            if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
+                let why = format!("strict decoding error: {}", unknown.join(", "));
+                return Err(Status::bad_request(format!(
+                    "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
+                )));
+            }
+        }
+        let _ = &user;
+        escalation(app, ask, &object)?;
+        Ok(object)
+    };
+    let written = app.registry.update(entry, place(entry, ask), at, write, &mut wish).await?;
+    if options.field_validation == FieldValidation::Warn {
+        warnings.extend(unknown);
+    } else {
+        warnings.clear();
+    }
+    Ok(super::written(entry, ask, form, warnings, written))
+}
+
+/// Reads a patch; the second part is what strict validation complains of.
+pub async fn parse_patch(ask: &Ask, body: Body, options: &WriteOptions) -> Result<(Patch, Vec<String>)> {
+    let text = ask.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let kind = PatchType::from_content_type(text).filter(|k| *k != PatchType::Apply);
+    let kind = kind.ok_or_else(|| Status::unsupported_media_type(PATCHES))?;
+    let bytes = body::read(body).await?;
+    let (patch, problems) = Patch::parse(kind, &bytes).map_err(|e| e.to_status())?;
+    if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
+        return Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))));
+    }
+    Ok((patch, problems))
+}
+
+/// The options of a deletion.
+pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body) -> Result<DeleteOptions> {
+    let bytes = body::read(body).await?;
+    if bytes.is_empty() {
+        return DeleteOptions::parse(query, None);
+    }
+    let media = match negotiate::content_encoding(headers)? {
+        Encoding::Json => MediaType::Json,
+        Encoding::Yaml => MediaType::Yaml,
+    };
+    let (value, _) =
+        check::parse(&bytes, media).map_err(|e| Status::bad_request(e.message("v1", "DeleteOptions", &bytes)))?;
+    DeleteOptions::parse(query, Some(value))
+}
+
+/// DELETE of one object.
+pub async fn delete(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let options = delete_options(&ask.headers, &ask.query, body).await?;
+    let plain = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+    let write = Write { user: &ask.user, now: ask.now, options: &plain };
+    let deleted = app.registry.delete(entry, place(entry, ask), &options, write).await?;
+    let status =
+        if !deleted.gone && options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(super::encoded(status, Form { shape: Default::default(), ..form }, deleted.json.into()))
+}
+
+/// DELETE of everything selected.
+pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::List)?;
+    let list = ListOptions::parse(&ask.query, false)?;
+    let selection = read::selection(entry, ask, &list)?;
+    let options = delete_options(&ask.headers, &ask.query, body).await?;
+    let plain = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+    let write = Write { user: &ask.user, now: ask.now, options: &plain };
+    let deleted = app.registry.delete_collection(entry, &selection, &options, write).await?;
+    let info = entry.info();
+    let revision = app.registry.caches().applied().revision();
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{revision}\"}},\"items\":[",
+        info.kind,
+        info.api_version()
+    );
+    let json = [head.as_bytes(), &deleted.join(&b","[..]), b"]}"].concat();
+    Ok(super::encoded(StatusCode::OK, Form { shape: Default::default(), ..form }, json.into()))
+}
+
+/// A review: answered and never stored.
+pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
+    if ask.info.verb != "create" {
+        return Err(Status::method_not_allowed());
+    }
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
+    let bytes = body::read(body).await?;
+    let kind = match ask.info.resource.as_str() {
+        "tokenreviews" => "TokenReview",
+        "selfsubjectreviews" => "SelfSubjectReview",
+        "subjectaccessreviews" => "SubjectAccessReview",
+        "selfsubjectaccessreviews" => "SelfSubjectAccessReview",
+        "localsubjectaccessreviews" => "LocalSubjectAccessReview",
+        _ => "SelfSubjectRulesReview",
+    };
+    let (mut object, warnings) = decode(&ask.headers, &bytes, (&ask.info.group, &ask.info.version, kind), &options)?;
+    object["kind"] = kind.into();
+    object["apiVersion"] = api::meta::api_version(&ask.info.group, &ask.info.version).into();
+    if object["metadata"].is_null() {
+        object["metadata"] = serde_json::json!({});
+    }
+    let answer = crate::security::reviews::answer(&app.gate, &ask.user, &ask.info, object).await?;
+    let json = serde_json::to_vec(&answer).unwrap_or_default();
+    let mut response = super::encoded(StatusCode::CREATED, form, json.into());
+    super::warn(&mut response, &warnings);
+    Ok(response)
+}

@@ -1,0 +1,275 @@
+//! Deletion: finalizers and grace periods decide whether an object goes, is marked, or stays as it is.
+
+use std::time::Duration;
+
+use api::status::{GroupResource, Status};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use store::{Op, Txn};
+
+use super::{Current, Entry, Registry, Write, durability, metadata, put, services};
+use crate::{
+    admission,
+    cache::{
+        Selection,
+        object::{encode, with_revision},
+    },
+    error::{self, Result},
+    wire::options::{DeleteOptions, Propagation},
+};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// Kinds whose deletion answers with the object and not with a Status (upstream's `ReturnDeletedObject`).
+const RETURNED: &[&str] = &[
+    "namespaces",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+];
+
+/// What a deletion answers with.
+#[derive(Debug)]
+pub struct Deleted {
+    /// The body: the object or a Status.
+    pub json: Vec<u8>,
+    /// Whether the object is gone.
+    pub gone: bool,
+}
+
+/// What becomes of an object.
+#[derive(Clone, Debug, PartialEq)]
+enum Plan {
+    /// It goes; as it looked last.
+    Remove(Value),
+    /// It is marked or its marks change.
+    Mark(Value),
+    /// Its deletion is under way already.
+    Nothing,
+}
+
+fn new_finalizers(entry_collected: bool, orphans: bool, object: &Value, propagation: Option<Propagation>) -> Vec<String> {
+    let old = metadata::finalizers(object);
+    if !entry_collected {
+        return old;
+    }
+    let has = |name: &str| old.iter().any(|f| f == name);
+    let wanted = match propagation {
+        Some(Propagation::Orphan) => Some(ORPHAN),
+        Some(Propagation::Foreground) => Some(FOREGROUND),
+        Some(Propagation::Background) => None,
+        None if has(ORPHAN) => Some(ORPHAN),
+        None if has(FOREGROUND) => Some(FOREGROUND),
+        None => orphans.then_some(ORPHAN),
+    };
+    let kept = old.iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).cloned();
+    kept.chain(wanted.map(str::to_owned)).collect()
+}
+
+/// Decides, without clock or store. `grace` is what the kind gives the object for this request.
+fn decide(object: &Value, finalizers: &[String], grace: Option<i64>, requested: Option<i64>, now: Timestamp) -> Plan {
+    let mut new = object.clone();
+    let changed = metadata::finalizers(object) != finalizers;
+    let meta = metadata::of(&mut new);
+    if finalizers.is_empty() {
+        meta.remove("finalizers");
+    } else {
+        meta.insert("finalizers".to_owned(), json!(finalizers));
+    }
+    let held = !finalizers.is_empty()
+        || object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+    let mark = |new: &mut Value, seconds: i64, base: Timestamp| {
+        let at = base.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(base);
+        let meta = metadata::of(new);
+        meta.insert("deletionTimestamp".to_owned(), metadata::timestamp(at).into());
+        meta.insert("deletionGracePeriodSeconds".to_owned(), seconds.into());
+    };
+    let end = |new: Value| if held { Plan::Mark(new) } else { Plan::Remove(new) };
+    if metadata::is_terminating(object) {
+        let left = metadata::grace_seconds(object).unwrap_or(0);
+        if grace.is_some() && left > 0 {
+            // A deletion under way can only be hastened.
+            let Some(wanted) = requested.filter(|r| *r < left) else {
+                return if changed { Plan::Mark(new) } else { Plan::Nothing };
+            };
+            let at: Timestamp = metadata::text(object, "deletionTimestamp").parse().unwrap_or(now);
+            mark(&mut new, wanted, at.checked_sub(jiff::SignedDuration::from_secs(left)).unwrap_or(now));
+            return if wanted > 0 { Plan::Mark(new) } else { end(new) };
+        }
+        return match (held, changed) {
+            (true, true) => Plan::Mark(new),
+            (true, false) => Plan::Nothing,
+            (false, _) => Plan::Remove(new),
+        };
+    }
+    match grace {
+        Some(seconds) => {
+            mark(&mut new, seconds, now);
+            metadata::bump_generation(&mut new);
+            if seconds > 0 { Plan::Mark(new) } else { end(new) }
+        }
+        None if held => {
+            mark(&mut new, 0, now);
+            metadata::bump_generation(&mut new);
+            if new.get("kind") == Some(&json!("Namespace")) {
+                new["status"]["phase"] = json!("Terminating");
+            }
+            Plan::Mark(new)
+        }
+        None => Plan::Remove(object.clone()),
+    }
+}
+
+fn check_preconditions(entry: &Entry, name: &str, current: &Current, options: &DeleteOptions) -> Result<()> {
+    let info = entry.info();
+    // Upstream names the kind here, not the resource.
+    let conflict = |why: String| Status::conflict(GroupResource { group: info.group, resource: info.kind }, name, &why);
+    let uid = metadata::text(&current.value, "uid");
+    if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
+        return Err(conflict(format!(
+            "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+        )));
+    }
+    let revision = current.revision.to_string();
+    if let Some(wanted) = options.revision.as_deref().filter(|w| *w != revision) {
+        return Err(conflict(format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({revision}). The object might have been modified"
+        )));
+    }
+    Ok(())
+}
+
+impl Registry {
+    /// Deletes an object, or begins to.
+    pub async fn delete(
+        &self,
+        entry: &Entry,
+        (namespace, name): (&str, &str),
+        options: &DeleteOptions,
+        write: Write<'_>,
+    ) -> Result<Deleted> {
+        let info = entry.info();
+        let missing = || Status::not_found(info.group_resource(), name);
+        admission::on_delete(entry, name)?;
+        let mut current = self.current(entry, namespace, name).await?.ok_or_else(missing)?;
+        loop {
+            check_preconditions(entry, name, &current, options)?;
+            let finalizers =
+                new_finalizers(info.garbage_collected, info.orphans_dependents, &current.value, options.propagation);
+            let grace = entry.hooks().grace_seconds(&current.value, options.grace_seconds);
+            let (object, gone) = match decide(&current.value, &finalizers, grace, options.grace_seconds, write.now) {
+                Plan::Nothing => return Ok(self.answer(entry, &current.value, current.revision, false)),
+                Plan::Mark(object) => (object, false),
+                Plan::Remove(object) => (object, true),
+            };
+            if options.dry_run {
+                return Ok(self.answer(entry, &object, current.revision, gone));
+            }
+            let op = if gone {
+                Op::Delete { key: current.key.clone() }
+            } else {
+                let stored = if entry.converts() { entry.hooks().to_stored(object.clone()) } else { object.clone() };
+                put(info, current.key.clone(), encode(&stored).into())
+            };
+            let mut txn =
+                Txn { compare: vec![(current.key.clone(), current.revision)], ops: vec![op], durability: durability(info) };
+            if gone {
+                services::release(entry, &current.value).add_to(&mut txn, &current.key);
+            }
+            match self.commit(txn).await? {
+                Ok(revision) => return Ok(self.answer(entry, &object, revision, gone)),
+                Err(mut found) => {
+                    let first = if found.is_empty() { None } else { found.swap_remove(0) };
+                    current = Self::current_from(entry, first).ok_or_else(missing)?;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, entry: &Entry, object: &Value, revision: u64, gone: bool) -> Deleted {
+        let info = entry.info();
+        if gone && !(info.group.is_empty() && RETURNED.contains(&info.plural)) {
+            let name = metadata::text(object, "name");
+            return Deleted {
+                json: Status::success(info.group_resource(), name, metadata::text(object, "uid")).to_bytes(),
+                gone,
+            };
+        }
+        let mut json = with_revision(&encode(object), revision).to_vec();
+        json.push(b'\n');
+        Deleted { json, gone }
+    }
+
+    /// Deletes everything selected; the list of what was found.
+    pub async fn delete_collection(
+        &self,
+        entry: &Entry,
+        selection: &Selection,
+        options: &DeleteOptions,
+        write: Write<'_>,
+    ) -> Result<Vec<bytes::Bytes>> {
+        self.catch_up().await?;
+        let listing = entry.cache.list(selection, None, 0);
+        let mut deleted = Vec::with_capacity(listing.objects.len());
+        for object in listing.objects {
+            match self.delete(entry, (object.namespace(), object.name()), options, write).await {
+                Ok(_) => deleted.push(entry.encoded(&object)),
+                Err(status) if status.is("NotFound") => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Forgets history older than `keep`, now and then, until `shutdown`.
+    pub async fn compact_regularly(&self, every: Duration, shutdown: tokio_util::sync::CancellationToken) {
+        let mut last = 0;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = shutdown.cancelled() => return,
+            }
+            if last > 0 {
+                if let Err(error) = self.store().compact(last).await {
+                    tracing::warn!(error = error::chain(&error), "could not compact the store");
+                }
+            }
+            last = self.store().revision().await.unwrap_or(last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_running_pod_is_marked_and_can_be_hastened() {
+        let pod = json!({"metadata": {"name": "a", "generation": 1}});
+        let Plan::Mark(marked) = decide(&pod, &[], Some(30), None, now()) else { panic!("not marked") };
+        let want = json!({"metadata": {"name": "a", "generation": 2, "deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30}});
+        assert_eq!(marked, want);
+        assert_eq!(decide(&marked, &[], Some(60), Some(60), now()), Plan::Nothing);
+        let Plan::Mark(sooner) = decide(&marked, &[], Some(5), Some(5), now()) else { panic!("not hastened") };
+        assert_eq!(sooner["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
+        assert!(matches!(decide(&marked, &[], Some(0), Some(0), now()), Plan::Remove(_)));
+    }
+
+    #[test]
+    fn finalizers_hold_an_object() {
+        let object = json!({"metadata": {"name": "a", "finalizers": ["x/y"]}});
+        let Plan::Mark(marked) = decide(&object, &["x/y".to_owned()], None, None, now()) else { panic!("not marked") };
+        assert_eq!(decide(&marked, &["x/y".to_owned()], None, None, now()), Plan::Nothing);
+        let foreground = new_finalizers(true, false, &object, Some(Propagation::Foreground));
+        assert_eq!(foreground, ["x/y", "foregroundDeletion"]);
+    }
+}

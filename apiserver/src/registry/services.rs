@@ -1,0 +1,267 @@
+//! Addresses and ports of Services: each taken one is a key of its own, claimed in the transaction that writes the Service
+//! and released in the one that deletes it, so that two API servers cannot hand one out twice and nothing leaks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use api::{field::FieldErrors, status::Status};
+use rand::Rng;
+use serde_json::{Value, json};
+use store::{Op, Txn};
+
+use super::{Entry, Registry};
+use crate::error::Result;
+
+/// How often a choice that was taken by someone faster is made again.
+pub const TRIES: usize = 8;
+
+/// Keys of claims.
+pub const CLAIMS: &str = "/registry/claims/";
+
+/// What a write of a Service takes and gives back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    take: Vec<Arc<str>>,
+    release: Vec<Arc<str>>,
+    /// For the `Warning` header.
+    pub warnings: Vec<String>,
+}
+
+impl Claims {
+    /// Makes the claims part of a transaction.
+    pub fn add_to(&self, txn: &mut Txn, owner: &Arc<str>) {
+        for key in &self.take {
+            txn.compare.push((key.clone(), 0));
+            txn.ops.push(Op::Put { key: key.clone(), value: owner.as_bytes().to_vec().into(), ttl: None });
+        }
+        txn.ops.extend(self.release.iter().map(|key| Op::Delete { key: key.clone() }));
+    }
+}
+
+fn is_services(entry: &Entry) -> bool {
+    entry.info().group.is_empty() && entry.info().plural == "services"
+}
+
+fn address_key(address: &str) -> String {
+    format!("{CLAIMS}serviceips/{address}")
+}
+
+fn port_key(port: i64) -> String {
+    format!("{CLAIMS}servicenodeports/{port}")
+}
+
+/// The claims that a stored Service holds.
+fn held(service: &Value) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    let spec = &service["spec"];
+    for address in spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        if address != "None" && !address.is_empty() {
+            keys.insert(address_key(address));
+        }
+    }
+    let ports = spec["ports"].as_array().into_iter().flatten().map(|p| &p["nodePort"]);
+    for port in ports.chain([&spec["healthCheckNodePort"]]).filter_map(Value::as_i64).filter(|p| *p > 0) {
+        keys.insert(port_key(port));
+    }
+    keys
+}
+
+/// What deleting `object` gives back.
+pub fn release(entry: &Entry, object: &Value) -> Claims {
+    if !is_services(entry) {
+        return Claims::default();
+    }
+    Claims { release: held(object).into_iter().map(Into::into).collect(), ..Claims::default() }
+}
+
+fn invalid(name: &str, field: &str, value: &Value, detail: &str) -> Status {
+    let mut errors = FieldErrors::default();
+    errors.invalid(field, value, detail);
+    Status::invalid(api::status::GroupResource { group: "", resource: "Service" }, name, &errors)
+}
+
+/// Numbers from 0 to `size`, a random one outside the lower band first.
+fn pick(size: u32, band: u32, taken: impl Fn(u32) -> bool) -> Option<u32> {
+    let upper = size.saturating_sub(band).max(1);
+    let start = rand::rng().random_range(0..upper);
+    let above = (0..size.saturating_sub(band)).map(|i| band + (start + i) % upper);
+    above.chain((0..band.min(size)).rev()).find(|n| !taken(*n))
+}
+
+/// Fills in addresses, families and ports of a Service that passed the kind's decisions.
+pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Option<&Value>) -> Result<Claims> {
+    if !is_services(entry) {
+        return Ok(Claims::default());
+    }
+    let before = old.map(held).unwrap_or_default();
+    let claims = registry.caches().claims();
+    // A key this Service holds already may stay.
+    let taken = |key: &str| !before.contains(key) && claims.contains(key);
+    families(object)?;
+    addresses(registry, object, &taken)?;
+    node_ports(registry, object, &before, &taken)?;
+    let after = held(object);
+    Ok(Claims {
+        take: after.difference(&before).map(|k| k.as_str().into()).collect(),
+        release: before.difference(&after).map(|k| k.as_str().into()).collect(),
+        warnings: Vec::new(),
+    })
+}
+
+fn families(object: &mut Value) -> Result<()> {
+    let name = super::metadata::text(object, "name").to_owned();
+    let spec = &mut object["spec"];
+    if spec["type"] == "ExternalName" {
+        return Ok(());
+    }
+    let headless = spec["clusterIP"] == "None";
+    let selectorless = spec["selector"].as_object().is_none_or(|s| s.is_empty());
+    let given = spec["ipFamilyPolicy"].as_str().map(str::to_owned);
+    let policy =
+        given.unwrap_or_else(|| if headless && selectorless { "RequireDualStack" } else { "SingleStack" }.to_owned());
+    spec["ipFamilyPolicy"] = json!(policy);
+    let mut families: Vec<String> =
+        spec["ipFamilies"].as_array().into_iter().flatten().filter_map(|f| f.as_str().map(str::to_owned)).collect();
+    if headless && selectorless {
+        if families.is_empty() {
+            families.push("IPv4".to_owned());
+        }
+        if families.len() < 2 && policy != "SingleStack" {
+            families.push(if families[0] == "IPv4" { "IPv6" } else { "IPv4" }.to_owned());
+        }
+        spec["ipFamilies"] = json!(families);
+        return Ok(());
+    }
+    if policy == "RequireDualStack" {
+        let detail = "this cluster is not configured for dual-stack services";
+        return Err(invalid(&name, "spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], detail));
+    }
+    if let Some(at) = families.iter().position(|f| f != "IPv4") {
+        return Err(invalid(
+            &name,
+            &format!("spec.ipFamilies[{at}]"),
+            &json!(families[at]),
+            "not configured on this cluster",
+        ));
+    }
+    spec["ipFamilies"] = json!(["IPv4"]);
+    Ok(())
+}
+
+fn addresses(registry: &Registry, object: &mut Value, taken: &dyn Fn(&str) -> bool) -> Result<()> {
+    let name = super::metadata::text(object, "name").to_owned();
+    let spec = &mut object["spec"];
+    let wanted = spec["clusterIP"].as_str().or_else(|| spec["clusterIPs"][0].as_str()).unwrap_or_default().to_owned();
+    if spec["type"] == "ExternalName" || wanted == "None" {
+        return Ok(());
+    }
+    let (base, length) = registry.ranges.addresses;
+    let base = u32::from(base);
+    let size = 1u32 << (32 - u32::from(length));
+    let chosen = if wanted.is_empty() {
+        // Network and broadcast address are not handed out; the lower band is for people's own choices.
+        let usable = size.saturating_sub(2);
+        let band = (usable / 16).clamp(16, 256).min(usable);
+        let address = |n: u32| Ipv4Addr::from(base + 1 + n).to_string();
+        let found = pick(usable, band, |n| taken(&address_key(&address(n))));
+        address(found.ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?)
+    } else {
+        let refused = |why: &str| {
+            invalid(&name, "spec.clusterIPs", &json!([wanted]), &format!("failed to allocate IP {wanted}: {why}"))
+        };
+        let parsed: Ipv4Addr = wanted
+            .parse()
+            .map_err(|_| invalid(&name, "spec.clusterIPs[0]", &json!(wanted), "IPv6 is not configured on this cluster"))?;
+        let offset = u32::from(parsed).wrapping_sub(base);
+        if offset == 0 || offset >= size - 1 {
+            return Err(refused(&format!(
+                "the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}/{length}",
+                Ipv4Addr::from(base)
+            )));
+        }
+        if taken(&address_key(&wanted)) {
+            return Err(refused("provided IP is already allocated"));
+        }
+        wanted
+    };
+    spec["clusterIP"] = json!(chosen);
+    spec["clusterIPs"] = json!([chosen]);
+    Ok(())
+}
+
+fn node_ports(
+    registry: &Registry,
+    object: &mut Value,
+    before: &BTreeSet<String>,
+    taken: &dyn Fn(&str) -> bool,
+) -> Result<()> {
+    let name = super::metadata::text(object, "name").to_owned();
+    let spec = &mut object["spec"];
+    let balancer = spec["type"] == "LoadBalancer";
+    if !balancer && spec["type"] != "NodePort" {
+        return Ok(());
+    }
+    let allocate = !balancer || spec["allocateLoadBalancerNodePorts"] != json!(false);
+    let (first, last) = registry.ranges.ports;
+    let (first, last) = (i64::from(first), i64::from(last));
+    let check = |port: i64| {
+        if before.contains(&port_key(port)) {
+            None
+        } else if port < first || port > last {
+            Some(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"))
+        } else {
+            taken(&port_key(port)).then(|| "provided port is already allocated".to_owned())
+        }
+    };
+    let mut used: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
+    let ports = spec["ports"].as_array().cloned().unwrap_or_default();
+    for (at, port) in ports.iter().enumerate() {
+        let Some(number) = port["nodePort"].as_i64().filter(|n| *n > 0) else { continue };
+        if let Some(why) = check(number) {
+            return Err(invalid(&name, &format!("spec.ports[{at}].nodePort"), &json!(number), &why));
+        }
+        used.entry(number).or_default().insert(port["protocol"].as_str().unwrap_or("TCP").to_owned());
+    }
+    let size = (last - first + 1).max(0) as u32;
+    let band = (size / 32).clamp(16, 128).min(size);
+    let any = |used: &BTreeMap<i64, BTreeSet<String>>| {
+        pick(size, band, |n| {
+            let port = first + i64::from(n);
+            used.contains_key(&port) || taken(&port_key(port))
+        })
+        .map(|n| first + i64::from(n))
+    };
+    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+        if port["nodePort"].as_i64().is_some_and(|n| n > 0) || !allocate {
+            continue;
+        }
+        let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
+        // One service port spoken in two protocols keeps one number.
+        let same = ports.iter().find(|p| p["port"] == port["port"] && p["nodePort"].as_i64().is_some_and(|n| n > 0));
+        let shared = same.and_then(|p| p["nodePort"].as_i64()).filter(|n| !used[n].contains(&protocol));
+        let number = shared.or_else(|| any(&used));
+        let number = number.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
+        used.entry(number).or_default().insert(protocol);
+        port["nodePort"] = json!(number);
+    }
+    if balancer && spec["externalTrafficPolicy"] == "Local" {
+        match spec["healthCheckNodePort"].as_i64().filter(|n| *n > 0) {
+            Some(number) => {
+                if let Some(why) = check(number) {
+                    return Err(Status::internal(&format!(
+                        "failed to allocate requested HealthCheck NodePort {number}: {why}"
+                    )));
+                }
+            }
+            None => {
+                let number = any(&used)
+                    .ok_or_else(|| Status::internal("failed to allocate a HealthCheck NodePort : range is full"))?;
+                spec["healthCheckNodePort"] = json!(number);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! A real kubectl against the server, where one is installed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use knarr_apiserver::testing;
+use tokio::process::Command;
+
+struct Home(PathBuf);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn kubectl(url: &str, home: &Path, arguments: &str) -> String {
+    let output = Command::new("/usr/bin/kubectl")
+        .args(["--server", url])
+        .args(arguments.split_whitespace())
+        .env("HOME", home)
+        .env_remove("KUBECONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "kubectl {arguments}: {text}");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_does_its_work() {
+    if !Path::new("/usr/bin/kubectl").exists() {
+        return;
+    }
+    let mut server = testing::start().await;
+    let url = server.url().await;
+    let home = Home(std::env::temp_dir().join(format!("knarr-kubectl-{}", std::process::id())));
+    std::fs::create_dir_all(&home.0).unwrap();
+    let file = home.0.join("deployment.yaml");
+    std::fs::write(
+        &file,
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 2\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    spec:\n      containers: [{name: c, image: i}]\n",
+    )
+    .unwrap();
+    let file = file.display();
+    let map = home.0.join("map.yaml");
+    std::fs::write(&map, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndata: {a: b}\n").unwrap();
+    let run = |arguments: String| {
+        let (url, home) = (url.clone(), home.0.clone());
+        async move { kubectl(&url, &home, &arguments).await }
+    };
+    assert_eq!(run(format!("apply -f {file}")).await, "deployment.apps/web created\n");
+    assert_eq!(run(format!("apply -f {file}")).await, "deployment.apps/web unchanged\n");
+    assert_eq!(run("scale deployment web --replicas 3".into()).await, "deployment.apps/web scaled\n");
+    assert_eq!(run("get deployment web -o jsonpath={.spec.replicas}".into()).await, "3");
+    assert_eq!(run("label deployment web x=y".into()).await, "deployment.apps/web labeled\n");
+    assert_eq!(run(format!("create -f {}", map.display())).await, "configmap/c created\n");
+    assert_eq!(run("patch configmap c -p {\"data\":{\"a\":\"c\"}}".into()).await, "configmap/c patched\n");
+    assert_eq!(run("get configmap c -o jsonpath={.data.a}".into()).await, "c");
+    assert!(run("get deployments".into()).await.starts_with("NAME   READY   UP-TO-DATE   AVAILABLE   AGE\nweb    0/3"));
+    assert!(run("explain deployment.spec.replicas".into()).await.contains("FIELD: replicas <integer>"));
+    assert!(run("api-resources".into()).await.contains("deployments"));
+    assert_eq!(
+        run("wait --for=jsonpath={.spec.replicas}=3 deployment/web --timeout 5s".into()).await,
+        "deployment.apps/web condition met\n"
+    );
+    assert!(run("delete deployment web".into()).await.starts_with("deployment.apps \"web\" deleted"));
+    assert!(run("version".into()).await.contains("Server Version: v1.35.0+knarr1"));
+}
