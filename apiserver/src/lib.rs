@@ -10,7 +10,6 @@ mod error;
 pub mod gate;
 mod handlers;
 pub mod identity;
-pub mod interim;
 mod metrics;
 pub mod registry;
 pub mod request;

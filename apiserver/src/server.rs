@@ -44,6 +44,8 @@ pub struct Config {
     pub patience: Duration,
     /// The process' metrics.
     pub metrics: Metrics,
+    /// Ends the server when it fires.
+    pub shutdown: CancellationToken,
 }
 
 impl Config {
@@ -58,6 +60,7 @@ impl Config {
             compaction: Duration::from_secs(300),
             patience: Duration::from_secs(3),
             metrics: Metrics::default(),
+            shutdown: CancellationToken::new(),
         }
     }
 }
@@ -106,7 +109,7 @@ impl Lookup for FromCache {
 impl Server {
     /// Loads the store, sets everything up and begins to serve.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let shutdown = CancellationToken::new();
+        let shutdown = config.shutdown.child_token();
         let mut tasks = JoinSet::new();
         let kinds: Vec<Arc<Kind>> = api::kinds::all().into_iter().map(Arc::new).collect();
         let storing = kinds.iter().filter(|k| k.info.stored_as.is_none());

@@ -8,8 +8,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use apiserver::{
-    interim,
+    Server,
     security::{
+        self,
         kubeconfig::Kubeconfig,
         pki::{Pair, Pki},
     },
@@ -41,7 +42,8 @@ pub struct Plan {
 
 /// A running control plane.
 pub struct ControlPlane {
-    server: interim::Server,
+    server: Server,
+    pki: Pki,
 }
 
 impl ControlPlane {
@@ -50,7 +52,7 @@ impl ControlPlane {
         let this = Self::start_api_server(plan, parts.shutdown().clone()).await?;
         let config = controller_manager::Config {
             leader_elect: false,
-            root_ca: Some(this.server.security.pki.authority_pem().to_owned()),
+            root_ca: Some(this.pki.authority_pem().to_owned()),
             ..controller_manager::Config::default()
         };
         let client = this.component_client("kube-controller-manager");
@@ -69,26 +71,37 @@ impl ControlPlane {
 
     /// Starts the API server alone.
     pub async fn start_api_server(plan: Plan, shutdown: CancellationToken) -> Result<Self> {
-        let config =
-            interim::Config { pki: plan.data.join("pki"), addresses: vec![plan.address.to_string()], listen: plan.listen };
         let store = open(plan.store).await.context("open the store")?;
-        let server = interim::Server::start(config, store, shutdown).await.context("start the API server")?;
-        Ok(Self { server })
+        let security = security::Config {
+            pki: plan.data.join("pki"),
+            addresses: vec![plan.address.to_string()],
+            loopback_kubelets: false,
+        };
+        let config = apiserver::Config {
+            security: Some(security),
+            listen: Some(plan.listen),
+            advertise: Some((plan.address.to_string(), plan.listen.port())),
+            shutdown,
+            ..apiserver::Config::new(store)
+        };
+        let server = Server::start(config).await.context("start the API server")?;
+        let pki = open_pki(&plan.data)?;
+        Ok(Self { server, pki })
     }
 
     /// A client in process that acts as the node.
     pub fn node_client(&self, node: &str) -> kube::Client {
-        kube::Client::new(self.server.service(&format!("system:node:{node}"), &["system:nodes"]), "default")
+        self.server.client(&format!("system:node:{node}"), &["system:nodes"])
     }
 
     /// A client in process that acts as a component: `kube-proxy` is user `system:kube-proxy`.
     pub fn component_client(&self, component: &str) -> kube::Client {
-        kube::Client::new(self.server.service(&format!("system:{component}"), &[]), "default")
+        self.server.client(&format!("system:{component}"), &[])
     }
 
     /// Writes an administrator's kubeconfig.
     pub fn write_kubeconfig(&self, path: &Path, cluster: &str, user: &str, server: &str) -> Result<()> {
-        let pki = &self.server.security.pki;
+        let pki = &self.pki;
         let pair = pki.admin()?;
         let config = Kubeconfig { cluster, user, server, authority: pki.authority_pem(), pair: &pair };
         config.write(path).with_context(|| format!("write {}", path.display()))
