@@ -3,7 +3,13 @@
 pub mod api;
 pub mod cri;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +46,8 @@ impl Stage {
         channel: ::cri::Channel,
         configure: impl FnOnce(&mut knarr_kubelet::Config),
     ) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
         let api = Arc::new(api::Api::default());
         let mut config = knarr_kubelet::Config {
@@ -48,7 +56,7 @@ impl Stage {
             root_dir: dir.path().join("kubelet"),
             pod_logs_dir: dir.path().join("logs"),
             // A tree of our own, never the machine's.
-            cgroup_root: format!("knarr-kubelet-test-{}", std::process::id()),
+            cgroup_root: format!("knarr-kubelet-test-{}-{number}", std::process::id()),
             address: "127.0.0.1".parse().unwrap(),
             port: 0,
             healthz_port: 0,
@@ -105,13 +113,36 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        for uid in ["kubepods/burstable", "kubepods/besteffort", "kubepods", ""] {
-            for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-                // Only directories that are empty go; a missing one is fine.
-                let _ = std::fs::remove_dir(hierarchy.path().join(&self.config.cgroup_root).join(uid));
+        // The kubelet ends on other threads: what it was just making may come after a first look.
+        let mut quiet = 0;
+        for _ in 0..200 {
+            quiet = if self.cgroups().iter().fold(false, |found, dir| remove_tree(dir) || found) { 0 } else { quiet + 1 };
+            if quiet == 3 {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+impl Stage {
+    /// Where this stage's groups may be.
+    fn cgroups(&self) -> Vec<std::path::PathBuf> {
+        let root = self.config.cgroup_root.trim_matches('/');
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path());
+        hierarchies.chain(["/sys/fs/cgroup".into()]).map(|h| h.join(root)).filter(|_| !root.is_empty()).collect()
+    }
+}
+
+/// Removes a group and those below it; true if there was one. A group with processes in it stays.
+fn remove_tree(dir: &std::path::Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(dir) else { return false };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        remove_tree(&entry.path());
+    }
+    // Busy or gone: the next round will tell.
+    let _ = std::fs::remove_dir(dir);
+    true
 }
 
 /// The pod's phase.
