@@ -15,9 +15,12 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-/// Objects by collection path, and a stream of watch events for each.
+/// A collection's objects, and the stream of its watch events.
+type Collection = (Vec<Value>, Option<broadcast::Sender<String>>);
+
+/// Collections by path.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<HashMap<String, (Vec<Value>, Option<broadcast::Sender<String>>)>>>);
+struct Fake(Arc<Mutex<HashMap<String, Collection>>>);
 
 impl Fake {
     fn put(&self, path: &str, kind: &str, object: Value) {

@@ -20,6 +20,6 @@ pub fn run(args: Args) -> Result<()> {
         let client = component::client(args.config.kubeconfig.as_deref(), None).await?;
         let runtime = cri::Channel::connect(&args.config.container_runtime_endpoint)
             .context("reach the container runtime at --container-runtime-endpoint")?;
-        Ok(kubelet::run(args.config, client, runtime, shutdown).await?)
+        Ok(Box::pin(kubelet::run(args.config, client, runtime, shutdown)).await?)
     })
 }
