@@ -113,6 +113,7 @@ pub fn run(args: Args) -> Result<()> {
             agent::start(plan, &mut parts).await?;
         }
         parts.finish().await;
+        control_plane.stop().await;
         Ok(())
     })
 }
@@ -122,9 +123,10 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
     component::run(&args.logs, |shutdown| async move {
         let (plan, address) = (args.server.plan()?, args.server.address()?);
         let data = plan.data.clone();
-        let control_plane = ControlPlane::start_api_server(plan, shutdown.clone()).await?;
+        let control_plane = ControlPlane::start_api_server(plan).await?;
         write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
         shutdown.cancelled().await;
+        control_plane.stop().await;
         Ok(())
     })
 }

@@ -16,7 +16,6 @@ use apiserver::{
     },
 };
 use store::Store;
-use tokio_util::sync::CancellationToken;
 
 use super::parts::Parts;
 
@@ -43,16 +42,15 @@ pub struct Plan {
 /// A running control plane.
 pub struct ControlPlane {
     server: Server,
-    pki: Pki,
 }
 
 impl ControlPlane {
     /// Starts the API server, and the other components among `parts`.
     pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
-        let this = Self::start_api_server(plan, parts.shutdown().clone()).await?;
+        let this = Self::start_api_server(plan).await?;
         let config = controller_manager::Config {
             leader_elect: false,
-            root_ca: Some(this.pki.authority_pem().to_owned()),
+            root_ca: Some(this.pki()?.authority_pem().to_owned()),
             ..controller_manager::Config::default()
         };
         let client = this.component_client("kube-controller-manager");
@@ -70,23 +68,17 @@ impl ControlPlane {
     }
 
     /// Starts the API server alone.
-    pub async fn start_api_server(plan: Plan, shutdown: CancellationToken) -> Result<Self> {
-        let store = open(plan.store).await.context("open the store")?;
-        let security = security::Config {
+    pub async fn start_api_server(plan: Plan) -> Result<Self> {
+        let mut config = apiserver::Config::new(open(plan.store).await.context("open the store")?);
+        config.security = Some(security::Config {
             pki: plan.data.join("pki"),
             addresses: vec![plan.address.to_string()],
             loopback_kubelets: false,
-        };
-        let config = apiserver::Config {
-            security: Some(security),
-            listen: Some(plan.listen),
-            advertise: Some((plan.address.to_string(), plan.listen.port())),
-            shutdown,
-            ..apiserver::Config::new(store)
-        };
+        });
+        config.listen = Some(plan.listen);
+        config.advertise = Some((plan.address.to_string(), plan.listen.port()));
         let server = Server::start(config).await.context("start the API server")?;
-        let pki = open_pki(&plan.data)?;
-        Ok(Self { server, pki })
+        Ok(Self { server })
     }
 
     /// A client in process that acts as the node.
@@ -99,9 +91,18 @@ impl ControlPlane {
         self.server.client(&format!("system:{component}"), &[])
     }
 
+    /// Puts the API server's work down and closes the store. Components must have ended.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+
+    fn pki(&self) -> Result<&Pki> {
+        Ok(&self.server.security().context("the API server runs without security")?.pki)
+    }
+
     /// Writes an administrator's kubeconfig.
     pub fn write_kubeconfig(&self, path: &Path, cluster: &str, user: &str, server: &str) -> Result<()> {
-        let pki = &self.pki;
+        let pki = self.pki()?;
         let pair = pki.admin()?;
         let config = Kubeconfig { cluster, user, server, authority: pki.authority_pem(), pair: &pair };
         config.write(path).with_context(|| format!("write {}", path.display()))

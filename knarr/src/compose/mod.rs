@@ -41,6 +41,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     let state = Arc::new(State::default());
     tokio::spawn(control::serve(control::listen(&node.folder)?, handler(state.clone())));
     let folder = layout::folder(&cluster.name);
+    let mut control_plane = None;
     let (kubelet_client, proxy_client) = if node.n == 1 {
         let store = match cluster.store {
             Store::Redb => control_plane::Backend::Redb(folder.join("state.db")),
@@ -57,7 +58,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             listen: (Ipv4Addr::UNSPECIFIED, 6443).into(),
             store,
         };
-        let control_plane = ControlPlane::start(plan, &mut parts).await?;
+        let control_plane = control_plane.insert(ControlPlane::start(plan, &mut parts).await?);
         control_plane.write_kubeconfig(
             &kubeconfig::own_path(&cluster.name),
             &cluster.name,
@@ -86,6 +87,9 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     Report::Step("waiting for the node to be ready".into()).send();
     tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, shutdown));
     parts.finish().await;
+    if let Some(control_plane) = control_plane {
+        control_plane.stop().await;
+    }
     Ok(())
 }
 
