@@ -64,6 +64,10 @@ pub async fn service(registry: &Registry, cluster_ip: Ipv4Addr, address: &str, p
         },
     });
     ensure(registry, ("", "v1", "services"), "default", service).await?;
+    if address.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback()) {
+        tracing::warn!(address, "no pod can reach a loopback address: the kubernetes Service has no endpoints");
+        return Ok(());
+    }
     let mirrored = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": mirrored},
