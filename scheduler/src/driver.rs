@@ -33,14 +33,24 @@ const BINDINGS: usize = 128;
 
 /// What the loop is told.
 enum Input {
-    Pod { old: Option<Arc<Pod>>, new: Arc<Pod> },
+    Pod {
+        old: Option<Arc<Pod>>,
+        new: Arc<Pod>,
+    },
     PodGone(Arc<Pod>),
-    Node { old: Option<Arc<Node>>, new: Arc<Node> },
+    Node {
+        old: Option<Arc<Node>>,
+        new: Arc<Node>,
+    },
     NodeGone(Arc<Node>),
     Namespace(Arc<Namespace>),
     NamespaceGone(Arc<Namespace>),
     /// A binding ended.
-    Bound { pod: Arc<PodInfo>, node: String, error: Option<kube::Error> },
+    Bound {
+        pod: Arc<PodInfo>,
+        node: String,
+        error: Option<kube::Error>,
+    },
 }
 
 pub async fn run(config: &Config, client: Client, recorder: Recorder, shutdown: CancellationToken) {
@@ -329,7 +339,11 @@ impl Scheduler {
             if victim.pod.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            self.recorder.normal(&*victim.pod, "Preempted", format!("Preempted by pod {} on node {}", pod.uid, victims.node));
+            self.recorder.normal(
+                &*victim.pod,
+                "Preempted",
+                format!("Preempted by pod {} on node {}", pod.uid, victims.node),
+            );
             let api = Api::<Pod>::namespaced(self.client.clone(), &victim.key.namespace);
             let scheduler = scheduler.clone();
             tokio::spawn(async move {

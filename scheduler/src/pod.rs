@@ -54,7 +54,8 @@ impl Term {
             namespaces.push(pod.metadata.namespace.clone().unwrap_or_default());
         }
         let labels = pod.metadata.labels.clone().unwrap_or_default();
-        let selector = with_label_keys(term.label_selector.as_ref(), &labels, &term.match_label_keys, &term.mismatch_label_keys);
+        let selector =
+            with_label_keys(term.label_selector.as_ref(), &labels, &term.match_label_keys, &term.mismatch_label_keys);
         Self {
             selector,
             namespaces,
@@ -67,9 +68,10 @@ impl Term {
     /// Whether `pod` is one of the pods meant.
     pub fn matches(&self, pod: &PodInfo, namespace_labels: impl Fn(&str) -> Option<BTreeMap<String, String>>) -> bool {
         let in_namespace = self.namespaces.iter().any(|n| *n == *pod.key.namespace)
-            || self.namespace_selector.as_ref().is_some_and(|selector| {
-                selector.matches_opt(namespace_labels(&pod.key.namespace).as_ref())
-            });
+            || self
+                .namespace_selector
+                .as_ref()
+                .is_some_and(|selector| selector.matches_opt(namespace_labels(&pod.key.namespace).as_ref()));
         in_namespace && self.selector.matches_opt(pod.pod.metadata.labels.as_ref())
     }
 }
@@ -136,10 +138,8 @@ impl PodInfo {
     pub fn new(pod: Arc<Pod>) -> Self {
         let spec = pod.spec.as_ref();
         let affinity = spec.and_then(|s| s.affinity.as_ref());
-        let (with, without) = (
-            affinity.and_then(|a| a.pod_affinity.as_ref()),
-            affinity.and_then(|a| a.pod_anti_affinity.as_ref()),
-        );
+        let (with, without) =
+            (affinity.and_then(|a| a.pod_affinity.as_ref()), affinity.and_then(|a| a.pod_anti_affinity.as_ref()));
         let required = |terms: Option<&Vec<PodAffinityTerm>>| -> Vec<Term> {
             terms.into_iter().flatten().map(|t| Term::of(&pod, t, 0)).collect()
         };
@@ -148,7 +148,9 @@ impl PodInfo {
         };
         let ports = spec
             .into_iter()
-            .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| c.restart_policy.is_some())))
+            .flat_map(|s| {
+                s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| c.restart_policy.is_some()))
+            })
             .flat_map(|c| c.ports.iter().flatten())
             .filter_map(|p| {
                 Some(HostPort {

@@ -21,12 +21,7 @@ pub struct Victims {
 }
 
 /// Chooses victims, or says in upstream's words why preemption does not help.
-pub fn preempt(
-    plugins: &[Box<dyn Plugin>],
-    pod: &PodInfo,
-    snapshot: &Snapshot,
-    unfit: &Unfit,
-) -> Result<Victims, String> {
+pub fn preempt(plugins: &[Box<dyn Plugin>], pod: &PodInfo, snapshot: &Snapshot, unfit: &Unfit) -> Result<Victims, String> {
     let spec = pod.pod.spec.as_ref();
     if spec.and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
         return Err("preemption: not eligible due to preemptionPolicy=Never.".to_owned());
@@ -48,9 +43,10 @@ pub fn preempt(
             None => reasons.push("No preemption victims found for incoming pod"),
         }
     }
-    candidates.into_iter().min_by_key(cost).ok_or_else(|| {
-        format!("preemption: 0/{} nodes are available: {}.", unfit.nodes, histogram(reasons.into_iter()))
-    })
+    candidates
+        .into_iter()
+        .min_by_key(cost)
+        .ok_or_else(|| format!("preemption: 0/{} nodes are available: {}.", unfit.nodes, histogram(reasons.into_iter())))
 }
 
 /// A pod that has preempted once waits until its victims are gone before it preempts again.

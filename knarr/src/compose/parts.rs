@@ -22,11 +22,6 @@ impl Parts {
         Self { shutdown, running: JoinSet::new() }
     }
 
-    /// What ends them.
-    pub fn shutdown(&self) -> &CancellationToken {
-        &self.shutdown
-    }
-
     /// Runs a component until shutdown.
     pub fn run<F, Fut>(&mut self, name: &'static str, start: F)
     where

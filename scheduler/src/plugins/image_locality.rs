@@ -26,10 +26,8 @@ impl Plugin for ImageLocality {
         if images.is_empty() || total == 0 || !nodes.iter().any(|n| images.iter().any(|i| n.images.contains_key(i))) {
             return None;
         }
-        let spread: Vec<i64> = images
-            .iter()
-            .map(|image| snapshot.nodes().filter(|n| n.images.contains_key(image)).count() as i64)
-            .collect();
+        let spread: Vec<i64> =
+            images.iter().map(|image| snapshot.nodes().filter(|n| n.images.contains_key(image)).count() as i64).collect();
         let most = MOST_BYTES * images.len() as i64;
         let score = |node: &&NodeInfo| {
             let bytes: i64 =

@@ -84,7 +84,8 @@ impl Plugin for InterPodAffinity {
         // The first of a group that wants to be together has nobody to be near to.
         let first = near.iter().all(HashSet::is_empty) && pod.affinity.iter().all(|t| term_matches(t, pod, snapshot));
         Prepared::Filter(Box::new(move |node| {
-            let at = |term: &Term, places: &HashSet<&str>| node.label(&term.topology_key).is_some_and(|v| places.contains(v));
+            let at =
+                |term: &Term, places: &HashSet<&str>| node.label(&term.topology_key).is_some_and(|v| places.contains(v));
             let labelled = pod.affinity.iter().all(|t| node.label(&t.topology_key).is_some());
             if !labelled || !(first || pod.affinity.iter().zip(&near).all(|(t, p)| at(t, p))) {
                 return Err(Rejection::lasting("node(s) didn't match pod affinity rules"));

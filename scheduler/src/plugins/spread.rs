@@ -146,7 +146,8 @@ impl Plugin for PodTopologySpread {
     }
 
     fn score(&self, pod: &PodInfo, snapshot: &Snapshot, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-        let named = pod.pod.spec.as_ref().is_some_and(|s| s.topology_spread_constraints.as_ref().is_some_and(|c| !c.is_empty()));
+        let named =
+            pod.pod.spec.as_ref().is_some_and(|s| s.topology_spread_constraints.as_ref().is_some_and(|c| !c.is_empty()));
         if !named {
             return by_owner(pod, nodes);
         }
