@@ -80,12 +80,13 @@ pub fn unescape(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let hex = |b: u8| (b as char).to_digit(16);
-        if bytes[at] == b'%' && at + 2 < bytes.len() {
-            if let (Some(high), Some(low)) = (hex(bytes[at + 1]), hex(bytes[at + 2])) {
-                out.push((high * 16 + low) as u8);
-                at += 3;
-                continue;
-            }
+        if bytes[at] == b'%'
+            && at + 2 < bytes.len()
+            && let (Some(high), Some(low)) = (hex(bytes[at + 1]), hex(bytes[at + 2]))
+        {
+            out.push((high * 16 + low) as u8);
+            at += 3;
+            continue;
         }
         out.push(bytes[at]);
         at += 1;
@@ -179,12 +180,12 @@ impl RequestInfo {
 mod tests {
     use super::*;
 
-    fn parse(method: Method, uri: &str) -> RequestInfo {
+    fn parse(method: &Method, uri: &str) -> RequestInfo {
         let (path, query) = uri.split_once('?').map_or((uri, None), |(p, q)| (p, Some(q)));
-        RequestInfo::parse(&method, path, query)
+        RequestInfo::parse(method, path, query)
     }
 
-    fn line(method: Method, uri: &str) -> String {
+    fn line(method: &Method, uri: &str) -> String {
         let i = parse(method, uri);
         format!(
             "{} {}/{} ns={} {} {} sub={} rest={}",

@@ -138,7 +138,7 @@ impl Scheduler {
     fn take(&mut self, input: Input) {
         let now = Instant::now();
         let events = match input {
-            Input::Pod { old, new } => self.pod(old.as_deref(), new, now),
+            Input::Pod { old, new } => self.pod(old.as_deref(), &new, now),
             Input::PodGone(pod) => self.pod_gone(&pod),
             Input::Node { old, new } => {
                 self.snapshot.set_node(&new);
@@ -162,7 +162,7 @@ impl Scheduler {
         self.queue.wake(events, now);
     }
 
-    fn pod(&mut self, old: Option<&Pod>, new: Arc<Pod>, now: Instant) -> Events {
+    fn pod(&mut self, old: Option<&Pod>, new: &Arc<Pod>, now: Instant) -> Events {
         let uid = new.metadata.uid.clone().unwrap_or_default();
         let spec = new.spec.as_ref();
         if spec.is_some_and(|s| s.node_name.as_deref().is_some_and(|n| !n.is_empty())) {
@@ -190,7 +190,7 @@ impl Scheduler {
         Events::NONE
     }
 
-    fn bound_pod(&mut self, old: Option<&Pod>, new: Arc<Pod>) -> Events {
+    fn bound_pod(&mut self, old: Option<&Pod>, new: &Arc<Pod>) -> Events {
         let uid = new.metadata.uid.clone().unwrap_or_default();
         let was_bound = old.is_some_and(|o| o.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
         let unchanged = old.is_some_and(|o| {

@@ -116,10 +116,10 @@ fn mount_token(pod: &mut Value, generated: &str) {
                 needed = true;
             }
         }
-        if spec[list].is_null() {
-            if let Some(spec) = spec.as_object_mut() {
-                spec.remove(list);
-            }
+        if spec[list].is_null()
+            && let Some(spec) = spec.as_object_mut()
+        {
+            spec.remove(list);
         }
     }
     if !needed || existing.is_some() {

@@ -360,12 +360,12 @@ impl Index {
         if old == new {
             return;
         }
-        if let Some(old) = old {
-            if let Some(keys) = self.keys.get_mut(&old) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.keys.remove(&old);
-                }
+        if let Some(old) = old
+            && let Some(keys) = self.keys.get_mut(&old)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.keys.remove(&old);
             }
         }
         if let Some(new) = new {

@@ -31,6 +31,9 @@ use crate::{
     },
 };
 
+/// A path's content type and document, if there is one.
+pub type Documented = Box<dyn Fn(&str) -> Option<(&'static str, Value)> + Send + Sync>;
+
 /// Everything a handler may use.
 pub struct App {
     /// The registry.
@@ -42,7 +45,7 @@ pub struct App {
     /// `HOST:PORT` as discovery tells it.
     pub address: String,
     /// Documents that security answers without authorization details (`/openid/v1/jwks`).
-    pub documents: Box<dyn Fn(&str) -> Option<(&'static str, Value)> + Send + Sync>,
+    pub documents: Documented,
     /// Reads and writes at a time.
     pub limits: (Semaphore, Semaphore),
     /// How long an ordinary request may take.

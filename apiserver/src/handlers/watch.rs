@@ -196,11 +196,11 @@ impl Stream {
             let json = self.show(&object);
             write_frame(&mut out, Change::Added, &json);
         }
-        if self.initial.len() == 0 {
-            if let Some(revision) = self.initial_end.take() {
-                let line = self.bookmark(revision, true);
-                out.extend_from_slice(&line);
-            }
+        if self.initial.len() == 0
+            && let Some(revision) = self.initial_end.take()
+        {
+            let line = self.bookmark(revision, true);
+            out.extend_from_slice(&line);
         }
         (!out.is_empty()).then(|| out.freeze())
     }

@@ -234,10 +234,10 @@ impl Registry {
                 () = tokio::time::sleep(every) => {}
                 () = shutdown.cancelled() => return,
             }
-            if last > 0 {
-                if let Err(error) = self.store().compact(last).await {
-                    tracing::warn!(error = error::chain(&error), "could not compact the store");
-                }
+            if last > 0
+                && let Err(error) = self.store().compact(last).await
+            {
+                tracing::warn!(error = error::chain(&error), "could not compact the store");
             }
             last = self.store().revision().await.unwrap_or(last);
         }

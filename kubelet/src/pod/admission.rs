@@ -209,7 +209,7 @@ mod tests {
         let cases = [
             (judge(cpu("1"), &[]), None),
             (judge(cpu("1"), &[cpu("1m")]), Some("OutOfcpu")),
-            (judge(none.clone(), &[none.clone(), none.clone()]), Some("OutOfpods")),
+            (judge(none.clone(), &[none.clone(), none]), Some("OutOfpods")),
             (judge(port(""), &[port("127.0.0.1")]), Some("NodePorts")),
             (judge(port("127.0.0.2"), &[port("127.0.0.1")]), None),
             (judge(zone("a"), &[]), None),

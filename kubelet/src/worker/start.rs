@@ -91,7 +91,7 @@ async fn create_and_start(
         localhost_profile(ctx, security.seccomp.as_mut());
     }
     let sandbox = sandbox(ctx, pod, order.sandbox_attempt);
-    let id = match ctx.runtime.create_container(&order.sandbox, config, sandbox).await {
+    let id = match Box::pin(ctx.runtime.create_container(&order.sandbox, config, sandbox)).await {
         Ok(id) => id,
         Err(error) => return failure("CreateContainerError", error.status.message()),
     };

@@ -116,7 +116,8 @@ impl Drop for Stage {
         // The kubelet ends on other threads: what it was just making may come after a first look.
         let mut quiet = 0;
         for _ in 0..200 {
-            quiet = if self.cgroups().iter().fold(false, |found, dir| remove_tree(dir) || found) { 0 } else { quiet + 1 };
+            let found = self.cgroups().iter().filter(|dir| remove_tree(dir)).count();
+            quiet = if found > 0 { 0 } else { quiet + 1 };
             if quiet == 3 {
                 break;
             }

@@ -75,6 +75,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// An image's configuration.
+#[allow(clippy::needless_pass_by_value)] // literals read better
 pub fn config(layers: &[Vec<u8>], run: serde_json::Value) -> Vec<u8> {
     let diff_ids: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
     let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };

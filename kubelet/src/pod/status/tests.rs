@@ -148,7 +148,7 @@ fn readiness_gates_and_transition_times() {
         condition(&first, "Ready"),
         "False ReadinessGatesNotReady corresponding condition of pod readiness gate \"g/x\" does not exist."
     );
-    let mut said = first.clone();
+    let mut said = first;
     said.conditions.as_mut().unwrap().push(PodCondition {
         type_: "g/x".into(),
         status: "True".into(),

@@ -257,7 +257,7 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, rule: Rule, mode: Mode, deletes:
     if mode == Mode::Apply {
         merged = merged
             .into_iter()
-            .map(|mut v| {
+            .filter_map(|mut v| {
                 // Elements that were added come with their nulls and nested directives.
                 if position(&server, &v, Some(key)).is_none() {
                     drop_nulls(&mut v);
@@ -266,7 +266,6 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, rule: Rule, mode: Mode, deletes:
                     Some(v)
                 }
             })
-            .flatten()
             .collect();
     }
     arrange(merged, &new, &server, Some(key))

@@ -65,7 +65,7 @@ impl Message {
     }
 }
 
-fn each<'a>(value: Option<&'a Value>) -> impl Iterator<Item = (&'a String, &'a Map<String, Value>)> {
+fn each(value: Option<&Value>) -> impl Iterator<Item = (&String, &Map<String, Value>)> {
     value.and_then(Value::as_object).into_iter().flatten().filter_map(|(k, v)| Some((k, v.as_object()?)))
 }
 

@@ -334,7 +334,7 @@ impl Committer {
         }
         let directory = self.shared.path.parent().filter(|p| !p.as_os_str().is_empty());
         let room = nix::sys::statvfs::statvfs(directory.unwrap_or(std::path::Path::new(".")))
-            .map(|s| s.blocks_available() as u64 * s.fragment_size() as u64);
+            .map(|s| s.blocks_available() * s.fragment_size());
         match room {
             Ok(room) if room < RESERVE_BYTES + 2 * put_bytes => Err(Error::NoSpace(None)),
             _ => Ok(()),
