@@ -215,7 +215,7 @@ mod tests {
             (Method::GET, "/apis/apps/v1", "get / ns=   sub= rest="),
         ];
         for (method, uri, want) in cases {
-            assert_eq!(line(method, uri), want, "{uri}");
+            assert_eq!(line(&method, uri), want, "{uri}");
         }
     }
 }
