@@ -10,6 +10,9 @@
 //! Decisions are plain functions in [`pod`]; [`worker`] carries them out. Nothing is kept on disk that is not in the API or
 //! the runtime: a kubelet that was killed reads both and goes on where things are, and containers never notice.
 
+// Tests write objects in place: `pod(json!({..}))`.
+#![cfg_attr(test, allow(clippy::needless_pass_by_value))]
+
 mod cgroup;
 mod config;
 mod fs;

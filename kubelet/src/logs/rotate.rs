@@ -93,7 +93,7 @@ mod tests {
         fs::create_dir_all(log.parent().unwrap()).unwrap();
         for i in 0..6 {
             fs::write(&log, "0123456789").unwrap();
-            assert_eq!(large(dir.path(), 5), [log.clone()]);
+            assert_eq!(large(dir.path(), 5), std::slice::from_ref(&log));
             aside(&log, 3, Timestamp::from_second(1_000_000 + i).unwrap()).unwrap();
         }
         let mut names: Vec<_> =

@@ -1,6 +1,9 @@
 //! Kinds and the machinery they share, without I/O and without a runtime: metadata, selectors, quantities, defaults,
 //! validation, patches, schemas, tables and `Status` errors.
 
+// Tests write objects in place: `pod(json!({..}))`.
+#![cfg_attr(test, allow(clippy::needless_pass_by_value))]
+
 pub mod discovery;
 pub mod duration;
 pub mod field;

@@ -4,5 +4,5 @@ use proptest::test_runner::{Config, RngSeed};
 
 /// A configuration with a fixed seed.
 pub fn cases(cases: u32) -> Config {
-    Config { cases, rng_seed: RngSeed::Fixed(0x6b6e_6172_72), failure_persistence: None, ..Config::default() }
+    Config { cases, rng_seed: RngSeed::Fixed(0x006b_6e61_7272), failure_persistence: None, ..Config::default() }
 }

@@ -8,6 +8,7 @@
 //!
 //! ```
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use knarr_cri as cri;
 //! let channel = cri::Channel::connect("unix:///run/containerd/containerd.sock")?;
 //! let mut runtime = cri::RuntimeServiceClient::new(channel.clone());
 //! let version = runtime.version(cri::VersionRequest::default()).await?.into_inner();
