@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Step;
 pub use crate::error::{Error, Result};
-pub use crate::image::{ImageRecord, ImageStore, Registry};
+pub use crate::image::{Credentials, ImageRecord, ImageStore, Registry};
 use crate::network::{Bridge, BridgeSettings, Network};
 use crate::service::Service;
 

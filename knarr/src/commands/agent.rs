@@ -8,7 +8,7 @@ use process::flags::LogFlags;
 
 use crate::{
     commands::component,
-    compose::{agent, parts::Parts},
+    compose::{agent, parts::Parts, registries},
 };
 
 /// Flags; the kubelet's where they exist.
@@ -41,6 +41,9 @@ pub struct Args {
     /// File containing the x509 private key matching --tls-cert-file.
     #[arg(long)]
     tls_private_key_file: PathBuf,
+    /// Mirrors of registries and access to them [default: /etc/knarr/registries.yaml if it exists].
+    #[arg(long)]
+    registries_file: Option<PathBuf>,
     #[command(flatten)]
     logs: LogFlags,
 }
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> Result<()> {
             pods: args.pod_cidr,
             client_ca: args.client_ca_file,
             serving: (args.tls_cert_file, args.tls_private_key_file),
+            registries: registries::load(args.registries_file.as_deref())?,
             kubelet_client: component::client(Some(&args.kubeconfig), None).await?,
             proxy_client: component::client(Some(proxy), None).await?,
         };

@@ -9,6 +9,7 @@ pub mod kubeconfig;
 pub mod kubelet;
 pub mod node;
 pub mod proxy;
+pub mod runtime;
 pub mod scheduler;
 pub mod server;
 pub mod status;
@@ -53,6 +54,8 @@ pub enum Command {
     ControllerManager(controller_manager::Args),
     /// Run the kubelet.
     Kubelet(Box<kubelet::Args>),
+    /// Run the container runtime.
+    Runtime(runtime::Args),
     /// Run the service proxy.
     Proxy(proxy::Args),
     /// One node of a local cluster; `up` starts it.
@@ -75,6 +78,7 @@ impl Command {
             Self::Scheduler(args) => scheduler::run(args),
             Self::ControllerManager(args) => controller_manager::run(args),
             Self::Kubelet(args) => kubelet::run(*args),
+            Self::Runtime(args) => runtime::run(args),
             Self::Proxy(args) => proxy::run(args),
             Self::Node(args) => node::run(&args),
         }

@@ -16,6 +16,7 @@ use crate::{
         agent,
         control_plane::{self, Backend, ControlPlane},
         parts::Parts,
+        registries,
     },
     local::record::Store,
 };
@@ -58,6 +59,9 @@ pub struct Args {
     /// The pods' range of this node.
     #[arg(long, default_value = "10.42.0.0/24")]
     pod_cidr: Cidr,
+    /// Mirrors of registries and access to them [default: /etc/knarr/registries.yaml if it exists].
+    #[arg(long)]
+    registries_file: Option<PathBuf>,
     #[command(flatten)]
     logs: LogFlags,
 }
@@ -106,6 +110,7 @@ pub fn run(args: Args) -> Result<()> {
                 pods: Some(args.pod_cidr),
                 client_ca: data.join("pki/ca.crt"),
                 serving,
+                registries: registries::load(args.registries_file.as_deref())?,
                 kubelet_client: control_plane.node_client(&name),
                 proxy_client: control_plane.component_client("kube-proxy"),
                 name,

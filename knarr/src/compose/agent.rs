@@ -27,6 +27,8 @@ pub struct Plan {
     pub client_ca: PathBuf,
     /// The kubelet's serving certificate and key.
     pub serving: (PathBuf, PathBuf),
+    /// How registries are reached.
+    pub registries: Vec<runtime::Registry>,
     /// A client that acts as the node.
     pub kubelet_client: kube::Client,
     /// A client that acts as the proxy.
@@ -69,6 +71,7 @@ fn runtime_config(plan: &Plan) -> runtime::Config {
             node_address: Some(plan.address),
             ..Default::default()
         },
+        registries: plan.registries.clone(),
         ..runtime::Config::default()
     }
 }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod control_plane;
 pub mod parts;
+pub mod registries;
 
 use std::{
     io::Read,
@@ -79,6 +80,8 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         pods: Some(node.pods),
         client_ca: folder.join("pki/ca.crt"),
         serving,
+        // The nodes of a local cluster have no way to a registry.
+        registries: Vec::new(),
         kubelet_client: kubelet_client.clone(),
         proxy_client,
     };

@@ -32,6 +32,14 @@ pub struct Registry {
     pub skip_verify: bool,
     /// A certificate authority's PEM file.
     pub ca_file: Option<PathBuf>,
+    /// Who pulls when a pull brings no credentials.
+    pub credentials: Option<Credentials>,
+}
+
+impl Registry {
+    fn auth(settings: Option<&Registry>) -> RegistryAuth {
+        settings.and_then(|registry| registry.credentials.as_ref()).map_or(RegistryAuth::Anonymous, Credentials::auth)
+    }
 }
 
 /// Who pulls.
@@ -44,6 +52,17 @@ pub enum Credentials {
     Basic(String, String),
     /// A token.
     Bearer(String),
+}
+
+/// Secrets do not get into logs.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Credentials::Anonymous => out.write_str("Anonymous"),
+            Credentials::Basic(user, _) => write!(out, "Basic({user:?}, ..)"),
+            Credentials::Bearer(_) => out.write_str("Bearer(..)"),
+        }
+    }
 }
 
 impl Credentials {
@@ -83,7 +102,7 @@ pub async fn pull(store: Arc<ImageStore>, registries: &[Registry], name: &str, w
         let mut through = reference.clone();
         through.set_mirror_registry(mirror.clone());
         let settings = registries.iter().find(|registry| registry.host == *mirror);
-        match pull_from(&store, &client(settings, mirror)?, &through, &RegistryAuth::Anonymous).await {
+        match pull_from(&store, &client(settings, mirror)?, &through, &Registry::auth(settings)).await {
             Ok(record) => return Ok(record),
             Err(error) => {
                 tracing::info!(mirror, image = name, error = crate::error::chain(&error), "mirror did not serve the image")
@@ -91,7 +110,8 @@ pub async fn pull(store: Arc<ImageStore>, registries: &[Registry], name: &str, w
         }
     }
     let client = client(configured, reference.registry())?;
-    pull_from(&store, &client, &reference, &who.auth()).await.step_with(|| format!("failed to pull image {name:?}"))
+    let auth = if *who == Credentials::Anonymous { Registry::auth(configured) } else { who.auth() };
+    pull_from(&store, &client, &reference, &auth).await.step_with(|| format!("failed to pull image {name:?}"))
 }
 
 /// A client for one registry. Registries on this machine are spoken to plainly unless something else is configured.
