@@ -1,0 +1,71 @@
+//! What two runs of the same thing cannot have in common, each replaced by a mark of the same width.
+
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+
+struct Mask {
+    pattern: Regex,
+    mark: &'static str,
+}
+
+static MASKS: LazyLock<Vec<Mask>> = LazyLock::new(|| {
+    let mask = |pattern: &str, mark| Mask { pattern: Regex::new(pattern).expect("a pattern"), mark };
+    vec![
+        mask(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
+        // Times of the present year: scripts write other years.
+        mask(r"20(2[6-9]|[3-9]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        mask(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} 20(2[6-9]|[3-9]\d) \d\d:\d\d:\d\d \+0000", "TIME"),
+        // What servers make up: the volumes of tokens, names with a random end.
+        mask(r"kube-api-access-[a-z0-9]{5}\b", "kube-api-access-"),
+    ]
+});
+
+static PORT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"127\.0\.0\.1:\d{4,5}").expect("a pattern"));
+static LOG_TIME: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?m)^([EWI])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ ([a-z_]+\.go):\d+\]").expect("a pattern"));
+
+/// The text without what must differ; `folder` is where it was printed.
+pub fn mask(text: &str, folder: &str) -> String {
+    let mut text = text.replace(folder, "DIR");
+    text = PORT.replace_all(&text, "SERVER").into_owned();
+    text = LOG_TIME.replace_all(&text, "${1}TIME ${2}]").into_owned();
+    for Mask { pattern, mark } in MASKS.iter() {
+        let same_width = |found: &Captures<'_>| {
+            let width = found[0].chars().count();
+            format!("{mark:_<width$}").chars().take(width.max(1)).collect::<String>()
+        };
+        text = pattern.replace_all(&text, same_width).into_owned();
+    }
+    text
+}
+
+static AGE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b(?:(\d+)m)?(\d+)s\b").expect("a pattern"));
+
+/// Whether two texts are the same but for ages that a second or two make different.
+pub fn same(a: &str, b: &str) -> bool {
+    if a == b {
+        return true;
+    }
+    let seconds = |found: &Captures<'_>| {
+        let part = |n| found.get(n).map_or(0, |part| part.as_str().parse::<i64>().unwrap_or(0));
+        part(1) * 60 + part(2)
+    };
+    let ages = |text: &str| AGE.captures_iter(text).map(|found| (found[0].len(), seconds(&found))).collect::<Vec<_>>();
+    let (of_a, of_b) = (ages(a), ages(b));
+    let near = |((width, x), (other, y)): (&(usize, i64), &(usize, i64))| width == other && (x - y).abs() <= 2;
+    of_a.len() == of_b.len() && of_a.iter().zip(&of_b).all(near) && AGE.replace_all(a, "AGE") == AGE.replace_all(b, "AGE")
+}
+
+#[test]
+fn ages_may_differ_by_a_second() {
+    assert!(same("a 5s b", "a 6s b"));
+    assert!(!same("a 5s b", "a 6s  b"));
+    assert!(!same("a 300s", "a 30s"));
+}
+
+#[test]
+fn marks_keep_the_width() {
+    let text = "a x http://127.0.0.1:12345 /t/x 2026-11-21T01:02:03Z 2001-01-01T00:00:00Z";
+    assert_eq!(mask(text, "/t/x"), "a x http://SERVER DIR TIME________________ 2001-01-01T00:00:00Z");
+}
