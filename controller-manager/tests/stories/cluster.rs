@@ -2,14 +2,17 @@
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
+use apiserver::testing::{self, TestServer};
+use axum::{Router, body::Body, extract::Request, response::Response};
 use client::{Change, Informer, Key, Options};
 use controller_manager::Config;
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         coordination::v1::Lease,
-        core::v1::{Namespace, Node, Pod},
+        core::v1::{Namespace, Node, Pod, ServiceAccount},
     },
 };
 use knarr_controller_manager as controller_manager;
@@ -18,10 +21,10 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use parking_lot::Mutex;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-use crate::server::Server;
+use tower::ServiceExt;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,31 +38,32 @@ pub struct Cluster {
     nodes: Arc<Mutex<HashMap<String, CancellationToken>>>,
     stop: CancellationToken,
     _guard: DropGuard,
+    _server: TestServer,
 }
 
 impl Cluster {
     /// Starts with one node, `node-1`, and namespace `test`.
     pub async fn start(config: impl FnOnce(&mut Config)) -> Self {
-        let server = Server::new();
-        let client = server.client();
-        Self::start_on(config, client.clone(), client).await
+        Self::start_on(config, TestServer::client).await
     }
 
     /// The same, but the controllers' connection is bad.
     pub async fn start_flaky() -> Self {
-        let server = Server::new();
-        Self::start_on(|_| {}, server.client(), server.flaky_client()).await
+        Self::start_on(|_| {}, flaky).await
     }
 
-    async fn start_on(config: impl FnOnce(&mut Config), client: kube::Client, controllers: kube::Client) -> Self {
+    async fn start_on(config: impl FnOnce(&mut Config), connect: impl FnOnce(&TestServer) -> kube::Client) -> Self {
+        let server = testing::start().await;
         let stop = CancellationToken::new();
         let mut settings = Config { leader_elect: false, root_ca: Some("CA".to_owned()), ..Config::default() };
         config(&mut settings);
-        tokio::spawn(controller_manager::run(settings, controllers, stop.clone()));
+        tokio::spawn(controller_manager::run(settings, connect(&server), stop.clone()));
         let guard = stop.clone().drop_guard();
-        let cluster = Self { client, namespace: "test", nodes: Arc::default(), stop, _guard: guard };
+        let cluster =
+            Self { client: server.client(), namespace: "test", nodes: Arc::default(), stop, _guard: guard, _server: server };
         cluster.create_global::<Namespace>(json!({"metadata": {"name": "test"}})).await;
-        cluster.create_global::<Namespace>(json!({"metadata": {"name": "kube-node-lease"}})).await;
+        // Pods are refused before.
+        cluster.until::<ServiceAccount, _>(|accounts| accounts.len(), 1).await;
         cluster.add_node("node-1").await;
         cluster.run_kubelets();
         cluster
@@ -205,4 +209,29 @@ async fn start(api: &Api<Pod>, key: &Key, node: &str, number: u32) {
     let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": Timestamp::now().to_string()}]}});
     let _ = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(status)).await;
+}
+
+/// A bad connection: requests fail before or after they did something, and watches break off.
+fn flaky(server: &TestServer) -> kube::Client {
+    let (inner, luck) = (server.server.router(), Arc::new(Mutex::new(StdRng::seed_from_u64(7))));
+    let unavailable = || {
+        let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 503, "reason": "ServiceUnavailable",
+            "message": "try again", "metadata": {}});
+        let response = Response::builder().status(503).header("content-type", "application/json");
+        response.body(Body::from(body.to_string())).expect("a response")
+    };
+    let handler = move |request: Request| async move {
+        let watch = request.uri().query().is_some_and(|q| q.contains("watch=true"));
+        if luck.lock().random_ratio(1, 10) {
+            return unavailable();
+        }
+        let answer = inner.oneshot(request).await.unwrap_or_else(|never| match never {});
+        if watch {
+            let (parts, body) = answer.into_parts();
+            let few = luck.lock().random_range(0..12);
+            return Response::from_parts(parts, Body::from_stream(body.into_data_stream().take(few)));
+        }
+        if luck.lock().random_ratio(1, 20) { unavailable() } else { answer }
+    };
+    kube::Client::new(Router::new().fallback(handler), "default")
 }

@@ -1,7 +1,6 @@
 //! Stories of whole clusters: all controllers at work against an API server in the same process.
 
 mod cluster;
-mod server;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
