@@ -62,6 +62,9 @@ pub struct Config {
     /// Terminated pods beyond this number are deleted, oldest first; 0 keeps all.
     #[arg(long, default_value_t = 12500)]
     pub terminated_pod_gc_threshold: usize,
+    /// How long a node must have been gone before its pods are deleted; no flag, as upstream.
+    #[arg(skip = Duration::from_secs(40))]
+    pub gone_node_quarantine: Duration,
     /// The range of pod addresses; nodes get parts of it.
     #[arg(long)]
     pub cluster_cidr: Option<String>,

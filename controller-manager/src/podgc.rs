@@ -4,7 +4,7 @@
 //! Watches pods and nodes; owns nothing. Safe to run twice: pods are deleted by uid. A node's disappearance is acted on only after it has
 //! lasted a while and the API server (not the cache) has confirmed it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use client::{Change, Error, Informer, Key, Next, Queue, Step, is_not_found};
 use jiff::Timestamp;
@@ -17,8 +17,6 @@ use kube::{
 use crate::{context::Context, pods};
 
 const NAME: &str = "pod-garbage-collector";
-/// How long a node must have been gone.
-const QUARANTINE: Duration = Duration::from_secs(40);
 const ENDED: &str = "ended";
 
 /// What to look at.
@@ -58,11 +56,12 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(futures::future::join(this.nodes.synced(), this.pods.synced())).await.is_none() {
         return;
     }
+    let quarantine = ctx.config.gone_node_quarantine;
     this.nodes.on_change({
         let queue = queue.clone();
         move |change| {
             if let Change::Deleted(node) = change {
-                queue.add_after(Work::Node(Key::of(&node.metadata)), QUARANTINE);
+                queue.add_after(Work::Node(Key::of(&node.metadata)), quarantine);
             }
         }
     });
@@ -79,7 +78,7 @@ pub async fn run(ctx: Context) {
                     queue.add(Work::Unbound(Key::of(&pod.metadata)));
                 }
             } else if change.old().is_none_or(|old| pods::node(old).is_empty()) && this.nodes.get(&node).is_none() {
-                queue.add_after(Work::Node(node), QUARANTINE);
+                queue.add_after(Work::Node(node), quarantine);
             }
             if pods::is_terminal(pod) && change.old().is_none_or(|old| !pods::is_terminal(old)) {
                 queue.add(Work::Ended);

@@ -26,7 +26,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 
-use self::graph::{FOREGROUND, Graph, Look, ORPHAN, Place};
+use self::graph::{FOREGROUND, Graph, Look, Node, ORPHAN, Place};
 use crate::{
     context::Context,
     discovery::{self, Resource},
@@ -228,7 +228,7 @@ impl Collector {
             self.gone(uid);
             return Ok(Next::Done);
         };
-        let owners = self.classify(&node.place.namespace, &meta).await?;
+        let owners = self.classify(&node.place, &meta).await?;
         match decide(&owners, &meta, !node.dependents.is_empty()) {
             Verdict::Keep => {}
             Verdict::Disown(lost) => self.disown(&node.place, &meta, &lost).await?,
@@ -298,26 +298,31 @@ impl Collector {
     }
 
     /// How the owners of an object stand. What the graph shows as living is believed; what seems gone is asked for.
-    async fn classify(&self, namespace: &str, meta: &ObjectMeta) -> Result<Owners, Error> {
-        let mut owners = Owners::default();
+    async fn classify(&self, place: &Place, meta: &ObjectMeta) -> Result<Owners, Error> {
+        let (mut owners, namespace) = (Owners::default(), place.namespace.as_str());
+        let is_foreign = |node: &Node| !node.place.namespace.is_empty() && node.place.namespace != namespace;
         for reference in meta.owner_references.iter().flatten() {
             let known = self.graph.lock().get(&reference.uid).filter(|n| n.seen).cloned();
-            let foreign = known.as_ref().is_some_and(|n| !n.place.namespace.is_empty() && n.place.namespace != namespace);
-            if foreign {
-                self.warn_foreign(namespace, meta, reference);
-            }
+            let foreign = known.as_ref().is_some_and(is_foreign);
             match known.filter(|_| !foreign) {
                 Some(node) if node.deleting_dependents => owners.waiting.push(reference.uid.clone()),
                 Some(_) => owners.solid.push(reference.uid.clone()),
                 None => {
-                    let place = Place {
+                    let named = Place {
                         api_version: reference.api_version.clone(),
                         kind: reference.kind.clone(),
                         namespace: namespace.to_owned(),
                         name: reference.name.clone(),
                     };
-                    match self.read(&place, &reference.uid).await? {
-                        None => owners.dangling.push(reference.uid.clone()),
+                    match self.read(&named, &reference.uid).await? {
+                        None => {
+                            // The owner may have been seen only now: kinds are watched apart.
+                            let seen = self.graph.lock().get(&reference.uid).is_some_and(|n| n.seen && is_foreign(n));
+                            if foreign || seen {
+                                self.warn_foreign(place, meta, reference);
+                            }
+                            owners.dangling.push(reference.uid.clone());
+                        }
                         Some(owner) if owner.deletion_timestamp.is_some() && has(&owner, FOREGROUND) => {
                             owners.waiting.push(reference.uid.clone());
                         }
@@ -329,8 +334,11 @@ impl Collector {
         Ok(owners)
     }
 
-    fn warn_foreign(&self, namespace: &str, meta: &ObjectMeta, owner: &OwnerReference) {
+    fn warn_foreign(&self, place: &Place, meta: &ObjectMeta, owner: &OwnerReference) {
+        let namespace = &place.namespace;
         let about = ObjectReference {
+            api_version: Some(place.api_version.clone()),
+            kind: Some(place.kind.clone()),
             namespace: meta.namespace.clone(),
             name: meta.name.clone(),
             uid: meta.uid.clone(),

@@ -72,6 +72,13 @@ impl Cluster {
     /// Adds a node that renews its Lease until [`Cluster::silence`].
     pub async fn add_node(&self, name: &str) {
         self.create_global::<Node>(json!({"metadata": {"name": name}})).await;
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
+        let lease = json!({"metadata": {"name": name}, "spec": {"holderIdentity": name}});
+        leases.create(&PostParams::default(), &serde_json::from_value(lease).expect("a lease")).await.expect("created");
+        self.run_node(name).await;
+    }
+
+    async fn run_node(&self, name: &str) {
         let status = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "m",
             "lastHeartbeatTime": Timestamp::now().to_string(), "lastTransitionTime": Timestamp::now().to_string()}]}});
         let nodes: Api<Node> = Api::all(self.client.clone());
@@ -80,8 +87,6 @@ impl Cluster {
         self.nodes.lock().insert(name.to_owned(), alive.clone());
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
         let (name, mut beat) = (name.to_owned(), tokio::time::interval(Duration::from_millis(100)));
-        let lease = json!({"metadata": {"name": name}, "spec": {"holderIdentity": name}});
-        leases.create(&PostParams::default(), &serde_json::from_value(lease).expect("a lease")).await.expect("created");
         tokio::spawn(alive.run_until_cancelled_owned(async move {
             loop {
                 beat.tick().await;
@@ -97,7 +102,13 @@ impl Cluster {
         self.nodes.lock().remove(name).expect("a node").cancel();
     }
 
-    /// Binds pods to living nodes in turn, reports them ready, and ends them when they are deleted.
+    /// The node is heard of again, and says that it is ready.
+    pub async fn revive(&self, name: &str) {
+        self.run_node(name).await;
+    }
+
+    /// Binds pods to living nodes in turn, reports them ready unless their image is `broken`, and ends them when they are
+    /// deleted. Pods of image `manual` are left to the test.
     fn run_kubelets(&self) {
         let pods = Informer::<Pod>::start(self.client.clone(), Options::default(), self.stop.clone());
         let (client, nodes, turn) = (self.client.clone(), self.nodes.clone(), Mutex::new(0u32));
@@ -105,16 +116,17 @@ impl Cluster {
             let (Change::Added(pod) | Change::Updated(_, pod)) = change else { return };
             let (key, pod) = (Key::of(&pod.metadata), pod.clone());
             let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
+            let image = pod.spec.as_ref().and_then(|s| s.containers[0].image.clone()).unwrap_or_default();
             let living = |node: &str| nodes.lock().contains_key(node);
             let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-            if node.is_empty() {
+            if node.is_empty() && image != "manual" {
                 let mut names: Vec<_> = nodes.lock().keys().cloned().collect();
                 names.sort();
                 let mut turn = turn.lock();
                 *turn += 1;
                 let Some(node) = names.get(*turn as usize % names.len().max(1)).cloned() else { return };
                 let number = *turn;
-                tokio::spawn(async move { start(&api, &key, &node, number).await });
+                tokio::spawn(async move { start(&api, &key, &node, number, image != "broken").await });
             } else if pod.metadata.deletion_timestamp.is_some() && living(&node) {
                 let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
                 tokio::spawn(async move { drop(api.delete(&key.name, &now).await) });
@@ -122,7 +134,27 @@ impl Cluster {
         });
     }
 
-    fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
+    /// Does a kubelet's work by hand: binds the pod to a node (which need not exist) and says how it is.
+    pub async fn run_pod(&self, name: &str, node: &str, number: u32, ready: bool) {
+        start(&self.api(), &Key::new(self.namespace, name), node, number, ready).await;
+    }
+
+    /// Looks at all objects of a kind in the test's namespace after every change of one.
+    pub async fn always<K>(&self, holds: impl Fn(&[Arc<K>]) -> Result<(), String> + Send + Sync + 'static) -> Always
+    where
+        K: client::Object + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        let stop = self.stop.child_token();
+        let informer = Informer::<K>::start(self.client.clone(), Options::namespace(self.namespace), stop.clone());
+        informer.synced().await;
+        let violations = Arc::new(Mutex::new(Vec::new()));
+        let (seen, told) = (informer.clone(), violations.clone());
+        informer.on_change(move |_| told.lock().extend(holds(&seen.list()).err()));
+        Always { violations, _guard: stop.drop_guard() }
+    }
+
+    /// The test's namespace's objects of a kind.
+    pub fn api<K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), self.namespace)
     }
 
@@ -199,16 +231,30 @@ impl Cluster {
     }
 }
 
-async fn start(api: &Api<Pod>, key: &Key, node: &str, number: u32) {
+async fn start(api: &Api<Pod>, key: &Key, node: &str, number: u32, ready: bool) {
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": *key.name}, "target": {"kind": "Node", "name": node}});
     let bound = api.create_subresource::<Value, Value>("binding", &key.name, &PostParams::default(), &binding).await;
     if bound.is_err() {
         return;
     }
     let address = format!("10.42.{}.{}", number / 250, number % 250 + 2);
+    let ready = if ready { "True" } else { "False" };
     let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": Timestamp::now().to_string()}]}});
+        "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": Timestamp::now().to_string()}]}});
     let _ = api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(status)).await;
+}
+
+/// What must hold at every step that a watch shows.
+pub struct Always {
+    violations: Arc<Mutex<Vec<String>>>,
+    _guard: DropGuard,
+}
+
+impl Always {
+    /// Fails if it ever did not hold.
+    pub fn held(self) {
+        assert_eq!(*self.violations.lock(), Vec::<String>::new());
+    }
 }
 
 /// A bad connection: requests fail before or after they did something, and watches break off.
