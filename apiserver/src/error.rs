@@ -7,7 +7,10 @@ use api::{
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::cache::{Behind, Gone};
+use crate::{
+    cache::{Behind, Gone},
+    wire::negotiate::{Encoding, Form},
+};
 
 /// What handlers return.
 pub type Result<T, E = Status> = std::result::Result<T, E>;
@@ -64,6 +67,25 @@ pub fn plain(message: impl Into<String>) -> Status {
 /// A broken rule of the options of a request.
 pub fn invalid_options(kind: &str, errors: &api::field::FieldErrors) -> Status {
     Status::invalid(GroupResource { group: "meta.k8s.io", resource: kind }, "", errors)
+}
+
+/// An object that cannot be sent in the form that was asked for (406).
+pub fn not_marshalable(error: &api::protobuf::Error) -> Status {
+    let mut status = Status::not_acceptable(&[]);
+    status.message = error.to_string();
+    status
+}
+
+/// The response of an error in the form that the client prefers.
+pub fn respond_as(status: &Status, form: Form) -> Response {
+    let mut response = respond(status);
+    if form.encoding == Encoding::Protobuf
+        && let Ok(bytes) = serde_json::to_value(status).map_err(drop).and_then(|v| api::protobuf::encode(&v).map_err(drop))
+    {
+        *response.body_mut() = Body::from(bytes);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
+    }
+    response
 }
 
 /// The response of an error.

@@ -26,7 +26,7 @@ use crate::{
     security::guard,
     wire::{
         body::Pieces,
-        negotiate::{Encoding, Form},
+        negotiate::{self, Encoding, Form},
         options::Query,
     },
 };
@@ -98,6 +98,10 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
 }
 
 async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
+    let form = Form {
+        encoding: if negotiate::prefers_protobuf(request.headers()) { Encoding::Protobuf } else { Encoding::Json },
+        ..Form::default()
+    };
     let result = async {
         let request = guard::admit(&app.gate, request).await?;
         let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
@@ -118,7 +122,7 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
             .await
             .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
     };
-    result.await.unwrap_or_else(|status| error::respond(&status))
+    result.await.unwrap_or_else(|status| error::respond_as(&status, form))
 }
 
 fn too_many() -> Response {
@@ -201,6 +205,13 @@ pub fn encoded(status: StatusCode, form: Form, json: bytes::Bytes) -> Response {
         (Encoding::Yaml, _) => {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();
             Body::from(crate::wire::yaml::write(&value))
+        }
+        (Encoding::Protobuf, _) => {
+            let value: Value = serde_json::from_slice(&json).unwrap_or_default();
+            match api::protobuf::encode(&value) {
+                Ok(bytes) => Body::from(bytes),
+                Err(error) => return error::respond(&error::not_marshalable(&error)),
+            }
         }
     };
     let mut response = Response::new(body);

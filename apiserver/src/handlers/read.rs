@@ -236,10 +236,13 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     }
     let objects = listing.objects;
     let zip = compress::wanted(&ask.headers);
+    if form.encoding == Encoding::Protobuf {
+        return Ok(respond(VecDeque::from([protobuf(entry, form, &meta, &objects)?]), zip, form.content_type()));
+    }
     match form.shape {
         Shape::Object if form.encoding == Encoding::Json && !form.pretty => {
             let pieces = pieces(entry, &meta, &objects);
-            Ok(respond(pieces, zip))
+            Ok(respond(pieces, zip, form.content_type()))
         }
         Shape::Object => {
             let all: Vec<u8> = pieces(entry, &meta, &objects).iter().flat_map(|p| p.to_vec()).collect();
@@ -261,7 +264,7 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
 
 fn whole(form: negotiate::Form, json: Vec<u8>, zip: bool) -> Response {
     if form.encoding == Encoding::Json && !form.pretty {
-        return respond(VecDeque::from([Bytes::from(json)]), zip);
+        return respond(VecDeque::from([Bytes::from(json)]), zip, form.content_type());
     }
     super::encoded(StatusCode::OK, form, json.into())
 }
@@ -304,7 +307,22 @@ fn pieces(entry: &Entry, meta: &ListMeta, objects: &[Arc<Object>]) -> VecDeque<B
     out
 }
 
-fn respond(pieces: VecDeque<Bytes>, zip: bool) -> Response {
+/// A list in protobuf.
+fn protobuf(entry: &Entry, form: negotiate::Form, meta: &ListMeta, objects: &[Arc<Object>]) -> Result<Bytes> {
+    let info = entry.info();
+    let meta = serde_json::to_value(meta).unwrap_or_default();
+    let write = || {
+        let mut list = match form.shape {
+            Shape::Metadata(version) => api::protobuf::List::new(version, "PartialObjectMetadata", &meta)?,
+            _ => api::protobuf::List::new(&info.api_version(), info.kind, &meta)?,
+        };
+        objects.iter().try_for_each(|object| list.push(&entry.decode(object)))?;
+        list.finish().map(Bytes::from)
+    };
+    write().map_err(|e: api::protobuf::Error| error::not_marshalable(&e))
+}
+
+fn respond(pieces: VecDeque<Bytes>, zip: bool, kind: &'static str) -> Response {
     let length: usize = pieces.iter().map(Bytes::len).sum();
     let zipped = (zip && compress::worthwhile(length)).then(|| compress::gzip(pieces.iter().map(|p| &p[..]))).flatten();
     let is_zipped = zipped.is_some();
@@ -314,7 +332,7 @@ fn respond(pieces: VecDeque<Bytes>, zip: bool) -> Response {
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if is_zipped {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));

@@ -11,19 +11,16 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
 use jiff::Timestamp;
 use rand::Rng;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{App, Ask, read};
 use crate::{
-    cache::{
-        Change, Event, Object, Selection, Watcher,
-        object::{frame, write_frame},
-    },
+    cache::{Change, Event, Object, Selection, Watcher, object::write_frame},
     error::{self, Result},
     registry::Entry,
     wire::{
-        negotiate::{self, For, Shape},
+        negotiate::{self, Encoding, For, Shape},
         options::ListOptions,
     },
 };
@@ -39,6 +36,7 @@ struct Stream {
     selection: Selection,
     plain: bool,
     shape: Shape,
+    encoding: Encoding,
     include: api::table::IncludeObject,
     watcher: Watcher,
     initial: std::vec::IntoIter<Arc<Object>>,
@@ -95,6 +93,7 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
         plain: selection.is_plain() && selection.namespace.is_none(),
         selection,
         shape: form.shape,
+        encoding: form.encoding,
         include: read::include(ask),
         watcher,
         initial: initial.into_iter(),
@@ -112,7 +111,11 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), stream))
     });
     let mut response = Response::new(Body::from_stream(lines));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let kind = match form.encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        _ => "application/json",
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     Ok(response)
 }
 
@@ -123,7 +126,22 @@ impl Stream {
 
     /// Whether cached lines can be sent as they are.
     fn verbatim(&self) -> bool {
-        self.shape == Shape::Object && !self.entry.converts()
+        self.shape == Shape::Object && self.encoding == Encoding::Json && !self.entry.converts()
+    }
+
+    /// An event as this watch sends it.
+    fn framed(&self, change: &'static str, json: &[u8]) -> Bytes {
+        match self.encoding {
+            Encoding::Protobuf => {
+                let object: Value = serde_json::from_slice(json).unwrap_or_default();
+                let frame = api::protobuf::watch_frame(change, &object).or_else(|error| {
+                    let status = serde_json::to_value(error::not_marshalable(&error)).unwrap_or_default();
+                    api::protobuf::watch_frame("ERROR", &status)
+                });
+                frame.unwrap_or_default().into()
+            }
+            _ => [b"{\"type\":\"", change.as_bytes(), b"\",\"object\":", json, b"}\n"].concat().into(),
+        }
     }
 
     /// An object's JSON as this watch shows it.
@@ -167,7 +185,7 @@ impl Stream {
             });
         }
         let json = self.show(object);
-        Some(frame(change, &json))
+        Some(self.framed(change.name(), &json))
     }
 
     fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
@@ -186,7 +204,7 @@ impl Stream {
                 "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}],
             }),
         };
-        format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+        self.framed("BOOKMARK", object.to_string().as_bytes())
     }
 
     fn take_initial(&mut self) -> Option<Bytes> {
@@ -194,7 +212,10 @@ impl Stream {
         while out.len() < CHUNK {
             let Some(object) = self.initial.next() else { break };
             let json = self.show(&object);
-            write_frame(&mut out, Change::Added, &json);
+            match self.encoding {
+                Encoding::Protobuf => out.extend_from_slice(&self.framed(Change::Added.name(), &json)),
+                _ => write_frame(&mut out, Change::Added, &json),
+            }
         }
         if self.initial.len() == 0
             && let Some(revision) = self.initial_end.take()
@@ -221,8 +242,7 @@ impl Stream {
                 Err(gone) => {
                     self.done = true;
                     let status = Status::too_old(self.seen, gone.oldest);
-                    let status = serde_json::to_value(&status).unwrap_or_default();
-                    return Some(format!("{}\n", json!({"type": "ERROR", "object": status})).into());
+                    return Some(self.framed("ERROR", status.to_bytes().trim_ascii_end()));
                 }
             };
             let mut lines = Vec::new();

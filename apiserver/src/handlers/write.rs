@@ -49,24 +49,29 @@ pub fn decode(
     (group, version, kind): (&str, &str, &str),
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>)> {
-    let media = match negotiate::content_encoding(headers)? {
-        Encoding::Json => MediaType::Json,
-        Encoding::Yaml => MediaType::Yaml,
-    };
     let refuse = |e: check::DecodeError| Status::bad_request(e.message(version, kind, bytes));
+    let ty = type_of(group, version, kind);
     // Objects of another kind are told so by name before their fields are looked at.
-    let (raw, _) = check::parse(bytes, media).map_err(refuse)?;
+    let (raw, duplicates) = check::parse(bytes, media_type(headers)?, ty).map_err(refuse)?;
     let text = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or_default();
     let own = api::meta::api_version(group, version);
     let same =
         (text("kind").is_empty() || text("kind") == kind) && (text("apiVersion").is_empty() || text("apiVersion") == own);
-    match type_of(group, version, kind) {
+    match ty {
         Some(ty) if same => {
-            let decoded = check::decode(bytes, media, ty, validation(options)).map_err(refuse)?;
+            let decoded = check::conform(raw, duplicates, ty, validation(options)).map_err(refuse)?;
             Ok((decoded.object, decoded.warnings))
         }
         _ => Ok((raw, Vec::new())),
     }
+}
+
+fn media_type(headers: &http::HeaderMap) -> Result<MediaType> {
+    Ok(match negotiate::content_encoding(headers)? {
+        Encoding::Json => MediaType::Json,
+        Encoding::Yaml => MediaType::Yaml,
+        Encoding::Protobuf => MediaType::Protobuf,
+    })
 }
 
 fn id(entry: &Entry) -> (&str, &str, &str) {
@@ -189,12 +194,8 @@ pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body
     if bytes.is_empty() {
         return DeleteOptions::parse(query, None);
     }
-    let media = match negotiate::content_encoding(headers)? {
-        Encoding::Json => MediaType::Json,
-        Encoding::Yaml => MediaType::Yaml,
-    };
-    let (value, _) =
-        check::parse(&bytes, media).map_err(|e| Status::bad_request(e.message("v1", "DeleteOptions", &bytes)))?;
+    let (value, _) = check::parse(&bytes, media_type(headers)?, None)
+        .map_err(|e| Status::bad_request(e.message("v1", "DeleteOptions", &bytes)))?;
     DeleteOptions::parse(query, Some(value))
 }
 

@@ -1,4 +1,4 @@
-//! Which form an answer takes: JSON or YAML, the object itself, its metadata only, or a table.
+//! Which form an answer takes: JSON, YAML or protobuf, the object itself, its metadata only, or a table.
 
 use api::status::Status;
 use http::{HeaderMap, header};
@@ -13,6 +13,8 @@ pub enum Encoding {
     Json,
     /// YAML.
     Yaml,
+    /// Protobuf in upstream's envelope.
+    Protobuf,
 }
 
 /// What an answer consists of.
@@ -44,6 +46,7 @@ impl Form {
         match self.encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => api::protobuf::MEDIA_TYPE,
         }
     }
 
@@ -64,13 +67,24 @@ pub enum For {
     Watch,
 }
 
-const ACCEPTED: &[&str] = &["application/json", "application/yaml"];
-const STREAMED: &[&str] = &["application/json", "application/json;stream=watch"];
+const ACCEPTED: &[&str] = &["application/json", "application/yaml", api::protobuf::MEDIA_TYPE];
+const STREAMED: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 struct Clause<'a> {
     kind: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
     quality: f32,
+}
+
+impl Clause<'_> {
+    fn encoding(&self) -> Option<Encoding> {
+        match self.kind {
+            "application/json" | "*/*" | "application/*" => Some(Encoding::Json),
+            "application/yaml" => Some(Encoding::Yaml),
+            api::protobuf::MEDIA_TYPE => Some(Encoding::Protobuf),
+            _ => None,
+        }
+    }
 }
 
 fn clauses(accept: &str) -> Vec<Clause<'_>> {
@@ -131,17 +145,27 @@ pub fn accept(headers: &HeaderMap, pretty: Option<&str>, purpose: For) -> Result
     if text.is_empty() || text == "application/json" || text == "*/*" {
         return Ok(Form { pretty, ..Form::default() });
     }
+    let mut unstreamed = false;
     for clause in clauses(text) {
-        let encoding = match clause.kind {
-            "application/json" | "*/*" | "application/*" => Encoding::Json,
-            "application/yaml" if purpose != For::Watch => Encoding::Yaml,
-            _ => continue,
-        };
-        if let Some(shape) = shape(&clause, purpose) {
-            return Ok(Form { encoding, shape, pretty });
+        let Some(encoding) = clause.encoding() else { continue };
+        if purpose == For::Watch && encoding == Encoding::Yaml {
+            unstreamed = true;
+            continue;
+        }
+        match shape(&clause, purpose) {
+            // Tables have no form in protobuf, and the older metadata lists had another than these.
+            Some(Shape::Table(_) | Shape::Metadata("meta.k8s.io/v1beta1")) if encoding == Encoding::Protobuf => {}
+            Some(shape) => return Ok(Form { encoding, shape, pretty }),
+            None => {}
         }
     }
-    Err(Status::not_acceptable(if purpose == For::Watch { STREAMED } else { ACCEPTED }))
+    Err(Status::not_acceptable(if unstreamed { STREAMED } else { ACCEPTED }))
+}
+
+/// Whether errors are answered as protobuf: it is the first thing the client lists that can be served.
+pub fn prefers_protobuf(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    text.contains(api::protobuf::MEDIA_TYPE) && clauses(text).iter().find_map(Clause::encoding) == Some(Encoding::Protobuf)
 }
 
 /// How a request's body is written; `patch` types are the caller's.
@@ -149,6 +173,7 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
+        api::protobuf::MEDIA_TYPE => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(ACCEPTED)),
     }
 }
@@ -173,8 +198,12 @@ mod tests {
     fn the_first_clause_that_can_be_served_wins() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(form(table, For::List).unwrap().shape, Shape::Table("meta.k8s.io/v1"));
-        assert_eq!(form("application/vnd.kubernetes.protobuf,application/json", For::Object), Some(Form::default()));
-        assert_eq!(form("application/vnd.kubernetes.protobuf", For::Object), None);
+        let protobuf = Form { encoding: Encoding::Protobuf, ..Form::default() };
+        assert_eq!(form("application/vnd.kubernetes.protobuf,application/json", For::Object), Some(protobuf));
+        assert_eq!(form("application/json,application/vnd.kubernetes.protobuf;q=0.5", For::List), Some(Form::default()));
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
+        assert_eq!(form(table, For::List), None);
+        assert_eq!(form("application/cbor", For::Object), None);
         assert_eq!(form("application/yaml", For::Object).unwrap().encoding, Encoding::Yaml);
         assert_eq!(form("application/yaml", For::Watch), None);
         let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";

@@ -6,9 +6,10 @@
 
 mod facts;
 mod literal;
+mod numbers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
     io::Write as _,
@@ -43,7 +44,17 @@ struct Merge {
 }
 
 fn main() -> Result<()> {
-    let out = PathBuf::from(std::env::args().nth(1).context("usage: xtask OUTPUT-FOLDER")?);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|a| a == "numbers") {
+        let sources = read_all(&k8s_openapi_sources()?.join("src/v1_35"))?;
+        let mut known: BTreeSet<String> = sources.iter().map(|s| s.definition.clone()).collect();
+        known.extend(sources.iter().filter_map(|s| {
+            Some(format!("{}.{}", s.definition.rsplit_once('.')?.0, s.resource.as_ref()?.list_kind.as_ref()?))
+        }));
+        print!("{}", numbers::read(&arguments[1..], &known.iter().map(String::as_str).collect())?);
+        return Ok(());
+    }
+    let out = PathBuf::from(arguments.first().context("usage: xtask OUTPUT-FOLDER | xtask numbers NAME=FOLDER...")?);
     let (types, docs) = generate()?;
     fs::write(out.join("types.txt"), types)?;
     let mut encoder = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::best());
@@ -153,6 +164,7 @@ fn render(sources: &[Source]) -> Result<(String, String)> {
         docs.push_str(&Value::from(text).to_string());
         docs.push('\n');
     };
+    let numbers = numbers::checked_in();
     for source in sources {
         let properties = source.schema["properties"].as_object();
         doc(&source.schema);
@@ -181,6 +193,9 @@ fn render(sources: &[Source]) -> Result<(String, String)> {
                 name,
                 source.merges.get(name).map(|m| (m.strategy.as_str(), m.keys.as_slice())),
             ));
+            if let Some(path) = numbers.get(&source.definition).and_then(|n| n.get(name)) {
+                line.push_str(&format!(" n={path}"));
+            }
             writeln!(types, "{line}")?;
         }
         if let Some(list) = source.resource.as_ref().and_then(|r| Some((r, r.list_kind.as_ref()?))) {
@@ -206,9 +221,9 @@ fn render_list(
     for (line, text) in [
         (String::new(), format!("{kind} is a list of {}", resource.kind)),
         (" apiVersion s".to_owned(), facts::API_VERSION_DOC.to_owned()),
-        (format!(" items []&{item} !"), format!("List of {}.", resource.plural)),
+        (format!(" items []&{item} ! n=2"), format!("List of {}.", resource.plural)),
         (" kind s".to_owned(), facts::KIND_DOC.to_owned()),
-        (format!(" metadata {meta}"), facts::LIST_META_DOC.to_owned()),
+        (format!(" metadata {meta} n=1"), facts::LIST_META_DOC.to_owned()),
     ] {
         doc(&serde_json::json!({ "description": text }));
         if !line.is_empty() {

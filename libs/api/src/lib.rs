@@ -16,6 +16,7 @@ pub mod names;
 pub mod normalize;
 pub mod patch;
 pub mod pluck;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

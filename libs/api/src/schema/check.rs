@@ -9,7 +9,7 @@ use super::{
     table::{Table, Type, TypeId, table},
     yaml,
 };
-use crate::{field::go_quote, quantity::Quantity};
+use crate::{field::go_quote, protobuf, quantity::Quantity};
 
 /// What happens to fields that are unknown or given twice (`?fieldValidation=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum MediaType {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// A body that fits its type.
@@ -91,8 +93,9 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
-/// Parses a body without looking at its type. The second part is what strict validation complains of: keys given twice.
-pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), DecodeError> {
+/// Parses a body without looking at its type (`expected` is for protobuf that does not tell it). The second part is what
+/// strict validation complains of: keys given twice.
+pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result<(Value, Vec<String>), DecodeError> {
     match media {
         MediaType::Json => {
             let parsed = json::parse(bytes)
@@ -105,12 +108,26 @@ pub fn parse(bytes: &[u8], media: MediaType) -> Result<(Value, Vec<String>), Dec
                 yaml::parse(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
             Ok((parsed.value, parsed.duplicates))
         }
+        MediaType::Protobuf => {
+            let value = protobuf::decode(bytes, expected).map_err(|e| DecodeError::Syntax(e.to_string()))?;
+            Ok((value, Vec::new()))
+        }
     }
 }
 
 /// Parses a body, checks it against its type and drops what the type does not know.
 pub fn decode(bytes: &[u8], media: MediaType, ty: TypeId, validation: FieldValidation) -> Result<Decoded, DecodeError> {
-    let (mut object, duplicates) = parse(bytes, media)?;
+    let (object, duplicates) = parse(bytes, media, Some(ty))?;
+    conform(object, duplicates, ty, validation)
+}
+
+/// The second half of [`decode`], of what [`parse`] returned.
+pub fn conform(
+    mut object: Value,
+    duplicates: Vec<String>,
+    ty: TypeId,
+    validation: FieldValidation,
+) -> Result<Decoded, DecodeError> {
     let unknown = check(&mut object, ty).map_err(DecodeError::Type)?;
     let problems: Vec<String> =
         unknown.iter().map(|path| format!("unknown field {}", go_quote(path))).chain(duplicates).collect();

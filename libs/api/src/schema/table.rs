@@ -5,13 +5,21 @@
 //!
 //! A line that begins with neither space nor `@` names a type: `NAME object`, or `NAME = TYPE` for one with an encoding of
 //! its own. `@GROUP VERSION KIND PLURAL N|C` gives its kind. ` FIELD TYPE FLAGS` is a field: `!` required, `l=` list type,
-//! `k=` list map keys, `p=` patch strategy, `m=` patch merge key, `r` retains keys, `t=` map type, `d=` default.
+//! `k=` list map keys, `p=` patch strategy, `m=` patch merge key, `r` retains keys, `t=` map type, `d=` default,
+//! `n=` protobuf numbers.
 
 use std::{collections::HashMap, sync::OnceLock};
 
 /// Index of a type in the [`Table`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TypeId(u16);
+
+impl TypeId {
+    /// The type's position in [`Table::types`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
 
 /// What a value may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +100,10 @@ pub struct Field {
     pub retain_keys: bool,
     /// The schema's default, as JSON.
     pub default: Option<&'static str>,
+    /// Where protobuf has it: its field number, or the numbers on the way to it (`2.5`). Empty where it has it nowhere.
+    pub path: &'static str,
+    /// Whether protobuf's zero means that the field is not set.
+    pub zero_is_unset: bool,
 }
 
 /// A kind's group, version and names.
@@ -259,6 +271,8 @@ fn parse_field(line: &'static str, ids: &HashMap<&str, TypeId>) -> Field {
         merge_key: None,
         retain_keys: false,
         default: None,
+        path: "",
+        zero_is_unset: false,
     };
     for flag in parts {
         match flag.split_once('=').unwrap_or((flag, "")) {
@@ -272,6 +286,10 @@ fn parse_field(line: &'static str, ids: &HashMap<&str, TypeId>) -> Field {
             ("p", "replace") => field.strategy = PatchStrategy::Replace,
             ("m", key) => field.merge_key = Some(key),
             ("d", default) => field.default = Some(default),
+            ("n", path) => {
+                field.path = path.trim_end_matches('~');
+                field.zero_is_unset = path.ends_with('~');
+            }
             _ => {}
         }
     }
