@@ -1,0 +1,239 @@
+//! The command line: global flags, the verbs, and how mistakes in either are told.
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    flags, help, verbs,
+};
+
+/// kubectl controls the Kubernetes cluster manager.
+#[derive(Parser, Debug)]
+#[command(name = "kubectl")]
+pub struct Cli {
+    /// Flags that every verb takes.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// The verb.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags that every verb takes.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Globals {
+    /// Path to the kubeconfig file to use.
+    #[arg(long, global = true)]
+    pub kubeconfig: Option<String>,
+    /// The kubeconfig's context to use.
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+    /// The kubeconfig's cluster to use.
+    #[arg(long, global = true)]
+    pub cluster: Option<String>,
+    /// The kubeconfig's user to use.
+    #[arg(long, global = true)]
+    pub user: Option<String>,
+    /// The namespace of this request.
+    #[arg(long, short, global = true)]
+    pub namespace: Option<String>,
+    /// The address and port of the API server.
+    #[arg(long, short, global = true)]
+    pub server: Option<String>,
+    /// Bearer token for the API server.
+    #[arg(long, global = true)]
+    pub token: Option<String>,
+    /// Username for basic authentication.
+    #[arg(long, global = true)]
+    pub username: Option<String>,
+    /// Password for basic authentication.
+    #[arg(long, global = true)]
+    pub password: Option<String>,
+    /// Username to act as: a user or a service account.
+    #[arg(long = "as", global = true)]
+    pub impersonate: Option<String>,
+    /// Group to act as; may be given several times.
+    #[arg(long = "as-group", global = true)]
+    pub impersonate_groups: Vec<String>,
+    /// UID to act as.
+    #[arg(long = "as-uid", global = true)]
+    pub impersonate_uid: Option<String>,
+    /// Path to a certificate authority's certificate.
+    #[arg(long, global = true)]
+    pub certificate_authority: Option<String>,
+    /// Path to a client certificate.
+    #[arg(long, global = true)]
+    pub client_certificate: Option<String>,
+    /// Path to the client certificate's key.
+    #[arg(long, global = true)]
+    pub client_key: Option<String>,
+    /// Whether the server's certificate goes unchecked, which makes connections insecure.
+    #[arg(long, global = true)]
+    pub insecure_skip_tls_verify: bool,
+    /// The name to check the server's certificate for, where it is not the host's.
+    #[arg(long, global = true)]
+    pub tls_server_name: Option<String>,
+    /// How long to wait for one request, such as 1s, 2m or 3h; zero is forever.
+    #[arg(long, global = true)]
+    pub request_timeout: Option<String>,
+    /// Directory of the cache.
+    #[arg(long, global = true)]
+    pub cache_dir: Option<String>,
+    /// Treat warnings of the server as errors: exit with a code other than zero.
+    #[arg(long, global = true)]
+    pub warnings_as_errors: bool,
+    /// How much to log: 6 shows requests, 8 and more their headers and bodies.
+    #[arg(long = "v", short = 'v', global = true, default_value = "0")]
+    pub verbosity: i32,
+}
+
+/// The verbs. A variant's first line is its short help.
+#[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
+pub enum Command {
+    /// Display one or many resources
+    Get(verbs::get::Args),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What is to be shown, with the exit code.
+    pub async fn run(self, cx: &Context) -> Result<(), Failure> {
+        match self {
+            Self::Get(args) => Box::pin(verbs::get::run(args, cx)).await,
+        }
+    }
+}
+
+/// What to do.
+pub enum Request {
+    /// Print this (help) and end well.
+    Print(String),
+    /// Run the verb with these global flags and, where a `--` was given, the number of arguments before it.
+    Run(Box<Globals>, Box<Command>, Option<usize>),
+}
+
+/// The whole declared command line.
+pub fn declared() -> clap::Command {
+    flags::prepare(Cli::command())
+}
+
+/// Reads a command line, the program's name left out.
+///
+/// # Errors
+/// What kubectl says of a mistake in it.
+pub fn parse(words: &[String]) -> Result<Request, Failure> {
+    let root = declared();
+    if words.first().is_some_and(|w| w == "help") {
+        return Ok(Request::Print(help::of(&root, &words[1..])));
+    }
+    let line = flags::normalize(&root, words).map_err(|(path, message)| {
+        let path: String = path.iter().map(|p| format!(" {p}")).collect();
+        plain(format!("{message}\nSee 'kubectl{path} --help' for usage."))
+    })?;
+    if line.help {
+        return Ok(Request::Print(help::of(&root, &line.path)));
+    }
+    if line.path.is_empty() {
+        return match line.arguments.first() {
+            Some(unknown) => Err(unknown_command(&root, unknown)),
+            None => Ok(Request::Print(help::of(&root, &[]))),
+        };
+    }
+    let matches = root.clone().try_get_matches_from(&line.words).map_err(|error| told(&error, &line.path))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| told(&error, &line.path))?;
+    match cli.command {
+        Some(command) => Ok(Request::Run(Box::new(cli.globals), Box::new(command), line.dash)),
+        None => Ok(Request::Print(help::of(&root, &line.path))),
+    }
+}
+
+/// clap's error in pflag's and cobra's words.
+fn told(error: &clap::Error, path: &[String]) -> Failure {
+    use clap::error::{ContextKind, ContextValue};
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    let path = path.join(" ");
+    let see = format!("\nSee 'kubectl {path} --help' for usage.");
+    match error.kind() {
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let flag = text(ContextKind::InvalidArg);
+            let flag = flag.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
+            let value = api::field::go_quote(&text(ContextKind::InvalidValue));
+            let why = std::error::Error::source(error).map_or_else(|| error.kind().to_string(), ToString::to_string);
+            plain(format!("invalid argument {value} for \"{flag}\" flag: {why}{see}"))
+        }
+        ErrorKind::MissingRequiredArgument => plain(format!("required flag(s) {} not set", text(ContextKind::InvalidArg))),
+        ErrorKind::UnknownArgument => {
+            plain(format!("unknown command {} for \"kubectl {path}\"", api::field::go_quote(&text(ContextKind::InvalidArg))))
+        }
+        _ => plain(error.render().to_string().trim_start_matches("error: ").trim_end().to_owned()),
+    }
+}
+
+fn unknown_command(root: &clap::Command, unknown: &str) -> Failure {
+    let near: Vec<&str> = root
+        .get_subcommands()
+        .filter(|s| !s.is_hide_set())
+        .map(clap::Command::get_name)
+        .filter(|name| distance(unknown, name) <= 2 || name.to_lowercase().starts_with(&unknown.to_lowercase()))
+        .collect();
+    let mut message = format!("unknown command {} for \"kubectl\"", api::field::go_quote(unknown));
+    if !near.is_empty() {
+        message.push_str("\n\nDid you mean this?\n");
+        near.iter().for_each(|name| message.push_str(&format!("\t{name}\n")));
+    }
+    plain(message)
+}
+
+/// Levenshtein's distance, without regard to case.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = if x == y { diagonal } else { 1 + diagonal.min(above).min(row[j]) };
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
+/// A value parser for Go's durations: `#[arg(long, value_parser = cli::duration)]` on a `jiff::SignedDuration`.
+///
+/// # Errors
+/// Go's complaint.
+pub fn duration(text: &str) -> Result<jiff::SignedDuration, String> {
+    api::duration::parse_go(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(line: &str) -> String {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&words).err().map(|f| f.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        declared().debug_assert();
+    }
+
+    #[test]
+    fn mistakes_are_told_as_upstream_does() {
+        assert_eq!(failure("get --foo"), "error: unknown flag: --foo\nSee 'kubectl get --help' for usage.");
+        assert_eq!(failure("gett"), "error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tget\n");
+        assert_eq!(failure("frobnicate"), "error: unknown command \"frobnicate\" for \"kubectl\"");
+    }
+}

@@ -1,0 +1,147 @@
+//! Connections: plain, TLS, through an HTTP proxy; failures in Go's words.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection},
+    rt::TokioIo,
+};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use super::Endpoint;
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(pub String);
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection of any of the kinds.
+pub struct Wire(Box<dyn Io>);
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Makes connections to one endpoint.
+#[derive(Clone)]
+pub struct Connector(Arc<Endpoint>);
+
+impl Connector {
+    pub fn new(endpoint: &Endpoint) -> Self {
+        Self(Arc::new(endpoint.clone()))
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<Wire>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let endpoint = self.0.clone();
+        Box::pin(async move { connect(&endpoint).await.map(TokioIo::new) })
+    }
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<Wire, Error> {
+    let target = format!(
+        "{}:{}",
+        if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() },
+        endpoint.port
+    );
+    let tcp = match &endpoint.proxy {
+        None => dial(&endpoint.host, endpoint.port).await?,
+        Some(proxy) => {
+            let (host, port) = proxy.rsplit_once(':').unwrap_or((proxy, "80"));
+            tunnel(dial(host, port.parse().unwrap_or(80)).await?, &target).await?
+        }
+    };
+    // Requests go out in one piece; delaying them for more helps nobody.
+    let _ = tcp.set_nodelay(true);
+    let Some(config) = &endpoint.tls else { return Ok(Wire(Box::new(tcp))) };
+    let name = endpoint.server_name.as_deref().unwrap_or(&endpoint.host);
+    let server = ServerName::try_from(name.to_owned()).map_err(|_| Error(format!("tls: invalid server name {name}")))?;
+    match TlsConnector::from(config.clone()).connect(server, tcp).await {
+        Ok(tls) => Ok(Wire(Box::new(tls))),
+        Err(error) => Err(Error(super::tls::told(&error, name))),
+    }
+}
+
+async fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
+    let shown = |host: &str| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let addresses: Vec<_> = match tokio::net::lookup_host((host, port)).await {
+        Ok(addresses) => addresses.collect(),
+        Err(_) => return Err(Error(format!("dial tcp: lookup {host}: no such host"))),
+    };
+    let mut last = Error(format!("dial tcp: lookup {host}: no such host"));
+    for address in addresses {
+        match tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => {
+                let why = crate::failure::go_io(&error);
+                let why = if why.starts_with("connect: ") { why } else { format!("connect: {why}") };
+                last = Error(format!("dial tcp {}: {why}", shown(&address.ip().to_string())));
+            }
+            Err(_) => last = Error(format!("dial tcp {}: i/o timeout", shown(&address.ip().to_string()))),
+        }
+    }
+    Err(last)
+}
+
+async fn tunnel(mut tcp: TcpStream, target: &str) -> Result<TcpStream, Error> {
+    let failed = |error: io::Error| Error(format!("proxyconnect tcp: {}", crate::failure::go_io(&error)));
+    tcp.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await.map_err(failed)?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() > 16 << 10 {
+            return Err(Error("proxyconnect tcp: malformed HTTP response".to_owned()));
+        }
+        answer.push(tcp.read_u8().await.map_err(failed)?);
+    }
+    let line = String::from_utf8_lossy(&answer);
+    let line = line.lines().next().unwrap_or_default().to_owned();
+    match line.split(' ').nth(1) {
+        Some("200") => Ok(tcp),
+        _ => Err(Error(line.split_once(' ').map_or(line.clone(), |(_, status)| status.to_owned()))),
+    }
+}

@@ -1,0 +1,310 @@
+//! The one error type of kubectl. What it displays is exactly what goes to stderr, its exit code included.
+//!
+//! Upstream decides late, in one place, how an error of any type is shown; here the variants are those shapes. Errors that
+//! carry no shape of their own are [`Failure::Plain`] and get the `error: ` in front.
+
+use std::fmt;
+
+use api::{field::go_quote, status::Status};
+
+/// Why a command ended without success.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// `error: MESSAGE`.
+    Plain(String),
+    /// The text as it stands, with an exit code.
+    Verbatim(String, i32),
+    /// Nothing is printed any more; the exit code tells.
+    Silent(i32),
+    /// The server answered with an error.
+    Status(Box<Status>),
+    /// The server could not be reached: the host as in the URL, and why.
+    Connection {
+        /// `127.0.0.1:6443`.
+        host: String,
+        /// The reason in Go's words.
+        reason: String,
+    },
+    /// No such resource type: resource, group, version (the latter two may be empty).
+    NoResource(String, String, String),
+    /// No kind of that name: group, kind, version.
+    NoKind(String, String, String),
+    /// Several errors, a line each.
+    Many(Vec<Failure>),
+}
+
+/// A failure printed as `error: MESSAGE`.
+pub fn plain(message: impl Into<String>) -> Failure {
+    Failure::Plain(message.into())
+}
+
+/// A mistake in how a command was called: `error: MESSAGE` and where help is found.
+pub fn usage(command: &str, message: impl fmt::Display) -> Failure {
+    Failure::Plain(format!("{message}\nSee 'kubectl {command} -h' for help and examples"))
+}
+
+impl Failure {
+    /// One failure of several: none is success, one is itself.
+    pub fn of(mut failures: Vec<Self>) -> Result<(), Self> {
+        match failures.len() {
+            0 => Ok(()),
+            1 => Err(failures.remove(0)),
+            _ => Err(Self::Many(failures)),
+        }
+    }
+
+    /// The process's exit code.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Verbatim(_, code) | Self::Silent(code) => *code,
+            _ => 1,
+        }
+    }
+
+    /// The server's Status, where the server refused.
+    pub fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Whether the server said that something is not there.
+    pub fn is_not_found(&self) -> bool {
+        self.reason() == "NotFound"
+    }
+
+    /// Whether the server said `Conflict`.
+    pub fn is_conflict(&self) -> bool {
+        self.reason() == "Conflict"
+    }
+
+    /// Whether the server said `AlreadyExists`.
+    pub fn is_already_exists(&self) -> bool {
+        self.reason() == "AlreadyExists"
+    }
+
+    /// The Status's reason, or nothing.
+    pub fn reason(&self) -> &str {
+        self.status().map_or("", |s| s.reason.as_str())
+    }
+
+    /// Says what was being done to what: `error when creating "x.yaml": ...`. A Status stays one, as upstream's
+    /// `AddSourceToErr` has it; an `Invalid` one therefore shows its causes only.
+    pub fn with_source(self, verb: &str, source: &str) -> Self {
+        if source.is_empty() {
+            return self;
+        }
+        match self {
+            Self::Status(mut status) => {
+                status.message = format!("error when {verb} {}: {}", go_quote(source), status.message);
+                Self::Status(status)
+            }
+            other => Self::Plain(format!("error when {verb} {}: {}", go_quote(source), other.message())),
+        }
+    }
+
+    /// The message without `error: ` or the server's reason in front: what Go's `err.Error()` gives.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Plain(message) => message.clone(),
+            Self::Status(status) => status.message.clone(),
+            Self::Connection { reason, .. } => reason.clone(),
+            Self::NoResource(..) => self.to_string().trim_start_matches("error: ").to_owned(),
+            Self::NoKind(group, kind, version) => no_kind(group, kind, version),
+            Self::Many(failures) => match failures.as_slice() {
+                [one] => one.message(),
+                several => format!("[{}]", several.iter().map(Self::message).collect::<Vec<_>>().join(", ")),
+            },
+            Self::Verbatim(text, _) => text.clone(),
+            Self::Silent(_) => "exit".to_owned(),
+        }
+    }
+
+    /// One line among several errors: as alone, but plain messages without `error: ` (upstream's `messageForError`).
+    pub fn line(&self) -> String {
+        match self {
+            Self::Status(status) => from_server(status),
+            Self::Connection { .. } => self.to_string(),
+            Self::Many(failures) => failures.iter().map(Self::line).collect::<Vec<_>>().join("\n"),
+            other => other.message(),
+        }
+    }
+}
+
+fn no_kind(group: &str, kind: &str, version: &str) -> String {
+    match (group, version) {
+        ("", "") => format!("no matches for kind {} in group \"\"", go_quote(kind)),
+        ("", version) => format!("no matches for kind {} in version {}", go_quote(kind), go_quote(version)),
+        (group, "") => format!("no matches for kind {} in group {}", go_quote(kind), go_quote(group)),
+        (group, version) => {
+            format!("no matches for kind {} in version {}", go_quote(kind), go_quote(&format!("{group}/{version}")))
+        }
+    }
+}
+
+fn from_server(status: &Status) -> String {
+    match status.reason.as_str() {
+        "Unauthorized" => format!("error: You must be logged in to the server ({})", status.message),
+        "" => format!("Error from server: {}", status.message),
+        reason => format!("Error from server ({reason}): {}", status.message),
+    }
+}
+
+fn invalid(status: &Status) -> String {
+    let Some(details) = &status.details else {
+        return match status.message.as_str() {
+            "" => "The request is invalid".to_owned(),
+            message => format!("The request is invalid: {message}"),
+        };
+    };
+    let about = if !details.kind.is_empty() || !details.name.is_empty() {
+        format!("The {} {} is invalid", details.kind, go_quote(&details.name))
+    } else if !status.message.is_empty() && details.causes.is_empty() {
+        format!("The request is invalid: {}", status.message)
+    } else {
+        "The request is invalid".to_owned()
+    };
+    let mut causes: Vec<String> = Vec::new();
+    for cause in &details.causes {
+        let text = format!("{}: {}", cause.field, cause.message);
+        if !causes.contains(&text) {
+            causes.push(text);
+        }
+    }
+    match causes.as_slice() {
+        [] => about,
+        [one] => format!("{about}: {one}"),
+        several => format!("{about}: \n* {}", several.join("\n* ")),
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(message) if message.starts_with("error: ") => f.write_str(message),
+            Self::Plain(message) => write!(f, "error: {message}"),
+            Self::Verbatim(text, _) => f.write_str(text),
+            Self::Silent(_) => Ok(()),
+            Self::Status(status) if status.reason == "Invalid" => f.write_str(&invalid(status)),
+            Self::Status(status) => f.write_str(&from_server(status)),
+            Self::Connection { host, reason } if reason.contains("connection refused") => {
+                write!(f, "The connection to the server {host} was refused - did you specify the right host or port?")
+            }
+            Self::Connection { reason, .. } => write!(f, "Unable to connect to the server: {reason}"),
+            Self::NoResource(resource, group, version) => {
+                write!(f, "error: the server doesn't have a resource type {}", go_quote(resource))?;
+                match (group.as_str(), version.as_str()) {
+                    ("", "") => Ok(()),
+                    (group, "") => write!(f, " in group {}", go_quote(group)),
+                    ("", version) => write!(f, " in version {}", go_quote(version)),
+                    (group, version) => write!(f, " in group {} and version {}", go_quote(group), go_quote(version)),
+                }
+            }
+            Self::NoKind(..) => write!(f, "error: {}", self.message()),
+            Self::Many(failures) => match failures.as_slice() {
+                [one] => one.fmt(f),
+                several => f.write_str(&several.iter().map(Self::line).collect::<Vec<_>>().join("\n")),
+            },
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Plain(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Plain(error.to_string())
+    }
+}
+
+impl From<api::jsonpath::Error> for Failure {
+    fn from(error: api::jsonpath::Error) -> Self {
+        Self::Plain(error.0)
+    }
+}
+
+/// A file error in Go's words: `open x: no such file or directory`.
+pub fn file_error(operation: &str, path: impl fmt::Display, error: &std::io::Error) -> Failure {
+    Failure::Plain(format!("{operation} {path}: {}", go_io(error)))
+}
+
+/// What Go calls an operating system's error.
+pub fn go_io(error: &std::io::Error) -> String {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::NotFound => "no such file or directory".to_owned(),
+        Kind::PermissionDenied => "permission denied".to_owned(),
+        Kind::ConnectionRefused => "connect: connection refused".to_owned(),
+        Kind::IsADirectory => "is a directory".to_owned(),
+        Kind::TimedOut => "i/o timeout".to_owned(),
+        Kind::UnexpectedEof => "EOF".to_owned(),
+        _ => {
+            let text = error.to_string();
+            match text.rfind(" (os error ") {
+                Some(at) => text[..at].to_lowercase(),
+                None => text,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(value: serde_json::Value) -> Failure {
+        Failure::Status(Box::new(serde_json::from_value(value).unwrap()))
+    }
+
+    #[test]
+    fn server_errors_are_shown_as_upstream_does() {
+        let cases = [
+            (
+                json!({"reason": "NotFound", "message": "pods \"x\" not found"}),
+                "Error from server (NotFound): pods \"x\" not found",
+            ),
+            (json!({"message": "odd"}), "Error from server: odd"),
+            (
+                json!({"reason": "Unauthorized", "message": "Unauthorized"}),
+                "error: You must be logged in to the server (Unauthorized)",
+            ),
+            (
+                json!({"reason": "Invalid", "message": "m", "details": {"kind": "Pod", "name": "x",
+                    "causes": [{"field": "spec.a", "message": "Required value"}]}}),
+                "The Pod \"x\" is invalid: spec.a: Required value",
+            ),
+            (
+                json!({"reason": "Invalid", "message": "m", "details": {"kind": "Pod", "name": "x", "causes": [
+                    {"field": "a", "message": "one"}, {"field": "a", "message": "one"}, {"field": "b", "message": "two"}]}}),
+                "The Pod \"x\" is invalid: \n* a: one\n* b: two",
+            ),
+            (json!({"reason": "Invalid", "message": "m"}), "The request is invalid: m"),
+        ];
+        for (value, want) in cases {
+            assert_eq!(status(value).to_string(), want);
+        }
+    }
+
+    #[test]
+    fn several_errors_take_a_line_each() {
+        let not_found = status(json!({"reason": "NotFound", "message": "pods \"x\" not found"}));
+        let many = Failure::of(vec![not_found, plain("other")]).unwrap_err();
+        assert_eq!(many.to_string(), "Error from server (NotFound): pods \"x\" not found\nother");
+    }
+
+    #[test]
+    fn sources_are_named() {
+        let failure = status(json!({"reason": "NotFound", "message": "m"})).with_source("creating", "a.yaml");
+        assert_eq!(failure.to_string(), "Error from server (NotFound): error when creating \"a.yaml\": m");
+        assert_eq!(plain("m").with_source("creating", "a.yaml").to_string(), "error: error when creating \"a.yaml\": m");
+    }
+}

@@ -1,0 +1,307 @@
+//! kubeconfig files: read, merged, and what they say about one connection.
+//!
+//! Entries are kept as JSON maps and remember the file they came from: `kubectl config` changes them where they are.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    cli::Globals,
+    failure::{Failure, file_error, plain},
+};
+
+/// One cluster, user or context.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// Its fields as in the file.
+    pub fields: Map<String, Value>,
+    /// The file it came from.
+    pub origin: PathBuf,
+}
+
+impl Entry {
+    /// A text field, empty if it is not there.
+    pub fn text(&self, name: &str) -> &str {
+        self.fields.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A boolean field.
+    pub fn flag(&self, name: &str) -> bool {
+        self.fields.get(name).and_then(Value::as_bool).unwrap_or_default()
+    }
+
+    /// A file named by a field, seen from the directory of the kubeconfig.
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        match self.text(name) {
+            "" => None,
+            path => Some(self.origin.parent().unwrap_or(Path::new("")).join(path)),
+        }
+    }
+
+    /// What `NAME-data` (base64) or else the file at `NAME` holds.
+    ///
+    /// # Errors
+    /// If neither can be read though one is named.
+    pub fn data(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        use base64::Engine;
+        let encoded = self.text(&format!("{name}-data"));
+        if !encoded.is_empty() {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.replace(['\n', '\r'], ""));
+            return decoded.map(Some).map_err(|e| plain(format!("illegal base64 data in {name}-data: {e}")));
+        }
+        match self.path(name) {
+            None => Ok(None),
+            Some(path) => std::fs::read(&path).map(Some).map_err(|e| file_error("open", path.display(), &e)),
+        }
+    }
+}
+
+/// The entries of one kind by name.
+pub type Entries = BTreeMap<String, Entry>;
+
+/// One or several merged kubeconfigs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kubeconfig {
+    /// `clusters`.
+    pub clusters: Entries,
+    /// `users`.
+    pub users: Entries,
+    /// `contexts`.
+    pub contexts: Entries,
+    /// `current-context`.
+    pub current_context: String,
+    /// `preferences`.
+    pub preferences: Map<String, Value>,
+    /// `extensions`, as in the file.
+    pub extensions: Option<Value>,
+    /// The file that said what the current context is.
+    pub current_origin: PathBuf,
+}
+
+const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
+
+impl Kubeconfig {
+    fn entries_mut(&mut self, list: &str) -> &mut Entries {
+        match list {
+            "clusters" => &mut self.clusters,
+            "users" => &mut self.users,
+            _ => &mut self.contexts,
+        }
+    }
+
+    fn entries(&self, list: &str) -> &Entries {
+        match list {
+            "clusters" => &self.clusters,
+            "users" => &self.users,
+            _ => &self.contexts,
+        }
+    }
+
+    /// Reads a file's text.
+    ///
+    /// # Errors
+    /// If it is no YAML or no kubeconfig.
+    pub fn parse(text: &str, origin: &Path) -> Result<Self, String> {
+        let value = match api::schema::yaml::documents(text)?.into_iter().next() {
+            None => return Ok(Self::default()),
+            Some(Value::Object(map)) => map,
+            Some(_) => return Err("couldn't get version/kind; json parse error: cannot unmarshal into a Config".to_owned()),
+        };
+        let mut config = Self { current_origin: origin.to_owned(), ..Self::default() };
+        for (list, item) in LISTS {
+            for named in value.get(list).and_then(Value::as_array).into_iter().flatten() {
+                let name = named.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let fields = named.get(item).and_then(Value::as_object).cloned().unwrap_or_default();
+                config.entries_mut(list).insert(name, Entry { fields, origin: origin.to_owned() });
+            }
+        }
+        config.current_context = value.get("current-context").and_then(Value::as_str).unwrap_or_default().to_owned();
+        config.preferences = value.get("preferences").and_then(Value::as_object).cloned().unwrap_or_default();
+        config.extensions = value.get("extensions").filter(|e| !e.is_null()).cloned();
+        Ok(config)
+    }
+
+    /// Reads a file; one that is not there is `None`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(path: &Path) -> Result<Option<Self>, Failure> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(plain(format!(
+                    "error loading config file \"{}\": {}",
+                    path.display(),
+                    file_error("open", path.display(), &error).message()
+                )));
+            }
+        };
+        let config = Self::parse(&text, path);
+        config.map(Some).map_err(|e| plain(format!("error loading config file \"{}\": {e}", path.display())))
+    }
+
+    /// What several files say together: the first one that names something wins.
+    #[must_use]
+    pub fn merged(files: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        for file in files {
+            for (list, _) in LISTS {
+                for (name, entry) in file.entries(list).clone() {
+                    all.entries_mut(list).entry(name).or_insert(entry);
+                }
+            }
+            if all.current_context.is_empty() && !file.current_context.is_empty() {
+                all.current_context = file.current_context;
+                all.current_origin = file.current_origin;
+            }
+            for (name, value) in file.preferences {
+                all.preferences.entry(name).or_insert(value);
+            }
+            all.extensions = all.extensions.or(file.extensions);
+        }
+        all
+    }
+
+    /// The file's content as a value.
+    pub fn to_value(&self) -> Value {
+        let list = |list: &str, item: &str| -> Value {
+            let entries = self.entries(list);
+            if entries.is_empty() {
+                return Value::Null;
+            }
+            entries.iter().map(|(name, entry)| json!({"name": name, item: entry.fields})).collect()
+        };
+        let mut value = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "preferences": self.preferences,
+            "current-context": self.current_context,
+            "clusters": list("clusters", "cluster"),
+            "users": list("users", "user"),
+            "contexts": list("contexts", "context"),
+        });
+        if let (Some(extensions), Some(map)) = (&self.extensions, value.as_object_mut()) {
+            map.insert("extensions".to_owned(), extensions.clone());
+        }
+        value
+    }
+
+    /// Whether nothing at all is configured.
+    pub fn is_empty(&self) -> bool {
+        self.clusters.is_empty() && self.users.is_empty() && self.contexts.is_empty() && self.current_context.is_empty()
+    }
+}
+
+/// The user's home directory.
+pub fn home() -> PathBuf {
+    std::env::var_os("HOME").filter(|h| !h.is_empty()).map(PathBuf::from).unwrap_or_default()
+}
+
+/// The files in question, and whether one was named on the command line.
+pub fn paths(globals: &Globals) -> (Vec<PathBuf>, bool) {
+    if let Some(path) = globals.kubeconfig.as_deref().filter(|p| !p.is_empty()) {
+        return (vec![PathBuf::from(path)], true);
+    }
+    match std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty()) {
+        Some(list) => {
+            let mut paths: Vec<PathBuf> = Vec::new();
+            for path in std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()) {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            }
+            (paths, false)
+        }
+        None => (vec![home().join(".kube/config")], false),
+    }
+}
+
+/// Reads and merges the files in question.
+///
+/// # Errors
+/// If one named on the command line is not there, or any cannot be read.
+pub fn load(globals: &Globals) -> Result<Kubeconfig, Failure> {
+    let (paths, explicit) = paths(globals);
+    let mut files = Vec::new();
+    for path in &paths {
+        match Kubeconfig::read(path)? {
+            Some(file) => files.push(file),
+            None if explicit => {
+                return Err(plain(format!("stat {}: no such file or directory", path.display())));
+            }
+            None => {}
+        }
+    }
+    Ok(Kubeconfig::merged(files))
+}
+
+/// The parts of a configuration that one connection uses, flags not yet applied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chosen {
+    /// The context, empty if there is none.
+    pub context: Entry,
+    /// Its cluster.
+    pub cluster: Entry,
+    /// Its user.
+    pub user: Entry,
+}
+
+/// Picks context, cluster and user as flags and the current context say.
+///
+/// # Errors
+/// If one that is named is not there.
+pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure> {
+    let given = |flag: &Option<String>| flag.clone().filter(|f| !f.is_empty());
+    let name = given(&globals.context).unwrap_or_else(|| config.current_context.clone());
+    let context = match (config.contexts.get(&name), &globals.context) {
+        (Some(context), _) => context.clone(),
+        (None, Some(flag)) if !flag.is_empty() => {
+            return Err(plain(format!("context {} does not exist", api::field::go_quote(flag))));
+        }
+        (None, _) if !name.is_empty() => {
+            return Err(Failure::Verbatim(
+                format!("Error in configuration: context was not found for specified context: {name}"),
+                1,
+            ));
+        }
+        _ => Entry::default(),
+    };
+    let pick = |entries: &Entries, flag: &Option<String>, field: &str, what: &str| match given(flag) {
+        Some(name) => match entries.get(&name) {
+            Some(entry) => Ok(entry.clone()),
+            None => Err(plain(format!("{what} {} does not exist", api::field::go_quote(&name)))),
+        },
+        None => Ok(entries.get(context.text(field)).cloned().unwrap_or_default()),
+    };
+    let cluster = pick(&config.clusters, &globals.cluster, "cluster", "cluster")?;
+    let user = pick(&config.users, &globals.user, "user", "auth info")?;
+    Ok(Chosen { context, cluster, user })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters:\n- name: c\n  cluster: {server: 'https://one:6443', certificate-authority: ca.crt}\ncontexts:\n- name: a\n  context: {cluster: c, user: u, namespace: ns}\nusers:\n- name: u\n  user: {token: t}\n";
+    const TWO: &str = "current-context: b\nclusters:\n- name: c\n  cluster: {server: 'https://two'}\n- name: d\n  cluster: {server: 'https://d'}\n";
+
+    #[test]
+    fn the_first_file_wins() {
+        let files =
+            vec![Kubeconfig::parse(ONE, Path::new("/x/one")).unwrap(), Kubeconfig::parse(TWO, Path::new("/y/two")).unwrap()];
+        let merged = Kubeconfig::merged(files);
+        assert_eq!(merged.current_context, "a");
+        assert_eq!(merged.clusters["c"].text("server"), "https://one:6443");
+        assert_eq!(merged.clusters["d"].text("server"), "https://d");
+        assert_eq!(merged.clusters["c"].path("certificate-authority"), Some(PathBuf::from("/x/ca.crt")));
+        let chosen = choose(&merged, &Globals::default()).unwrap();
+        assert_eq!((chosen.context.text("namespace"), chosen.user.text("token")), ("ns", "t"));
+        let globals = Globals { context: Some("zz".to_owned()), ..Globals::default() };
+        assert_eq!(choose(&merged, &globals).unwrap_err().to_string(), "error: context \"zz\" does not exist");
+    }
+}

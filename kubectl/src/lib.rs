@@ -1,0 +1,67 @@
+//! kubectl: the command-line client of the Kubernetes API.
+//!
+//! A verb is a file in [`verbs`]: what it takes (`Args`, declared with clap) and what it does (`run`). It finds its objects with
+//! [`resources`], talks to the server through [`client`], prints with [`output`], and ends with a [`failure::Failure`] whose
+//! text is what upstream's kubectl says to the letter. How flags may be written is pflag's business ([`flags`]).
+//!
+//! What users see is upstream's: columns, messages, exit codes. What is absent is in docs/limitations.md.
+
+pub mod cli;
+pub mod client;
+pub mod context;
+pub mod credentials;
+pub mod discovery;
+pub mod failure;
+pub mod flags;
+pub mod help;
+pub mod kubeconfig;
+pub mod output;
+pub mod resources;
+pub mod verbs;
+
+use std::io::Write;
+
+use cli::Request;
+use context::Context;
+use failure::Failure;
+
+/// Does what a command line (without the program's name) says; gives the exit code.
+pub fn run(words: &[String]) -> i32 {
+    let request = match cli::parse(words) {
+        Ok(request) => request,
+        Err(failure) => return report(&failure),
+    };
+    match request {
+        Request::Print(text) => {
+            print!("{text}");
+            0
+        }
+        Request::Run(globals, command, dash) => {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return report(&error.into()),
+            };
+            let strict = globals.warnings_as_errors;
+            let cx = Context::new(*globals, dash);
+            let mut done = runtime.block_on(command.run(&cx));
+            if let (Ok(()), true, Some(count)) =
+                (&done, strict, cx.client().ok().map(client::Client::warnings).filter(|c| *c > 0))
+            {
+                done = Err(failure::plain(format!("{count} warning{} received", if count == 1 { "" } else { "s" })));
+            }
+            // A task that still reads stdin would hold the process up.
+            runtime.shutdown_background();
+            let _ = std::io::stdout().flush();
+            done.map_or_else(|failure| report(&failure), |()| 0)
+        }
+    }
+}
+
+fn report(failure: &Failure) -> i32 {
+    let text = failure.to_string();
+    if !text.is_empty() {
+        let _ = std::io::stdout().flush();
+        eprintln!("{}", text.trim_end_matches('\n'));
+    }
+    failure.code()
+}

@@ -1,0 +1,87 @@
+//! `-o custom-columns`: a table of JSONPath expressions.
+
+use api::jsonpath::{JsonPath, go_format};
+use serde_json::Value;
+
+use super::table::TabWriter;
+use crate::failure::{Failure, plain};
+
+/// Headers and what stands under them.
+#[derive(Clone, Debug)]
+pub struct CustomColumns {
+    columns: Vec<(String, JsonPath)>,
+    /// `--no-headers`.
+    pub no_headers: bool,
+}
+
+impl CustomColumns {
+    /// `NAME:.metadata.name,RSRC:.metadata.resourceVersion`.
+    ///
+    /// # Errors
+    /// Upstream's complaints.
+    pub fn parse(spec: &str) -> Result<Self, Failure> {
+        if spec.is_empty() {
+            return Err(plain("custom-columns format specified but no custom columns given"));
+        }
+        let parts = spec.split(',').map(|part| {
+            let Some((header, path)) = part.split_once(':') else {
+                return Err(plain(format!("unexpected custom-columns spec: {part}, expected <header>:<json-path-expr>")));
+            };
+            Ok((header.to_owned(), path.to_owned()))
+        });
+        Self::of(parts.collect::<Result<_, _>>()?)
+    }
+
+    /// A file with a line of headers and a line of paths.
+    ///
+    /// # Errors
+    /// Upstream's complaints.
+    pub fn parse_file(text: &str) -> Result<Self, Failure> {
+        let words =
+            |line: Option<&str>| -> Vec<String> { line.unwrap_or_default().split_whitespace().map(str::to_owned).collect() };
+        let mut lines = text.lines();
+        let (headers, paths) = (words(lines.next()), words(lines.next()));
+        if headers.is_empty() || paths.is_empty() {
+            return Err(plain("invalid template, missing header or spec line."));
+        }
+        if headers.len() != paths.len() {
+            return Err(plain(format!(
+                "number of headers ({}) and field specifications ({}) don't match",
+                headers.len(),
+                paths.len()
+            )));
+        }
+        Self::of(headers.into_iter().zip(paths).collect())
+    }
+
+    fn of(parts: Vec<(String, String)>) -> Result<Self, Failure> {
+        let columns = parts.into_iter().map(|(header, path)| {
+            let path = JsonPath::parse_relaxed(&path).map_err(|e| plain(e.0))?.allow_missing_keys(true);
+            Ok((header, path))
+        });
+        Ok(Self { columns: columns.collect::<Result<_, Failure>>()?, no_headers: false })
+    }
+
+    /// An object's row, or the rows of a list's items, under the headers.
+    ///
+    /// # Errors
+    /// If a path does not apply.
+    pub fn print(&self, object: &Value) -> Result<String, Failure> {
+        let items = match object["items"].as_array() {
+            Some(items) if object["kind"].as_str().is_some_and(|k| k.ends_with("List")) => items.iter().collect(),
+            _ => vec![object],
+        };
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        if !self.no_headers {
+            rows.push(self.columns.iter().map(|(header, _)| header.clone()).collect());
+        }
+        for item in items {
+            let cells = self.columns.iter().map(|(_, path)| {
+                let found: Vec<String> = path.find(item)?.iter().flatten().map(|v| go_format(v)).collect();
+                Ok(if found.is_empty() { "<none>".to_owned() } else { found.join(",") })
+            });
+            rows.push(cells.collect::<Result<_, api::jsonpath::Error>>()?);
+        }
+        Ok(TabWriter::default().lines(&rows))
+    }
+}

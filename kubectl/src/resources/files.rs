@@ -1,0 +1,337 @@
+//! Files, directories, stdin and URLs: documents in YAML or JSON.
+
+use std::path::{Path, PathBuf};
+
+use api::field::go_quote;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    client::{Call, Client, Endpoint, tls},
+    failure::{Failure, file_error, plain},
+};
+
+/// `-f`, `-k` and `-R`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct FileArgs {
+    /// Files, directories or URLs that hold the resources; - is stdin.
+    #[arg(long, short = 'f', value_delimiter = ',')]
+    pub filename: Vec<String>,
+    /// A kustomization directory (not supported).
+    #[arg(long, short = 'k')]
+    pub kustomize: Option<String>,
+    /// Process the directories of -f with everything below them.
+    #[arg(long, short = 'R')]
+    pub recursive: bool,
+}
+
+/// A document and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Its content.
+    pub value: Value,
+    /// The file, `STDIN` or URL.
+    pub source: String,
+}
+
+/// What files hold.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// In order.
+    pub documents: Vec<Document>,
+    /// What could not be read or is no YAML.
+    pub failures: Vec<Failure>,
+    /// Whether one file was named.
+    pub single: bool,
+}
+
+const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
+
+impl FileArgs {
+    /// Whether neither files nor a kustomization are named.
+    pub fn is_empty(&self) -> bool {
+        self.filename.is_empty() && self.kustomize.is_none()
+    }
+
+    /// Upstream's check of verbs that need files.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn require(&self) -> Result<(), Failure> {
+        if self.is_empty() { Err(plain("must specify one of -f and -k")) } else { self.validate() }
+    }
+
+    /// Refuses wrong combinations, and kustomizations.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn validate(&self) -> Result<(), Failure> {
+        match (&self.kustomize, self.filename.is_empty(), self.recursive) {
+            (Some(_), false, _) => Err(plain("only one of -f or -k can be specified")),
+            (Some(_), _, true) => Err(plain("the -k flag can't be used with -f or -R")),
+            (Some(_), ..) => Err(plain("kustomizations (-k) are not supported by this kubectl; render them and use -f")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads everything. What is wrong with one document does not keep others from being read.
+    ///
+    /// # Errors
+    /// If a path is not there or a directory holds nothing to read.
+    pub async fn read(&self) -> Result<Read, Failure> {
+        let mut out = Read { single: self.filename.len() == 1, ..Read::default() };
+        let mut stdin_used = false;
+        for name in &self.filename {
+            if name == "-" {
+                if std::mem::replace(&mut stdin_used, true) {
+                    return Err(plain("standard input cannot be used for multiple arguments"));
+                }
+                let mut text = Vec::new();
+                std::io::Read::read_to_end(&mut std::io::stdin(), &mut text)?;
+                out.single = false;
+                out.take(&text, "STDIN");
+            } else if name.starts_with("http://") || name.starts_with("https://") {
+                let text = read_url(name).await?;
+                out.take(&text, name);
+            } else {
+                let files = self.expand(name)?;
+                out.single &= files.len() == 1;
+                for file in files {
+                    let source = file.display().to_string();
+                    match std::fs::read(&file) {
+                        Ok(text) => out.take(&text, &source),
+                        Err(error) => out.failures.push(file_error("open", &source, &error)),
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The files of a path or pattern, in order of their names.
+    fn expand(&self, name: &str) -> Result<Vec<PathBuf>, Failure> {
+        let missing = || plain(format!("the path {} does not exist", go_quote(name)));
+        let mut roots = vec![PathBuf::from(name)];
+        if std::fs::metadata(name).is_err() {
+            roots = glob(name);
+            if roots.is_empty() {
+                return Err(missing());
+            }
+        }
+        let mut files = Vec::new();
+        for root in &roots {
+            let metadata = std::fs::metadata(root).map_err(|_| missing())?;
+            if metadata.is_dir() {
+                walk(root, self.recursive, &mut files).map_err(|e| {
+                    plain(format!("error reading {}: {}", go_quote(&root.display().to_string()), crate::failure::go_io(&e)))
+                })?;
+            } else {
+                files.push(root.clone());
+            }
+        }
+        if files.is_empty() {
+            return Err(plain(format!("error reading [{name}]: recognized file extensions are [.json .yaml .yml]")));
+        }
+        Ok(files)
+    }
+}
+
+impl Read {
+    fn take(&mut self, text: &[u8], source: &str) {
+        for document in documents_in(text) {
+            match document {
+                Ok(value) => self.documents.push(Document { value, source: source.to_owned() }),
+                Err(why) => {
+                    self.failures.push(plain(format!("error parsing {source}: {why}")));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn walk(directory: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            if recursive {
+                walk(&entry, recursive, files)?;
+            }
+        } else if entry.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e)) {
+            files.push(entry);
+        }
+    }
+    Ok(())
+}
+
+/// Paths that fit a pattern with `*`, `?` and `[...]` in any of its parts.
+fn glob(pattern: &str) -> Vec<PathBuf> {
+    let mut found = vec![if pattern.starts_with('/') { PathBuf::from("/") } else { PathBuf::new() }];
+    for part in pattern.split('/').filter(|p| !p.is_empty()) {
+        let mut next = Vec::new();
+        for base in &found {
+            if !part.contains(['*', '?', '[']) {
+                next.extend(Some(base.join(part)).filter(|p| p.exists()));
+                continue;
+            }
+            let directory = if base.as_os_str().is_empty() { Path::new(".") } else { base.as_path() };
+            let Ok(entries) = std::fs::read_dir(directory) else { continue };
+            let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+            names.sort();
+            next.extend(names.iter().filter(|n| fits(part, n)).map(|n| base.join(n)));
+        }
+        found = next;
+    }
+    found
+}
+
+/// Whether a name fits a pattern of one path part.
+fn fits(pattern: &str, name: &str) -> bool {
+    let mut expression = String::from("^");
+    let mut characters = pattern.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            '*' => expression.push_str("[^/]*"),
+            '?' => expression.push_str("[^/]"),
+            '[' => expression.push('['),
+            ']' => expression.push(']'),
+            '-' | '^' => expression.push(c),
+            '\\' => expression.extend(characters.next().map(|c| regex::escape(&c.to_string()))),
+            c => expression.push_str(&regex::escape(&c.to_string())),
+        }
+    }
+    expression.push('$');
+    regex::Regex::new(&expression).is_ok_and(|r| r.is_match(name))
+}
+
+/// The documents of a text: YAML between `---` lines, or JSON values one after another. Empty ones are left out; after the
+/// first that does not parse comes nothing.
+pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let Ok(text) = std::str::from_utf8(text) else {
+        return vec![Err("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())];
+    };
+    if text.trim_start().starts_with('{') {
+        let values: Vec<_> = serde_json::Deserializer::from_str(text).into_iter::<Value>().collect();
+        // What only begins like JSON may be YAML in flow style.
+        if values.iter().all(Result::is_ok) {
+            return values
+                .into_iter()
+                .map(|v| v.map_err(|e| e.to_string()))
+                .filter(|v| v.as_ref() != Ok(&Value::Null))
+                .collect();
+        }
+    }
+    let mut out = Vec::new();
+    for document in split(text) {
+        match api::schema::yaml::parse(document.as_bytes()) {
+            Ok(parsed) if parsed.value.is_null() => {}
+            Ok(parsed) => out.push(Ok(parsed.value)),
+            Err(error) => {
+                out.push(Err(format!("error converting YAML to JSON: {error}")));
+                return out;
+            }
+        }
+    }
+    out
+}
+
+/// Splits at lines that begin with `---` (what follows on such a line is dropped, as upstream does).
+fn split(text: &str) -> Vec<&str> {
+    let mut out = Vec::new();
+    let mut start = 0;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let end = at + line.len();
+        let rest = line.strip_prefix("---").map(str::trim);
+        if rest.is_some_and(|r| r.is_empty() || r.starts_with('#')) {
+            out.push(&text[start..at]);
+            start = end;
+        }
+        at = end;
+    }
+    out.push(&text[start..]);
+    out.retain(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
+    out
+}
+
+/// Downloads a URL, three times at most.
+///
+/// # Errors
+/// What the server said, or why it could not be reached.
+pub async fn read_url(url: &str) -> Result<Vec<u8>, Failure> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let (authority, path) = match rest.find('/') {
+        Some(at) => (&rest[..at], &rest[at..]),
+        None => (rest, "/"),
+    };
+    let default = if scheme == "https" { 443 } else { 80 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(default)),
+        _ => (authority, default),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let tls = if scheme == "https" { Some(std::sync::Arc::new(tls::config(&tls::Material::default())?)) } else { None };
+    let client = Client::new(Endpoint { scheme: scheme.to_owned(), host, port, tls, ..Endpoint::default() });
+    let mut last = plain(format!("unable to read URL {}", go_quote(url)));
+    for attempt in 0..3 {
+        if attempt > 0 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+        match client.raw(Call::get(path)).await {
+            Ok(answer) if answer.status == http::StatusCode::OK => return Ok(answer.body.to_vec()),
+            Ok(answer) => {
+                let code = answer.status.as_u16();
+                last = plain(format!(
+                    "unable to read URL {}, server reported {}, status code={code}",
+                    go_quote(url),
+                    answer.status
+                ));
+                if code < 500 {
+                    break;
+                }
+            }
+            Err(Failure::Connection { reason, .. }) => last = plain(format!("Get {}: {reason}", go_quote(url))),
+            Err(other) => last = other,
+        }
+    }
+    Err(last)
+}
+
+/// Parses JSON or YAML given on a command line (patches).
+///
+/// # Errors
+/// If it is neither.
+pub fn parse_text(text: &str) -> Result<Value, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    match Value::deserialize(&mut json) {
+        Ok(value) if json.end().is_ok() => Ok(value),
+        _ => api::schema::yaml::parse(text.as_bytes()).map(|p| p.value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn streams_hold_documents() {
+        let values = |text: &str| documents_in(text.as_bytes()).into_iter().collect::<Result<Vec<_>, _>>();
+        assert_eq!(
+            values("---\n# c\n---\na: 1\n--- # x\nb: |\n  ---x\n"),
+            Ok(vec![json!({"a": 1}), json!({"b": "---x\n"})])
+        );
+        assert_eq!(values("{\"a\":1}\n{\"b\":2}"), Ok(vec![json!({"a": 1}), json!({"b": 2})]));
+        assert_eq!(values("{a: 1}"), Ok(vec![json!({"a": 1})]));
+        assert!(values("a: [").is_err_and(|e| e.starts_with("error converting YAML to JSON: yaml: ")));
+    }
+
+    #[test]
+    fn patterns_fit_names() {
+        assert!(fits("*.yaml", "a.yaml") && fits("a?[bc].y", "axb.y"));
+        assert!(!fits("*.yaml", "a.yml") && !fits("a.b", "axb"));
+    }
+}

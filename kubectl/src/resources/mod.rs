@@ -1,0 +1,561 @@
+//! What a command line's arguments and files name: upstream's resource builder.
+//!
+//! [`Query`] says what was given; [`Query::targets`] makes of it what is to be listed, read or has been read from files, with
+//! upstream's complaints about wrong combinations; [`Query::objects`] fetches all of it.
+
+mod arguments;
+mod files;
+
+use std::sync::Arc;
+
+use api::field::go_quote;
+use serde_json::Value;
+
+pub use self::{
+    arguments::has_names,
+    files::{Document, FileArgs, documents_in, parse_text, read_url},
+};
+use crate::{
+    client::{Call, Client},
+    context::Context,
+    discovery::{Mapping, split_api_version},
+    failure::{Failure, plain},
+};
+
+/// An object and where it belongs.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its resource.
+    pub mapping: Arc<Mapping>,
+    /// Its namespace; `None` for kinds without.
+    pub namespace: Option<String>,
+    /// Its name; empty with `generateName`.
+    pub name: String,
+    /// The object itself.
+    pub value: Value,
+    /// The file or URL it came from; empty if it came from the server.
+    pub source: String,
+}
+
+impl Object {
+    /// Its path on the server.
+    pub fn path(&self) -> String {
+        self.mapping.path(self.namespace.as_deref(), Some(&self.name))
+    }
+
+    /// Its collection's path on the server.
+    pub fn collection(&self) -> String {
+        self.mapping.path(self.namespace.as_deref(), None)
+    }
+
+    /// `deployment.apps/web`.
+    pub fn named(&self) -> String {
+        self.mapping.named(&self.name)
+    }
+
+    /// The same object as the server has it now.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn latest(&self, client: &Client) -> Result<Value, Failure> {
+        client.json(Call::get(self.path())).await
+    }
+
+    /// An object that the server sent.
+    pub fn received(mapping: &Arc<Mapping>, value: Value) -> Self {
+        let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let namespace = mapping.namespaced.then(|| text("namespace"));
+        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), value }
+    }
+}
+
+/// One thing that was asked for.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// All objects of a resource, or those that selectors choose.
+    List {
+        /// The resource.
+        mapping: Arc<Mapping>,
+        /// `None` is all namespaces, or none at all.
+        namespace: Option<String>,
+    },
+    /// One object by name.
+    Named {
+        /// The resource.
+        mapping: Arc<Mapping>,
+        /// `None` for kinds without.
+        namespace: Option<String>,
+        /// The name.
+        name: String,
+    },
+    /// An object from a file.
+    Local(Object),
+}
+
+impl Target {
+    /// The resource.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        match self {
+            Self::List { mapping, .. } | Self::Named { mapping, .. } => mapping,
+            Self::Local(object) => &object.mapping,
+        }
+    }
+}
+
+/// What a command was asked for. Fill in what the verb has flags for; the rest is `..Query::default()`.
+#[derive(Clone, Debug, Default)]
+pub struct Query<'a> {
+    /// Arguments: `pods`, `pods a b`, `pod/a svc/b`, `pods,services`.
+    pub args: &'a [String],
+    /// `-f`, `-k`, `-R`.
+    pub files: Option<&'a FileArgs>,
+    /// `-l`.
+    pub labels: Option<&'a str>,
+    /// `--field-selector`.
+    pub fields: Option<&'a str>,
+    /// `--all`.
+    pub all: bool,
+    /// `-A`.
+    pub all_namespaces: bool,
+    /// A type alone means all objects of it (get, describe), even without `--all` or a selector.
+    pub type_suffices: bool,
+    /// Objects from files are fetched from the server.
+    pub latest: bool,
+    /// No server is asked at all; only files count.
+    pub local: bool,
+    /// Objects from files must say what they are (`--validate`).
+    pub validate: bool,
+    /// Only one type may be named.
+    pub single_type: bool,
+    /// `--subresource`.
+    pub subresource: &'a str,
+    /// `--chunk-size`; zero is everything at once.
+    pub chunk_size: i64,
+    /// A type for arguments that are bare names (`logs POD`).
+    pub default_type: Option<&'a str>,
+}
+
+/// What was asked for and what could not be made out of it.
+#[derive(Debug, Default)]
+pub struct Targets {
+    /// In the order they were given.
+    pub targets: Vec<Target>,
+    /// What went wrong with others.
+    pub failures: Vec<Failure>,
+    /// Whether exactly one thing was named.
+    pub single: bool,
+}
+
+/// The objects that were asked for and what could not be had.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// In the order they were asked for.
+    pub objects: Vec<Object>,
+    /// What went wrong with others.
+    pub failures: Vec<Failure>,
+    /// Whether exactly one thing was named.
+    pub single: bool,
+}
+
+impl Found {
+    /// The objects if nothing went wrong.
+    ///
+    /// # Errors
+    /// All that went wrong.
+    pub fn all(self) -> Result<Vec<Object>, Failure> {
+        Failure::of(self.failures).map(|()| self.objects)
+    }
+}
+
+const MISSING: &str = "You must provide one or more resources by argument or filename.
+Example resource specifications include:
+   '-f rsrc.yaml'
+   '--filename=rsrc.json'
+   '<resource> <name>'
+   '<resource>'";
+
+const MISSING_LOCAL: &str = "error: you must specify resources by --filename when --local is set.
+Example resource specifications include:
+   '-f rsrc.yaml'
+   '--filename=rsrc.json'";
+
+/// What upstream says when nothing at all was named.
+pub fn missing() -> Failure {
+    plain(MISSING)
+}
+
+impl Query<'_> {
+    /// Makes out what was asked for.
+    ///
+    /// # Errors
+    /// Wrong combinations, unknown types, unreadable files.
+    pub async fn targets(&self, cx: &Context) -> Result<Targets, Failure> {
+        let mut selectors = (self.labels, self.fields);
+        if let Some(files) = self.files {
+            files.validate()?;
+        }
+        if self.all && (selectors.0.is_some() || selectors.1.is_some()) {
+            let which = if let Some(labels) = selectors.0 {
+                format!("found non-empty label selector {} with previously set 'all' parameter. ", go_quote(labels))
+            } else {
+                format!(
+                    "found non-empty field selector {} with previously set 'all' parameter. ",
+                    go_quote(selectors.1.unwrap_or_default())
+                )
+            };
+            return Err(plain(which));
+        }
+        let given = arguments::Given::of(self, cx).await?;
+        if self.type_suffices && given.alone && selectors.0.is_none() {
+            selectors.0 = Some("");
+        }
+        if self.all {
+            selectors.0 = Some("");
+        }
+        if self.files.is_some_and(|f| !f.filename.is_empty()) {
+            return self.from_files(cx, &given).await;
+        }
+        if self.local {
+            return Err(Failure::Verbatim(MISSING_LOCAL.to_owned(), 1));
+        }
+        if selectors.0.is_some() || selectors.1.is_some() {
+            return self.by_selector(cx, &given).await;
+        }
+        if !given.pairs.is_empty() {
+            return self.by_pairs(cx, &given).await;
+        }
+        if !given.names.is_empty() {
+            return self.by_names(cx, &given).await;
+        }
+        for resource in &given.types {
+            cx.discovery()?.resolve(resource).await?;
+        }
+        Err(if given.types.is_empty() { missing() } else { plain("resource(s) were provided, but no name was specified") })
+    }
+
+    /// The namespace to look in, by a resource's scope; with `named`, one must be known.
+    fn namespace(&self, cx: &Context, mapping: &Mapping, named: bool) -> Result<Option<String>, Failure> {
+        match (mapping.namespaced, self.all_namespaces) {
+            (false, _) => Ok(None),
+            (true, true) if named => Err(plain("a resource cannot be retrieved by name across all namespaces")),
+            (true, true) => Ok(None),
+            (true, false) => cx.namespace().map(Some),
+        }
+    }
+
+    async fn mappings(&self, cx: &Context, types: &[String]) -> Result<Vec<Arc<Mapping>>, Failure> {
+        if types.len() > 1 && self.single_type {
+            return Err(plain("you may only specify a single resource type"));
+        }
+        let mut mappings: Vec<Arc<Mapping>> = Vec::new();
+        for name in types {
+            let mapping = cx.discovery()?.resolve(name).await?;
+            if !mappings.contains(&mapping) {
+                mappings.push(mapping);
+            }
+        }
+        Ok(mappings)
+    }
+
+    async fn by_selector(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
+        if !given.names.is_empty() {
+            return Err(plain("name cannot be provided when a selector is specified"));
+        }
+        if !given.pairs.is_empty() {
+            return Err(plain("selectors and the all flag cannot be used when passing resource/name arguments"));
+        }
+        if given.types.is_empty() {
+            return Err(plain("at least one resource must be specified to use a selector"));
+        }
+        if !self.subresource.is_empty() {
+            return Err(plain("subresource cannot be used when bulk resources are specified"));
+        }
+        let mut targets = Vec::new();
+        for mapping in self.mappings(cx, &given.types).await? {
+            let namespace = self.namespace(cx, &mapping, false)?;
+            targets.push(Target::List { mapping, namespace });
+        }
+        Ok(Targets { targets, ..Targets::default() })
+    }
+
+    async fn by_pairs(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
+        let mut targets = Vec::new();
+        let mut types: Vec<Arc<Mapping>> = Vec::new();
+        for (resource, name) in &given.pairs {
+            let mapping = cx.discovery()?.resolve(resource).await?;
+            if !types.contains(&mapping) {
+                types.push(mapping.clone());
+            }
+            if types.len() > 1 && self.single_type {
+                return Err(plain("you may only specify a single resource type"));
+            }
+            let namespace = self.namespace(cx, &mapping, true)?;
+            targets.push(Target::Named { mapping, namespace, name: name.clone() });
+        }
+        Ok(Targets { single: targets.len() == 1, targets, failures: Vec::new() })
+    }
+
+    async fn by_names(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
+        if given.types.is_empty() {
+            return Err(plain("you must provide a resource and a resource name together"));
+        }
+        if given.types.len() > 1 {
+            return Err(plain("you must specify only one resource"));
+        }
+        let mappings = self.mappings(cx, &given.types).await?;
+        let mut targets = Vec::new();
+        for mapping in mappings.into_iter().take(1) {
+            let namespace = self.namespace(cx, &mapping, true)?;
+            let named =
+                |name: &String| Target::Named { mapping: mapping.clone(), namespace: namespace.clone(), name: name.clone() };
+            targets = given.names.iter().map(named).collect();
+        }
+        Ok(Targets { single: targets.len() == 1, targets, failures: Vec::new() })
+    }
+
+    async fn from_files(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
+        if !given.types.is_empty() {
+            return Err(plain(
+                "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well",
+            ));
+        }
+        if !given.names.is_empty() {
+            return Err(plain("name cannot be provided when a path is specified"));
+        }
+        if !given.pairs.is_empty() {
+            return Err(plain("resource/name arguments cannot be provided when a path is specified"));
+        }
+        let Some(files) = self.files else { return Err(missing()) };
+        let read = files.read().await?;
+        let mut out = Targets { failures: read.failures, single: read.single, ..Targets::default() };
+        for document in read.documents {
+            match self.object(cx, document).await {
+                Ok(objects) => out.targets.extend(objects.into_iter().map(Target::Local)),
+                Err(failure) => out.failures.push(failure),
+            }
+        }
+        if let Some(labels) = self.labels.filter(|l| !l.is_empty()) {
+            let selector = api::selector::Selector::parse(labels)
+                .map_err(|e| plain(format!("the provided selector {} is not valid: {}", go_quote(labels), e.0)))?;
+            out.targets.retain(|target| match target {
+                Target::Local(object) => selector.matches_object(&object.value),
+                _ => true,
+            });
+        }
+        Ok(out)
+    }
+
+    /// The objects of one document: one, or a list's items.
+    async fn object(&self, cx: &Context, document: Document) -> Result<Vec<Object>, Failure> {
+        let Document { value, source } = document;
+        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if self.validate && (api_version.is_empty() || kind.is_empty()) {
+            let missing = match (api_version.as_str(), kind.as_str()) {
+                ("", "") => "[apiVersion not set, kind not set]",
+                ("", _) => "apiVersion not set",
+                _ => "kind not set",
+            };
+            return Err(plain(format!(
+                "error validating {}: error validating data: {missing}; if you choose to ignore these errors, turn validation off with --validate=false",
+                go_quote(&source)
+            )));
+        }
+        for (field, name) in [(&kind, "Kind"), (&api_version, "apiVersion")] {
+            if field.is_empty() {
+                return Err(plain(format!(
+                    "unable to decode {}: Object '{name}' is missing in '{value}'",
+                    go_quote(&source)
+                )));
+            }
+        }
+        if let (Some(items), true) = (value.get("items").and_then(Value::as_array), kind.ends_with("List")) {
+            let mut objects = Vec::new();
+            for item in items {
+                let mut item = item.clone();
+                if let Some(map) = item.as_object_mut().filter(|_| kind != "List") {
+                    map.entry("apiVersion").or_insert_with(|| api_version.clone().into());
+                    map.entry("kind").or_insert_with(|| kind.trim_end_matches("List").into());
+                }
+                objects.extend(Box::pin(self.object(cx, Document { value: item, source: source.clone() })).await?);
+            }
+            return Ok(objects);
+        }
+        let meta = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let (name, namespace) = (meta("name"), meta("namespace"));
+        let mapping = if self.local {
+            Arc::new(guessed(&api_version, &kind))
+        } else {
+            cx.discovery()?.kind(&api_version, &kind).await.map_err(|failure| match failure {
+                Failure::NoKind(..) => plain(format!(
+                    "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
+                    go_quote(&name),
+                    go_quote(&namespace),
+                    go_quote(&source),
+                    failure.message()
+                )),
+                other => other,
+            })?
+        };
+        let mut object = Object { mapping, namespace: None, name, value, source };
+        self.place(cx, &mut object, namespace)?;
+        Ok(vec![object])
+    }
+
+    /// Gives an object from a file its namespace.
+    fn place(&self, cx: &Context, object: &mut Object, own: String) -> Result<(), Failure> {
+        if !object.mapping.namespaced {
+            if let Some(metadata) = object.value["metadata"].as_object_mut() {
+                metadata.remove("namespace");
+            }
+            return Ok(());
+        }
+        let namespace = match (own.as_str(), cx.explicit_namespace()) {
+            ("", _) => {
+                let namespace = cx.namespace()?;
+                if !object.value["metadata"].is_object() {
+                    object.value["metadata"] = Value::Object(serde_json::Map::new());
+                }
+                object.value["metadata"]["namespace"] = namespace.clone().into();
+                namespace
+            }
+            (own, Some(namespace)) if own != namespace => {
+                return Err(plain(format!(
+                    "the namespace from the provided object {} does not match the namespace {}. You must pass '--namespace={own}' to perform this operation.",
+                    go_quote(own),
+                    go_quote(namespace)
+                )));
+            }
+            (own, _) => own.to_owned(),
+        };
+        object.namespace = Some(namespace);
+        Ok(())
+    }
+
+    /// Fetches a target with the given `Accept`: one body for an object, one a chunk for a list.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or refuses.
+    pub async fn fetch(&self, client: &Client, target: &Target, accept: &str) -> Result<Vec<Value>, Failure> {
+        match target {
+            Target::Local(object) if !self.latest || object.name.is_empty() => Ok(vec![object.value.clone()]),
+            Target::Local(object) => Ok(vec![client.json(Call::get(object.path()).accept(accept)).await?]),
+            Target::Named { mapping, namespace, name } => {
+                let mut path = mapping.path(namespace.as_deref(), Some(name));
+                if !self.subresource.is_empty() {
+                    path.push_str(&format!("/{}", self.subresource));
+                }
+                Ok(vec![client.json(Call::get(path).accept(accept)).await?])
+            }
+            Target::List { mapping, namespace } => {
+                let mut pages: Vec<Value> = Vec::new();
+                let mut token = String::new();
+                loop {
+                    let mut call = Call::get(mapping.path(namespace.as_deref(), None)).accept(accept);
+                    call = call.query_if("labelSelector", self.labels.unwrap_or_default());
+                    call = call.query_if("fieldSelector", self.fields.unwrap_or_default());
+                    if self.chunk_size > 0 {
+                        call = call.query("limit", self.chunk_size.to_string()).query_if("continue", &token);
+                    }
+                    let page = client.json(call).await.map_err(|failure| self.list_failure(failure, mapping))?;
+                    token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+                    pages.push(page);
+                    if token.is_empty() || self.chunk_size <= 0 {
+                        return Ok(pages);
+                    }
+                }
+            }
+        }
+    }
+
+    fn list_failure(&self, failure: Failure, mapping: &Mapping) -> Failure {
+        let Failure::Status(mut status) = failure else { return failure };
+        if matches!(status.reason.as_str(), "BadRequest" | "NotFound") {
+            let resource = go_quote(&format!("{}/{}, Resource={}", mapping.group, mapping.version, mapping.resource));
+            let (labels, fields) = (self.labels.unwrap_or_default(), self.fields.unwrap_or_default());
+            status.message = if labels.is_empty() && fields.is_empty() {
+                format!("Unable to list {resource}: {}", status.message)
+            } else {
+                let (labels, fields) = (go_quote(labels), go_quote(fields));
+                format!(
+                    "Unable to find {resource} that match label selector {labels}, field selector {fields}: {}",
+                    status.message
+                )
+            };
+        }
+        Failure::Status(status)
+    }
+
+    /// Fetches everything that was asked for, object by object.
+    ///
+    /// # Errors
+    /// If it cannot be made out what was asked for. What cannot be fetched is told in [`Found::failures`].
+    pub async fn objects(&self, cx: &Context) -> Result<Found, Failure> {
+        let targets = self.targets(cx).await?;
+        let mut found = Found { failures: targets.failures, single: targets.single, ..Found::default() };
+        for target in targets.targets {
+            if let Target::Local(object) = &target
+                && !self.latest
+            {
+                found.objects.push(object.clone());
+                continue;
+            }
+            match self.fetch(cx.client()?, &target, crate::client::JSON).await {
+                Ok(pages) => {
+                    for page in pages {
+                        let values = if matches!(target, Target::List { .. }) { items(page) } else { vec![page] };
+                        let mapping = target.mapping();
+                        found.objects.extend(values.into_iter().map(|value| {
+                            let mut object = Object::received(mapping, value);
+                            if let Target::Local(local) = &target {
+                                object.source.clone_from(&local.source);
+                            }
+                            object
+                        }));
+                    }
+                }
+                Err(failure) => found.failures.push(failure),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A list's items, with the `apiVersion` and `kind` that each has by the list's.
+pub fn items(mut list: Value) -> Vec<Value> {
+    let api_version = list["apiVersion"].clone();
+    let kind = list["kind"].as_str().unwrap_or_default();
+    let kind = kind.strip_suffix("List").unwrap_or(kind).to_owned();
+    let Some(Value::Array(items)) = list.get_mut("items").map(Value::take) else { return Vec::new() };
+    let complete = |mut item: Value| {
+        if let Some(map) = item.as_object_mut().filter(|m| !m.contains_key("kind")) {
+            map.insert("apiVersion".to_owned(), api_version.clone());
+            map.insert("kind".to_owned(), kind.clone().into());
+        }
+        item
+    };
+    items.into_iter().map(complete).collect()
+}
+
+/// A resource as it is most likely named, where no server may be asked.
+fn guessed(api_version: &str, kind: &str) -> Mapping {
+    let (group, version) = split_api_version(api_version);
+    let singular = kind.to_lowercase();
+    let resource = match singular.as_str() {
+        s if s.ends_with('s') || s.ends_with('x') => format!("{s}es"),
+        s if s.ends_with('y') && !s.ends_with("ay") => format!("{}ies", s.trim_end_matches('y')),
+        s => format!("{s}s"),
+    };
+    let cluster_wide =
+        ["Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PriorityClass"];
+    Mapping {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        resource,
+        singular,
+        kind: kind.to_owned(),
+        namespaced: !cluster_wide.contains(&kind),
+        preferred: true,
+        ..Mapping::default()
+    }
+}

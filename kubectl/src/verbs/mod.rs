@@ -1,0 +1,3 @@
+//! One verb a file: `Args` and `run`.
+
+pub mod get;
