@@ -36,6 +36,8 @@ pub struct Cluster {
     /// The namespace `test`.
     pub namespace: &'static str,
     nodes: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    /// The revision of the test's last write of each kind: what is looked at afterwards is not older.
+    written: Mutex<HashMap<String, u64>>,
     stop: CancellationToken,
     _guard: DropGuard,
     _server: TestServer,
@@ -59,8 +61,15 @@ impl Cluster {
         config(&mut settings);
         tokio::spawn(controller_manager::run(settings, connect(&server), stop.clone()));
         let guard = stop.clone().drop_guard();
-        let cluster =
-            Self { client: server.client(), namespace: "test", nodes: Arc::default(), stop, _guard: guard, _server: server };
+        let cluster = Self {
+            client: server.client(),
+            namespace: "test",
+            nodes: Arc::default(),
+            written: Mutex::default(),
+            stop,
+            _guard: guard,
+            _server: server,
+        };
         cluster.create_global::<Namespace>(json!({"metadata": {"name": "test"}})).await;
         // Pods are refused before.
         cluster.until::<ServiceAccount, _>(|accounts| accounts.len(), 1).await;
@@ -163,10 +172,14 @@ impl Cluster {
     where
         K: client::Object + serde::Serialize + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
-        self.api::<K>()
-            .create(&PostParams::default(), &serde_json::from_value(object).expect("an object"))
-            .await
-            .expect("created")
+        let object = serde_json::from_value(object).expect("an object");
+        let created = self.api::<K>().create(&PostParams::default(), &object).await.expect("created");
+        self.wrote(&created);
+        created
+    }
+
+    fn wrote<K: client::Object + Resource<DynamicType = ()>>(&self, object: &K) {
+        self.written.lock().insert(K::kind(&()).into_owned(), client::revision_of(object.meta()));
     }
 
     async fn create_global<K: client::Object + serde::Serialize + Resource<DynamicType = ()>>(&self, object: Value) {
@@ -179,7 +192,8 @@ impl Cluster {
     where
         K: client::Object + Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
-        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
+        let patched = self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
+        self.wrote(&patched);
     }
 
     /// Deletes an object.
@@ -224,7 +238,9 @@ impl Cluster {
         let informer = Informer::<K>::start(self.client.clone(), options, stop);
         informer.synced().await;
         let mut changes = informer.changes();
-        let found = tokio::time::timeout(PATIENCE, changes.wait_for(|_| tell(&informer.list()) == wanted)).await.is_ok();
+        let least = self.written.lock().get(&*K::kind(&())).copied().unwrap_or(0);
+        let is_so = |_: &u64| informer.revision() >= least && tell(&informer.list()) == wanted;
+        let found = tokio::time::timeout(PATIENCE, changes.wait_for(is_so)).await.is_ok();
         if !found {
             assert_eq!(tell(&informer.list()), wanted);
         }
