@@ -1,7 +1,7 @@
 //! One decision: which node takes a pod, or why none does. A function of the pod, the snapshot, where the last search ended
 //! and a random number for ties.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use crate::{
     framework::{Filter, Plugin, Prepared, Rejection},
@@ -29,7 +29,7 @@ pub struct Unfit {
     /// A reason that holds for the pod whatever the node.
     pub rejected: Option<String>,
     /// Per node, who turned the pod away and why.
-    pub rejections: HashMap<String, (usize, Rejection)>,
+    pub rejections: HashMap<Arc<str>, (usize, Rejection)>,
     /// Indexes of the plugins that turned the pod away.
     pub plugins: Vec<usize>,
 }
@@ -133,13 +133,13 @@ pub fn schedule(
         if prepared.only.as_ref().is_some_and(|only| !only.iter().any(|n| **n == *node.name)) {
             let rejection = Rejection::lasting("node(s) didn't satisfy plugin(s) [NodeAffinity]");
             let index = plugins.iter().position(|p| p.name() == "NodeAffinity").unwrap_or_default();
-            unfit.rejections.insert(node.name.to_string(), (index, rejection));
+            unfit.rejections.insert(node.name.clone(), (index, rejection));
             continue;
         }
         match check_with_nominated(&prepared, pod, node, snapshot) {
             Ok(()) => feasible.push(node),
             Err(rejection) => {
-                unfit.rejections.insert(node.name.to_string(), rejection);
+                unfit.rejections.insert(node.name.clone(), rejection);
             }
         }
         if feasible.len() == wanted {

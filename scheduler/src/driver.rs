@@ -20,6 +20,7 @@ use crate::{
     Config,
     cycle::{self, Unfit},
     framework::{Events, Plugin},
+    metrics::Metrics,
     plugins,
     pod::PodInfo,
     preemption::{self, Victims},
@@ -50,6 +51,8 @@ enum Input {
         pod: Arc<PodInfo>,
         node: String,
         error: Option<kube::Error>,
+        /// Which try it was, and when it began.
+        attempt: (u32, Instant),
     },
 }
 
@@ -116,9 +119,10 @@ pub async fn run(config: &Config, client: Client, recorder: Recorder, shutdown: 
             while let Ok(input) = received.try_recv() {
                 batch.push(input);
             }
+            // Decisions of a long queue must not starve the tasks that bind.
+            tokio::task::yield_now().await;
         }
-        // Decisions of a long queue must not starve the tasks that bind.
-        tokio::task::yield_now().await;
+        Metrics::global().sizes(scheduler.queue.lengths(), scheduler.snapshot.len(), scheduler.snapshot.pods());
     }
 }
 
@@ -157,7 +161,7 @@ impl Scheduler {
                 self.snapshot.namespaces.remove(&*Key::of(&namespace.metadata).name);
                 Events::NONE
             }
-            Input::Bound { pod, node, error } => self.bound(&pod, &node, error, now),
+            Input::Bound { pod, node, error, attempt } => self.bound(&pod, &node, error, attempt),
         };
         self.queue.wake(events, now);
     }
@@ -170,8 +174,12 @@ impl Scheduler {
         }
         let ours = spec.is_some_and(|s| s.scheduler_name.as_deref().unwrap_or("default-scheduler") == self.name);
         let gated = spec.is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
-        if !ours || gated || new.metadata.deletion_timestamp.is_some() {
+        if !ours || new.metadata.deletion_timestamp.is_some() {
             self.queue.remove(&uid);
+            return Events::NONE;
+        }
+        if gated {
+            self.queue.gate(&uid);
             return Events::NONE;
         }
         if self.snapshot.place(&uid).is_some() {
@@ -234,14 +242,19 @@ impl Scheduler {
     }
 
     fn schedule(&mut self, waiting: &Waiting) {
-        let pod = &waiting.pod;
-        match cycle::schedule(&self.plugins, pod, &self.snapshot, self.start, rand_tie(pod, self.start)) {
+        let (pod, begun) = (&waiting.pod, Instant::now());
+        let decision = cycle::schedule(&self.plugins, pod, &self.snapshot, self.start, rand_tie(pod, self.start));
+        Metrics::global().decided(begun.elapsed().as_secs_f64());
+        match decision {
             Ok(placement) => {
                 self.start = placement.next_start;
                 self.snapshot.add_pod(pod, &placement.node);
-                self.bind(pod.clone(), placement.node);
+                self.bind(pod.clone(), placement.node, (waiting.attempts, begun));
             }
-            Err(unfit) => self.turn_away(pod, &unfit),
+            Err(unfit) => {
+                self.turn_away(pod, &unfit);
+                Metrics::global().attempted("unschedulable", &self.name, begun.elapsed().as_secs_f64());
+            }
         }
     }
 
@@ -250,9 +263,11 @@ impl Scheduler {
         let preemption = if unfit.nodes == 0 {
             String::new()
         } else {
+            Metrics::global().tried_to_preempt();
             match preemption::preempt(&self.plugins, pod, &self.snapshot, unfit) {
                 Err(reason) => reason,
                 Ok(victims) => {
+                    Metrics::global().preempted(victims.pods.len());
                     self.snapshot.nominate(pod, Some(&victims.node));
                     nominated = Some(victims.node.clone());
                     self.evict(pod, victims);
@@ -298,19 +313,23 @@ impl Scheduler {
         });
     }
 
-    fn bind(&self, pod: Arc<PodInfo>, node: String) {
+    fn bind(&self, pod: Arc<PodInfo>, node: String, attempt: (u32, Instant)) {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.key.namespace);
         let (inputs, bindings) = (self.inputs.clone(), self.bindings.clone());
         tokio::spawn(async move {
             let Ok(_permit) = bindings.acquire_owned().await else { return };
             let error = bind(&api, &pod, &node).await.err();
             // The loop may have ended.
-            let _ = inputs.send(Input::Bound { pod, node, error });
+            let _ = inputs.send(Input::Bound { pod, node, error, attempt });
         });
     }
 
-    fn bound(&mut self, pod: &Arc<PodInfo>, node: &str, error: Option<kube::Error>, now: Instant) -> Events {
+    fn bound(&mut self, pod: &Arc<PodInfo>, node: &str, error: Option<kube::Error>, attempt: (u32, Instant)) -> Events {
+        let (tries, begun) = attempt;
+        let result = if error.is_none() { "scheduled" } else { "error" };
+        Metrics::global().attempted(result, &self.name, begun.elapsed().as_secs_f64());
         let Some(error) = error else {
+            Metrics::global().bound_at(tries);
             let message = format!("Successfully assigned {}/{} to {node}", pod.key.namespace, pod.key.name);
             self.recorder.normal(&*pod.pod, "Scheduled", message);
             self.queue.remove(&pod.uid);
@@ -327,7 +346,7 @@ impl Scheduler {
         } else {
             tracing::warn!(pod = %pod.key, node, %error, "binding failed");
             self.recorder.warning(&*pod.pod, "FailedScheduling", format!("binding rejected: {error}"));
-            self.queue.give_back(&pod.uid, Events::NONE, now);
+            self.queue.give_back(&pod.uid, Events::NONE, Instant::now());
         }
         Events::POD_DELETED
     }

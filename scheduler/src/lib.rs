@@ -10,6 +10,7 @@
 mod cycle;
 mod driver;
 pub mod framework;
+pub mod metrics;
 pub mod plugins;
 pub mod pod;
 mod preemption;
@@ -28,15 +29,16 @@ pub use cycle::{Placement, Unfit, schedule};
 pub struct Config {
     /// Schedules pods whose `spec.schedulerName` is this.
     pub scheduler_name: String,
-    /// Whether to lead by the Lease `kube-system/kube-scheduler` first (`--leader-elect`).
+    /// Whether to lead by [`Config::lease`] first (`--leader-elect`).
     pub leader_elect: bool,
-    /// Who we are among candidates.
-    pub identity: String,
+    /// The Lease, who we are among candidates, and the deadlines.
+    pub lease: leader::Config,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned(), leader_elect: true, identity: "kube-scheduler".to_owned() }
+        let lease = leader::Config::new("kube-scheduler", "kube-scheduler".to_owned());
+        Self { scheduler_name: "default-scheduler".to_owned(), leader_elect: true, lease }
     }
 }
 
@@ -44,7 +46,7 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another candidate took the lease over: the process should end and start again.
-    #[error("the lease kube-system/kube-scheduler was lost")]
+    #[error("the scheduler's lease was lost")]
     LeaseLost,
 }
 
@@ -55,8 +57,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         driver::run(&config, client, recorder, shutdown).await;
         return Ok(());
     }
-    let lease = leader::Config::new("kube-scheduler", config.identity.clone());
-    let elector = LeaderElector::new(client.clone(), lease, Some(recorder.clone()));
+    let elector = LeaderElector::new(client.clone(), config.lease.clone(), Some(recorder.clone()));
     let work = |stop| async move { driver::run(&config, client, recorder, stop).await };
     elector.run(shutdown, work).await.map_err(|_| Error::LeaseLost)
 }

@@ -139,6 +139,11 @@ impl Snapshot {
         self.nodes.len()
     }
 
+    /// How many pods are counted.
+    pub fn pods(&self) -> usize {
+        self.places.len()
+    }
+
     /// Whether no node has been heard of.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()

@@ -33,7 +33,7 @@ pub fn run(args: Args) -> Result<()> {
         let config = scheduler::Config {
             scheduler_name: args.scheduler_name,
             leader_elect: args.leader_elect,
-            identity: component::identity(),
+            lease: client::leader::Config::new("kube-scheduler", component::identity()),
         };
         let client = component::client(args.client.kubeconfig.as_deref(), args.client.master.as_deref()).await?;
         Ok(scheduler::run(config, client, shutdown).await?)

@@ -85,9 +85,14 @@ fn domains<'s>(
     counts
 }
 
+/// What a matching pod weighs, by the number of domains (upstream's formula).
+fn weight(domains: usize) -> f64 {
+    ((domains + 2) as f64).ln()
+}
+
 /// Upstream's score of one constraint: what is there already, weighted by the number of domains.
-fn cost(count: i64, domains: usize, max_skew: i64) -> f64 {
-    count as f64 * ((domains + 2) as f64).ln() + (max_skew - 1) as f64
+fn cost(count: i64, weight: f64, max_skew: i64) -> f64 {
+    count as f64 * weight + (max_skew - 1) as f64
 }
 
 /// Lower cost is better: 100 for the least, in proportion down to the greatest.
@@ -156,12 +161,13 @@ impl Plugin for PodTopologySpread {
             return None;
         }
         let domains = domains(&constraints, pod, snapshot.nodes());
+        let weights: Vec<f64> = domains.iter().map(|counts| weight(counts.len())).collect();
         let node_cost = |node: &&NodeInfo| {
-            let one = |(constraint, counts): (&Constraint<'_>, &HashMap<&str, i64>)| {
+            let one = |((constraint, counts), weight): ((&Constraint<'_>, &HashMap<&str, i64>), &f64)| {
                 let value = node.label(constraint.key)?;
-                Some(cost(counts.get(value).copied().unwrap_or(0), counts.len(), constraint.max_skew))
+                Some(cost(counts.get(value).copied().unwrap_or(0), *weight, constraint.max_skew))
             };
-            constraints.iter().zip(&domains).map(one).sum::<Option<f64>>()
+            constraints.iter().zip(&domains).zip(&weights).map(one).sum::<Option<f64>>()
         };
         Some(by_cost(&nodes.iter().map(node_cost).collect::<Vec<_>>()))
     }
@@ -180,10 +186,11 @@ fn by_owner(pod: &PodInfo, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
             *zones.entry(zone).or_default() += count(node);
         }
     }
+    let (of_hosts, of_zones) = (weight(nodes.len()), weight(zones.len()));
     let node_cost = |node: &&NodeInfo| {
         let [(_, host_skew), (_, zone_skew)] = SYSTEM_DEFAULTS;
-        let host = cost(count(node), nodes.len(), host_skew);
-        let zone = node.label(ZONE).and_then(|z| zones.get(z)).map_or(0.0, |c| cost(*c, zones.len(), zone_skew));
+        let host = cost(count(node), of_hosts, host_skew);
+        let zone = node.label(ZONE).and_then(|z| zones.get(z)).map_or(0.0, |c| cost(*c, of_zones, zone_skew));
         Some(host + zone)
     };
     Some(by_cost(&nodes.iter().map(node_cost).collect::<Vec<_>>()))
