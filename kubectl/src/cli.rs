@@ -94,6 +94,8 @@ pub struct Globals {
 pub enum Command {
     /// Display one or many resources
     Get(verbs::get::Args),
+    /// Show details of a specific resource or group of resources
+    Describe(verbs::describe::Args),
 }
 
 impl Command {
@@ -104,6 +106,7 @@ impl Command {
     pub async fn run(self, cx: &Context) -> Result<(), Failure> {
         match self {
             Self::Get(args) => Box::pin(verbs::get::run(args, cx)).await,
+            Self::Describe(args) => Box::pin(verbs::describe::run(args, cx)).await,
         }
     }
 }

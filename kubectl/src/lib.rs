@@ -10,12 +10,14 @@ pub mod cli;
 pub mod client;
 pub mod context;
 pub mod credentials;
+pub mod describe;
 pub mod discovery;
 pub mod failure;
 pub mod flags;
 pub mod help;
 pub mod kubeconfig;
 pub mod output;
+pub mod pods;
 pub mod resources;
 pub mod verbs;
 

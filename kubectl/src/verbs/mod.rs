@@ -1,3 +1,4 @@
 //! One verb a file: `Args` and `run`.
 
+pub mod describe;
 pub mod get;

@@ -45,7 +45,7 @@ macro_rules! scripts {
     };
 }
 
-scripts! { shell }
+scripts! { describe shell }
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))
@@ -139,21 +139,35 @@ fn difference(line: usize, heading: &str, command: &str, want: &Outcome, got: &O
     text
 }
 
-/// Where two texts part: common lines around it, `-` the real one's, `+` ours.
+/// The lines that two texts do not share: `-` the real one's, `+` ours, with the line before each run of them.
 fn lines(want: &str, got: &str) -> String {
     let (want, got): (Vec<&str>, Vec<&str>) = (want.split('\n').collect(), got.split('\n').collect());
-    let start = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
-    let left = want.len().min(got.len()) - start;
-    let end = want.iter().rev().zip(got.iter().rev()).take_while(|(a, b)| a == b).count().min(left);
-    let mut text = String::new();
-    for line in &want[start.saturating_sub(2)..start] {
-        text += &format!("  {line}\n");
-    }
-    for (sign, lines) in [('-', &want[start..want.len() - end]), ('+', &got[start..got.len() - end])] {
-        for line in lines.iter().take(40) {
-            // A mark at the end shows trailing spaces.
-            text += &format!("{sign} {}\n", line.strip_suffix(' ').map_or((*line).to_owned(), |line| format!("{line}·")));
+    // Longest common subsequences of what is left from (i, j) on.
+    let mut longest = vec![vec![0_usize; got.len() + 1]; want.len() + 1];
+    for i in (0..want.len()).rev() {
+        for j in (0..got.len()).rev() {
+            longest[i][j] =
+                if want[i] == got[j] { longest[i + 1][j + 1] + 1 } else { longest[i + 1][j].max(longest[i][j + 1]) };
         }
+    }
+    let (mut text, mut i, mut j, mut shared) = (String::new(), 0, 0, None);
+    while i < want.len() || j < got.len() {
+        let (sign, line) = if i < want.len() && j < got.len() && want[i] == got[j] {
+            shared = Some(want[i]);
+            (i, j) = (i + 1, j + 1);
+            continue;
+        } else if j == got.len() || (i < want.len() && longest[i + 1][j] >= longest[i][j + 1]) {
+            i += 1;
+            ('-', want[i - 1])
+        } else {
+            j += 1;
+            ('+', got[j - 1])
+        };
+        if let Some(before) = shared.take() {
+            text += &format!("  {before}\n");
+        }
+        // A mark at the end shows trailing spaces.
+        text += &format!("{sign} {}\n", line.strip_suffix(' ').map_or_else(|| line.to_owned(), |line| format!("{line}·")));
     }
     text
 }
