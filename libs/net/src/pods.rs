@@ -163,6 +163,9 @@ impl PodNetwork {
                 // Pods are routed back out of the bridge they came in by: no reason to tell them of a shorter way.
                 netns::set_sysctl(&format!("net.ipv4.conf.{bridge}.send_redirects"), "0")?;
                 netns::set_sysctl("net.ipv4.conf.all.send_redirects", "0")?;
+                // The node's own packets to a host port of 127.0.0.1 leave by the bridge; KNARR-LOOPBACK keeps pods' packets
+                // with such addresses out.
+                netns::set_sysctl(&format!("net.ipv4.conf.{bridge}.route_localnet"), "1")?;
                 // Where br_netfilter is loaded it would translate frames on the bridge and hand them from port to port,
                 // which isolated ports refuse; routed packets are translated anyway.
                 match netns::set_sysctl("net.bridge.bridge-nf-call-iptables", "0") {
@@ -331,8 +334,9 @@ fn routes(config: &Config, bridge: u32) -> [Route; 2] {
 
 /// The whole of our chains, and jumps to them where `present` (the saved tables) has none yet.
 fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
-    let Config { pod_cidr, cluster_cidr, service_cidr, .. } = config;
+    let Config { pod_cidr, cluster_cidr, service_cidr, bridge, .. } = config;
     let mut nat = vec![
+        format!("-A KNARR-POSTROUTING -s 127.0.0.0/8 -o {bridge} -j MASQUERADE --random-fully"),
         format!("-A KNARR-POSTROUTING -s {pod_cidr} -d 224.0.0.0/4 -j RETURN"),
         format!(
             "-A KNARR-POSTROUTING -s {pod_cidr} ! -d {cluster_cidr} -m comment --comment \"pods leave the cluster as their \
@@ -356,6 +360,9 @@ fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
         format!("-A KNARR-STRAY -d {service_cidr} -j REJECT --reject-with icmp-host-unreachable"),
         format!("-A KNARR-FORWARD -s {cluster_cidr} -j ACCEPT"),
         format!("-A KNARR-FORWARD -d {cluster_cidr} -j ACCEPT"),
+        format!("-A KNARR-LOOPBACK -s 127.0.0.0/8 -i {bridge} -j DROP"),
+        // Answers from host ports bear the address that the node's own sender had.
+        format!("-A KNARR-LOOPBACK -d 127.0.0.0/8 -i {bridge} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"),
     ];
     let mut nat_jumps = vec!["-A POSTROUTING -j KNARR-POSTROUTING"];
     nat_jumps.push("-A PREROUTING -m addrtype --dst-type LOCAL -j KNARR-HOSTPORTS");
@@ -364,8 +371,11 @@ fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
     let missing = |jumps: &[&str]| -> Vec<String> {
         jumps.iter().filter(|jump| !present.lines().any(|line| line == **jump)).map(|&j| j.to_owned()).collect()
     };
+    // Before what others accept.
+    let first = ["-A INPUT -j KNARR-LOOPBACK", "-A FORWARD -j KNARR-LOOPBACK"];
+    let first = missing(&first).into_iter().map(|jump| jump.replacen("-A", "-I", 1)).collect();
     table("nat", &["KNARR-POSTROUTING", "KNARR-HOSTPORTS"], &[nat, missing(&nat_jumps)])
-        + &table("filter", &["KNARR-STRAY", "KNARR-FORWARD"], &[filter, missing(&filter_jumps)])
+        + &table("filter", &["KNARR-STRAY", "KNARR-FORWARD", "KNARR-LOOPBACK"], &[filter, missing(&filter_jumps), first])
 }
 
 fn table(name: &str, chains: &[&str], rules: &[Vec<String>]) -> String {

@@ -115,6 +115,7 @@ async fn pods_reach_each_other_the_node_and_the_world_and_nothing_strays() {
         call(&a, Ipv4Addr::new(172, 30, 0, 1), 81).unwrap(),
         call(&outside, node_address, 8088).unwrap(),
         call(&node, node_address, 8088).is_ok(),
+        call(&node, Ipv4Addr::LOCALHOST, 8088).unwrap(),
         call(&b, node_address, 8088).is_ok(),
         unreachable(call(&a, Ipv4Addr::new(10, 42, 9, 9), 80)),
         unreachable(call(&a, Ipv4Addr::new(10, 43, 9, 9), 80)),
@@ -129,12 +130,36 @@ async fn pods_reach_each_other_the_node_and_the_world_and_nothing_strays() {
         "172.30.0.2".to_owned(),
         "172.30.0.1".to_owned(),
         true,
+        "10.42.3.1".to_owned(),
         true,
         no_route,
         no_route,
         no_route,
     );
     assert_eq!(seen, expected);
+}
+
+/// The node's own loopback answers host ports there, and stays out of its pods' reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_do_not_reach_the_nodes_loopback() {
+    let mut scene = Scene::new();
+    let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
+    wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
+    let network = PodNetwork::start(scene.config(&node)).await.unwrap();
+    network.attach(&a, "default/a", &[]).await.unwrap();
+    serve(&node, 10248);
+    // A pod that sends such packets on purpose: the way to 127.0.0.2 is the node.
+    netns::within(&a, || {
+        netns::set_sysctl("net.ipv4.conf.all.route_localnet", "1").map(|()| {
+            let run = |words: &str| std::process::Command::new("ip").args(words.split(' ')).status().unwrap().success();
+            assert!(run("route del local 127.0.0.0/8 dev lo table local"));
+            assert!(run("route add 127.0.0.2/32 via 10.42.3.1 dev eth0"));
+        })
+    })
+    .unwrap();
+
+    let direct = call(&a, Ipv4Addr::new(172, 30, 0, 2), 10248).is_ok();
+    assert_eq!((direct, call(&a, Ipv4Addr::new(127, 0, 0, 2), 10248).is_ok()), (true, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
