@@ -54,7 +54,7 @@ vm_base() {
 vm_configure() {
     local root=$1
     echo 'LABEL=root / ext4 defaults 0 1' >"$root/etc/fstab"
-    echo 'LABEL=payload /payload ext4 ro,nofail,x-systemd.device-timeout=5s 0 0' >>"$root/etc/fstab"
+    echo 'LABEL=payload /payload ext4 ro,nofail,x-systemd.device-timeout=120s 0 0' >>"$root/etc/fstab"
     mkdir -p "$root/payload"
     : >"$root/etc/machine-id"
     mkdir -p "$root/root/.ssh"

@@ -99,6 +99,14 @@ impl Cgroups {
         }
     }
 
+    /// How many processes a pod has; none where that is not counted.
+    pub fn processes(&self, uid: &str) -> i64 {
+        let hierarchy = if self.v2 { self.mount.clone() } else { self.mount.join("pids") };
+        let classes = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort].map(|qos| self.class(qos));
+        let groups = classes.iter().map(|class| hierarchy.join(format!("{class}/pod{uid}/pids.current")));
+        groups.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<i64>().ok()).sum()
+    }
+
     /// UIDs of pods that have a group.
     pub fn pods(&self) -> Vec<String> {
         let hierarchy = if self.v2 { self.mount.clone() } else { self.mount.join("memory") };

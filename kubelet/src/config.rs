@@ -5,6 +5,11 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::Args;
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::eviction::{
+    images,
+    signals::{self, Bounds, Graces, Threshold, graces, reclaims},
+};
+
 /// Everything the kubelet can be told. `Config::default()` is what no flags at all give.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -110,7 +115,44 @@ pub struct Config {
     /// Resources kept from pods for Kubernetes itself: cpu=100m,memory=100Mi.
     #[arg(long, value_delimiter = ',', value_parser = quantity)]
     pub kube_reserved: Vec<(String, String)>,
+    /// Evict pods at once when less than this is left: memory.available<1Gi,...; percentages are of the capacity.
+    #[arg(long, default_value = EVICTION_HARD)]
+    pub eviction_hard: Bounds,
+    /// Evict pods when less than this is left for longer than a grace period: memory.available<1.5Gi,...
+    #[arg(long, default_value = "")]
+    pub eviction_soft: Bounds,
+    /// Grace periods of soft eviction thresholds: memory.available=1m30s,...
+    #[arg(long, default_value = "", value_parser = graces)]
+    pub eviction_soft_grace_period: Graces,
+    /// How much more than a threshold must be there again: imagefs.available=2Gi,...
+    #[arg(long, default_value = "", value_parser = reclaims)]
+    pub eviction_minimum_reclaim: Bounds,
+    /// The longest time, in seconds, that a pod evicted by a soft threshold may take to end.
+    #[arg(long, default_value_t = 0)]
+    pub eviction_max_pod_grace_period: u64,
+    /// How long the node's pressure conditions stay after what they tell of is over.
+    #[arg(long, default_value = "5m", value_parser = process::flags::duration)]
+    pub eviction_pressure_transition_period: Duration,
+    /// The percent of disk usage after which unused images are removed; 100 disables that.
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high_threshold: u8,
+    /// The percent of disk usage down to which unused images are removed.
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low_threshold: u8,
+    /// How old an unused image must be before it is removed.
+    #[arg(long, default_value = "2m", value_parser = process::flags::duration)]
+    pub minimum_image_ttl_duration: Duration,
+    /// Unused images older than this are removed, whatever is free; 0 disables that.
+    #[arg(long, default_value = "0", value_parser = process::flags::duration)]
+    pub image_maximum_gc_age: Duration,
+    /// A KubeletConfiguration file (kubelet.config.k8s.io/v1beta1); flags override what it says.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
 }
+
+/// Upstream's thresholds.
+const EVICTION_HARD: &str =
+    "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
 
 impl Default for Config {
     fn default() -> Self {
@@ -135,14 +177,46 @@ pub enum ConfigError {
     /// There is no address to register with.
     #[error("no address found for the node; give --node-ip")]
     NoAddress(#[source] Option<std::io::Error>),
+    /// Thresholds that do not fit together.
+    #[error("{0}")]
+    Eviction(String),
+    /// Images would be removed below a level that is above the one where that begins.
+    #[error("--image-gc-low-threshold must be less than --image-gc-high-threshold")]
+    ImageThresholds,
+    /// The file cannot be read.
+    #[error("read the configuration file {0}")]
+    File(PathBuf, #[source] std::io::Error),
+    /// The file says what is not understood.
+    #[error("the configuration file {0}: {1}")]
+    Content(PathBuf, String),
 }
 
 impl Config {
     /// Checks what flags cannot check one by one.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        match self.tls_cert_file.is_some() == self.tls_private_key_file.is_some() {
-            true => Ok(()),
-            false => Err(ConfigError::HalfCertificate),
+        if self.tls_cert_file.is_some() != self.tls_private_key_file.is_some() {
+            return Err(ConfigError::HalfCertificate);
+        }
+        if self.image_gc_low_threshold >= self.image_gc_high_threshold {
+            return Err(ConfigError::ImageThresholds);
+        }
+        self.eviction_thresholds().map(drop)
+    }
+
+    /// When pods have to go.
+    pub(crate) fn eviction_thresholds(&self) -> Result<Vec<Threshold>, ConfigError> {
+        let (hard, soft) = (&self.eviction_hard, &self.eviction_soft);
+        signals::thresholds(hard, soft, &self.eviction_soft_grace_period, &self.eviction_minimum_reclaim)
+            .map_err(ConfigError::Eviction)
+    }
+
+    /// When images have to go.
+    pub(crate) fn image_policy(&self) -> images::Policy {
+        images::Policy {
+            high: self.image_gc_high_threshold,
+            low: self.image_gc_low_threshold,
+            minimum_age: self.minimum_image_ttl_duration,
+            maximum_age: self.image_maximum_gc_age,
         }
     }
 

@@ -15,6 +15,8 @@
 
 mod cgroup;
 mod config;
+mod config_file;
+mod eviction;
 mod fs;
 mod http_get;
 mod inotify;
@@ -43,6 +45,8 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
+pub use config_file::flags_of_file;
+pub use eviction::signals::Bounds;
 use pod::{resources::Amounts, sandbox_config};
 use runtime::Runtime;
 use shared::{Ctx, NodeFacts, Shared};
@@ -74,6 +78,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     config.validate()?;
+    let thresholds = config.eviction_thresholds()?;
     let name = config.node_name()?;
     for dir in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
         std::fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir, source })?;
@@ -114,6 +119,7 @@ pub async fn run(
         network_ready: watch::Sender::new(false),
         runtime_ready: AtomicBool::new(true),
         pod_changes: broadcast::Sender::new(64),
+        pressures: watch::Sender::new(Default::default()),
         config,
         client,
         runtime,
@@ -124,6 +130,7 @@ pub async fn run(
     let poke = Arc::new(Notify::new());
     let poked = poke.clone();
     ctx.node.on_change(move |_| poked.notify_one());
+    let (evict, evictions) = mpsc::unbounded_channel();
     let full = format!("{}://{}", version.runtime_name, version.runtime_version);
     let reporter = node::reporter::Reporter::new(ctx.clone(), capacity, &full, port);
     tokio::join!(
@@ -131,7 +138,8 @@ pub async fn run(
         node::lease::run(ctx.clone(), shutdown.clone()),
         logs::rotate::run(ctx.clone(), shutdown.clone()),
         server.run(shutdown.clone()),
-        manager::Manager::run(ctx.clone(), pods, sources, poke, shutdown.clone()),
+        eviction::run(ctx.clone(), pods.clone(), thresholds, evict, shutdown.clone()),
+        manager::Manager::run(ctx.clone(), pods, manager::Inputs { sources, evictions }, poke, shutdown.clone()),
     );
     Ok(())
 }

@@ -14,6 +14,7 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    eviction::Eviction,
     pod::{
         admission,
         record::keys,
@@ -34,6 +35,14 @@ enum Signal {
     Gone(Arc<Pod>),
 }
 
+/// What the manager hears from elsewhere in the kubelet.
+pub struct Inputs {
+    /// UIDs of pods that refer to objects which changed.
+    pub sources: mpsc::UnboundedReceiver<String>,
+    /// Pods that have to go.
+    pub evictions: mpsc::UnboundedReceiver<Eviction>,
+}
+
 /// The pods of this node.
 pub struct Manager {
     ctx: Ctx,
@@ -51,14 +60,9 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Runs until `shutdown`. `sources` names pods whose objects changed.
-    pub async fn run(
-        ctx: Ctx,
-        pods: Informer<Pod>,
-        mut sources: mpsc::UnboundedReceiver<String>,
-        poke: Arc<Notify>,
-        shutdown: CancellationToken,
-    ) {
+    /// Runs until `shutdown`.
+    pub async fn run(ctx: Ctx, pods: Informer<Pod>, inputs: Inputs, poke: Arc<Notify>, shutdown: CancellationToken) {
+        let Inputs { mut sources, mut evictions } = inputs;
         let (ended, mut endings) = mpsc::unbounded_channel();
         let (signal, mut signals) = mpsc::unbounded_channel();
         let (runtime_changes, mut runtime_events) = mpsc::unbounded_channel();
@@ -116,6 +120,7 @@ impl Manager {
                     // Nobody need be following a log.
                     let _ = ctx.pod_changes.send(uid);
                 }
+                Some(eviction) = evictions.recv() => manager.tell(&eviction.uid.clone(), &Input::Evict(eviction)),
                 Some(uid) = sources.recv() => manager.tell(&uid, &Input::Sources),
                 Ok(()) = network.changed() => manager.tell_all(&Input::Node),
                 _ = housekeeping.tick() => {
@@ -270,7 +275,9 @@ impl Manager {
         let node = self.ctx.node.get(&client::Key::cluster(&self.ctx.facts.name));
         // Before the node's object has come back, it is what we registered.
         let node = node.map_or_else(|| self.registered(), |n| k8s_openapi::api::core::v1::Node::clone(&n));
-        admission::check(pod, &node, &self.ctx.facts.allocatable, &active)
+        let pressures = self.ctx.pressures.borrow().clone();
+        admission::pressure(pod, &pressures)
+            .or_else(|| admission::check(pod, &node, &self.ctx.facts.allocatable, &active))
             .or_else(|| admission::sysctls(pod, &self.ctx.config.allowed_unsafe_sysctls))
             .or_else(|| admission::unsupported(pod))
     }

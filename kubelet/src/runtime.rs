@@ -289,6 +289,19 @@ impl Runtime {
         call!(self.images, list_images, v1::ListImagesRequest::default()).map(|r| r.images)
     }
 
+    /// Removes an image; one that is gone is fine.
+    pub async fn remove_image(&self, id: &str) -> Result<(), RuntimeError> {
+        let image = Some(v1::ImageSpec { image: id.to_owned(), ..v1::ImageSpec::default() });
+        call!(self.images, remove_image, v1::RemoveImageRequest { image }).map(drop)
+    }
+
+    /// Where the file system with the images is mounted, as the runtime sees it.
+    pub async fn image_mount_point(&self) -> Result<Option<String>, RuntimeError> {
+        let answer = call!(self.images, image_fs_info, v1::ImageFsInfoRequest {})?;
+        let first = answer.image_filesystems.into_iter().next();
+        Ok(first.and_then(|usage| usage.fs_id).map(|id| id.mountpoint).filter(|path| !path.is_empty()))
+    }
+
     /// An image, if it is here.
     pub async fn image(&self, name: &str) -> Result<Option<v1::Image>, RuntimeError> {
         let image = Some(v1::ImageSpec { image: name.to_owned(), ..Default::default() });

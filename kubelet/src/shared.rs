@@ -1,6 +1,7 @@
 //! What every pod worker shares: connections, the node's facts, and the ways to the disk.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use crate::{
     cgroup::Cgroups,
     config::Config,
+    eviction::Pressure,
     pod::{
         env::Sources,
         resources::Amounts,
@@ -75,6 +77,8 @@ pub struct Shared {
     pub network_ready: watch::Sender<bool>,
     /// The runtime answers.
     pub runtime_ready: AtomicBool,
+    /// What the node is short of.
+    pub pressures: watch::Sender<BTreeSet<Pressure>>,
     /// UIDs of pods that changed in the runtime, for those who follow logs.
     pub pod_changes: broadcast::Sender<String>,
 }

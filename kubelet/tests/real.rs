@@ -211,3 +211,19 @@ async fn the_kubelets_port() {
     ];
     assert_eq!(codes, [401, 401, 200, 200, 403, 200, 200, 404, 404, 400]);
 }
+
+/// A pod that writes more than it may into its volume ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_over_its_limit_evicts_its_pod() {
+    let (stage, _real) = stage().await;
+    let mut main = script("a", "dd if=/dev/zero of=/v/big bs=64k count=64; exec sleep 1000");
+    main["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    stage.pod(
+        "p",
+        json!({"terminationGracePeriodSeconds": 0, "containers": [main],
+            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}]}),
+    );
+    let pod = stage.wait("p", "evicted", |p| phase(p) == "Failed").await;
+    let expected = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
+    assert_eq!((&pod["status"]["reason"], &pod["status"]["message"]), (&json!("Evicted"), &json!(expected)));
+}

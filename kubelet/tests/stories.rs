@@ -319,3 +319,30 @@ async fn nothing_is_said_of_containers_before_the_runtime_answers() {
         before["status"]["containerStatuses"]
     );
 }
+
+/// A node that is short of memory says so, evicts one pod after the other, and takes no more that promise nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_short_of_memory_evicts() {
+    let stage = Stage::start_with(|config| config.eviction_hard = "memory.available<1000Ti".parse().unwrap()).await;
+    stage.api.wait("nodes", "", NODE, "short of memory", |n| is(n, "MemoryPressure")).await;
+    stage.pod("greedy", json!({"containers": [{"name": "a", "resources": {"requests": {"memory": "1Mi"}}}]}));
+    stage.pod("best", json!({"containers": [{"name": "a"}]}));
+    let rejected = stage.wait("best", "turned away", |p| phase(p) == "Failed").await;
+    let evicted = stage.wait("greedy", "evicted", |p| phase(p) == "Failed").await;
+
+    let says = |pod: &serde_json::Value| {
+        let status = &pod["status"];
+        (status["reason"].as_str().unwrap().to_owned(), status["message"].as_str().unwrap().to_owned())
+    };
+    let refusal = "Pod was rejected: The node had condition: [MemoryPressure]. ";
+    assert_eq!(says(&rejected), ("Evicted".to_owned(), refusal.to_owned()));
+    let (reason, message) = says(&evicted);
+    let begin = "The node was low on resource: memory. Threshold quantity: 1000Ti, available: ";
+    assert!(reason == "Evicted" && message.starts_with(begin), "{reason}: {message}");
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&target["reason"], &target["message"]), (&json!("TerminationByKubelet"), &json!(message)));
+    stage.cri.called("stop a").await;
+    stage.api.event("greedy", "Evicted: The node was low on resource").await;
+    stage.api.event(NODE, "EvictionThresholdMet: Attempting to reclaim memory").await;
+}

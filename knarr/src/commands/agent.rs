@@ -62,6 +62,7 @@ pub fn run(args: Args) -> Result<()> {
             client_ca: args.client_ca_file,
             serving: (args.tls_cert_file, args.tls_private_key_file),
             registries: registries::load(args.registries_file.as_deref())?,
+            shared_disk: false,
             kubelet_client: component::client(Some(&args.kubeconfig), None).await?,
             proxy_client: component::client(Some(proxy), None).await?,
         };

@@ -111,6 +111,7 @@ pub fn run(args: Args) -> Result<()> {
                 client_ca: data.join("pki/ca.crt"),
                 serving,
                 registries: registries::load(args.registries_file.as_deref())?,
+                shared_disk: false,
                 kubelet_client: control_plane.node_client(&name),
                 proxy_client: control_plane.component_client("kube-proxy"),
                 name,

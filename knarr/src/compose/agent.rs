@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -29,6 +30,8 @@ pub struct Plan {
     pub serving: (PathBuf, PathBuf),
     /// How registries are reached.
     pub registries: Vec<runtime::Registry>,
+    /// The node shares its disk with other things than the cluster: how full it is says nothing about its pods.
+    pub shared_disk: bool,
     /// A client that acts as the node.
     pub kubelet_client: kube::Client,
     /// A client that acts as the proxy.
@@ -77,7 +80,14 @@ fn runtime_config(plan: &Plan) -> runtime::Config {
 }
 
 fn kubelet_config(plan: &Plan) -> kubelet::Config {
+    let defaults = kubelet::Config::default();
+    let (eviction_hard, image_gc_high_threshold) = match plan.shared_disk {
+        true => (kubelet::Bounds::from_str("memory.available<100Mi").unwrap_or_default(), 100),
+        false => (defaults.eviction_hard.clone(), defaults.image_gc_high_threshold),
+    };
     kubelet::Config {
+        eviction_hard,
+        image_gc_high_threshold,
         node_ip: Some(IpAddr::V4(plan.address)),
         hostname_override: Some(plan.name.clone()),
         container_runtime_endpoint: format!("unix://{}", cri_socket(&plan.folder).display()),
@@ -89,6 +99,6 @@ fn kubelet_config(plan: &Plan) -> kubelet::Config {
         client_ca_file: Some(plan.client_ca.clone()),
         tls_cert_file: Some(plan.serving.0.clone()),
         tls_private_key_file: Some(plan.serving.1.clone()),
-        ..kubelet::Config::default()
+        ..defaults
     }
 }

@@ -82,6 +82,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         serving,
         // The nodes of a local cluster have no way to a registry.
         registries: Vec::new(),
+        shared_disk: true,
         kubelet_client: kubelet_client.clone(),
         proxy_client,
     };

@@ -67,13 +67,7 @@ pub fn create(group: &str) -> Result<()> {
         for part in group.split('/') {
             hierarchy.delegate(&path)?;
             path.push(part);
-            match fs::create_dir(&path) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(e).with_context(|| format!("make the cgroup {}", path.display()));
-                }
-                _ => {}
-            }
-            hierarchy.inherit_cpuset(&path)?;
+            hierarchy.make(&path)?;
         }
     }
     Ok(())
@@ -107,7 +101,11 @@ pub fn settle() -> Result<()> {
         mount(Some(kind), &hierarchy.mount, Some(kind), flags, options)
             .with_context(|| format!("mount {}", hierarchy.mount.display()))?;
     }
-    create(AGENT)?;
+    for hierarchy in hierarchies()? {
+        // Controllers are passed down only once nobody is left above: version 2 makes a group with both a threaded one, and
+        // those below it take no processes then.
+        hierarchy.make(&hierarchy.mount.join(AGENT))?;
+    }
     // By the number that this process has in its own pid namespace, which is the one that counts when it writes.
     enter(AGENT, std::process::id())?;
     for hierarchy in hierarchies()? {
@@ -199,6 +197,17 @@ impl Hierarchy {
     /// Whether the group is in this hierarchy.
     pub fn has(&self, group: &str) -> bool {
         self.mount.join(group).is_dir()
+    }
+
+    /// Makes one group, if it is not there.
+    fn make(&self, path: &Path) -> Result<()> {
+        match fs::create_dir(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(e).with_context(|| format!("make the cgroup {}", path.display()));
+            }
+            _ => {}
+        }
+        self.inherit_cpuset(path)
     }
 
     /// Version 2: passes every controller of `path` down to its children.

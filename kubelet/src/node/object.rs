@@ -1,6 +1,6 @@
 //! The node's object as it should be: plain functions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -17,6 +17,7 @@ use k8s_openapi::{
 use api::quantity::{Format, Quantity};
 
 use super::facts;
+use crate::eviction::Pressure;
 use crate::pod::{resources::Amounts, status::whole_second};
 
 /// What a status is made from.
@@ -38,10 +39,8 @@ pub struct Observed {
     pub images: Vec<ContainerImage>,
     /// Why it is not ready, if it is not.
     pub not_ready: Option<String>,
-    /// Memory is short.
-    pub memory_pressure: bool,
-    /// Disk is short.
-    pub disk_pressure: bool,
+    /// What is short.
+    pub pressures: BTreeSet<Pressure>,
 }
 
 /// Upstream lists no more images than this.
@@ -55,6 +54,14 @@ fn quantities(amounts: &Amounts) -> BTreeMap<String, ApiQuantity> {
         _ => Quantity::from_units(value, Format::BinarySi).to_string(),
     };
     amounts.iter().map(|(name, value)| (name.clone(), ApiQuantity(text(name, *value)))).collect()
+}
+
+/// A node as events refer to it: upstream's kubelet uses the name as UID.
+pub fn node_reference(name: &str) -> Node {
+    let mut node = Node::default();
+    node.metadata.name = Some(name.to_owned());
+    node.metadata.uid = Some(name.to_owned());
+    node
 }
 
 /// The labels that every node carries.
@@ -107,21 +114,26 @@ pub fn status(o: &Observed, old: &NodeStatus, now: Timestamp) -> NodeStatus {
 }
 
 fn conditions(o: &Observed, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
+    let short = |pressure: Pressure| o.pressures.contains(&pressure);
     let pressure = |on: bool, yes: &'static str, no: &'static str| if on { ("True", yes) } else { ("False", no) };
-    let (memory, memory_reason) = pressure(o.memory_pressure, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory");
-    let (disk, disk_reason) = pressure(o.disk_pressure, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure");
+    let (memory, memory_reason) =
+        pressure(short(Pressure::Memory), "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory");
+    let (disk, disk_reason) = pressure(short(Pressure::Disk), "KubeletHasDiskPressure", "KubeletHasNoDiskPressure");
+    let (pid, pid_reason) = pressure(short(Pressure::Pid), "KubeletHasInsufficientPID", "KubeletHasSufficientPID");
     let ready = match &o.not_ready {
         None => ("True", "KubeletReady", "kubelet is posting ready status".to_owned()),
         Some(why) => ("False", "KubeletNotReady", why.clone()),
     };
     let has = |on: bool, yes: &str, no: &str| if on { yes.to_owned() } else { no.to_owned() };
     let memory_text =
-        has(o.memory_pressure, "kubelet has insufficient memory available", "kubelet has sufficient memory available");
-    let disk_text = has(o.disk_pressure, "kubelet has disk pressure", "kubelet has no disk pressure");
+        has(short(Pressure::Memory), "kubelet has insufficient memory available", "kubelet has sufficient memory available");
+    let disk_text = has(short(Pressure::Disk), "kubelet has disk pressure", "kubelet has no disk pressure");
+    let pid_text =
+        has(short(Pressure::Pid), "kubelet has insufficient PID available", "kubelet has sufficient PID available");
     let wanted = [
         ("MemoryPressure", memory, memory_reason, memory_text),
         ("DiskPressure", disk, disk_reason, disk_text),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+        ("PIDPressure", pid, pid_reason, pid_text),
         ("Ready", ready.0, ready.1, ready.2),
     ];
     let stamp = Some(Time(whole_second(now)));
@@ -189,8 +201,7 @@ mod tests {
             port: 10250,
             images: vec![],
             not_ready: not_ready.map(str::to_owned),
-            memory_pressure: false,
-            disk_pressure: false,
+            pressures: BTreeSet::new(),
         }
     }
 

@@ -8,7 +8,10 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{facts, object};
+use super::{
+    facts,
+    object::{self, node_reference},
+};
 use crate::{pod::resources::Amounts, shared::Ctx};
 
 /// Computes and writes the node's status.
@@ -33,6 +36,7 @@ impl Reporter {
     pub async fn run(mut self, poke: std::sync::Arc<Notify>, shutdown: CancellationToken) {
         let mut retry = Duration::from_millis(50);
         let mut eager = Duration::from_millis(50);
+        let mut pressures = self.ctx.pressures.subscribe();
         let work = async {
             loop {
                 let pause = match self.look().await {
@@ -54,6 +58,7 @@ impl Reporter {
                 };
                 tokio::select! {
                     () = poke.notified() => {}
+                    Ok(()) = pressures.changed() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -158,7 +163,6 @@ impl Reporter {
             true => self.ctx.runtime.images().await.map(images).unwrap_or_default(),
             false => Vec::new(),
         };
-        let (size, free) = facts::disk(&self.ctx.config.root_dir);
         object::Observed {
             name: self.ctx.facts.name.clone(),
             ips: self.ctx.facts.ips.clone(),
@@ -168,9 +172,7 @@ impl Reporter {
             port: self.port,
             images,
             not_ready,
-            memory_pressure: facts::memory_available() < 100 << 20,
-            // A tenth of a small disk, but a large one is not full with gigabytes to spare.
-            disk_pressure: size > 0 && free < (size / 10).min(1 << 30),
+            pressures: self.ctx.pressures.borrow().clone(),
         }
     }
 
@@ -208,12 +210,4 @@ fn images(list: Vec<v1::Image>) -> Vec<ContainerImage> {
             size_bytes: i64::try_from(i.size).ok(),
         })
         .collect()
-}
-
-/// A node as events refer to it: upstream's kubelet uses the name as UID.
-fn node_reference(name: &str) -> Node {
-    let mut node = Node::default();
-    node.metadata.name = Some(name.to_owned());
-    node.metadata.uid = Some(name.to_owned());
-    node
 }

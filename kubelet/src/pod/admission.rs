@@ -1,13 +1,14 @@
 //! Whether this node takes a pod that names it: pods may arrive without a scheduler, and the node may have changed since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Toleration};
 
 use super::{
-    resources::{self, Amounts},
+    resources::{self, Amounts, Qos},
     spec,
 };
+use crate::eviction::{Pressure, is_critical};
 
 /// Why a pod is turned away: reason and message of its Failed phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,26 @@ pub struct Rejection {
 
 fn reject(reason: &str, message: String) -> Option<Rejection> {
     Some(Rejection { reason: reason.to_owned(), message })
+}
+
+/// Checks whether a node that is short of something takes one more pod: none that the cluster can do without, but for one
+/// with requests where only memory is short.
+pub fn pressure(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Option<Rejection> {
+    if pressures.is_empty() || is_critical(pod) {
+        return None;
+    }
+    if pressures.iter().eq([&Pressure::Memory]) {
+        let tolerates = |t: &Toleration| {
+            let key = t.key.as_deref().is_none_or(|k| k.is_empty() || k == "node.kubernetes.io/memory-pressure");
+            key && t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoSchedule")
+                && t.value.as_deref().unwrap_or_default().is_empty()
+        };
+        if resources::qos(pod) != Qos::BestEffort || spec::spec(pod).tolerations.iter().flatten().any(tolerates) {
+            return None;
+        }
+    }
+    let names: Vec<&str> = pressures.iter().map(|p| p.condition()).collect();
+    reject("Evicted", format!("The node had condition: [{}]. ", names.join(" ")))
 }
 
 /// Checks `pod` against the node and the pods that already run here.
@@ -221,6 +242,25 @@ mod tests {
             assert_eq!(got.as_deref(), expected);
         }
     }
+
+    #[test]
+    fn nodes_that_are_short_of_something() {
+        let best = json!({"containers": [{"name": "a"}]});
+        let burstable = json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "1"}}}]});
+        let critical = json!({"containers": [{"name": "a"}], "priority": 2_000_000_000});
+        let tolerant = json!({"containers": [{"name": "a"}], "tolerations": [{"operator": "Exists"}]});
+        let memory = BTreeSet::from([Pressure::Memory]);
+        let both = BTreeSet::from([Pressure::Memory, Pressure::Disk]);
+        let judge =
+            |spec: &Value, pressures: &BTreeSet<Pressure>| pressure(&pod(spec.clone()), pressures).map(|r| r.message);
+        assert_eq!(judge(&best, &BTreeSet::new()), None);
+        assert_eq!(judge(&best, &memory).as_deref(), Some("The node had condition: [MemoryPressure]. "));
+        assert_eq!([&burstable, &critical, &tolerant].map(|spec| judge(spec, &memory)), [None, None, None]);
+        let expected = "The node had condition: [MemoryPressure DiskPressure]. ";
+        assert_eq!(judge(&tolerant, &both).as_deref(), Some(expected));
+        assert_eq!(judge(&critical, &both), None);
+    }
+
     #[test]
     fn what_would_be_ignored_is_turned_away() {
         let reason = |spec: Value| {

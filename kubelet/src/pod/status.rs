@@ -528,5 +528,22 @@ pub fn rejected(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> PodSt
     }
 }
 
+/// Says that a pod ends for its node's sake.
+pub fn disrupt(status: &mut PodStatus, message: &str, now: Timestamp) {
+    let conditions = status.conditions.get_or_insert_default();
+    if conditions.iter().any(|c| c.type_ == "DisruptionTarget" && c.message.as_deref() == Some(message)) {
+        return;
+    }
+    conditions.retain(|c| c.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        last_transition_time: time(now),
+        message: Some(message.to_owned()),
+        reason: Some("TerminationByKubelet".to_owned()),
+        status: "True".to_owned(),
+        type_: "DisruptionTarget".to_owned(),
+        ..PodCondition::default()
+    });
+}
+
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
+use crate::eviction::Eviction;
+
 pub use work::{Finished, spawn};
 
 /// Something that a worker should know.
@@ -40,6 +42,8 @@ pub enum Input {
     Sources,
     /// The node's network or runtime became ready.
     Node,
+    /// The node wants it gone.
+    Evict(Eviction),
     /// A probe reached a verdict.
     Probe {
         /// The container.

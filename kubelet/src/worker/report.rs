@@ -28,7 +28,9 @@ impl Worker {
         }
         let Some(said) = &self.said else { return pod };
         let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-        let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| own.contains(&c.type_.as_str());
+        let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| {
+            own.contains(&c.type_.as_str()) || (c.type_ == "DisruptionTarget" && self.disrupted.is_some())
+        };
         let mut status = said.clone();
         let mut conditions: Vec<_> = said.conditions.iter().flatten().filter(ours).cloned().collect();
         let theirs = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
@@ -61,6 +63,9 @@ impl Worker {
                 failed: self.failed.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
             }),
         };
+        if let Some(message) = &self.disrupted {
+            status::disrupt(&mut status, message, now);
+        }
         if matches!(self.stage, Stage::Terminating { .. }) {
             hold_phase(&mut status, &view);
         }

@@ -16,6 +16,7 @@ use super::{
     start::Order,
 };
 use crate::{
+    eviction::Eviction,
     pod::{
         admission::Rejection,
         container_config,
@@ -96,6 +97,8 @@ pub(super) struct Worker {
     pub stage: Stage,
     /// What ended the pod before its containers did.
     pub failed: Option<(String, String)>,
+    /// It was ended for the node's sake: what its condition says.
+    pub disrupted: Option<String>,
     pub rejected: Option<Rejection>,
     pub record: PodRecord,
     /// The runtime has answered at least once: before, nothing can be said of containers.
@@ -148,6 +151,7 @@ impl Worker {
             removed: false,
             stage: if rejected.is_some() { Stage::Stopped } else { Stage::Running },
             failed: None,
+            disrupted: None,
             rejected,
             record: PodRecord::default(),
             observed: false,
@@ -173,7 +177,7 @@ impl Worker {
         if self.rejected.is_none() {
             self.ctx.references.register(&self.pod);
             if spec::is_terminal(self.pod.status.as_ref().and_then(|s| s.phase.as_deref())) {
-                self.terminate(None);
+                self.terminate(None, None);
             }
         }
         while self.stage != Stage::Finished {
@@ -226,6 +230,7 @@ impl Worker {
                     }
                 }
             }
+            Input::Evict(eviction) => self.evict(eviction),
             Input::Probe { container, id, kind, ok } => {
                 let memory = self.memory.container_mut(&container);
                 if memory.probed.as_deref() == Some(id.as_str()) {
@@ -237,6 +242,15 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn evict(&mut self, eviction: Eviction) {
+        if self.stage != Stage::Running || self.rejected.is_some() {
+            return;
+        }
+        self.ctx.event(&self.pod, "Warning", "Evicted", eviction.message.clone());
+        self.disrupted = eviction.disrupted.then(|| eviction.message.clone());
+        self.terminate(Some(("Evicted".to_owned(), eviction.message)), Some(eviction.grace));
     }
 
     /// Takes a newer state of the object.
@@ -325,13 +339,13 @@ impl Worker {
 
     fn run_stage(&mut self, now: Timestamp) {
         if self.removed || spec::is_deleting(&self.pod) {
-            return self.terminate(None);
+            return self.terminate(None, None);
         }
         if let Some(deadline) = self.active_deadline() {
             if now >= deadline {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
                 self.ctx.event(&self.pod, "Normal", "DeadlineExceeded", message.clone());
-                return self.terminate(Some(("DeadlineExceeded".to_owned(), message)));
+                return self.terminate(Some(("DeadlineExceeded".to_owned(), message)), None);
             }
             self.wake(deadline);
         }
@@ -343,7 +357,7 @@ impl Worker {
         let view = self.view();
         let decision = decide::decide(&Observed { pod: &view, runtime: &self.record, memory: &self.memory, now });
         if decision.ended {
-            return self.terminate(None);
+            return self.terminate(None, None);
         }
         if let Some(at) = decision.wake_at {
             self.wake(at);
@@ -520,7 +534,8 @@ impl Worker {
         }
     }
 
-    fn terminate(&mut self, failed: Option<(String, String)>) {
+    /// Begins the end, within the pod's grace period or a shorter one.
+    fn terminate(&mut self, failed: Option<(String, String)>, at_most: Option<i64>) {
         self.failed = self.failed.take().or(failed);
         // A pull may take hours; whatever was made by then is seen and stopped.
         if let Some(task) = self.start_task.take() {
@@ -528,7 +543,7 @@ impl Worker {
             self.memory.starting = None;
             self.dirty = true;
         }
-        let grace = terminate::grace_seconds(&self.pod);
+        let grace = terminate::grace_seconds(&self.pod).min(at_most.unwrap_or(i64::MAX));
         self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
     }
 

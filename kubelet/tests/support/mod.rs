@@ -61,6 +61,9 @@ impl Stage {
             port: 0,
             healthz_port: 0,
             pod_cidr: Some("10.42.0.0/24".into()),
+            // How full this machine is decides nothing here.
+            eviction_hard: knarr_kubelet::Bounds::default(),
+            image_gc_high_threshold: 100,
             ..knarr_kubelet::Config::default()
         };
         configure(&mut config);
