@@ -1,0 +1,196 @@
+//! `kubectl annotate`.
+
+use api::patch::{PatchType, two_way_json_merge};
+use serde_json::json;
+
+use super::{
+    label::list,
+    labels::{Changes, map_of, split},
+};
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRunArgs, DryRun, OutputArgs},
+    resources::{FileArgs, Object, Query},
+    typed,
+    write::{Helper, Show},
+};
+
+/// May be changed without being asked: it tells of the last change.
+const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
+
+/// Arguments of `annotate`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    print: OutputArgs,
+    /// Change annotations that are there already
+    #[arg(long)]
+    overwrite: bool,
+    /// Show the annotations
+    #[arg(long)]
+    list: bool,
+    /// Ask no server; change what files hold
+    #[arg(long)]
+    local: bool,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+    /// Fields of the objects
+    #[arg(long)]
+    field_selector: Option<String>,
+    /// All objects of the given types in the namespace
+    #[arg(long)]
+    all: bool,
+    /// Look in all namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Only if the object is at this version; for one object
+    #[arg(long, default_value = "", hide_default_value = true)]
+    resource_version: String,
+    #[command(flatten)]
+    files: FileArgs,
+    /// Labels of the objects
+    #[arg(long, short = 'l')]
+    selector: Option<String>,
+    /// Name of the manager that owns the fields
+    #[arg(long, default_value = "kubectl-annotate")]
+    field_manager: String,
+    /// Objects, then KEY=VALUE or KEY-
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or what could not be annotated.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    let dry_run = args.dry_run.strategy()?;
+    let (resources, changes) = split(&args.arguments, "annotation").map_err(plain)?;
+    let changes = parse(&changes).map_err(plain)?;
+    validate(&args, &resources, &changes, dry_run).map_err(plain)?;
+    let query = Query {
+        args: &resources,
+        files: Some(&args.files),
+        labels: args.selector.as_deref(),
+        fields: args.field_selector.as_deref(),
+        all: args.all,
+        all_namespaces: args.all_namespaces,
+        latest: !args.local,
+        local: args.local,
+        ..Query::default()
+    };
+    let found = query.objects(cx).await?;
+    if !found.single && !args.resource_version.is_empty() {
+        return Err(plain("--resource-version may only be used with a single resource"));
+    }
+    let mut failures = found.failures;
+    for object in found.objects {
+        if let Err(failure) = one(&args, cx, &changes, dry_run, object, found.single).await {
+            failures.push(failure);
+        }
+    }
+    Failure::of(failures)
+}
+
+async fn one(
+    args: &Args,
+    cx: &Context,
+    changes: &Changes,
+    dry_run: DryRun,
+    mut object: Object,
+    single: bool,
+) -> Result<(), Failure> {
+    let send = !(dry_run == DryRun::Client || args.local || args.list);
+    let mut old = object.value.clone();
+    if !args.resource_version.is_empty()
+        && let Some(metadata) = old["metadata"].as_object_mut()
+    {
+        metadata.remove("resourceVersion");
+    }
+    if !args.overwrite {
+        let annotations = map_of(&object.value, "annotations");
+        let taken = changes.overwritten(&annotations).into_iter().filter(|(key, _)| *key != CHANGE_CAUSE);
+        let taken: Vec<String> = taken.map(|(key, value)| format!("'{key}' already has a value ({value})")).collect();
+        if !taken.is_empty() {
+            let taken = taken.join("; ");
+            return Err(plain(format!("--overwrite is false but found the following declared annotation(s): {taken}")));
+        }
+    }
+    changes.apply(&mut object.value, "annotations");
+    if !args.resource_version.is_empty() {
+        object.value["metadata"]["resourceVersion"] = json!(args.resource_version);
+    }
+    if send {
+        let patch = two_way_json_merge(&old, &object.value);
+        let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager);
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        object.value = helper.patch(namespace, &object.name, PatchType::Merge, &typed::sorted(&patch)).await?;
+    }
+    if args.list {
+        list(&object, "annotations", single);
+        return Ok(());
+    }
+    Show::new(&args.print, "annotated", dry_run)?.print(&object.value)
+}
+
+fn validate(args: &Args, resources: &[String], changes: &Changes, dry_run: DryRun) -> Result<(), String> {
+    let refused = |why: &str| Err(why.to_owned());
+    if args.list && args.print.output.is_some() {
+        return refused("--list and --output may not be specified together");
+    }
+    if args.all && args.selector.as_deref().is_some_and(|s| !s.is_empty()) {
+        return refused("cannot set --all and --selector at the same time");
+    }
+    if args.all && args.field_selector.as_deref().is_some_and(|s| !s.is_empty()) {
+        return refused("cannot set --all and --field-selector at the same time");
+    }
+    if args.local {
+        if dry_run == DryRun::Server {
+            return refused("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
+        }
+        if !resources.is_empty() {
+            return refused("can only use local files by -f rsrc.yaml or --filename=rsrc.json when --local=true is set");
+        }
+        if args.files.is_empty() {
+            return refused("one or more files must be specified as -f rsrc.yaml or --filename=rsrc.json");
+        }
+    } else if resources.is_empty() && args.files.is_empty() {
+        return refused("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+    }
+    if changes.is_empty() && !args.list {
+        return refused("at least one annotation update is required");
+    }
+    let both: Vec<&str> = changes.remove.iter().filter(|key| changes.set.contains_key(*key)).map(String::as_str).collect();
+    if !both.is_empty() {
+        let both = both.join(", ");
+        return Err(format!("can not both modify and remove the following annotation(s) in the same command: {both}"));
+    }
+    Ok(())
+}
+
+fn parse(specs: &[String]) -> Result<Changes, String> {
+    let mut changes = Changes::default();
+    let mut invalid = Vec::new();
+    for spec in specs {
+        match spec.split_once('=') {
+            Some((key, value)) if !key.is_empty() => drop(changes.set.insert(key.to_owned(), value.to_owned())),
+            _ => match spec.strip_suffix('-').filter(|key| !key.is_empty()) {
+                Some(key) => changes.remove.push(key.to_owned()),
+                None => invalid.push(spec.as_str()),
+            },
+        }
+    }
+    if invalid.is_empty() { Ok(changes) } else { Err(format!("invalid annotation format: {}", invalid.join(", "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_may_hold_anything() {
+        let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let changes = parse(&strings(&["a=b=c d", "e-"])).unwrap();
+        assert_eq!((changes.set.get("a").map(String::as_str), changes.remove), (Some("b=c d"), strings(&["e"])));
+    }
+}

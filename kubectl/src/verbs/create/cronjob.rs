@@ -1,0 +1,45 @@
+//! `kubectl create cronjob`.
+
+use serde_json::json;
+
+use super::{
+    generator::{Generated, Made, required, with_namespace},
+    job,
+};
+use crate::{context::Context, failure::Failure};
+
+/// Arguments of `create cronjob`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    made: Made,
+    /// Image to run
+    #[arg(long)]
+    image: Option<String>,
+    /// When to run, in cron's format
+    #[arg(long)]
+    schedule: Option<String>,
+    /// Whether the job's pods are restarted: OnFailure or Never
+    #[arg(long, default_value = "", hide_default_value = true)]
+    restart: String,
+    /// Name of the cron job; after `--` the container's command
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or the server's refusal.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    required(&[("image", args.image.is_some()), ("schedule", args.schedule.is_some())])?;
+    let (name, command) = args.made.name(cx, "cronjob", &args.arguments)?;
+    let restart = if args.restart.is_empty() { "OnFailure" } else { &args.restart };
+    let spec = job::spec(name, args.image.as_deref().unwrap_or_default(), command, restart);
+    let object = json!({
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": name},
+        "spec": {"schedule": args.schedule, "jobTemplate": {"metadata": {"name": name}, "spec": spec}},
+    });
+    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create cronjob: " }).await
+}

@@ -1,0 +1,231 @@
+//! `kubectl label`.
+
+use api::{
+    names,
+    patch::{PatchType, two_way_json_merge},
+};
+use serde_json::{Value, json};
+
+use super::labels::{Changes, map_of, split};
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRunArgs, DryRun, OutputArgs},
+    resources::{FileArgs, Object, Query},
+    typed,
+    write::{Helper, Show},
+};
+
+/// Arguments of `label`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    print: OutputArgs,
+    /// Change labels that are there already
+    #[arg(long)]
+    overwrite: bool,
+    /// Show the labels
+    #[arg(long)]
+    list: bool,
+    /// Ask no server; change what files hold
+    #[arg(long)]
+    local: bool,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+    /// Fields of the objects
+    #[arg(long)]
+    field_selector: Option<String>,
+    /// All objects of the given types in the namespace
+    #[arg(long)]
+    all: bool,
+    /// Look in all namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Only if the object is at this version; for one object
+    #[arg(long, default_value = "", hide_default_value = true)]
+    resource_version: String,
+    #[command(flatten)]
+    files: FileArgs,
+    /// Labels of the objects
+    #[arg(long, short = 'l')]
+    selector: Option<String>,
+    /// Name of the manager that owns the fields
+    #[arg(long, default_value = "kubectl-label")]
+    field_manager: String,
+    /// Objects, then KEY=VALUE or KEY-
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or what could not be labeled.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    let dry_run = args.dry_run.strategy()?;
+    let (resources, changes) = split(&args.arguments, "label").map_err(plain)?;
+    let changes = parse(&changes).map_err(plain)?;
+    if args.list && args.print.output.is_some() {
+        return Err(plain("--list and --output may not be specified together"));
+    }
+    validate(&args, &resources, &changes, dry_run).map_err(plain)?;
+    let query = Query {
+        args: &resources,
+        files: Some(&args.files),
+        labels: args.selector.as_deref(),
+        fields: args.field_selector.as_deref(),
+        all: args.all,
+        all_namespaces: args.all_namespaces,
+        latest: !args.local,
+        local: args.local,
+        ..Query::default()
+    };
+    let found = query.objects(cx).await?;
+    if !found.single && !args.resource_version.is_empty() {
+        return Err(plain("--resource-version may only be used with a single resource"));
+    }
+    let mut failures = found.failures;
+    for object in found.objects {
+        if let Err(failure) = one(&args, cx, &changes, dry_run, object, found.single).await {
+            failures.push(failure);
+        }
+    }
+    Failure::of(failures)
+}
+
+async fn one(
+    args: &Args,
+    cx: &Context,
+    changes: &Changes,
+    dry_run: DryRun,
+    mut object: Object,
+    single: bool,
+) -> Result<(), Failure> {
+    if !args.resource_version.is_empty()
+        && let Some(metadata) = object.value["metadata"].as_object_mut()
+    {
+        metadata.remove("resourceVersion");
+    }
+    let old = object.value.clone();
+    let send = !(dry_run == DryRun::Client || args.local || args.list);
+    let labels = map_of(&old, "labels");
+    if send {
+        for key in changes.remove.iter().filter(|key| !labels.contains_key(*key)) {
+            println!("label {} not found.", api::field::go_quote(key));
+        }
+    }
+    if !args.overwrite {
+        let taken = changes.overwritten(&labels);
+        let taken = taken.iter().map(|(k, v)| plain(format!("'{k}' already has a value ({v}), and --overwrite is false")));
+        Failure::of(taken.collect())?;
+    }
+    changes.apply(&mut object.value, "labels");
+    if !args.resource_version.is_empty() {
+        object.value["metadata"]["resourceVersion"] = json!(args.resource_version);
+    }
+    let done = operation(&old, &object.value, args.overwrite);
+    if send {
+        let patch = two_way_json_merge(&old, &object.value);
+        let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager);
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        helper.patch(namespace, &object.name, PatchType::Merge, &typed::sorted(&patch)).await?;
+    }
+    if args.list {
+        list(&object, "labels", single);
+        return Ok(());
+    }
+    Show::new(&args.print, done, dry_run)?.print(&object.value)
+}
+
+/// Prints an object's labels or annotations, with a heading unless it is the only object.
+pub fn list(object: &Object, field: &str, single: bool) {
+    let indent = if single { "" } else { " " };
+    if !single {
+        println!("Listing {field} for {}.{}/{}:", object.mapping.kind, object.mapping.group, object.name);
+    }
+    for (key, value) in map_of(&object.value, field) {
+        println!("{indent}{key}={}", value.as_str().unwrap_or_default());
+    }
+}
+
+/// Upstream judges by the lengths of the encodings.
+fn operation(old: &Value, new: &Value, overwrite: bool) -> &'static str {
+    let (before, after) = (typed::sorted(old), typed::sorted(new));
+    match before == after {
+        true => "not labeled",
+        false if !overwrite && after.len() < before.len() => "unlabeled",
+        false => "labeled",
+    }
+}
+
+fn validate(args: &Args, resources: &[String], changes: &Changes, dry_run: DryRun) -> Result<(), String> {
+    let refused = |why: &str| Err(why.to_owned());
+    if args.all && args.selector.as_deref().is_some_and(|s| !s.is_empty()) {
+        return refused("cannot set --all and --selector at the same time");
+    }
+    if args.all && args.field_selector.as_deref().is_some_and(|s| !s.is_empty()) {
+        return refused("cannot set --all and --field-selector at the same time");
+    }
+    if args.local {
+        if dry_run == DryRun::Server {
+            return refused("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
+        }
+        if !resources.is_empty() {
+            return refused("can only use local files by -f pod.yaml or --filename=pod.json when --local=true is set");
+        }
+        if args.files.is_empty() {
+            return refused("one or more files must be specified as -f pod.yaml or --filename=pod.json");
+        }
+    } else if resources.is_empty() && args.files.is_empty() {
+        return refused("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+    }
+    if changes.is_empty() && !args.list {
+        return refused("at least one label update is required");
+    }
+    Ok(())
+}
+
+fn parse(specs: &[String]) -> Result<Changes, String> {
+    let mut changes = Changes::default();
+    for spec in specs {
+        if spec.contains('=') {
+            let [key, value] = spec.split('=').collect::<Vec<_>>()[..] else { return Err(format!("invalid label spec: {spec}")) };
+            let problems = names::label_value(value);
+            if !problems.is_empty() {
+                return Err(format!("invalid label value: {}: {}", api::field::go_quote(spec), problems.join(";")));
+            }
+            changes.set.insert(key.to_owned(), value.to_owned());
+        } else if let Some(key) = spec.strip_suffix('-') {
+            changes.remove.push(key.to_owned());
+        } else {
+            return Err(format!("unknown label spec: {spec}"));
+        }
+    }
+    if changes.remove.iter().any(|key| changes.set.contains_key(key)) {
+        return Err("can not both modify and remove a label in the same command".to_owned());
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specs_set_or_remove() {
+        let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let changes = parse(&strings(&["a=b", "c-"])).unwrap();
+        assert_eq!((changes.set.get("a").map(String::as_str), changes.remove), (Some("b"), strings(&["c"])));
+        assert_eq!(parse(&strings(&["a=b=c"])), Err("invalid label spec: a=b=c".to_owned()));
+        assert_eq!(parse(&strings(&["a=b", "a-"])), Err("can not both modify and remove a label in the same command".to_owned()));
+    }
+
+    #[test]
+    fn the_operation_goes_by_length() {
+        let labeled = |labels: Value| json!({"metadata": {"labels": labels}});
+        let (some, none) = (labeled(json!({"a": "b"})), labeled(json!({})));
+        assert_eq!(operation(&none, &some, false), "labeled");
+        assert_eq!(operation(&some, &some, false), "not labeled");
+        assert_eq!(operation(&some, &none, false), "unlabeled");
+        assert_eq!(operation(&some, &none, true), "labeled");
+    }
+}

@@ -1,0 +1,160 @@
+//! `kubectl patch`.
+
+use api::{
+    patch::{Patch, PatchType},
+    schema::yaml,
+};
+use serde_json::Value;
+
+use crate::{
+    context::Context,
+    failure::{Failure, file_error, plain},
+    output::{DryRunArgs, DryRun, OutputArgs},
+    resources::{FileArgs, Object, Query},
+    typed,
+    write::{Helper, Show},
+};
+
+/// Arguments of `patch`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    print: OutputArgs,
+    /// The patch, JSON or YAML
+    #[arg(long, short = 'p', default_value = "", hide_default_value = true)]
+    patch: String,
+    /// File with the patch
+    #[arg(long, default_value = "", hide_default_value = true)]
+    patch_file: String,
+    /// What kind of patch it is: json, merge or strategic
+    #[arg(long = "type", default_value = "strategic")]
+    of_type: String,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    /// Ask no server; patch what files hold
+    #[arg(long)]
+    local: bool,
+    /// Name of the manager that owns the fields
+    #[arg(long, default_value = "kubectl-patch")]
+    field_manager: String,
+    /// The object's subresource to patch
+    #[arg(long, default_value = "", hide_default_value = true)]
+    subresource: String,
+    /// What to patch
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or what could not be patched.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    let dry_run = args.dry_run.strategy()?;
+    let kind = validate(&args, dry_run).map_err(plain)?;
+    let text = match args.patch_file.as_str() {
+        "" => args.patch.clone(),
+        path => {
+            let failed = |e| plain(format!("unable to read patch file: {}", file_error("open", path, &e).message()));
+            std::fs::read_to_string(path).map_err(failed)?
+        }
+    };
+    let patch = yaml::parse(text.as_bytes())
+        .map_err(|why| plain(format!("unable to parse {}: {why}", api::field::go_quote(&args.patch))))?
+        .value;
+    let query = Query {
+        args: &args.arguments,
+        files: Some(&args.files),
+        local: args.local,
+        subresource: &args.subresource,
+        ..Query::default()
+    };
+    let found = query.objects(cx).await?;
+    let (mut failures, mut count) = (found.failures, 0);
+    for object in found.objects {
+        count += 1;
+        if let Err(failure) = one(&args, cx, (kind, &patch), dry_run, object).await {
+            failures.push(failure);
+        }
+    }
+    Failure::of(failures)?;
+    if count == 0 { Err(plain("no objects passed to patch")) } else { Ok(()) }
+}
+
+async fn one(
+    args: &Args,
+    cx: &Context,
+    (kind, patch): (PatchType, &Value),
+    dry_run: DryRun,
+    object: Object,
+) -> Result<(), Failure> {
+    let patched = if args.local || dry_run == DryRun::Client {
+        locally(&object.value, kind, patch).map_err(plain)?
+    } else {
+        let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager).subresource(&args.subresource);
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        helper.patch(namespace, &object.name, kind, &typed::sorted(patch)).await.map_err(|failure| {
+            if failure.reason() == "UnsupportedMediaType" {
+                let mapping = &object.mapping;
+                let kind = format!("{} is not supported by {}, Kind={}", kind.content_type(), mapping.api_version(), mapping.kind);
+                return plain(format!("{kind}: {}", failure.message()));
+            }
+            failure
+        })?
+    };
+    let done = if patched == object.value { "patched (no change)" } else { "patched" };
+    // Upstream's line says nothing of a dry run.
+    Show::new(&args.print, done, DryRun::None)?.print(&patched)
+}
+
+fn locally(object: &Value, kind: PatchType, patch: &Value) -> Result<Value, String> {
+    let ty = typed::type_of(object);
+    if kind == PatchType::Strategic && ty.is_none() {
+        let text = |name: &str| object[name].as_str().unwrap_or_default();
+        let kind = format!("{}, Kind={}", text("apiVersion"), text("kind"));
+        return Err(format!("strategic merge patch is not supported for {kind} locally, try --type merge"));
+    }
+    let (patch, _) = Patch::parse(kind, typed::sorted(patch).as_bytes()).map_err(|error| error.to_string())?;
+    patch.apply(object, ty).map_err(|error| error.to_string())
+}
+
+fn validate(args: &Args, dry_run: DryRun) -> Result<PatchType, String> {
+    let refused = |why: &str| Err(why.to_owned());
+    match (args.patch.is_empty(), args.patch_file.is_empty()) {
+        (false, false) => return refused("cannot specify --patch and --patch-file together"),
+        (true, true) => return refused("must specify --patch or --patch-file containing the contents of the patch"),
+        _ => {}
+    }
+    if args.local && !args.arguments.is_empty() {
+        return refused("cannot specify --local and server resources");
+    }
+    if args.local && dry_run == DryRun::Server {
+        return refused("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
+    }
+    match args.of_type.to_lowercase().as_str() {
+        "json" => Ok(PatchType::Json),
+        "merge" => Ok(PatchType::Merge),
+        "" | "strategic" => Ok(PatchType::Strategic),
+        _ => Err(format!("--type must be one of [json merge strategic], not {}", api::field::go_quote(&args.of_type))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn patches_apply_without_a_server() {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "b"}});
+        let patched = locally(&object, PatchType::Strategic, &json!({"data": {"a": null, "c": "d"}})).unwrap();
+        assert_eq!(patched["data"], json!({"c": "d"}));
+        let custom = json!({"apiVersion": "x.y/v1", "kind": "Odd"});
+        assert_eq!(
+            locally(&custom, PatchType::Strategic, &json!({})),
+            Err("strategic merge patch is not supported for x.y/v1, Kind=Odd locally, try --type merge".to_owned())
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! `kubectl replace`.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::Value;
+
+use super::delete::{Deletion, How};
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRunArgs, DryRun, OutputArgs},
+    resources::{FileArgs, Object, Query},
+    write::{Helper, SaveConfig, Show, Validate, applied, gone, raw},
+};
+
+/// How long to wait for an object to go, where nothing is said.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Arguments of `replace`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    print: OutputArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
+    how: How,
+    /// With --force, return when the old objects are gone
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    validate: Validate,
+    #[command(flatten)]
+    save_config: SaveConfig,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+    /// Path to PUT to as it is
+    #[arg(long, default_value = "", hide_default_value = true)]
+    raw: String,
+    /// Name of the manager that owns the fields
+    #[arg(long, default_value = "kubectl-replace")]
+    field_manager: String,
+    /// The object's subresource to replace
+    #[arg(long, default_value = "", hide_default_value = true)]
+    subresource: String,
+    /// None are taken
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or what could not be replaced.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    let validation = args.validate.directive()?;
+    let dry_run = args.dry_run.strategy()?;
+    let show = Show::new(&args.print, "replaced", dry_run)?;
+    let propagation = args.how.propagation()?;
+    args.files.require()?;
+    check(&args, dry_run)?;
+    if !args.raw.is_empty() {
+        raw::validate(&args.raw, &args.files, true, args.print.output.is_some())?;
+        return raw::send(cx, Method::PUT, &args.raw, args.files.filename.first().map(String::as_str)).await;
+    }
+    let query = Query { files: Some(&args.files), validate: validation == "Strict", subresource: &args.subresource, ..Query::default() };
+    let found = query.objects(cx).await?;
+    if args.how.force {
+        return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;
+    }
+    let mut failures = found.failures;
+    for mut object in found.objects {
+        args.save_config.annotate(&mut object.value, applied::untyped);
+        match one(&args, cx, &object, dry_run, validation).await {
+            Ok(replaced) => show.print(&replaced)?,
+            Err(failure) => failures.push(failure.with_source("replacing", &object.source)),
+        }
+    }
+    Failure::of(failures)
+}
+
+async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun, validation: &str) -> Result<Value, Failure> {
+    if dry_run == DryRun::Client {
+        return Ok(object.value.clone());
+    }
+    let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager).validation(validation);
+    let helper = helper.subresource(&args.subresource);
+    helper.replace(object.namespace.as_deref().unwrap_or_default(), &object.name, true, &object.value).await
+}
+
+/// Deletes all objects, waits until they are gone and creates them again.
+async fn by_force(
+    args: &Args,
+    cx: &Context,
+    (objects, failures): (Vec<Object>, Vec<Failure>),
+    propagation: &'static str,
+    validation: &str,
+    show: &Show,
+) -> Result<(), Failure> {
+    let grace_period = if args.how.grace_period == 0 { 1 } else { args.how.grace_period };
+    let deletion = Deletion {
+        propagation,
+        grace_period,
+        ignore_not_found: true,
+        wait: (args.wait || args.how.grace_period == 0).then_some(args.how.within().unwrap_or(PATIENCE)),
+        warn_cluster_scope: false,
+        output: args.print.split().0.to_owned(),
+        dry_run: DryRun::None,
+    };
+    deletion.run(cx, objects.clone(), failures).await?;
+    for object in &objects {
+        gone(cx.client()?, object, None, args.how.within().unwrap_or(PATIENCE)).await?;
+    }
+    if objects.is_empty() {
+        return Err(plain("no objects passed to replace"));
+    }
+    let mut failures = Vec::new();
+    for mut object in objects {
+        args.save_config.annotate(&mut object.value, applied::untyped);
+        let helper = Helper::new(cx, &object.mapping).manager(&args.field_manager).validation(validation);
+        match helper.create(object.namespace.as_deref().unwrap_or_default(), &object.value).await {
+            Ok(created) => show.print(&created)?,
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Failure::of(failures)
+}
+
+fn check(args: &Args, dry_run: DryRun) -> Result<(), Failure> {
+    let how = &args.how;
+    if how.grace_period >= 0 && !how.force {
+        return Err(plain("--grace-period must have --force specified"));
+    }
+    if !how.timeout.is_zero() && !how.force {
+        return Err(plain("--timeout must have --force specified"));
+    }
+    if how.force && dry_run != DryRun::None {
+        return Err(plain("--dry-run can not be used when --force is set"));
+    }
+    if args.files.is_empty() {
+        return Err(plain("must specify --filename to replace"));
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `kubectl rollout history`.
+
+use super::{
+    Which,
+    history::{History, Kind},
+    no_history,
+};
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRun, OutputArgs},
+    typed,
+    write::Show,
+};
+
+/// Arguments of `rollout history`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    print: OutputArgs,
+    /// Show this revision with its pod template
+    #[arg(long, default_value_t = 0)]
+    revision: i64,
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or objects without a history.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    args.which.require()?;
+    if args.revision < 0 {
+        return Err(plain(format!("revision must be a positive integer: {}", args.revision)));
+    }
+    let show = Show::new(&args.print, "", DryRun::None)?;
+    let found = args.which.query().objects(cx).await?;
+    let mut failures = found.failures;
+    for object in found.objects {
+        let (group, kind) = (&object.mapping.group, &object.mapping.kind);
+        let Some(kind) = Kind::of(group, kind) else {
+            failures.push(plain(no_history("history", group, kind)));
+            continue;
+        };
+        let history = History::read(cx, kind, object.namespace.as_deref().unwrap_or_default(), &object.name).await;
+        let done = history.and_then(|history| one(&args, &show, &object.value, &history));
+        failures.extend(done.err());
+    }
+    Failure::of(failures)
+}
+
+fn one(args: &Args, show: &Show, object: &serde_json::Value, history: &History) -> Result<(), Failure> {
+    if args.print.output.is_some() {
+        let objects = history.objects().map_err(plain)?;
+        for (_, object) in objects.into_iter().filter(|(revision, _)| args.revision == 0 || *revision == args.revision) {
+            show.typed(&typed::complete(object))?;
+        }
+        return Ok(());
+    }
+    let text = history.view(args.revision, super::super::describe_template).map_err(plain)?;
+    let revision = if args.revision > 0 { format!("with revision #{}", args.revision) } else { String::new() };
+    show.print_as(object, &format!("{revision}\n{text}"))
+}

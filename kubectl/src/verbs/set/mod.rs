@@ -1,0 +1,162 @@
+//! `kubectl set`: image, env, resources, selector, serviceaccount, subject.
+
+mod env;
+mod image;
+mod pods;
+mod resources;
+mod selector;
+mod serviceaccount;
+mod subject;
+mod variables;
+
+use api::patch::{PatchType, two_way_strategic};
+use serde_json::{Value, json};
+
+use super::create::no_command;
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRun, DryRunArgs, OutputArgs},
+    resources::{FileArgs, Object, Query},
+    typed,
+    write::{Helper, Show},
+};
+
+/// Arguments of `set`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// None are taken
+    arguments: Vec<String>,
+}
+
+/// What can be set.
+#[derive(clap::Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
+pub enum Command {
+    /// Update environment variables on a pod template
+    Env(env::Args),
+    /// Update the image of a pod template
+    Image(image::Args),
+    /// Update resource requests/limits on objects with pod templates
+    Resources(resources::Args),
+    /// Set the selector on a resource
+    Selector(selector::Args),
+    /// Update the service account of a resource
+    #[command(alias = "sa")]
+    Serviceaccount(serviceaccount::Args),
+    /// Update the user, group, or service account in a role binding or cluster role binding
+    Subject(subject::Args),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or what could not be set.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    match args.command {
+        None => Err(no_command(&["set"], &args.arguments)),
+        Some(Command::Env(args)) => env::run(args, cx).await,
+        Some(Command::Image(args)) => image::run(args, cx).await,
+        Some(Command::Resources(args)) => resources::run(args, cx).await,
+        Some(Command::Selector(args)) => selector::run(args, cx).await,
+        Some(Command::Serviceaccount(args)) => serviceaccount::run(args, cx).await,
+        Some(Command::Subject(args)) => subject::run(args, cx).await,
+    }
+}
+
+/// Flags that all of them take.
+#[derive(clap::Args, Debug)]
+pub struct Shared {
+    #[command(flatten)]
+    print: OutputArgs,
+    #[command(flatten)]
+    files: FileArgs,
+    /// All objects of the given types in the namespace
+    #[arg(long)]
+    all: bool,
+    /// Labels of the objects
+    #[arg(long, short = 'l')]
+    selector: Option<String>,
+    /// Ask no server; change what files hold
+    #[arg(long)]
+    local: bool,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+    /// Name of the manager that owns the fields
+    #[arg(long, default_value = "kubectl-set")]
+    field_manager: String,
+}
+
+impl Shared {
+    /// The objects, whole as typed clients have them.
+    async fn objects(&self, cx: &Context, arguments: &[String]) -> Result<Vec<Object>, Failure> {
+        if self.local && !arguments.is_empty() {
+            return Err(Failure::Verbatim(
+                "error: you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'".to_owned(),
+                1,
+            ));
+        }
+        let query = Query {
+            args: arguments,
+            files: Some(&self.files),
+            labels: self.selector.as_deref(),
+            all: self.all,
+            latest: !self.local,
+            local: self.local,
+            ..Query::default()
+        };
+        let mut objects = query.objects(cx).await?.all()?;
+        for object in &mut objects {
+            object.value = typed::complete(std::mem::take(&mut object.value));
+        }
+        Ok(objects)
+    }
+
+    fn both_local_and_server(&self, dry_run: DryRun) -> Result<(), String> {
+        if self.local && dry_run == DryRun::Server {
+            return Err("cannot specify --local and --dry-run=server - did you mean --dry-run=client?".to_owned());
+        }
+        Ok(())
+    }
+
+    fn all_and_selector(&self) -> Result<(), String> {
+        if self.all && self.selector.as_deref().is_some_and(|s| !s.is_empty()) {
+            return Err("cannot set --all and --selector at the same time".to_owned());
+        }
+        Ok(())
+    }
+
+    fn show(&self, operation: &str, dry_run: DryRun) -> Result<Show, Failure> {
+        Show::new(&self.print, operation, dry_run)
+    }
+
+    /// Sends the difference between an object as it was and as it is now, and shows the object.
+    async fn save(
+        &self,
+        cx: &Context,
+        old: &Value,
+        object: &Object,
+        (dry_run, show): (DryRun, &Show),
+        failing: &str,
+    ) -> Result<(), Failure> {
+        let patch = typed::type_of(&object.value).map(|ty| two_way_strategic(old, &object.value, ty)).transpose();
+        let patch = patch.map_err(|error| plain(error.to_string()))?.unwrap_or_default();
+        if patch == json!({}) {
+            return Ok(());
+        }
+        if self.local || dry_run == DryRun::Client {
+            return show.typed(&object.value);
+        }
+        let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&self.field_manager);
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        let patched = helper.patch(namespace, &object.name, PatchType::Strategic, &typed::sorted(&patch)).await;
+        show.typed(&patched.map_err(|failure| plain(format!("{failing}{}", failure.message())))?)
+    }
+}
+
+/// An object that a command cannot change, as upstream names it.
+fn refused(object: &Object, why: &str) -> Failure {
+    Failure::Plain(format!("error: {}/{} {why}\n", object.mapping.resource, object.name))
+}
