@@ -46,9 +46,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (mut failures, mut work) = (Vec::new(), Vec::new());
     for mut object in objects {
         let old = object.value.clone();
-        match pods::spec_of(&mut object.value) {
-            Ok(spec) if set(spec, &args.containers, &limits, &requests) => work.push((old, object)),
-            Ok(_) => failures.push(Failure::Plain(format!("error: unable to find container named {}", args.containers))),
+        match pods::spec_of(&mut object.value).map(|spec| set(spec, &args.containers, &limits, &requests)) {
+            Ok(true) => work.push((old, object)),
+            Ok(false) => failures.push(Failure::Plain(format!("error: unable to find container named {}", args.containers))),
             Err(why) => failures.push(refused(&object, &why)),
         }
     }
