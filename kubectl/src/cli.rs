@@ -92,10 +92,44 @@ pub struct Globals {
 #[derive(Subcommand, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Command {
+    /// Update the annotations on a resource
+    Annotate(verbs::annotate::Args),
+    /// Apply a configuration to a resource by file name or stdin
+    Apply(verbs::apply::Args),
+    /// Mark node as unschedulable
+    Cordon(verbs::drain::CordonArgs),
+    /// Create a resource from a file or from stdin
+    Create(verbs::create::Args),
+    /// Delete resources by file names, stdin, resources and names, or by resources and label selector
+    Delete(verbs::delete::Args),
+    /// Diff the live version against a would-be applied version
+    Diff(verbs::diff::Args),
+    /// Drain node in preparation for maintenance
+    Drain(verbs::drain::Args),
+    /// Edit a resource on the server
+    Edit(verbs::edit::Args),
+    /// Take a replication controller, service, deployment or pod and expose it as a new Kubernetes service
+    Expose(verbs::expose::Args),
     /// Display one or many resources
     Get(verbs::get::Args),
     /// Show details of a specific resource or group of resources
     Describe(verbs::describe::Args),
+    /// Update the labels on a resource
+    Label(verbs::label::Args),
+    /// Update fields of a resource
+    Patch(verbs::patch::Args),
+    /// Replace a resource by file name or stdin
+    Replace(verbs::replace::Args),
+    /// Manage the rollout of a resource
+    Rollout(verbs::rollout::Args),
+    /// Set a new size for a deployment, replica set, or replication controller
+    Scale(verbs::scale::Args),
+    /// Set specific features on objects
+    Set(verbs::set::Args),
+    /// Update the taints on one or more nodes
+    Taint(verbs::taint::Args),
+    /// Mark node as schedulable
+    Uncordon(verbs::drain::CordonArgs),
 }
 
 impl Command {
@@ -105,8 +139,25 @@ impl Command {
     /// What is to be shown, with the exit code.
     pub async fn run(self, cx: &Context) -> Result<(), Failure> {
         match self {
+            Self::Annotate(args) => Box::pin(verbs::annotate::run(args, cx)).await,
+            Self::Apply(args) => Box::pin(verbs::apply::run(args, cx)).await,
+            Self::Cordon(args) => Box::pin(verbs::drain::cordon(args, cx, true)).await,
+            Self::Create(args) => Box::pin(verbs::create::run(args, cx)).await,
+            Self::Delete(args) => Box::pin(verbs::delete::run(args, cx)).await,
+            Self::Diff(args) => Box::pin(verbs::diff::run(args, cx)).await,
+            Self::Drain(args) => Box::pin(verbs::drain::run(args, cx)).await,
+            Self::Edit(args) => Box::pin(verbs::edit::run(args, cx)).await,
+            Self::Expose(args) => Box::pin(verbs::expose::run(args, cx)).await,
             Self::Get(args) => Box::pin(verbs::get::run(args, cx)).await,
             Self::Describe(args) => Box::pin(verbs::describe::run(args, cx)).await,
+            Self::Label(args) => Box::pin(verbs::label::run(args, cx)).await,
+            Self::Patch(args) => Box::pin(verbs::patch::run(args, cx)).await,
+            Self::Replace(args) => Box::pin(verbs::replace::run(args, cx)).await,
+            Self::Rollout(args) => Box::pin(verbs::rollout::run(args, cx)).await,
+            Self::Scale(args) => Box::pin(verbs::scale::run(args, cx)).await,
+            Self::Set(args) => Box::pin(verbs::set::run(args, cx)).await,
+            Self::Taint(args) => Box::pin(verbs::taint::run(args, cx)).await,
+            Self::Uncordon(args) => Box::pin(verbs::drain::cordon(args, cx, false)).await,
         }
     }
 }
@@ -135,7 +186,7 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
     }
     let line = flags::normalize(&root, words).map_err(|(path, message)| {
         let path: String = path.iter().map(|p| format!(" {p}")).collect();
-        plain(format!("{message}\nSee 'kubectl{path} --help' for usage."))
+        Failure::Verbatim(format!("Error: {message}\nSee 'kubectl{path} --help' for usage."), 1)
     })?;
     if line.help {
         return Ok(Request::Print(help::of(&root, &line.path)));
@@ -235,8 +286,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_told_as_upstream_does() {
-        assert_eq!(failure("get --foo"), "error: unknown flag: --foo\nSee 'kubectl get --help' for usage.");
-        assert_eq!(failure("gett"), "error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tget\n");
+        assert_eq!(failure("get --foo"), "Error: unknown flag: --foo\nSee 'kubectl get --help' for usage.");
+        assert_eq!(failure("gett"), "error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\tset\n");
         assert_eq!(failure("frobnicate"), "error: unknown command \"frobnicate\" for \"kubectl\"");
     }
 }

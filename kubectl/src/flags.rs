@@ -80,7 +80,7 @@ impl<'a> Flags<'a> {
     fn long(&self, name: &str) -> Option<&'a Arg> {
         let name = name.replace('_', "-");
         let fits = |arg: &&&Arg| {
-            arg.get_long() == Some(name.as_str()) || arg.get_all_aliases().is_some_and(|all| all.contains(&name.as_str()))
+            long_name(arg) == Some(name.as_str()) || arg.get_all_aliases().is_some_and(|all| all.contains(&name.as_str()))
         };
         self.all.iter().find(fits).copied()
     }
@@ -135,9 +135,14 @@ fn go_int(text: &str, bits: u8) -> Result<i64, String> {
     i64::try_from(value).map_err(|_| out_of_range())
 }
 
+/// A flag's long name. A verb's own flag that has a global one's name is declared as `local-NAME`: clap wants them apart.
+pub fn long_name(arg: &Arg) -> Option<&str> {
+    arg.get_long().map(|long| long.strip_prefix("local-").unwrap_or(long))
+}
+
 /// A flag as messages name it: `-w, --watch`.
 pub fn flag_name(arg: &Arg) -> String {
-    match (arg.get_short(), arg.get_long()) {
+    match (arg.get_short(), long_name(arg)) {
         (Some(short), Some(long)) => format!("-{short}, --{long}"),
         (None, Some(long)) => format!("--{long}"),
         (Some(short), None) => format!("-{short}"),

@@ -19,7 +19,9 @@ pub mod kubeconfig;
 pub mod output;
 pub mod pods;
 pub mod resources;
+pub mod typed;
 pub mod verbs;
+pub mod write;
 
 use std::io::Write;
 

@@ -333,13 +333,13 @@ impl DryRunArgs {
             "client" => Ok(DryRun::Client),
             "server" => Ok(DryRun::Server),
             "unchanged" => {
-                eprintln!("W{} --dry-run is deprecated and can be replaced with --dry-run=client.", klog_head());
+                eprintln!("W{} --dry-run is deprecated and can be replaced with --dry-run=client.", klog_head(702));
                 Ok(DryRun::Client)
             }
             other if other.parse::<bool>().is_ok() => {
                 eprintln!(
                     "W{} --dry-run={other} is deprecated (boolean value) and can be replaced with --dry-run={}.",
-                    klog_head(),
+                    klog_head(if other == "true" { 716 } else { 719 }),
                     if other == "true" { "client" } else { "none" }
                 );
                 Ok(if other == "true" { DryRun::Client } else { DryRun::None })
@@ -350,6 +350,6 @@ impl DryRunArgs {
 }
 
 /// What stands before a logged line: date, time and process.
-fn klog_head() -> String {
-    format!("{} {:>7} helpers.go:1]", jiff::Zoned::now().strftime("%m%d %H:%M:%S%.6f"), std::process::id())
+fn klog_head(line: u32) -> String {
+    format!("{} {:>7} helpers.go:{line}]", jiff::Zoned::now().strftime("%m%d %H:%M:%S%.6f"), std::process::id())
 }

@@ -17,7 +17,10 @@ fn fields() -> &'static HashMap<&'static str, Fields> {
     static FIELDS: OnceLock<HashMap<&'static str, Fields>> = OnceLock::new();
     FIELDS.get_or_init(|| {
         let lines = include_str!("fields.txt").lines().filter(|line| !line.starts_with('#'));
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, list)| (name, list.split(' ').map(field).collect())).collect()
+        lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, list)| (name, list.split(' ').map(field).collect()))
+            .collect()
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    output::{DryRunArgs, DryRun, OutputArgs},
+    output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
     typed,
     write::{Helper, Show},

@@ -10,7 +10,7 @@ use crate::{
     cli,
     context::Context,
     failure::{Failure, plain},
-    output::{DryRunArgs, DryRun},
+    output::{DryRun, DryRunArgs},
     resources::{FileArgs, Object, Query, Target, Targets, items},
     write::{Helper, gone, raw, warn},
 };
@@ -86,7 +86,9 @@ impl How {
     pub fn propagation(&self) -> Result<&'static str, Failure> {
         let old = |policy: &str| {
             let given = &self.cascade;
-            eprintln!("warning: --cascade={given} is deprecated (boolean value) and can be replaced with --cascade={policy}.");
+            eprintln!(
+                "warning: --cascade={given} is deprecated (boolean value) and can be replaced with --cascade={policy}."
+            );
         };
         match self.cascade.as_str() {
             "background" => Ok("Background"),
@@ -100,7 +102,9 @@ impl How {
                 old("orphan");
                 Ok("Orphan")
             }
-            other => Err(plain(format!(r#"invalid cascade value ({other}). Must be "background", "foreground", or "orphan""#))),
+            other => {
+                Err(plain(format!(r#"invalid cascade value ({other}). Must be "background", "foreground", or "orphan""#)))
+            }
         }
     }
 

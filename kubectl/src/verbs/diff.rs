@@ -138,7 +138,13 @@ async fn both(args: &Args, cx: &Context, object: &Object) -> Result<(Option<Valu
 fn file_name(object: &Object) -> String {
     let mapping = &object.mapping;
     let group = if mapping.group.is_empty() { String::new() } else { format!("{}.", mapping.group) };
-    format!("{group}{}.{}.{}.{}", mapping.version, mapping.kind, object.namespace.as_deref().unwrap_or_default(), object.name)
+    format!(
+        "{group}{}.{}.{}.{}",
+        mapping.version,
+        mapping.kind,
+        object.namespace.as_deref().unwrap_or_default(),
+        object.name
+    )
 }
 
 fn write(directory: &Path, name: &str, object: Option<&Value>) -> Result<(), Failure> {
@@ -176,10 +182,11 @@ fn mask(from: Option<&mut Value>, to: &mut Value) {
 fn show(from: &Path, to: &Path) -> Result<(), Failure> {
     let (program, options) = program(std::env::var("KUBECTL_EXTERNAL_DIFF").ok().filter(|p| !p.is_empty()).as_deref());
     let paths: [PathBuf; 2] = [from.to_owned(), to.to_owned()];
-    let (before, after): (Vec<String>, Vec<String>) = match std::env::var_os("KUBECTL_EXTERNAL_DIFF").is_some_and(|p| !p.is_empty()) {
-        true => (Vec::new(), options),
-        false => (options, Vec::new()),
-    };
+    let (before, after): (Vec<String>, Vec<String>) =
+        match std::env::var_os("KUBECTL_EXTERNAL_DIFF").is_some_and(|p| !p.is_empty()) {
+            true => (Vec::new(), options),
+            false => (options, Vec::new()),
+        };
     let status = Command::new(&program).args(before).args(paths).args(after).stdin(Stdio::inherit()).status();
     let failed = |why: String| plain(format!("failed to run {}: {why}", api::field::go_quote(&program)));
     match status.map_err(|error| failed(format!("exec: {}: {}", api::field::go_quote(&program), go_io(&error))))?.code() {

@@ -10,7 +10,7 @@ use super::labels::{Changes, map_of, split};
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    output::{DryRunArgs, DryRun, OutputArgs},
+    output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
     typed,
     write::{Helper, Show},
@@ -188,7 +188,9 @@ fn parse(specs: &[String]) -> Result<Changes, String> {
     let mut changes = Changes::default();
     for spec in specs {
         if spec.contains('=') {
-            let [key, value] = spec.split('=').collect::<Vec<_>>()[..] else { return Err(format!("invalid label spec: {spec}")) };
+            let [key, value] = spec.split('=').collect::<Vec<_>>()[..] else {
+                return Err(format!("invalid label spec: {spec}"));
+            };
             let problems = names::label_value(value);
             if !problems.is_empty() {
                 return Err(format!("invalid label value: {}: {}", api::field::go_quote(spec), problems.join(";")));
@@ -216,7 +218,10 @@ mod tests {
         let changes = parse(&strings(&["a=b", "c-"])).unwrap();
         assert_eq!((changes.set.get("a").map(String::as_str), changes.remove), (Some("b"), strings(&["c"])));
         assert_eq!(parse(&strings(&["a=b=c"])), Err("invalid label spec: a=b=c".to_owned()));
-        assert_eq!(parse(&strings(&["a=b", "a-"])), Err("can not both modify and remove a label in the same command".to_owned()));
+        assert_eq!(
+            parse(&strings(&["a=b", "a-"])),
+            Err("can not both modify and remove a label in the same command".to_owned())
+        );
     }
 
     #[test]

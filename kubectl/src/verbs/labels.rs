@@ -75,7 +75,10 @@ mod tests {
 
     #[test]
     fn resources_come_first() {
-        assert_eq!(split(&strings(&["pod", "x", "a=b", "c-"]), "label"), Ok((strings(&["pod", "x"]), strings(&["a=b", "c-"]))));
+        assert_eq!(
+            split(&strings(&["pod", "x", "a=b", "c-"]), "label"),
+            Ok((strings(&["pod", "x"]), strings(&["a=b", "c-"])))
+        );
         assert_eq!(
             split(&strings(&["pod", "a=b", "x"]), "label"),
             Err("all resources must be specified before label changes: x".to_owned())

@@ -1,4 +1,25 @@
 //! One verb a file: `Args` and `run`.
 
 pub mod describe;
+pub mod annotate;
+pub mod apply;
+pub mod create;
+pub mod delete;
+pub mod diff;
+pub mod drain;
+pub mod edit;
+pub mod expose;
 pub mod get;
+pub mod label;
+mod labels;
+pub mod patch;
+pub mod replace;
+pub mod rollout;
+pub mod scale;
+pub mod set;
+pub mod taint;
+
+/// A pod template in words, as `describe` has it.
+fn describe_template(template: &serde_json::Value) -> String {
+    crate::output::yaml::to_string(template)
+}

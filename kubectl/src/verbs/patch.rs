@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     context::Context,
     failure::{Failure, file_error, plain},
-    output::{DryRunArgs, DryRun, OutputArgs},
+    output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
     typed,
     write::{Helper, Show},
@@ -92,12 +92,14 @@ async fn one(
     let patched = if args.local || dry_run == DryRun::Client {
         locally(&object.value, kind, patch).map_err(plain)?
     } else {
-        let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager).subresource(&args.subresource);
+        let helper =
+            Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager).subresource(&args.subresource);
         let namespace = object.namespace.as_deref().unwrap_or_default();
         helper.patch(namespace, &object.name, kind, &typed::sorted(patch)).await.map_err(|failure| {
             if failure.reason() == "UnsupportedMediaType" {
                 let mapping = &object.mapping;
-                let kind = format!("{} is not supported by {}, Kind={}", kind.content_type(), mapping.api_version(), mapping.kind);
+                let kind =
+                    format!("{} is not supported by {}, Kind={}", kind.content_type(), mapping.api_version(), mapping.kind);
                 return plain(format!("{kind}: {}", failure.message()));
             }
             failure

@@ -9,7 +9,7 @@ use super::delete::{Deletion, How};
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    output::{DryRunArgs, DryRun, OutputArgs},
+    output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
     write::{Helper, SaveConfig, Show, Validate, applied, gone, raw},
 };
@@ -63,7 +63,12 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         raw::validate(&args.raw, &args.files, true, args.print.output.is_some())?;
         return raw::send(cx, Method::PUT, &args.raw, args.files.filename.first().map(String::as_str)).await;
     }
-    let query = Query { files: Some(&args.files), validate: validation == "Strict", subresource: &args.subresource, ..Query::default() };
+    let query = Query {
+        files: Some(&args.files),
+        validate: validation == "Strict",
+        subresource: &args.subresource,
+        ..Query::default()
+    };
     let found = query.objects(cx).await?;
     if args.how.force {
         return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;

@@ -14,7 +14,7 @@ use crate::{
     context::Context,
     discovery::Mapping,
     failure::{Failure, plain},
-    output::{DryRunArgs, DryRun, OutputArgs},
+    output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
     write::{Helper, Show},
 };
@@ -145,7 +145,9 @@ async fn reached(cx: &Context, object: &Object, replicas: i64) -> Result<(), Fai
     let mapping: &Arc<Mapping> = &object.mapping;
     let client = cx.client()?;
     loop {
-        let scale = client.json(Call::get(format!("{}/scale", mapping.path(object.namespace.as_deref(), Some(&object.name))))).await?;
+        let scale = client
+            .json(Call::get(format!("{}/scale", mapping.path(object.namespace.as_deref(), Some(&object.name)))))
+            .await?;
         if is_reached(&scale, replicas) {
             return Ok(());
         }
@@ -172,6 +174,9 @@ mod tests {
     #[test]
     fn a_size_is_reached_or_out_of_date() {
         let scale = |spec: i64, status: i64| json!({"spec": {"replicas": spec}, "status": {"replicas": status}});
-        assert_eq!([is_reached(&scale(3, 2), 3), is_reached(&scale(3, 3), 3), is_reached(&scale(4, 2), 3)], [false, true, true]);
+        assert_eq!(
+            [is_reached(&scale(3, 2), 3), is_reached(&scale(3, 3), 3), is_reached(&scale(4, 2), 3)],
+            [false, true, true]
+        );
     }
 }

@@ -69,7 +69,8 @@ mod tests {
         assert_eq!(untyped(&object), text);
         assert_eq!(untyped(&modified(&object)), text);
         assert_eq!(original(&modified(&object)), Some(text));
-        let typed = "{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"c\"},\"data\":{\"a\":\"\\u003c\"}}\n";
+        let typed =
+            "{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"c\"},\"data\":{\"a\":\"\\u003c\"}}\n";
         assert_eq!(typed_text(&object), typed);
     }
 }

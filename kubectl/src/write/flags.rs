@@ -27,7 +27,9 @@ impl Validate {
             "ignore" | "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok("Ignore"),
             other => {
                 let other = api::field::go_quote(other);
-                Err(plain(format!("invalid - validate option {other}; must be one of: strict (or true), warn, ignore (or false)")))
+                Err(plain(format!(
+                    "invalid - validate option {other}; must be one of: strict (or true), warn, ignore (or false)"
+                )))
             }
         }
     }

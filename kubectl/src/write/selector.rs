@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 /// # Errors
 /// What upstream says of it.
 pub fn label_selector(text: &str) -> Result<Value, String> {
-    let selector = Selector::parse(text).map_err(|error| format!("couldn't parse the selector string {}: {}", api::field::go_quote(text), error.0))?;
+    let selector = Selector::parse(text)
+        .map_err(|error| format!("couldn't parse the selector string {}: {}", api::field::go_quote(text), error.0))?;
     let (mut labels, mut expressions) = (Map::new(), Vec::new());
     for requirement in selector.requirements() {
         let (key, values) = (&requirement.key, &requirement.values);

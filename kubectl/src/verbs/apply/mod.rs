@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-pub use self::patch::{between, same_configuration};
 use self::patch::{Unpatchable, without_nulls};
+pub use self::patch::{between, same_configuration};
 use super::{delete::How, edit};
 use crate::{
     context::Context,
@@ -294,7 +294,8 @@ pub fn about(object: &Object) -> String {
     let version = format!("{}/{}", mapping.group, mapping.version);
     let resource = api::field::go_quote(&format!("{version}, Resource={}", mapping.resource));
     let kind = api::field::go_quote(&format!("{version}, Kind={}", mapping.kind));
-    let (name, namespace) = (api::field::go_quote(&object.name), api::field::go_quote(object.namespace.as_deref().unwrap_or_default()));
+    let (name, namespace) =
+        (api::field::go_quote(&object.name), api::field::go_quote(object.namespace.as_deref().unwrap_or_default()));
     format!("Resource: {resource}, GroupVersionKind: {kind}\nName: {name}, Namespace: {namespace}")
 }
 
@@ -310,7 +311,11 @@ fn unpatchable(object: &Object, modified: &Value, current: &Value, why: Unpatcha
     };
     let line = |value: &Value| format!("{}\n", typed::sorted(value));
     let original = applied::original(current).unwrap_or_default();
-    let doing = format!("creating patch with:\noriginal:\n{original}\nmodified:\n{}\ncurrent:\n{}\nfor:", line(modified), line(current));
+    let doing = format!(
+        "creating patch with:\noriginal:\n{original}\nmodified:\n{}\ncurrent:\n{}\nfor:",
+        line(modified),
+        line(current)
+    );
     let doing = format!("{doing}: {why}");
     plain(doing).with_source(&format!("applying patch:\n\nto:\n{}\nfor:", about(object)), &object.source)
 }

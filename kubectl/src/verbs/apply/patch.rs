@@ -43,7 +43,9 @@ pub fn between(modified: &Value, current: &Value, overwrite: bool) -> Result<(Pa
 }
 
 fn conflict(patch: &str, changed: &str) -> String {
-    let text = |json: &str| serde_json::from_str(json).map_or_else(|_| json.to_owned(), |value| crate::output::yaml::to_string(&value));
+    let text = |json: &str| {
+        serde_json::from_str(json).map_or_else(|_| json.to_owned(), |value| crate::output::yaml::to_string(&value))
+    };
     format!("patch:\n{}\nconflicts with changes made from original to current:\n{}\n", text(patch), text(changed))
 }
 
@@ -90,7 +92,8 @@ mod tests {
     fn the_same_again_is_no_patch() {
         let object = applied::modified(&config_map(json!({"a": "1"})));
         assert_eq!(between(&object, &object, true), Ok((PatchType::Strategic, json!({}))));
-        let custom = applied::modified(&json!({"apiVersion": "x.y/v1", "kind": "Odd", "metadata": {"name": "o"}, "spec": [1]}));
+        let custom =
+            applied::modified(&json!({"apiVersion": "x.y/v1", "kind": "Odd", "metadata": {"name": "o"}, "spec": [1]}));
         assert_eq!(between(&custom, &custom, true), Ok((PatchType::Merge, json!({}))));
     }
 

@@ -48,7 +48,11 @@ fn config_map(name: &str, entries: Vec<Entry>, files: usize, append_hash: bool) 
     for (i, Entry { key, value }) in entries.into_iter().enumerate() {
         let problems = names::config_map_key(&key);
         if !problems.is_empty() {
-            return Err(plain(format!("{} is not a valid key name for a ConfigMap: {}", go_quote(&key), problems.join(","))));
+            return Err(plain(format!(
+                "{} is not a valid key name for a ConfigMap: {}",
+                go_quote(&key),
+                problems.join(",")
+            )));
         }
         for (place, taken) in [("Data", &data), ("BinaryData", &binary)] {
             if taken.contains_key(&key) {

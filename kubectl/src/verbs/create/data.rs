@@ -76,8 +76,10 @@ pub fn from_files(sources: &[String]) -> Result<Vec<Entry>, Failure> {
         if source.contains('=') {
             return Err(plain("cannot give a key name for a directory path"));
         }
-        let listing = |e: std::io::Error| plain(format!("error listing files in {path}: {}", file_error("open", &path, &e).message()));
-        let mut files: Vec<fs::DirEntry> = fs::read_dir(&path).map_err(listing)?.collect::<Result<_, _>>().map_err(listing)?;
+        let listing =
+            |e: std::io::Error| plain(format!("error listing files in {path}: {}", file_error("open", &path, &e).message()));
+        let mut files: Vec<fs::DirEntry> =
+            fs::read_dir(&path).map_err(listing)?.collect::<Result<_, _>>().map_err(listing)?;
         files.sort_by_key(fs::DirEntry::file_name);
         for file in files.iter().filter(|f| f.file_type().is_ok_and(|t| t.is_file())) {
             add(file.file_name().to_string_lossy().into_owned(), &file.path())?;
@@ -160,7 +162,11 @@ mod tests {
         let messages: Vec<String> = ["=b", "a=", "a=b=c"].iter().map(|s| file_source(s).unwrap_err().message()).collect();
         assert_eq!(
             messages,
-            ["key name for file path b missing", "file path for key name a missing", "key names or file paths cannot contain '='"]
+            [
+                "key name for file path b missing",
+                "file path for key name a missing",
+                "key names or file paths cannot contain '='"
+            ]
         );
         assert_eq!(file_source("x/y.txt").unwrap(), ("y.txt".to_owned(), "x/y.txt".to_owned()));
     }

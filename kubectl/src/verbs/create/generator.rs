@@ -40,7 +40,12 @@ impl Made {
     ///
     /// # Errors
     /// Not one name.
-    pub fn name<'a>(&self, cx: &Context, command: &str, arguments: &'a [String]) -> Result<(&'a str, &'a [String]), Failure> {
+    pub fn name<'a>(
+        &self,
+        cx: &Context,
+        command: &str,
+        arguments: &'a [String],
+    ) -> Result<(&'a str, &'a [String]), Failure> {
         one_name(cx, command, arguments)
     }
 

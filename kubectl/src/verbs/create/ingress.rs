@@ -156,8 +156,17 @@ mod tests {
     #[test]
     fn rules_of_a_host_are_one() {
         let args: Args = parse(&[
-            "r", "--rule", "foo.com/bar*=svc:80,tls=x", "--rule", "foo.com/=s2:http", "--default-backend", "d:1", "--class", "c",
-            "--annotation", "a=b",
+            "r",
+            "--rule",
+            "foo.com/bar*=svc:80,tls=x",
+            "--rule",
+            "foo.com/=s2:http",
+            "--default-backend",
+            "d:1",
+            "--class",
+            "c",
+            "--annotation",
+            "a=b",
         ]);
         let paths = json!([
             {"path": "/bar", "pathType": "Prefix", "backend": {"service": {"name": "svc", "port": {"number": 80}}}},

@@ -43,7 +43,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let found = Query { args: &from, latest: true, ..Query::default() }.objects(cx).await?.all()?;
         match found.as_slice() {
             [one] if one.value["kind"] == "CronJob" => from_cron_job(name, &one.value),
-            [one] => return Err(plain(format!("unknown object type *v1.{}", one.value["kind"].as_str().unwrap_or_default()))),
+            [one] => {
+                return Err(plain(format!("unknown object type *v1.{}", one.value["kind"].as_str().unwrap_or_default())));
+            }
             _ => return Err(plain("from must be an existing cronjob")),
         }
     };

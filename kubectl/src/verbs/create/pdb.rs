@@ -34,7 +34,9 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (name, _) = args.made.name(cx, "poddisruptionbudget", &args.names)?;
     let object = budget(name, &args).map_err(plain)?;
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create poddisruptionbudgets: " }).await
+    args.made
+        .create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create poddisruptionbudgets: " })
+        .await
 }
 
 fn budget(name: &str, args: &Args) -> Result<Value, String> {

@@ -12,7 +12,19 @@ use crate::{
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const RESOURCE_VERBS: &[&str] = &[
-    "*", "get", "delete", "list", "create", "update", "patch", "watch", "proxy", "deletecollection", "use", "bind", "escalate",
+    "*",
+    "get",
+    "delete",
+    "list",
+    "create",
+    "update",
+    "patch",
+    "watch",
+    "proxy",
+    "deletecollection",
+    "use",
+    "bind",
+    "escalate",
     "impersonate",
 ];
 const URL_VERBS: &[&str] = &["*", "get", "post", "put", "delete", "patch", "head", "options"];
@@ -132,7 +144,9 @@ pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure>
         object["rules"] = rules(&verbs, &resources, &found, &names, &urls);
     } else {
         if ![&urls, &verbs, &names].iter().all(|list| list.is_empty()) || !resources.is_empty() {
-            return Err(plain("aggregation rule must be specified without nonResourceURLs, verbs, resources or resourceNames"));
+            return Err(plain(
+                "aggregation rule must be specified without nonResourceURLs, verbs, resources or resourceNames",
+            ));
         }
         object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": labels}]});
     }
@@ -140,8 +154,16 @@ pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure>
 }
 
 fn pairs(list: &[String]) -> Result<BTreeMap<&str, &str>, Failure> {
-    let pair = |text: &'_ String| format!("invalid argument {0} for \"--aggregation-rule\" flag: malformed pair, expect string=string", api::field::go_quote(text));
-    list.iter().filter(|t| !t.is_empty()).map(|text| text.split_once('=').map(|(k, v)| (k.trim(), v.trim())).ok_or_else(|| plain(pair(text)))).collect()
+    let pair = |text: &'_ String| {
+        format!(
+            "invalid argument {0} for \"--aggregation-rule\" flag: malformed pair, expect string=string",
+            api::field::go_quote(text)
+        )
+    };
+    list.iter()
+        .filter(|t| !t.is_empty())
+        .map(|text| text.split_once('=').map(|(k, v)| (k.trim(), v.trim())).ok_or_else(|| plain(pair(text))))
+        .collect()
 }
 
 fn distinct(list: &[String]) -> Vec<String> {
@@ -214,10 +236,18 @@ fn check(resources: &[Resource], found: &[Result<(String, String), Failure>], ve
             special_match = true;
         }
         if let (Err(failure), false) = (found, special_match) {
-            return Err(failure.clone());
+            return Err(bare(failure));
         }
     }
     Ok(())
+}
+
+/// Upstream shows this one without `error: `.
+fn bare(failure: &Failure) -> Failure {
+    match failure {
+        Failure::NoResource(..) => Failure::Verbatim(failure.message(), 1),
+        other => other.clone(),
+    }
 }
 
 fn check_urls(urls: &[String], verbs: &[String]) -> Result<(), Failure> {
@@ -249,7 +279,8 @@ fn rules(
     let mut groups: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (resource, found) in resources.iter().zip(found) {
         let (name, group) = known(resource, found);
-        let name = if resource.subresource.is_empty() { name.to_owned() } else { format!("{name}/{}", resource.subresource) };
+        let name =
+            if resource.subresource.is_empty() { name.to_owned() } else { format!("{name}/{}", resource.subresource) };
         let list = groups.entry(group).or_default();
         if !list.contains(&name) {
             list.push(name);

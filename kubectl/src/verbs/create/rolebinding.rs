@@ -14,7 +14,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 #[derive(clap::Args, Debug, Default)]
 pub struct Subjects {
     /// User to bind; may be given several times
-    #[arg(long = "user")]
+    #[arg(long = "local-user")]
     users: Vec<String>,
     /// Group to bind; may be given several times
     #[arg(long = "group")]

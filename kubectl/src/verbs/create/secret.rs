@@ -48,16 +48,16 @@ pub struct DockerRegistry {
     #[command(flatten)]
     made: Made,
     /// User at the registry.
-    #[arg(long = "docker-username", default_value = "", hide_default_value = true)]
+    #[arg(id = "docker-username", long = "docker-username", default_value = "", hide_default_value = true)]
     username: String,
     /// Password at the registry.
-    #[arg(long = "docker-password", default_value = "", hide_default_value = true)]
+    #[arg(id = "docker-password", long = "docker-password", default_value = "", hide_default_value = true)]
     password: String,
     /// Mail address at the registry.
     #[arg(long = "docker-email", default_value = "", hide_default_value = true)]
     email: String,
     /// The registry's address.
-    #[arg(long = "docker-server", default_value = "https://index.docker.io/v1/")]
+    #[arg(id = "docker-server", long = "docker-server", default_value = "https://index.docker.io/v1/")]
     server: String,
     /// File with the whole configuration instead.
     #[arg(long = "from-file", value_delimiter = ',')]
@@ -128,7 +128,8 @@ fn tls(args: &Tls, cx: &Context) -> Result<Value, Failure> {
         return Err(plain("key and cert must be specified"));
     }
     let read = |path: &str| {
-        let failed = |e: std::io::Error| plain(format!("Cannot read file {path}, {}", file_error("open", path, &e).message()));
+        let failed =
+            |e: std::io::Error| plain(format!("Cannot read file {path}, {}", file_error("open", path, &e).message()));
         std::fs::read(path).map_err(failed)
     };
     let (cert, key) = (read(&args.cert)?, read(&args.key)?);
@@ -149,7 +150,8 @@ fn docker_config(args: &DockerRegistry) -> String {
     let text = |value: &str| crate::typed::sorted(&Value::String(value.to_owned()));
     let auth = STANDARD.encode(format!("{}:{}", args.username, args.password));
     let fields = [("username", &args.username), ("password", &args.password), ("email", &args.email), ("auth", &auth)];
-    let fields = fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("\"{name}\":{}", text(value)));
+    let fields =
+        fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("\"{name}\":{}", text(value)));
     format!("{{\"auths\":{{{}:{{{}}}}}}}", text(&args.server), fields.collect::<Vec<_>>().join(","))
 }
 

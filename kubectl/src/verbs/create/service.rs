@@ -83,7 +83,10 @@ pub async fn run(kind: Kind, cx: &Context) -> Result<(), Failure> {
         Kind::LoadBalancer(args) => (&args.shared, Spec::of("LoadBalancer")),
         Kind::ExternalName(args) => {
             required(&[("external-name", args.external_name.is_some())])?;
-            (&args.shared, Spec { external_name: args.external_name.as_deref().unwrap_or_default(), ..Spec::of("ExternalName") })
+            (
+                &args.shared,
+                Spec { external_name: args.external_name.as_deref().unwrap_or_default(), ..Spec::of("ExternalName") },
+            )
         }
     };
     let (name, _) = shared.made.name(cx, &format!("service {}", spec.kind.to_lowercase()), &shared.names)?;

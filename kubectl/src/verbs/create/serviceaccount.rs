@@ -27,5 +27,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain("name must be specified"));
     }
     let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create serviceaccount: " }).await
+    args.made
+        .create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create serviceaccount: " })
+        .await
 }

@@ -138,7 +138,10 @@ async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str
                 let mapping = cx.discovery()?.resolve(kind).await?;
                 if mapping.group_resource() != "nodes" {
                     let resource = format!("{}/{}, Resource={}", mapping.group, mapping.version, mapping.resource);
-                    return Err(Failure::Plain(format!("error: expected resource of type node, got {}", api::field::go_quote(&resource))));
+                    return Err(Failure::Plain(format!(
+                        "error: expected resource of type node, got {}",
+                        api::field::go_quote(&resource)
+                    )));
                 }
                 arguments.push(name.to_owned());
             }
@@ -233,7 +236,8 @@ async fn pods_to_remove(args: &Args, cx: &Context, node: &str) -> Result<(Vec<Va
     for pod in all {
         let missing = match daemon_set(&pod) {
             Some(owner) => {
-                let call = Call::get(format!("/apis/apps/v1/namespaces/{}/daemonsets/{}", path(namespace(&pod)), path(owner)));
+                let call =
+                    Call::get(format!("/apis/apps/v1/namespaces/{}/daemonsets/{}", path(namespace(&pod)), path(owner)));
                 client.json(call).await.err().map(|failure| (failure.message(), failure.is_not_found()))
             }
             None => None,
@@ -289,7 +293,8 @@ async fn remove(args: &Args, cx: &Context, pods: &[Value], dry_run: DryRun) -> R
             Some(Ok(true)) => {}
             Some(done) => return done.map(drop),
         }
-        let waiting = |why: &str| plain(format!("error when waiting for pod {pod_name} in namespace {namespace} to terminate: {why}"));
+        let waiting =
+            |why: &str| plain(format!("error when waiting for pod {pod_name} in namespace {namespace} to terminate: {why}"));
         match until(deadline, wait(args, cx, pod, "evicted")).await {
             None => Err(waiting(&format!("global timeout reached: {}", api::duration::go_string(args.timeout)))),
             Some(done) => done.map_err(|failure| waiting(&failure.message())),
@@ -335,7 +340,9 @@ async fn evict(args: &Args, cx: &Context, pod: &Value, dry_run: DryRun) -> Resul
             (api::field::go_quote(name(pod)), api::field::go_quote(namespace(pod)), failure.message());
         let terminating = failure.reason() == "Forbidden" && has_cause(&failure, "NamespaceTerminating");
         match failure.reason() {
-            "TooManyRequests" => eprintln!("error when evicting pods/{pod_name} -n {namespace} (will retry after 5s): {why}"),
+            "TooManyRequests" => {
+                eprintln!("error when evicting pods/{pod_name} -n {namespace} (will retry after 5s): {why}")
+            }
             _ if terminating && !pod["metadata"]["deletionTimestamp"].is_null() => return Ok(true),
             _ if terminating => eprintln!(
                 "error when evicting pod {pod_name} from terminating namespace {namespace} (will retry after 5s): {why}"

@@ -23,7 +23,8 @@ pub async fn edit(text: &str, extension: &str) -> Result<(String, PathBuf), Fail
         None => command.args(arguments).arg(&path),
     };
     let shown = api::field::go_quote(&words.join(" "));
-    let status = command.status().await.map_err(|error| plain(format!("unable to launch the editor {shown}: {}", go_io(&error))))?;
+    let status =
+        command.status().await.map_err(|error| plain(format!("unable to launch the editor {shown}: {}", go_io(&error))))?;
     if !status.success() {
         return Err(plain(format!("there was a problem with the editor {shown}")));
     }

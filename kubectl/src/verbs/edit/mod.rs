@@ -110,13 +110,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 /// # Errors
 /// Bad arguments, or edits that could not be saved.
 pub async fn last_applied(args: LastAppliedArgs, cx: &Context) -> Result<(), Failure> {
-    let query = Query {
-        args: &args.arguments,
-        files: Some(&args.files),
-        type_suffices: true,
-        latest: true,
-        ..Query::default()
-    };
+    let query =
+        Query { args: &args.arguments, files: Some(&args.files), type_suffices: true, latest: true, ..Query::default() };
     let validation = args.validate.directive()?;
     let mut objects = Vec::new();
     for mut object in query.objects(cx).await?.all()? {
@@ -217,7 +212,8 @@ impl<'a> Editing<'a> {
                 text = text.replace('\n', "\r\n");
             }
             let extension = if self.json { ".json" } else { ".yaml" };
-            let (edited, file) = editor::edit(&text, extension).await.map_err(|failure| preserved(failure, last.as_ref()))?;
+            let (edited, file) =
+                editor::edit(&text, extension).await.map_err(|failure| preserved(failure, last.as_ref()))?;
             if before.as_deref().is_some_and(|before| without_comments(before) == without_comments(&edited)) {
                 return Err(preserved(plain("Edit cancelled, no valid changes were saved."), Some(&file)));
             }
@@ -301,7 +297,9 @@ impl<'a> Editing<'a> {
         let mut values = Vec::new();
         for document in documents_in(edited.as_bytes()) {
             match document {
-                Ok(value) if value["kind"] == "List" => values.extend(value["items"].as_array().cloned().unwrap_or_default()),
+                Ok(value) if value["kind"] == "List" => {
+                    values.extend(value["items"].as_array().cloned().unwrap_or_default())
+                }
                 Ok(value) => values.push(value),
                 Err(why) => return Ok(Round::Again(Reasons::of(format!("The edited file had a syntax error: {why}")))),
             }

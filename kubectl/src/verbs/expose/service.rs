@@ -110,7 +110,9 @@ fn selector_of(object: &Value) -> Result<BTreeMap<String, String>, String> {
                 return Err(format!("invalid {}: no selectors, therefore cannot be exposed", kind.to_lowercase()));
             }
             match spec["selector"]["matchExpressions"].as_array().filter(|list| !list.is_empty()) {
-                Some(list) => Err(format!("couldn't convert expressions - \"{}\" to map-based selector format", go_expressions(list))),
+                Some(list) => {
+                    Err(format!("couldn't convert expressions - \"{}\" to map-based selector format", go_expressions(list)))
+                }
                 None => Ok(labels),
             }
         }
@@ -165,9 +167,8 @@ fn ports(object: &Value, wanted: &Wanted) -> Result<Vec<Value>, String> {
     };
     let mut out = Vec::new();
     for (at, number) in numbers.iter().enumerate() {
-        let port: i32 = number
-            .parse()
-            .map_err(|_| format!("strconv.Atoi: parsing {}: invalid syntax", api::field::go_quote(number)))?;
+        let port: i32 =
+            number.parse().map_err(|_| format!("strconv.Atoi: parsing {}: invalid syntax", api::field::go_quote(number)))?;
         let protocols: Vec<String> = match wanted.protocol.as_str() {
             "" => known.iter().find(|(n, _)| n == number).map_or_else(|| vec!["TCP".to_owned()], |(_, p)| p.clone()),
             protocol => vec![protocol.to_owned()],
@@ -214,14 +215,21 @@ mod tests {
             {"name": "port-1-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
             {"name": "port-2", "port": 80, "protocol": "TCP", "targetPort": 80},
         ]});
-        let want = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"l": "m"}}, "spec": spec});
+        let want =
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"l": "m"}}, "spec": spec});
         assert_eq!(service(&deployment(), &Wanted::default()), Ok(want));
     }
 
     #[test]
     fn flags_win() {
         let text = str::to_owned;
-        let wanted = Wanted { port: text("8080"), target_port: text("http"), of_type: text("NodePort"), name: text("n"), ..Wanted::default() };
+        let wanted = Wanted {
+            port: text("8080"),
+            target_port: text("http"),
+            of_type: text("NodePort"),
+            name: text("n"),
+            ..Wanted::default()
+        };
         assert_eq!(
             service(&deployment(), &wanted).unwrap()["spec"],
             json!({"selector": {"app": "web"}, "type": "NodePort", "ports": [{"port": 8080, "protocol": "TCP", "targetPort": "http"}]})
@@ -232,6 +240,9 @@ mod tests {
     fn refusals_are_upstreams() {
         assert_eq!(can_be_exposed("batch", "Job"), Err("cannot expose a Job.batch".to_owned()));
         let bare = json!({"kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {}});
-        assert_eq!(service(&bare, &Wanted::default()), Err("couldn't find port via --port flag or introspection".to_owned()));
+        assert_eq!(
+            service(&bare, &Wanted::default()),
+            Err("couldn't find port via --port flag or introspection".to_owned())
+        );
     }
 }

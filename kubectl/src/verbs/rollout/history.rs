@@ -235,8 +235,11 @@ impl History {
             to => records.iter().find(|r| r["revision"] == to).ok_or_else(|| not_found(to))?,
         };
         let template = self.as_it_was(record)?["spec"]["template"].clone();
-        let change =
-            if template == self.object["spec"]["template"] { Change::None } else { Change::Strategic(record["data"].clone()) };
+        let change = if template == self.object["spec"]["template"] {
+            Change::None
+        } else {
+            Change::Strategic(record["data"].clone())
+        };
         Ok(Undo { template, change })
     }
 }

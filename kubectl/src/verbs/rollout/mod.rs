@@ -95,7 +95,9 @@ fn no_history(doing: &str, group: &str, kind: &str) -> String {
     match (doing, known) {
         ("history", true) => format!("no history viewer has been implemented for {quoted}"),
         (_, true) => format!("no rollbacker has been implemented for {quoted}"),
-        ("history", false) => format!("error retrieving history for {quoted}, no visitor method exists for {{{group} {kind}}}"),
+        ("history", false) => {
+            format!("error retrieving history for {quoted}, no visitor method exists for {{{group} {kind}}}")
+        }
         (_, false) => format!("error retrieving rollbacker for {quoted}, no visitor method exists for {{{group} {kind}}}"),
     }
 }

@@ -48,7 +48,8 @@ fn observed(object: &Value) -> bool {
 fn deployment(object: &Value, revision: i64) -> Result<Progress, String> {
     let name = name(object);
     if revision > 0 {
-        let running = super::history::revision(object).map_err(|e| format!("cannot get the revision of deployment {name}: {e}"))?;
+        let running =
+            super::history::revision(object).map_err(|e| format!("cannot get the revision of deployment {name}: {e}"))?;
         if revision != running {
             return Err(format!("desired revision ({revision}) is different from the running revision ({running})"));
         }
@@ -63,7 +64,8 @@ fn deployment(object: &Value, revision: i64) -> Result<Progress, String> {
     let wanted = object.pointer("/spec/replicas").and_then(Value::as_i64);
     let (replicas, updated) = (number(object, "/status/replicas"), number(object, "/status/updatedReplicas"));
     let available = number(object, "/status/availableReplicas");
-    let waiting = |what: String| Ok(Progress::waiting(format!("Waiting for deployment {name} rollout to finish: {what}...")));
+    let waiting =
+        |what: String| Ok(Progress::waiting(format!("Waiting for deployment {name} rollout to finish: {what}...")));
     match wanted {
         Some(wanted) if updated < wanted => waiting(format!("{updated} out of {wanted} new replicas have been updated")),
         _ if replicas > updated => waiting(format!("{} old replicas are pending termination", replicas - updated)),
@@ -87,7 +89,8 @@ fn daemon_set(object: &Value) -> Result<Progress, String> {
     }
     let wanted = number(object, "/status/desiredNumberScheduled");
     let (updated, available) = (number(object, "/status/updatedNumberScheduled"), number(object, "/status/numberAvailable"));
-    let waiting = |what: String| Ok(Progress::waiting(format!("Waiting for daemon set {name} rollout to finish: {what}...")));
+    let waiting =
+        |what: String| Ok(Progress::waiting(format!("Waiting for daemon set {name} rollout to finish: {what}...")));
     match () {
         () if updated < wanted => waiting(format!("{updated} out of {wanted} new pods have been updated")),
         () if available < wanted => waiting(format!("{available} of {wanted} updated pods are available")),

@@ -112,7 +112,13 @@ fn validate(args: &Args, resources: &[String], dry_run: DryRun) -> Result<(), St
 /// A variable for each key of `--from`.
 async fn from(args: &Args, cx: &Context) -> Result<Vec<Value>, Failure> {
     let from = [args.from.clone()];
-    let query = Query { args: &from, labels: args.shared.selector.as_deref(), all: args.shared.all, latest: true, ..Query::default() };
+    let query = Query {
+        args: &from,
+        labels: args.shared.selector.as_deref(),
+        all: args.shared.all,
+        latest: true,
+        ..Query::default()
+    };
     let mut variables = Vec::new();
     for object in query.objects(cx).await?.all()? {
         let reference = match object.mapping.kind.as_str() {
@@ -218,7 +224,9 @@ async fn resolve(cx: &Context, object: &Value, container: &Value, from: &Value) 
 fn field_value(object: &Value, path: &str) -> Result<String, String> {
     let metadata = &object["metadata"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|path| path.split_once("['")).filter(|(map, _)| !map.is_empty()) {
+    if let Some((map, key)) =
+        path.strip_suffix("']").and_then(|path| path.split_once("['")).filter(|(map, _)| !map.is_empty())
+    {
         return match map {
             "metadata.annotations" => Ok(text(&metadata["annotations"][key])),
             "metadata.labels" => Ok(text(&metadata["labels"][key])),
@@ -226,7 +234,8 @@ fn field_value(object: &Value, path: &str) -> Result<String, String> {
         };
     }
     let all = |map: &Value| {
-        let line = |(key, value): (&String, &Value)| format!("{key}={}", api::field::go_quote(value.as_str().unwrap_or_default()));
+        let line =
+            |(key, value): (&String, &Value)| format!("{key}={}", api::field::go_quote(value.as_str().unwrap_or_default()));
         map.as_object().into_iter().flatten().map(line).collect::<Vec<_>>().join("\n")
     };
     match path {

@@ -38,7 +38,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if images.is_empty() {
         failures.push(plain("at least one image update is required"));
     } else if images.len() > 1 && images.iter().any(|(name, _)| name == "*") {
-        failures.push(plain("all containers are already specified by *, but saw more than one container_name=container_image pairs"));
+        failures.push(plain(
+            "all containers are already specified by *, but saw more than one container_name=container_image pairs",
+        ));
     }
     failures.extend(shared.both_local_and_server(dry_run).err().map(plain));
     Failure::of(std::mem::take(&mut failures))?;

@@ -64,7 +64,14 @@ mod tests {
 
     #[test]
     fn stars_stand_for_anything() {
-        let cases = [("web", "*", true), ("web", "w*", true), ("web", "*b", true), ("web", "w*b", true), ("web", "x*", false), ("web", "we", false)];
+        let cases = [
+            ("web", "*", true),
+            ("web", "w*", true),
+            ("web", "*b", true),
+            ("web", "w*b", true),
+            ("web", "x*", false),
+            ("web", "we", false),
+        ];
         for (name, pattern, want) in cases {
             assert_eq!(fits(name, pattern), want, "{name} {pattern}");
         }
@@ -75,7 +82,8 @@ mod tests {
         let mut object = json!({"kind": "Deployment", "apiVersion": "apps/v1",
             "spec": {"template": {"spec": {"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}}}});
         let spec = spec_of(&mut object).unwrap();
-        let names: Vec<String> = containers(spec, "*").iter().map(|c| c["name"].as_str().unwrap_or_default().to_owned()).collect();
+        let names: Vec<String> =
+            containers(spec, "*").iter().map(|c| c["name"].as_str().unwrap_or_default().to_owned()).collect();
         assert_eq!(names, ["c", "i"]);
         let mut other = json!({"kind": "ConfigMap", "apiVersion": "v1"});
         let refused = spec_of(&mut other).unwrap_err();

@@ -18,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     shared: Shared,
     /// User to bind; may be given several times
-    #[arg(long = "user")]
+    #[arg(long = "local-user")]
     users: Vec<String>,
     /// Group to bind; may be given several times
     #[arg(long = "group")]

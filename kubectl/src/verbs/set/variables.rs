@@ -50,7 +50,8 @@ impl Variables {
         let text = |v: &'a Value| v.as_str().unwrap_or_default();
         let changed = |new: &Value| {
             let old = existing.iter().find(|old| old["name"] == new["name"])?;
-            (text(&old["value"]) != new["value"].as_str().unwrap_or_default()).then(|| (text(&old["name"]), text(&old["value"])))
+            (text(&old["value"]) != new["value"].as_str().unwrap_or_default())
+                .then(|| (text(&old["name"]), text(&old["value"])))
         };
         self.set.iter().find_map(changed)
     }
@@ -146,7 +147,10 @@ mod tests {
 
     #[test]
     fn arguments_are_told_apart() {
-        assert_eq!(split(&strings(&["deploy", "x", "A=b", "C-"])), Some((strings(&["deploy", "x"]), strings(&["A=b", "C-"]))));
+        assert_eq!(
+            split(&strings(&["deploy", "x", "A=b", "C-"])),
+            Some((strings(&["deploy", "x"]), strings(&["A=b", "C-"])))
+        );
         assert_eq!(split(&strings(&["deploy", "A=b", "x"])), None);
         assert_eq!(name_of_key("my-key.x"), "MY_KEY_X");
     }

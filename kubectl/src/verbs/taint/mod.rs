@@ -70,7 +70,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if !args.all && !selected {
         query_args.extend(names.iter().cloned());
     }
-    let query = Query { args: &query_args, labels: args.selector.as_deref(), all: args.all, latest: true, ..Query::default() };
+    let query =
+        Query { args: &query_args, labels: args.selector.as_deref(), all: args.all, latest: true, ..Query::default() };
     let found = query.objects(cx).await?;
     let mut failures = found.failures;
     for object in found.objects {

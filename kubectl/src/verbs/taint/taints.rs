@@ -109,7 +109,9 @@ impl Changes {
             if !exists.is_empty() {
                 let name = node["metadata"]["name"].as_str().unwrap_or_default();
                 let exists = exists.join(",");
-                return Err(format!("node {name} already has {exists} taint(s) with same effect(s) and --overwrite is false"));
+                return Err(format!(
+                    "node {name} already has {exists} taint(s) with same effect(s) and --overwrite is false"
+                ));
             }
         }
         let mut new: Vec<Value> = self.add.iter().map(Taint::to_value).collect();
@@ -201,6 +203,9 @@ mod tests {
         assert_eq!(apply(&["a=x:NoSchedule"]), "node n already has a taint(s) with same effect(s) and --overwrite is false");
         assert_eq!(apply(&["x:NoExecute-"]), "taint \"x:NoExecute\" not found");
         assert_eq!(apply(&["a=b:Odd"]), "invalid taint effect: Odd, unsupported taint effect");
-        assert_eq!(apply(&["a=b"]), "invalid taint spec: a=b, name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')");
+        assert_eq!(
+            apply(&["a=b"]),
+            "invalid taint spec: a=b, name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+        );
     }
 }
