@@ -41,6 +41,13 @@ pub struct Settings {
     pub chunk_size: i64,
 }
 
+/// A pod template in words, its tabs as they are (`rollout history --revision`).
+pub fn template(template: &Value) -> String {
+    let mut w = Writer::new(Clock::system());
+    pod::template(&mut w, template);
+    w.unaligned()
+}
+
 /// Fetches an object and all that its description needs.
 ///
 /// # Errors

@@ -80,6 +80,11 @@ impl Writer {
         strtime::format("%a, %d %b %Y %H:%M:%S %z", &here).unwrap_or_default()
     }
 
+    /// All of it, its tabs as they are: what upstream prints where it aligns nothing.
+    pub fn unaligned(self) -> String {
+        self.text
+    }
+
     /// All of it, aligned.
     pub fn finish(self) -> String {
         align(&self.text)

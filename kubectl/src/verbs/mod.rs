@@ -1,10 +1,10 @@
 //! One verb a file: `Args` and `run`.
 
-pub mod describe;
 pub mod annotate;
 pub mod apply;
 pub mod create;
 pub mod delete;
+pub mod describe;
 pub mod diff;
 pub mod drain;
 pub mod edit;
@@ -18,8 +18,3 @@ pub mod rollout;
 pub mod scale;
 pub mod set;
 pub mod taint;
-
-/// A pod template in words, as `describe` has it.
-fn describe_template(template: &serde_json::Value) -> String {
-    crate::output::yaml::to_string(template)
-}

@@ -56,7 +56,7 @@ async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun) -> Res
     let history = History::read(cx, kind, namespace, &object.name).await?;
     let undo = history.undo(args.to_revision).map_err(plain)?;
     if dry_run == DryRun::Client {
-        let text = super::super::describe_template(&undo.template);
+        let text = crate::describe::template(&undo.template);
         return Ok(if kind == Kind::Deployment { text } else { format!("will roll back to {text}") });
     }
     let (patch_type, patch) = match undo.change {

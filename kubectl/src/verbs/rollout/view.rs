@@ -58,7 +58,7 @@ fn one(args: &Args, show: &Show, object: &serde_json::Value, history: &History) 
         }
         return Ok(());
     }
-    let text = history.view(args.revision, super::super::describe_template).map_err(plain)?;
+    let text = history.view(args.revision, crate::describe::template).map_err(plain)?;
     let revision = if args.revision > 0 { format!("with revision #{}", args.revision) } else { String::new() };
     show.print_as(object, &format!("{revision}\n{text}"))
 }
