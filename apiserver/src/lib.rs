@@ -10,6 +10,7 @@ mod error;
 pub mod gate;
 mod handlers;
 pub mod identity;
+mod measured;
 mod metrics;
 pub mod registry;
 pub mod request;

@@ -32,8 +32,18 @@ struct InFlightLabels {
     request_kind: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LongRunningLabels {
+    verb: String,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+}
+
 /// The API server's figures.
 pub struct ApiMetrics {
+    long_running: Family<LongRunningLabels, Gauge>,
     metrics: Metrics,
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram>,
@@ -61,7 +71,23 @@ impl ApiMetrics {
         let durations = metrics.register("apiserver_request_duration_seconds", "Time taken by requests", durations);
         let in_flight =
             metrics.register("apiserver_current_inflight_requests", "Requests being answered", Family::default());
-        Self { metrics, requests, durations, in_flight }
+        let long_running =
+            metrics.register("apiserver_longrunning_requests", "Watches and streams being answered", Family::default());
+        Self { long_running, metrics, requests, durations, in_flight }
+    }
+
+    /// Counts a watch or a stream as long as the answer is kept.
+    pub fn long_running(&self, info: &RequestInfo) -> InFlight {
+        let labels = LongRunningLabels {
+            verb: if info.verb == "watch" { "WATCH".to_owned() } else { "CONNECT".to_owned() },
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+        };
+        let gauge = self.long_running.get_or_create(&labels).clone();
+        gauge.inc();
+        InFlight(gauge)
     }
 
     /// Counts an answered request.
@@ -102,6 +128,26 @@ impl ApiMetrics {
         );
         for (resource, count) in registry.counts() {
             let _ = writeln!(objects, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}");
+        }
+        objects.push_str(
+            "# HELP apiserver_watch_cache_events_received Changes that the watch cache received.\n# TYPE apiserver_watch_cache_events_received counter\n",
+        );
+        let caches: Vec<_> =
+            registry.caches().all().map(|c| (c.kind().info.group, c.kind().info.plural, c.seen())).collect();
+        for (group, resource, (events, _)) in &caches {
+            let _ = writeln!(
+                objects,
+                "apiserver_watch_cache_events_received_total{{group=\"{group}\",resource=\"{resource}\"}} {events}"
+            );
+        }
+        objects.push_str(
+            "# HELP apiserver_watch_cache_resource_version The revision of the newest change in the watch cache.\n# TYPE apiserver_watch_cache_resource_version gauge\n",
+        );
+        for (group, resource, (_, revision)) in &caches {
+            let _ = writeln!(
+                objects,
+                "apiserver_watch_cache_resource_version{{group=\"{group}\",resource=\"{resource}\"}} {revision}"
+            );
         }
         out.insert_str(end, &objects);
         out

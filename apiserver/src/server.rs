@@ -20,6 +20,7 @@ use crate::{
     gate::Gate,
     handlers::{App, plain::Documents, serve},
     identity::{Identity, User},
+    measured::Measured,
     metrics::ApiMetrics,
     registry::{Registry, ServiceRanges},
     security::{self, Security, lookup::Lookup, tls},
@@ -42,6 +43,12 @@ pub struct Config {
     pub compaction: Duration,
     /// How long a resourceVersion from the future is waited for.
     pub patience: Duration,
+    /// How many reads and how many writes may be under way at once.
+    pub in_flight: (usize, usize),
+    /// How many recent changes are kept for watches.
+    pub history: Limits,
+    /// Makes a name out of `generateName`.
+    pub names: fn(&str) -> String,
     /// The process' metrics.
     pub metrics: Metrics,
     /// Ends the server when it fires.
@@ -59,6 +66,9 @@ impl Config {
             ranges: ServiceRanges::default(),
             compaction: Duration::from_secs(300),
             patience: Duration::from_secs(3),
+            in_flight: (400, 200),
+            history: Limits::default(),
+            names: |base| api::names::generate_name(base, &mut rand::rng()),
             metrics: Metrics::default(),
             shutdown: CancellationToken::new(),
         }
@@ -112,10 +122,11 @@ impl Server {
         let shutdown = config.shutdown.child_token();
         let mut tasks = JoinSet::new();
         let kinds: Vec<Arc<Kind>> = api::kinds::all().into_iter().map(Arc::new).collect();
+        let store: Arc<dyn Store> = Arc::new(Measured::new(config.store.clone(), &kinds, &config.metrics));
         let storing = kinds.iter().filter(|k| k.info.stored_as.is_none());
-        let caches = Arc::new(Caches::new(config.store.clone(), storing, Limits::default()));
-        let registry =
-            Arc::new(Registry::new(config.store.clone(), caches.clone(), kinds, config.ranges.clone(), config.patience));
+        let caches = Arc::new(Caches::new(store.clone(), storing, config.history));
+        let registry = Registry::new(store.clone(), caches.clone(), kinds, config.ranges.clone(), config.patience);
+        let registry = Arc::new(registry.naming(config.names));
         let loaded = caches.load().await.map_err(Error::Load)?;
         tasks.spawn(caches.run(loaded, shutdown.clone()));
 
@@ -133,14 +144,16 @@ impl Server {
         };
         let gate = security.as_ref().map_or_else(Gate::open, |s| s.gate.clone());
         let tokens = security.as_ref().map(|s| s.tokens.clone());
-        let fed = registry.clone();
-        let checks = vec![
-            Check::ping(),
-            Check::new("etcd", || Ok(())),
-            Check::new("informer-sync", move || {
-                if fed.caches().applied().revision() > 0 { Ok(()) } else { Err("the cache is not loaded".to_owned()) }
-            }),
-        ];
+        let (fed, going) = (registry.clone(), shutdown.clone());
+        let checks =
+            vec![
+                Check::new("informer-sync", move || {
+                    if fed.caches().applied().revision() > 0 { Ok(()) } else { Err("the cache is not loaded".to_owned()) }
+                }),
+                Check::new("shutdown", move || {
+                    if going.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) }
+                }),
+            ];
         let listener = match config.listen {
             Some(address) => {
                 let listen = |source| Error::Listen { address, source };
@@ -158,7 +171,7 @@ impl Server {
             metrics: ApiMetrics::new(config.metrics),
             address: told,
             documents: Box::new(move |path| tokens.as_ref().and_then(|t| t.discovery(path))),
-            limits: (Semaphore::new(400), Semaphore::new(200)),
+            limits: (Semaphore::new(config.in_flight.0), Semaphore::new(config.in_flight.1)),
             timeout: Duration::from_secs(60),
             static_documents: Documents::new(registry.kinds().iter().map(|k| k.info.clone()), checks),
             shutdown: shutdown.clone(),

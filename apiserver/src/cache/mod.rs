@@ -204,6 +204,12 @@ impl Cache {
         self.state.read().objects.values().cloned().collect()
     }
 
+    /// How many changes the cache has seen, and the revision of the last.
+    pub fn seen(&self) -> (u64, Revision) {
+        let state = self.state.read();
+        (state.ring.next(), state.revision)
+    }
+
     /// The revision of the resource's last change that the cache has seen.
     pub fn last_change(&self) -> Revision {
         self.state.read().revision

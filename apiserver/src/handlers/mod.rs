@@ -82,10 +82,8 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     let handled = AssertUnwindSafe(handle(&app, request)).catch_unwind().await;
     let mut response = handled.unwrap_or_else(|_| {
         tracing::error!(path = info.path, "a handler panicked");
-        let text = format!("This request caused apiserver to panic. Look in the logs for details.\n{:?}\n", info.path);
-        let mut response = Response::new(Body::from(text));
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
+        let text = "This request caused apiserver to panic. Look in the logs for details.\n";
+        plain_text(StatusCode::INTERNAL_SERVER_ERROR, text)
     });
     let headers = response.headers_mut();
     let id = audit.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
@@ -126,15 +124,24 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
 }
 
 fn too_many() -> Response {
-    let mut response = Response::new(Body::from("Too many requests, please try again later.\n"));
-    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let mut response = plain_text(StatusCode::TOO_MANY_REQUESTS, "Too many requests, please try again later.\n");
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// An error without a Status, as Go's `http.Error` writes it.
+fn plain_text(status: StatusCode, text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
 async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Request<Body>) -> Result<Response> {
     if !info.is_resource {
+        plain::look_after(app, &info).await;
         return Ok(plain::answer(app, &info, &request));
     }
     let (parts, body) = request.into_parts();

@@ -1,6 +1,9 @@
 //! Paths that are no resources: discovery, OpenAPI, health, version, metrics.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use api::{
     discovery::{self, Aggregated},
@@ -22,8 +25,33 @@ pub struct Documents {
     kinds: Vec<KindInfo>,
     v2: OnceLock<(Bytes, Bytes, String)>,
     v3: parking_lot::Mutex<std::collections::HashMap<String, Option<(Bytes, String)>>>,
-    /// Health checks of `/readyz`; `/livez` and `/healthz` leave out what only readiness needs.
+    /// Health checks of `/readyz`.
     pub checks: Vec<Check>,
+    /// Why the store does not answer, as the last health request found.
+    pub store: Arc<parking_lot::Mutex<Option<String>>>,
+}
+
+/// Checks that only readiness needs; `/livez` and `/healthz` leave them out.
+const ONLY_READY: &[&str] = &["etcd-readiness", "informer-sync", "shutdown"];
+/// How long the store may take to say that it is there.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a health request wants to know is found out when it is asked for: nothing runs in the background.
+pub async fn look_after(app: &App, info: &RequestInfo) {
+    if !["/healthz", "/livez", "/readyz"].iter().any(|p| info.path.starts_with(p)) {
+        return;
+    }
+    let asked = tokio::time::timeout(STORE_PATIENCE, app.registry.store().revision()).await;
+    *app.static_documents.store.lock() = match asked {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error::chain(&error)),
+        Err(_) => Some("context deadline exceeded".to_owned()),
+    };
+}
+
+fn checks_of(app: &App, name: &str) -> Vec<Check> {
+    let checks = app.static_documents.checks.iter();
+    checks.filter(|c| name == "readyz" || !ONLY_READY.contains(&c.name)).cloned().collect()
 }
 
 const fn review(
@@ -67,7 +95,14 @@ impl Documents {
     /// For the kinds served.
     pub fn new(kinds: impl IntoIterator<Item = KindInfo>, checks: Vec<Check>) -> Self {
         let kinds = kinds.into_iter().chain(UNSTORED.iter().cloned()).collect();
-        Self { kinds, v2: OnceLock::new(), v3: parking_lot::Mutex::default(), checks }
+        let store = Arc::<parking_lot::Mutex<Option<String>>>::default();
+        let answers = |name: &'static str| {
+            let store = store.clone();
+            Check::new(name, move || store.lock().clone().map_or(Ok(()), Err))
+        };
+        let mut all = vec![Check::ping(), Check::new("log", || Ok(())), answers("etcd"), answers("etcd-readiness")];
+        all.extend(checks);
+        Self { kinds, v2: OnceLock::new(), v3: parking_lot::Mutex::default(), checks: all, store }
     }
 
     fn infos(&self) -> Vec<&KindInfo> {
@@ -106,7 +141,7 @@ fn paths(app: &App) -> Vec<u8> {
     }
     for name in ["healthz", "livez", "readyz"] {
         paths.push(format!("/{name}"));
-        paths.extend(app.static_documents.checks.iter().map(|c| format!("/{name}/{}", c.name)));
+        paths.extend(checks_of(app, name).iter().map(|c| format!("/{name}/{}", c.name)));
     }
     paths.extend(["/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/version"].map(str::to_owned));
     paths.sort();
@@ -138,7 +173,7 @@ pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Re
         [] => text(StatusCode::OK, JSON, paths(app)),
         [name @ ("healthz" | "livez" | "readyz"), rest @ ..] => {
             let one = (!rest.is_empty()).then(|| rest.join("/"));
-            let (status, body) = health::answer(name, &app.static_documents.checks, one.as_deref(), query);
+            let (status, body) = health::answer(name, &checks_of(app, name), one.as_deref(), query);
             text(status, TEXT, body)
         }
         ["version"] => text(StatusCode::OK, JSON, version()),

@@ -111,23 +111,46 @@ struct Continue {
     start: String,
 }
 
-fn continue_token(entry: &Entry, revision: u64, last: &Object) -> String {
-    let start = format!("{}\0", &last.key()[entry.cache.prefix().len()..]);
-    let token = Continue { v: "meta.k8s.io/v1".to_owned(), rv: revision as i64, start };
+/// The revision of a token that goes on with whatever there is by then.
+const INCONSISTENT: i64 = -1;
+
+fn encode_token(revision: i64, start: String) -> String {
+    let token = Continue { v: "meta.k8s.io/v1".to_owned(), rv: revision, start };
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
+fn continue_token(entry: &Entry, revision: u64, last: &Object) -> String {
+    encode_token(revision as i64, format!("{}\0", &last.key()[entry.cache.prefix().len()..]))
+}
+
 fn parse_token(text: &str) -> Result<Continue> {
-    let bad = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
+    let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| bad(&illegal_base64(&e)))?;
     let token: Continue = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
-        return Err(bad(&format!("server does not recognize this encoded version {:?}", token.v)));
+        return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
     }
-    if token.start.is_empty() || token.start.starts_with('/') || token.start.contains("..") {
-        return Err(bad("encoded start key is not valid"));
+    if token.rv == 0 {
+        return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(bad("encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    // A key that leads out of the resource's own prefix.
+    if token.start.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(bad(&token.start));
     }
     Ok(token)
+}
+
+fn illegal_base64(error: &base64::DecodeError) -> String {
+    match error {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => {
+            format!("illegal base64 data at input byte {at}")
+        }
+        base64::DecodeError::InvalidLength(length) => format!("illegal base64 data at input byte {}", length / 4 * 4),
+        base64::DecodeError::InvalidPadding => "illegal base64 data at input byte 0".to_owned(),
+    }
 }
 
 /// A page of an older state, from the store.
@@ -151,7 +174,7 @@ async fn range(
     loop {
         let page =
             registry.store().range(Range { start: start.clone(), end: end.clone(), limit: chunk, at: Some(at) }).await;
-        let page = page.map_err(|e| expired(&e, after.is_some()))?;
+        let page = page.map_err(|e| expired(&e, after))?;
         let total = page.entries.len() as u64 + page.remaining;
         let mut seen = 0;
         for found in page.entries {
@@ -180,13 +203,17 @@ async fn range(
     }
 }
 
-fn expired(error: &store::Error, continuing: bool) -> Status {
-    match error {
-        store::Error::Compacted { .. } if continuing => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-        ),
-        store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
-        other => error::store(other),
+fn expired(error: &store::Error, after: Option<&str>) -> Status {
+    match (error, after) {
+        (store::Error::Compacted { .. }, Some(start)) => {
+            let mut status = Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+            );
+            status.metadata.r#continue = encode_token(INCONSISTENT, start.to_owned());
+            status
+        }
+        (store::Error::Compacted { .. }, None) => Status::expired("The resourceVersion for the provided list is too old."),
+        (other, _) => error::store(other),
     }
 }
 

@@ -18,6 +18,7 @@ use super::{App, Ask, read};
 use crate::{
     cache::{Change, Event, Object, Selection, Watcher, object::write_frame},
     error::{self, Result},
+    metrics::InFlight,
     registry::Entry,
     wire::{
         negotiate::{self, Encoding, For, Shape},
@@ -50,6 +51,7 @@ struct Stream {
     shutdown: tokio_util::sync::CancellationToken,
     columns_sent: bool,
     done: bool,
+    _counted: InFlight,
 }
 
 /// Starts a watch.
@@ -81,8 +83,11 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
             }
         };
         seen = seen.max(from);
-        let watcher = entry.cache.watch_after(from);
-        (watcher.map_err(error::gone)?, Vec::new(), None)
+        match entry.cache.watch_after(from) {
+            Ok(watcher) => (watcher, Vec::new(), None),
+            // As upstream, a request that was understood is answered by an event.
+            Err(gone) => return Ok(refused(form, &error::gone(gone))),
+        }
     };
     let timeout = options
         .timeout_seconds
@@ -105,18 +110,43 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
         shutdown: app.shutdown.clone(),
         columns_sent: false,
         done: false,
+        _counted: app.metrics.long_running(&ask.info),
     };
     let lines = futures::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), stream))
     });
     let mut response = Response::new(Body::from_stream(lines));
-    let kind = match form.encoding {
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(form.encoding)));
+    Ok(response)
+}
+
+fn content_type(encoding: Encoding) -> &'static str {
+    match encoding {
         Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         _ => "application/json",
-    };
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    Ok(response)
+    }
+}
+
+/// A watch of one event, which says why there are no others.
+fn refused(form: negotiate::Form, status: &Status) -> Response {
+    let line = framed(form.encoding, "ERROR", status.to_bytes().trim_ascii_end());
+    let mut response = Response::new(Body::from(line));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(form.encoding)));
+    response
+}
+
+/// An event as a watch in this encoding sends it.
+fn framed(encoding: Encoding, change: &'static str, json: &[u8]) -> Bytes {
+    if encoding != Encoding::Protobuf {
+        return [b"{\"type\":\"", change.as_bytes(), b"\",\"object\":", json, b"}\n"].concat().into();
+    }
+    let object: Value = serde_json::from_slice(json).unwrap_or_default();
+    let frame = api::protobuf::watch_frame(change, &object).or_else(|error| {
+        let status = serde_json::to_value(error::not_marshalable(&error)).unwrap_or_default();
+        api::protobuf::watch_frame("ERROR", &status)
+    });
+    frame.unwrap_or_default().into()
 }
 
 impl Stream {
@@ -127,21 +157,6 @@ impl Stream {
     /// Whether cached lines can be sent as they are.
     fn verbatim(&self) -> bool {
         self.shape == Shape::Object && self.encoding == Encoding::Json && !self.entry.converts()
-    }
-
-    /// An event as this watch sends it.
-    fn framed(&self, change: &'static str, json: &[u8]) -> Bytes {
-        match self.encoding {
-            Encoding::Protobuf => {
-                let object: Value = serde_json::from_slice(json).unwrap_or_default();
-                let frame = api::protobuf::watch_frame(change, &object).or_else(|error| {
-                    let status = serde_json::to_value(error::not_marshalable(&error)).unwrap_or_default();
-                    api::protobuf::watch_frame("ERROR", &status)
-                });
-                frame.unwrap_or_default().into()
-            }
-            _ => [b"{\"type\":\"", change.as_bytes(), b"\",\"object\":", json, b"}\n"].concat().into(),
-        }
     }
 
     /// An object's JSON as this watch shows it.
@@ -185,7 +200,7 @@ impl Stream {
             });
         }
         let json = self.show(object);
-        Some(self.framed(change.name(), &json))
+        Some(framed(self.encoding, change.name(), &json))
     }
 
     fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
@@ -204,7 +219,7 @@ impl Stream {
                 "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}],
             }),
         };
-        self.framed("BOOKMARK", object.to_string().as_bytes())
+        framed(self.encoding, "BOOKMARK", object.to_string().as_bytes())
     }
 
     fn take_initial(&mut self) -> Option<Bytes> {
@@ -213,7 +228,7 @@ impl Stream {
             let Some(object) = self.initial.next() else { break };
             let json = self.show(&object);
             match self.encoding {
-                Encoding::Protobuf => out.extend_from_slice(&self.framed(Change::Added.name(), &json)),
+                Encoding::Protobuf => out.extend_from_slice(&framed(self.encoding, Change::Added.name(), &json)),
                 _ => write_frame(&mut out, Change::Added, &json),
             }
         }
@@ -239,11 +254,8 @@ impl Stream {
             let applied = self.entry.cache.applied().revision();
             let events = match self.watcher.ready() {
                 Ok(events) => events,
-                Err(gone) => {
-                    self.done = true;
-                    let status = Status::too_old(self.seen, gone.oldest);
-                    return Some(self.framed("ERROR", status.to_bytes().trim_ascii_end()));
-                }
+                // Overtaken: the stream ends, and the client goes on from the last revision that it has seen.
+                Err(_) => return None,
             };
             let mut lines = Vec::new();
             for event in &events {

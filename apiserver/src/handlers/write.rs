@@ -102,34 +102,33 @@ pub async fn create(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
     Ok(super::written(entry, ask, form, warnings, written))
 }
 
+/// The name in a body must be the path's.
+fn check_name(object: &Value, name: &str) -> Result<()> {
+    match metadata::text(object, "name") {
+        own if own == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        own => {
+            Err(Status::bad_request(format!("the name of the object ({own}) does not match the name on the URL ({name})")))
+        }
+    }
+}
+
 /// PUT, of the object or of a part of it.
 pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     let options = WriteOptions::parse(&ask.query, "UpdateOptions")?;
     let bytes = body::read(body).await?;
-    let (mut object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    let (object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
     let (namespace, name) = place(entry, ask);
-    match metadata::text(&object, "name") {
-        "" => {
-            let mut errors = api::field::FieldErrors::default();
-            errors.required("metadata.name", "name must be provided");
-            if object.get("metadata").is_none() || entry.info().kind.is_empty() {
-                return Err(Status::bad_request("the name of the object (), determined from metadata.name, is required"));
-            }
-            metadata::of(&mut object).insert("name".to_owned(), name.into());
-        }
-        own if own != name => {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({own}) does not match the name on the URL ({name})"
-            )));
-        }
-        _ => {}
-    }
+    check_name(&object, name)?;
     escalation(app, ask, &object)?;
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let result = app.registry.update(entry, (namespace, name), at, write, &mut |_| Ok(object.clone())).await;
     let written = match result {
         Err(status) if status.is("NotFound") && at.is_none() && entry.info().create_on_update => {
+            let mut object = object;
             metadata::of(&mut object).remove("resourceVersion");
             app.registry.create(entry, namespace, object, write).await?
         }
@@ -147,22 +146,22 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     let (patch, mut warnings) = parse_patch(ask, body, &options).await?;
     let mut unknown = Vec::new();
     let write = Write { user: &ask.user, now: ask.now, options: &options };
-    let user = ask.user.clone();
     let mut wish = |current: &Value| {
         let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
         if let Some(ty) = ty {
-            let found = check::check(&mut object, ty).map_err(|why| {
-                Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
-            })?;
+            let result = object.to_string();
+            let refuse = |why: &str| {
+                let mut errors = api::field::FieldErrors::default();
+                errors.invalid("patch", &result, why);
+                Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
+            };
+            let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
             unknown = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
             if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
-                let why = format!("strict decoding error: {}", unknown.join(", "));
-                return Err(Status::bad_request(format!(
-                    "{kind} in version {version:?} cannot be handled as a {kind}: {why}"
-                )));
+                return Err(refuse(&format!("strict decoding error: {}", unknown.join(", "))));
             }
         }
-        let _ = &user;
+        check_name(&object, &ask.info.name)?;
         escalation(app, ask, &object)?;
         Ok(object)
     };

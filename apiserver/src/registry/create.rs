@@ -30,7 +30,7 @@ impl Registry {
         for _ in 0..tries {
             let mut object = object.clone();
             if generated {
-                let name = api::names::generate_name(&base, &mut rand::rng());
+                let name = (self.names)(&base);
                 metadata::of(&mut object).insert("name".to_owned(), name.into());
             }
             match self.create_named(entry, namespace, object, write).await {
@@ -62,6 +62,10 @@ impl Registry {
         let mut warnings = admitted.warnings;
         let admitted = admitted.object;
 
+        if services::concern(entry) {
+            // What was given back a moment ago is free.
+            self.catch_up().await?;
+        }
         for _ in 0..services::TRIES {
             let mut object = admitted.clone();
             let claims = services::assign(self, entry, &mut object, None)?;

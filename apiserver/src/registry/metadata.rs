@@ -1,6 +1,6 @@
 //! What the server decides about an object's metadata, over its JSON.
 
-use api::{field::FieldErrors, kind::KindInfo, meta, status::Status};
+use api::{field::FieldErrors, kind::KindInfo, meta, schema::table, status::Status};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -77,6 +77,14 @@ pub fn fit_namespace(object: &mut Value, namespace: &str, namespaced: bool) -> R
     Ok(())
 }
 
+/// The Go package of a group's internal types, which upstream's messages name.
+fn internal_package(group: &str) -> &str {
+    match group {
+        "" | "events.k8s.io" => "core",
+        group => group.split('.').next().unwrap_or(group),
+    }
+}
+
 /// A body may leave out kind and apiVersion, but may not contradict the path.
 pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
     let Some(fields) = object.as_object_mut() else {
@@ -89,22 +97,20 @@ pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
     let given =
         |name: &str, fields: &Map<String, Value>| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, version) = (given("kind", fields), given("apiVersion", fields));
-    if !version.is_empty() && version != wanted {
-        if kind.is_empty() || kind == info.kind {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({wanted})"
-            )));
-        }
-        let (_, bare) = meta::split_api_version(&version);
-        return Err(Status::bad_request(format!(
-            "{kind} in version {bare:?} cannot be handled as a {}: converting ({version}, {kind}) to ({wanted}, {}): unknown conversion",
-            info.kind, info.kind
-        )));
-    }
+    let told = if version.is_empty() { wanted.clone() } else { version };
     if !kind.is_empty() && kind != info.kind {
+        let (group, bare) = meta::split_api_version(&told);
+        let why = if table::table().by_kind(group, bare, &kind).is_some() {
+            let internal = internal_package(info.group);
+            format!("converting ({bare}.{kind}) to ({internal}.{}): unknown conversion", info.kind)
+        } else {
+            format!("no kind {kind:?} is registered for version {told:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+        };
+        return Err(Status::bad_request(format!("{kind} in version {bare:?} cannot be handled as a {}: {why}", info.kind)));
+    }
+    if told != wanted {
         return Err(Status::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {}: converting ({wanted}, {kind}) to ({wanted}, {}): unknown conversion",
-            info.version, info.kind, info.kind
+            "the API version in the data ({told}) does not match the expected API version ({wanted})"
         )));
     }
     fields.insert("kind".to_owned(), info.kind.into());

@@ -139,6 +139,7 @@ pub struct Registry {
     kinds: Vec<Arc<Kind>>,
     ranges: ServiceRanges,
     patience: Duration,
+    names: fn(&str) -> String,
 }
 
 fn entry_key(group: &str, version: &str, plural: &str) -> String {
@@ -161,7 +162,13 @@ impl Registry {
             let entry = Entry { kind: kind.clone(), cache: cache.clone() };
             entries.insert(entry_key(kind.info.group, kind.info.version, kind.info.plural), Arc::new(entry));
         }
-        Self { store, caches, entries, kinds, ranges, patience }
+        let names = |base: &str| api::names::generate_name(base, &mut rand::rng());
+        Self { store, caches, entries, kinds, ranges, patience, names }
+    }
+
+    /// The same with another way to make names out of `generateName`.
+    pub fn naming(self, names: fn(&str) -> String) -> Self {
+        Self { names, ..self }
     }
 
     /// The store below.

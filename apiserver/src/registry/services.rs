@@ -41,7 +41,8 @@ impl Claims {
     }
 }
 
-fn is_services(entry: &Entry) -> bool {
+/// Whether writes of the kind take addresses and ports.
+pub fn concern(entry: &Entry) -> bool {
     entry.info().group.is_empty() && entry.info().plural == "services"
 }
 
@@ -71,7 +72,7 @@ fn held(service: &Value) -> BTreeSet<String> {
 
 /// What deleting `object` gives back.
 pub fn release(entry: &Entry, object: &Value) -> Claims {
-    if !is_services(entry) {
+    if !concern(entry) {
         return Claims::default();
     }
     Claims { release: held(object).into_iter().map(Into::into).collect(), ..Claims::default() }
@@ -93,7 +94,7 @@ fn pick(size: u32, band: u32, taken: impl Fn(u32) -> bool) -> Option<u32> {
 
 /// Fills in addresses, families and ports of a Service that passed the kind's decisions.
 pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Option<&Value>) -> Result<Claims> {
-    if !is_services(entry) {
+    if !concern(entry) {
         return Ok(Claims::default());
     }
     let before = old.map(held).unwrap_or_default();

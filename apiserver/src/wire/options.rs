@@ -304,7 +304,7 @@ impl DeleteOptions {
             (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), _) => Some(Propagation::Foreground),
             (Some(other), _) => {
-                errors.not_supported("propagationPolicy", &other, &["Background", "Foreground", "Orphan", "nil"]);
+                errors.not_supported("propagationPolicy", &other, &["Foreground", "Background", "Orphan", "nil"]);
                 None
             }
             (None, None) => None,

@@ -17,8 +17,13 @@ const LABEL_1123_RE: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN_RE: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
 const LABEL_1035_RE: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 
-/// `must be no more than N bytes`
+/// `must be no more than N characters`
 pub fn too_long(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+/// `must be no more than N bytes`: what upstream says of labels.
+fn too_many_bytes(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }
 
@@ -146,7 +151,10 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
+                errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| {
+                    let error = if e == too_long(SUBDOMAIN_MAX) { too_many_bytes(SUBDOMAIN_MAX) } else { e };
+                    format!("prefix part {error}")
+                }));
             }
             name
         }
@@ -158,7 +166,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX {
-        errors.push(format!("name part {}", too_long(LABEL_MAX)));
+        errors.push(format!("name part {}", too_many_bytes(LABEL_MAX)));
     }
     if !is_qualified_part(name) {
         errors.push(format!("name part {}", message()));
@@ -170,7 +178,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > LABEL_MAX {
-        errors.push(too_long(LABEL_MAX));
+        errors.push(too_many_bytes(LABEL_MAX));
     }
     if !value.is_empty() && !is_qualified_part(value) {
         errors.push(regex_message(

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     field::FieldErrors,
     kind::{KindInfo, Refused},
+    table::ListMeta,
 };
 
 /// A group and a resource (or kind): `deployments.apps`, `pods`.
@@ -92,8 +93,8 @@ fn is_zero(value: &i32) -> bool {
 pub struct Status {
     kind: String,
     api_version: String,
-    #[serde(with = "no_metadata")]
-    metadata: (),
+    /// Of use where a list ended too early: the token to go on with.
+    pub metadata: ListMeta,
     /// `Failure` or `Success`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub status: String,
@@ -111,25 +112,12 @@ pub struct Status {
     pub code: i32,
 }
 
-/// `"metadata":{}`, whatever is read.
-mod no_metadata {
-    use serde::{Deserializer, Serializer, de::IgnoredAny, ser::SerializeMap};
-
-    pub fn serialize<S: Serializer>(_: &(), serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_map(Some(0))?.end()
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        serde::Deserialize::deserialize(deserializer).map(|_: IgnoredAny| ())
-    }
-}
-
 impl Default for Status {
     fn default() -> Self {
         Self {
             kind: "Status".to_owned(),
             api_version: "v1".to_owned(),
-            metadata: (),
+            metadata: ListMeta::default(),
             status: String::new(),
             message: String::new(),
             reason: String::new(),

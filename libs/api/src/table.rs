@@ -32,8 +32,8 @@ impl IncludeObject {
 }
 
 /// A list's metadata.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ListMeta {
     /// The revision the list was read at.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -10,7 +10,7 @@ mod encode;
 mod layout;
 mod wire;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use self::wire::{Payload, Reader};
 use crate::schema::table::{Type, TypeId, table};
@@ -135,6 +135,9 @@ fn envelope(bytes: &[u8]) -> Result<Unknown<'_>, Error> {
 
 fn decode_at(bytes: &[u8], expected: Option<TypeId>, depth: usize) -> Result<Value, Error> {
     let body = envelope(bytes)?;
+    if body.kind.starts_with("PartialObjectMetadata") {
+        return partial(&body, depth);
+    }
     let id = type_of(&body.api_version, &body.kind).or(expected);
     let Some(id) = id else { return Err(Error::UnknownKind { api_version: body.api_version, kind: body.kind }) };
     let mut map = Map::new();
@@ -146,6 +149,39 @@ fn decode_at(bytes: &[u8], expected: Option<TypeId>, depth: usize) -> Result<Val
     }
     decode::object(body.raw, &mut map, id, depth)?;
     Ok(Value::Object(map))
+}
+
+/// Metadata-only objects are in no table: they are a field or two.
+fn partial(body: &Unknown<'_>, depth: usize) -> Result<Value, Error> {
+    let list = body.kind.ends_with("List");
+    let mut object = json!({"apiVersion": body.api_version, "kind": body.kind});
+    let meta = meta_type(if list { "ListMeta" } else { "ObjectMeta" })?;
+    let read = |bytes: &[u8], id| {
+        let mut map = Map::new();
+        decode::object(bytes, &mut map, id, depth).map(|()| Value::Object(map))
+    };
+    let mut items = Vec::new();
+    let mut reader = Reader(body.raw);
+    while let Some((number, payload)) = reader.next()? {
+        match (number, payload) {
+            (1, Payload::Bytes(bytes)) => object["metadata"] = read(bytes, meta)?,
+            (2, Payload::Bytes(item)) if list => {
+                let mut shown = json!({});
+                let mut reader = Reader(item);
+                while let Some((number, payload)) = reader.next()? {
+                    if let (1, Payload::Bytes(bytes)) = (number, payload) {
+                        shown["metadata"] = read(bytes, meta_type("ObjectMeta")?)?;
+                    }
+                }
+                items.push(shown);
+            }
+            _ => {}
+        }
+    }
+    if list {
+        object["items"] = Value::Array(items);
+    }
+    Ok(object)
 }
 
 fn write_type(out: &mut Vec<u8>, api_version: &str, kind: &str) -> Result<(), Error> {

@@ -1,0 +1,152 @@
+//! What clients get wrong, and what they are told: code, reason and message are upstream's.
+
+use serde_json::json;
+
+use crate::ask::*;
+
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+
+#[tokio::test]
+async fn bad_bodies_are_refused_in_upstreams_words() {
+    let door = door().await;
+    door.post(MAPS, &map("a", "1")).await.ok();
+    let name = |length: usize| "x".repeat(length);
+    let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
+    let item = format!("{MAPS}/a");
+    let unrecognized =
+        |kind: &str, why: &str| format!("the object provided is unrecognized (must be of type {kind}): {why}");
+    let subdomain = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+    let cases: Vec<(&str, String, &str, String, (u16, &str, String))> = vec![
+        ("POST", MAPS.into(), JSON, "{".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: unexpected end of JSON input ({)"))),
+        ("POST", MAPS.into(), JSON, "{\"a\" 1}".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: invalid character '1' after object key ({\"a\" 1})"))),
+        ("POST", MAPS.into(), YAML, "a: [".into(), (400, "BadRequest", String::new())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": 1}}).to_string(), (400, "BadRequest", "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ObjectMeta.metadata.name of type string".into())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b"}, "data": {"k": 1}}).to_string(), (400, "BadRequest", "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type string".into())),
+        ("POST", DEPLOYMENTS.into(), JSON, json!({"metadata": {"name": "b"}, "spec": {"replicas": "x"}}).to_string(), (400, "BadRequest", "Deployment in version \"v1\" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32".into())),
+        (
+            "POST",
+            MAPS.into(),
+            JSON,
+            json!({"kind": "Thing", "apiVersion": "v1", "metadata": {"name": "b"}}).to_string(),
+            (400, "BadRequest", "Thing in version \"v1\" cannot be handled as a ConfigMap: no kind \"Thing\" is registered for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"".into()),
+        ),
+        ("POST", MAPS.into(), JSON, json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion".into())),
+        ("POST", DEPLOYMENTS.into(), JSON, json!({"kind": "Deployment", "apiVersion": "apps/v1beta9", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "the API version in the data (apps/v1beta9) does not match the expected API version (apps/v1)".into())),
+        ("POST", MAPS.into(), "text/plain", "{}".into(), (415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf".into())),
+        ("POST", MAPS.into(), JSON, deep.clone(), (400, "BadRequest", String::new())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "A_b"}}).to_string(), (422, "Invalid", format!("ConfigMap \"A_b\" is invalid: metadata.name: Invalid value: \"A_b\": {subdomain}"))),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": name(254)}}).to_string(), (422, "Invalid", format!("ConfigMap \"{0}\" is invalid: metadata.name: Invalid value: \"{0}\": must be no more than 253 characters", name(254)))),
+        ("POST", MAPS.into(), JSON, "{}".into(), (422, "Invalid", "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required".into())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b", "namespace": "other"}}).to_string(), (400, "BadRequest", "the namespace of the provided object does not match the namespace sent on the request".into())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b", "resourceVersion": "7"}}).to_string(), (500, "", "resourceVersion should not be set on objects to be created".into())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b", "labels": {"-": "x"}}}).to_string(), (422, "Invalid", "ConfigMap \"b\" is invalid: metadata.labels: Invalid value: \"-\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')".into())),
+        ("PUT", item.clone(), JSON, json!({"data": {}}).to_string(), (400, "BadRequest", "the name of the object (a based on URL) was undeterminable: name must be provided".into())),
+        ("PUT", item.clone(), JSON, map("b", "").to_string(), (400, "BadRequest", "the name of the object (b) does not match the name on the URL (a)".into())),
+        ("PUT", item.clone(), JSON, json!({"metadata": {"name": "a", "resourceVersion": "1"}}).to_string(), (409, "Conflict", "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again".into())),
+        ("PUT", item.clone(), JSON, json!({"metadata": {"name": "a", "resourceVersion": "x"}}).to_string(), (422, "Invalid", "ConfigMap \"a\" is invalid: metadata.resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax".into())),
+        ("PATCH", item.clone(), JSON, "{}".into(), (415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json".into())),
+        ("PATCH", item.clone(), MERGE, "[".into(), (400, "BadRequest", String::new())),
+        ("PATCH", item.clone(), "application/json-patch+json", json!([{"op": "test", "path": "/data/k", "value": "2"}]).to_string(), (422, "Invalid", String::new())),
+        ("PATCH", item.clone(), "application/json-patch+json", json!({"op": "test"}).to_string(), (400, "BadRequest", String::new())),
+        ("PATCH", item.clone(), MERGE, json!({"metadata": {"resourceVersion": "1"}}).to_string(), (409, "Conflict", "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again".into())),
+        ("PATCH", item.clone(), MERGE, json!({"metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "the name of the object (b) does not match the name on the URL (a)".into())),
+        ("PATCH", format!("{MAPS}/none"), MERGE, "{}".into(), (404, "NotFound", "configmaps \"none\" not found".into())),
+        ("DELETE", item.clone(), JSON, json!({"propagationPolicy": "Sideways"}).to_string(), (422, "Invalid", "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"Sideways\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"".into())),
+        ("DELETE", item.clone(), JSON, json!({"preconditions": {"uid": "u"}}).to_string(), (409, "Conflict", String::new())),
+        ("GET", format!("{MAPS}?labelSelector=a%3D%3D%3Db"), JSON, String::new(), (400, "BadRequest", "unable to parse requirement: found '=', expected: identifier".into())),
+        ("GET", format!("{MAPS}?labelSelector=a+in+%28b"), JSON, String::new(), (400, "BadRequest", "unable to parse requirement: found '', expected: ',' or ')'".into())),
+        ("GET", format!("{MAPS}?fieldSelector=spec.x%3Dy"), JSON, String::new(), (400, "BadRequest", "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"".into())),
+        ("GET", format!("{PODS}?fieldSelector=spec.x%3Dy"), JSON, String::new(), (400, "BadRequest", "field label not supported: spec.x".into())),
+        ("GET", format!("{PODS}?fieldSelector=spec.x"), JSON, String::new(), (400, "BadRequest", "invalid selector: 'spec.x'; can't understand 'spec.x'".into())),
+        ("GET", format!("{MAPS}?resourceVersion=x"), JSON, String::new(), (400, "BadRequest", "invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax".into())),
+        ("GET", format!("{MAPS}?limit=x"), JSON, String::new(), (400, "BadRequest", "strconv.ParseInt: parsing \"x\": invalid syntax".into())),
+        ("GET", format!("{MAPS}?continue=%21"), JSON, String::new(), (400, "BadRequest", "invalid continue token: continue key is not valid: illegal base64 data at input byte 0".into())),
+        ("POST", format!("{MAPS}?dryRun=Some"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"".into())),
+        ("POST", format!("{MAPS}?fieldValidation=Maybe"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \"Ignore\", \"Strict\", \"Warn\"".into())),
+        ("POST", item.clone(), JSON, "{}".into(), (405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into())),
+        ("PUT", MAPS.into(), JSON, "{}".into(), (405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into())),
+    ];
+    let mut wrong = Vec::new();
+    for (method, path, kind, body, (code, reason, message)) in cases {
+        let answer = door.ask(method, &path, &[("content-type", kind)], body.clone()).await;
+        let got = answer.told();
+        // Where the words are a parser's, they differ from Go's; the rest must not.
+        let same = got.0 == code && got.1 == reason && (message.is_empty() || got.2 == message);
+        if !same {
+            wrong.push(format!("{method} {path} {body:.60}\n  want {:?}\n  got  {got:?}", (code, reason, message)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let list = door.get(MAPS).await.json();
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "nothing was half-written: {list}");
+}
+
+#[tokio::test]
+async fn bodies_have_a_limit() {
+    let door = door().await;
+    let large = format!("{{\"data\": {{\"k\": \"{}\"}}}}", "x".repeat(3 << 20));
+    for (method, path) in [("POST", MAPS.to_owned()), ("PUT", format!("{MAPS}/a")), ("DELETE", format!("{MAPS}/a"))] {
+        let answer = door.ask(method, &path, &[("content-type", JSON)], large.clone()).await;
+        let want = "Request entity too large: limit is 3145728";
+        assert_eq!(answer.told(), (413, "RequestEntityTooLarge".into(), want.into()), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_and_repeated_fields_are_refused_warned_of_or_dropped() {
+    let door = door().await;
+    let body = |name: &str| {
+        format!(r#"{{"metadata":{{"name":"{name}","labels":{{"a":"1","a":"2"}}}},"data":{{"k":"v"}},"extra":1}}"#)
+    };
+    let ask = |name: &'static str, how: &'static str| {
+        let (path, body) = (format!("{MAPS}?fieldValidation={how}"), body(name));
+        let door = &door;
+        async move { door.ask("POST", &path, &[("content-type", JSON)], body).await }
+    };
+    let strict = ask("a", "Strict").await;
+    let want = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"extra\", duplicate field \"metadata.labels.a\"";
+    assert_eq!(strict.told(), (400, "BadRequest".into(), want.into()));
+    let warned = ask("b", "Warn").await;
+    let want = ["299 - \"unknown field \\\"extra\\\"\"", "299 - \"duplicate field \\\"metadata.labels.a\\\"\""];
+    assert_eq!((warned.status, warned.warnings()), (201, want.to_vec()));
+    assert_eq!((warned.json().get("extra"), &warned.json()["metadata"]["labels"]["a"]), (None, &json!("2")));
+    let ignored = ask("c", "Ignore").await;
+    assert_eq!((ignored.status, ignored.warnings()), (201, vec![]));
+    let silent = ask("d", "").await;
+    assert_eq!(silent.warnings().len(), 2, "Warn is the default");
+
+    let patch = json!({"extra": 1});
+    let path = format!("{MAPS}/b?fieldValidation=Strict");
+    let told = door.merge(&path, &patch).await.told();
+    assert_eq!((told.0, told.1.as_str()), (422, "Invalid"));
+    assert!(told.2.starts_with(" \"\" is invalid: patch: Invalid value: \"{"), "{}", told.2);
+    assert!(told.2.ends_with("}\": strict decoding error: unknown field \"extra\""), "{}", told.2);
+    let warned = door.merge(&format!("{MAPS}/b"), &patch).await;
+    assert_eq!((warned.status, warned.warnings()), (200, vec!["299 - \"unknown field \\\"extra\\\"\""]));
+}
+
+#[tokio::test]
+async fn yaml_goes_in_and_out() {
+    let door = door().await;
+    let yaml = "metadata:\n  name: a\ndata:\n  mode: \"0644\"\n  text: |\n    one\n    two\n";
+    let made = door.ask("POST", MAPS, &[("content-type", YAML), ("accept", YAML)], yaml).await;
+    assert_eq!((made.status, made.header("content-type")), (201, YAML));
+    assert!(made.text().contains("mode: \"0644\""), "{}", made.text());
+    assert_eq!(door.get(&format!("{MAPS}/a")).await.json()["data"], json!({"mode": "0644", "text": "one\ntwo\n"}));
+    let twice = "metadata: {name: b}\ndata:\n  k: a\n  k: b\n";
+    let refused = door.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), &[("content-type", YAML)], twice).await;
+    let told = refused.told();
+    assert_eq!((told.0, told.1.as_str()), (400, "BadRequest"));
+    assert!(told.2.contains("line 4: key \"k\" already set in map"), "{}", told.2);
+    let bomb = format!(
+        "a: &a [x,x,x,x,x,x,x,x,x]\n{}",
+        (0..9)
+            .map(|n| format!(
+                "b{n}: &b{n} [{}]\n",
+                vec![if n == 0 { "*a".to_owned() } else { format!("*b{}", n - 1) }; 9].join(",")
+            ))
+            .collect::<String>()
+    );
+    assert_eq!(door.ask("POST", MAPS, &[("content-type", YAML)], bomb).await.status, 400);
+}

@@ -1,0 +1,92 @@
+//! Deletion: what stays, what is marked, what goes.
+
+use serde_json::{Value, json};
+
+use crate::ask::*;
+
+#[tokio::test]
+async fn propagation_becomes_a_finalizer() {
+    let door = door().await;
+    for (name, options, want) in [
+        ("orphan", json!({"propagationPolicy": "Orphan"}), Some("orphan")),
+        ("foreground", json!({"propagationPolicy": "Foreground"}), Some("foregroundDeletion")),
+        ("background", json!({"propagationPolicy": "Background"}), None),
+        ("old-orphan", json!({"orphanDependents": true}), Some("orphan")),
+    ] {
+        door.post(DEPLOYMENTS, &deployment(name)).await.ok();
+        let path = format!("{DEPLOYMENTS}/{name}");
+        let answer = door.delete(&path, &options).await.ok();
+        match want {
+            Some(finalizer) => {
+                let object = door.get(&path).await.ok();
+                assert_eq!(object["metadata"]["finalizers"], json!([finalizer]), "{name}");
+                assert_eq!(object["metadata"]["deletionGracePeriodSeconds"], 0, "{name}");
+                assert_eq!(object["metadata"]["generation"], 2, "{name}");
+                door.merge(&path, &json!({"metadata": {"finalizers": null}})).await.ok();
+            }
+            None => {
+                let details = json!({"name": name, "group": "apps", "kind": "deployments", "uid": answer["details"]["uid"]});
+                let want =
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+                assert_eq!(answer, want);
+            }
+        }
+        assert_eq!(door.get(&path).await.status, 404, "{name}");
+    }
+    let both = door.delete(&format!("{MAPS}/x"), &json!({"propagationPolicy": "Orphan", "orphanDependents": true})).await;
+    assert_eq!((both.status, both.told().1.as_str()), (422, "Invalid"));
+}
+
+#[tokio::test]
+async fn a_bound_pod_goes_in_its_own_time_and_only_faster() {
+    let door = door().await;
+    let path = format!("{PODS}/p");
+    door.post(PODS, &pod("p")).await.ok();
+    door.post(&format!("{path}/binding"), &json!({"target": {"kind": "Node", "name": "n"}})).await.ok();
+    let seconds = |object: &Value| object["metadata"]["deletionGracePeriodSeconds"].clone();
+    let uid = door.get(&path).await.ok()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let stale = door.delete(&path, &json!({"preconditions": {"uid": "other"}})).await.told();
+    let want = format!(
+        "Operation cannot be fulfilled on Pod \"p\": the UID in the precondition (other) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+    );
+    assert_eq!((stale.0, stale.1.as_str(), stale.2), (409, "Conflict", want));
+    let stale = door.delete(&path, &json!({"preconditions": {"resourceVersion": "1"}})).await.told();
+    assert!(stale.0 == 409 && stale.2.contains("the ResourceVersion in the precondition (1) does not match"), "{}", stale.2);
+    let marked = door.delete(&path, &json!({"gracePeriodSeconds": 20, "preconditions": {"uid": uid}})).await.ok();
+    assert_eq!((seconds(&marked), marked["metadata"]["deletionTimestamp"].is_string()), (json!(20), true));
+    let again = door.delete(&path, &json!({"gracePeriodSeconds": 60})).await.ok();
+    assert_eq!(seconds(&again), 20, "a deletion under way is not put off");
+    let faster = door.delete(&path, &json!({"gracePeriodSeconds": 5})).await.ok();
+    assert_eq!(seconds(&faster), 5);
+    let negative = door.delete(&path, &json!({"gracePeriodSeconds": -1})).await.ok();
+    assert_eq!(seconds(&negative), 1);
+    door.delete(&path, &json!({"gracePeriodSeconds": 0})).await.ok();
+    assert_eq!(door.get(&path).await.status, 404);
+}
+
+#[tokio::test]
+async fn an_unbound_pod_goes_at_once() {
+    let door = door().await;
+    door.post(PODS, &pod("p")).await.ok();
+    let gone = door.delete(&format!("{PODS}/p"), &Value::Null).await.ok();
+    assert_eq!((&gone["kind"], &gone["metadata"]["name"]), (&json!("Pod"), &json!("p")));
+    assert_eq!(door.get(&format!("{PODS}/p")).await.status, 404);
+}
+
+#[tokio::test]
+async fn collections_go_by_selector() {
+    let door = door().await;
+    for (name, tier) in [("a", "web"), ("b", "web"), ("c", "db")] {
+        door.post(MAPS, &json!({"metadata": {"name": name, "labels": {"tier": tier}}})).await.ok();
+    }
+    let names = |list: Value| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let gone = door.delete(&format!("{MAPS}?labelSelector=tier%3Dweb"), &Value::Null).await.ok();
+    assert_eq!((gone["kind"].clone(), names(gone)), (json!("ConfigMapList"), vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(names(door.get(MAPS).await.ok()), ["c"]);
+    door.delete(&format!("{MAPS}?fieldSelector=metadata.name%21%3Dc"), &Value::Null).await.ok();
+    assert_eq!(names(door.get(MAPS).await.ok()), ["c"]);
+    door.delete(MAPS, &json!({"propagationPolicy": "Background"})).await.ok();
+    assert_eq!(names(door.get(MAPS).await.ok()), Vec::<String>::new());
+}

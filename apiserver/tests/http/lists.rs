@@ -1,0 +1,115 @@
+//! Pages, snapshots and what resourceVersion means to a list.
+
+use serde_json::{Value, json};
+
+use crate::ask::*;
+
+fn names(list: &Value) -> Vec<String> {
+    list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn revision(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
+async fn five(door: &Door) {
+    for n in 0..5 {
+        door.post(MAPS, &json!({"metadata": {"name": format!("m{n}"), "labels": {"even": (n % 2 == 0).to_string()}}}))
+            .await
+            .ok();
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_too_old_brings_another_that_goes_on_inconsistently() {
+    let door = door().await;
+    five(&door).await;
+    let first = door.get(&format!("{MAPS}?limit=2")).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    door.delete(&format!("{MAPS}/m3"), &Value::Null).await.ok();
+    let newest = door.store().revision().await.unwrap();
+    door.store().compact(newest).await.unwrap();
+    let gone = door.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+    let (code, reason, message) = gone.told();
+    assert_eq!((code, reason.as_str()), (410, "Expired"));
+    assert!(message.starts_with("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response"), "{message}");
+    let token = gone.json()["metadata"]["continue"].as_str().unwrap().to_owned();
+    let rest = door.get(&format!("{MAPS}?continue={token}")).await.ok();
+    assert_eq!((names(&rest), revision(&rest)), (vec!["m2".to_owned(), "m4".to_owned()], newest));
+    let old = revision(&first);
+    let exact = door.get(&format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=Exact")).await;
+    let want = "The resourceVersion for the provided list is too old.";
+    assert_eq!(exact.told(), (410, "Expired".into(), want.into()));
+}
+
+#[tokio::test]
+async fn pages_tell_what_is_left_unless_selectors_make_it_a_guess() {
+    let door = door().await;
+    five(&door).await;
+    let mut seen = Vec::new();
+    let mut query = String::new();
+    loop {
+        let page = door.get(&format!("{MAPS}?limit=2{query}")).await.ok();
+        seen.push((names(&page), page["metadata"]["remainingItemCount"].clone()));
+        match page["metadata"]["continue"].as_str() {
+            Some(token) => query = format!("&continue={token}"),
+            None => break,
+        }
+    }
+    let own = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let want = [(own(&["m0", "m1"]), json!(3)), (own(&["m2", "m3"]), json!(1)), (own(&["m4"]), Value::Null)];
+    assert_eq!(seen, want);
+    let even = door.get(&format!("{MAPS}?limit=2&labelSelector=even%3Dtrue")).await.ok();
+    assert_eq!((names(&even), &even["metadata"]["remainingItemCount"]), (own(&["m0", "m2"]), &Value::Null));
+    let token = even["metadata"]["continue"].as_str().unwrap();
+    let rest = door.get(&format!("{MAPS}?limit=2&labelSelector=even%3Dtrue&continue={token}")).await.ok();
+    assert_eq!((names(&rest), &rest["metadata"]["continue"]), (own(&["m4"]), &Value::Null));
+    let refused = door.get(&format!("{MAPS}?limit=2&continue={token}&resourceVersion=5")).await;
+    assert_eq!(refused.told().2, "specifying resource version is not allowed when using continue");
+}
+
+#[tokio::test]
+async fn revisions_mean_exactly_or_at_least() {
+    let door = door_with(|config| config.patience = std::time::Duration::from_millis(50)).await;
+    five(&door).await;
+    let old = revision(&door.get(MAPS).await.ok());
+    door.delete(&format!("{MAPS}/m0"), &Value::Null).await.ok();
+    door.post(MAPS, &map("m9", "")).await.ok();
+    let count = |query: String| {
+        let door = &door;
+        async move {
+            let list = door.get(&format!("{MAPS}?{query}")).await.ok();
+            (names(&list).len(), names(&list).contains(&"m0".to_owned()), revision(&list) == old)
+        }
+    };
+    assert_eq!(count(String::new()).await, (5, false, false), "a consistent read");
+    assert_eq!(count(format!("resourceVersion={old}&resourceVersionMatch=Exact")).await, (5, true, true));
+    assert_eq!(count(format!("resourceVersion={old}&resourceVersionMatch=NotOlderThan")).await, (5, false, false));
+    assert_eq!(count(format!("resourceVersion={old}")).await, (5, false, false));
+    assert_eq!(count("resourceVersion=0".into()).await, (5, false, false));
+    let future = door.get(&format!("{MAPS}?resourceVersion=99999&resourceVersionMatch=NotOlderThan")).await;
+    assert_eq!((future.status, future.header("retry-after")), (504, "1"));
+    assert_eq!(future.json()["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    let invalid = |query: &'static str| {
+        let door = &door;
+        async move { door.get(&format!("{MAPS}?{query}")).await.told() }
+    };
+    let head = "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: ";
+    for (query, why) in [
+        ("resourceVersionMatch=Exact", "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact",
+            "Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        (
+            "resourceVersion=1&resourceVersionMatch=Sometimes",
+            "Unsupported value: \"Sometimes\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+        ),
+        (
+            "resourceVersion=1&resourceVersionMatch=Exact&continue=x",
+            "Forbidden: resourceVersionMatch is forbidden when continue is provided",
+        ),
+    ] {
+        assert_eq!(invalid(query).await, (422, "Invalid".into(), format!("{head}{why}")), "{query}");
+    }
+}

@@ -1,0 +1,103 @@
+//! Creation and change: names, generations, parts of objects.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::ask::*;
+
+#[tokio::test]
+async fn a_generated_name_that_is_taken_is_generated_again_eight_times() {
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    let door = door_with(|config| {
+        config.names = |base| {
+            let n = TRIES.fetch_add(1, Ordering::SeqCst);
+            if n < 3 { format!("{base}same") } else { format!("{base}{}", n.min(3)) }
+        }
+    })
+    .await;
+    let generate = json!({"metadata": {"generateName": "g-"}});
+    assert_eq!(door.post(MAPS, &generate).await.ok()["metadata"]["name"], "g-same");
+    assert_eq!(door.post(MAPS, &generate).await.ok()["metadata"]["name"], "g-3");
+    assert_eq!(TRIES.load(Ordering::SeqCst), 4);
+    let full = door.post(MAPS, &generate).await;
+    let want = "configmaps \"g-3\" already exists, the server was not able to generate a unique name for the object";
+    assert_eq!(full.told(), (409, "AlreadyExists".into(), want.into()));
+    assert_eq!(TRIES.load(Ordering::SeqCst), 4 + 8);
+    assert_eq!(full.header("retry-after"), "1");
+}
+
+#[tokio::test]
+async fn generations_count_changes_of_the_spec_and_status_is_apart() {
+    let door = door().await;
+    let path = format!("{DEPLOYMENTS}/web");
+    let made = door
+        .post(DEPLOYMENTS, &{
+            let mut object = deployment("web");
+            object["status"] = json!({"replicas": 9});
+            object
+        })
+        .await
+        .ok();
+    assert_eq!((&made["metadata"]["generation"], made["status"].get("replicas")), (&json!(1), None));
+    let labelled = door.merge(&path, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(labelled["metadata"]["generation"], 1);
+    let scaled = door.merge(&path, &json!({"spec": {"replicas": 3}, "status": {"replicas": 3}})).await.ok();
+    assert_eq!((&scaled["metadata"]["generation"], scaled["status"].get("replicas")), (&json!(2), None));
+    let status =
+        door.merge(&format!("{path}/status"), &json!({"spec": {"replicas": 8}, "status": {"replicas": 3}})).await.ok();
+    let seen = (&status["spec"]["replicas"], &status["status"]["replicas"], &status["metadata"]["generation"]);
+    assert_eq!(seen, (&json!(3), &json!(3), &json!(2)));
+    let scale = door.get(&format!("{path}/scale")).await.ok();
+    assert_eq!((&scale["kind"], &scale["status"]), (&json!("Scale"), &json!({"replicas": 3, "selector": "app=web"})));
+    let wished = door.merge(&format!("{path}/scale"), &json!({"spec": {"replicas": 0}})).await.ok();
+    assert_eq!(wished["spec"].get("replicas"), None);
+    assert_eq!(door.get(&path).await.ok()["spec"]["replicas"], 0);
+    let negative = door.merge(&format!("{path}/scale"), &json!({"spec": {"replicas": -1}})).await.told();
+    let want = "Scale.autoscaling \"web\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0";
+    assert_eq!(negative, (422, "Invalid".into(), want.into()));
+    let mut stale = scale;
+    stale["spec"]["replicas"] = json!(1);
+    assert_eq!(door.put(&format!("{path}/scale"), &stale).await.told().1, "Conflict");
+}
+
+#[tokio::test]
+async fn parts_of_pods_are_changed_by_their_paths() {
+    let door = door().await;
+    let path = format!("{PODS}/p");
+    let mut object = pod("p");
+    object["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    door.post(PODS, &object).await.ok();
+    let moved = door.merge(&path, &json!({"spec": {"nodeName": "n"}})).await.told();
+    assert_eq!((moved.0, moved.1.as_str()), (422, "Invalid"));
+    let debug = json!({"spec": {"ephemeralContainers": [{"name": "d", "image": "i"}]}});
+    let shown = door.merge(&format!("{path}/ephemeralcontainers"), &debug).await.ok();
+    assert_eq!(shown["spec"]["ephemeralContainers"][0]["name"], "d");
+    let wish = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "200m"}}}]}});
+    let strategic = [("content-type", "application/strategic-merge-patch+json")];
+    let resized = door.ask("PATCH", &format!("{path}/resize"), &strategic, wish.to_string()).await.ok();
+    assert_eq!(resized["spec"]["containers"][0]["resources"]["requests"]["cpu"], "200m");
+    let other = json!({"metadata": {"name": "q"}, "target": {"name": "n"}});
+    assert_eq!(door.post(&format!("{path}/binding"), &other).await.status, 400);
+    let by_collection = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    assert_eq!(door.post("/api/v1/namespaces/default/bindings", &by_collection).await.status, 201);
+    assert_eq!(door.get(&path).await.ok()["spec"]["nodeName"], "n");
+    assert_eq!(door.post(&format!("{path}/eviction"), &json!({"metadata": {"name": "q"}})).await.status, 400);
+    assert_eq!(door.post(&format!("{PODS}/none/eviction"), &json!({"metadata": {"name": "none"}})).await.status, 404);
+    assert_eq!(door.post(&format!("{path}/eviction"), &json!({})).await.status, 201);
+    assert_eq!(door.get(&path).await.ok()["metadata"]["deletionGracePeriodSeconds"], 30);
+}
+
+#[tokio::test]
+async fn an_update_of_what_is_not_there_creates_only_some_kinds() {
+    let door = door().await;
+    assert_eq!(door.put(&format!("{MAPS}/x"), &map("x", "")).await.told().1, "NotFound");
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}});
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
+    let answer = door.put(path, &lease).await;
+    assert_eq!(answer.status, 201);
+    let blind = door.put(path, &lease).await.told();
+    let want = "Lease.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update";
+    assert_eq!(blind, (422, "Invalid".into(), want.into()));
+    let _: Value = answer.json();
+}
