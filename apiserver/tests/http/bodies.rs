@@ -7,6 +7,9 @@ use crate::ask::*;
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 
+/// Method, path, content type, body; code, reason and message (empty where it is a parser's).
+type Case = (&'static str, String, &'static str, String, (u16, &'static str, String));
+
 #[tokio::test]
 async fn bad_bodies_are_refused_in_upstreams_words() {
     let door = door().await;
@@ -17,7 +20,7 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
     let unrecognized =
         |kind: &str, why: &str| format!("the object provided is unrecognized (must be of type {kind}): {why}");
     let subdomain = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-    let cases: Vec<(&str, String, &str, String, (u16, &str, String))> = vec![
+    let cases: Vec<Case> = vec![
         ("POST", MAPS.into(), JSON, "{".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: unexpected end of JSON input ({)"))),
         ("POST", MAPS.into(), JSON, "{\"a\" 1}".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: invalid character '1' after object key ({\"a\" 1})"))),
         ("POST", MAPS.into(), YAML, "a: [".into(), (400, "BadRequest", String::new())),

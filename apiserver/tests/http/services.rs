@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ask::*;
 
-fn service(name: &str, spec: Value) -> Value {
+fn service(name: &str, spec: &Value) -> Value {
     let mut object = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
     spec.as_object().unwrap().iter().for_each(|(k, v)| object["spec"][k] = v.clone());
     object
@@ -22,23 +22,23 @@ async fn ranges_run_out_and_fill_again() {
     let door = door_with(tiny).await;
     // A /29 has six addresses.
     for n in 0..6 {
-        door.post(SERVICES, &service(&format!("s{n}"), json!({}))).await.ok();
+        door.post(SERVICES, &service(&format!("s{n}"), &json!({}))).await.ok();
     }
-    let full = door.post(SERVICES, &service("more", json!({}))).await.told();
+    let full = door.post(SERVICES, &service("more", &json!({}))).await.told();
     let want = "Internal error occurred: failed to allocate a serviceIP: range is full";
     assert_eq!((full.0, full.2.as_str()), (500, want));
     let freed = door.delete(&format!("{SERVICES}/s3"), &Value::Null).await.ok();
-    let next = door.post(SERVICES, &service("more", json!({}))).await.ok();
+    let next = door.post(SERVICES, &service("more", &json!({}))).await.ok();
     assert_eq!(next["spec"]["clusterIP"], freed["spec"]["clusterIP"]);
     door.delete(SERVICES, &Value::Null).await.ok();
     for n in 0..2 {
-        door.post(SERVICES, &service(&format!("n{n}"), json!({"type": "NodePort"}))).await.ok();
+        door.post(SERVICES, &service(&format!("n{n}"), &json!({"type": "NodePort"}))).await.ok();
     }
-    let full = door.post(SERVICES, &service("n2", json!({"type": "NodePort"}))).await.told();
+    let full = door.post(SERVICES, &service("n2", &json!({"type": "NodePort"}))).await.told();
     assert_eq!((full.0, full.2.as_str()), (500, "Internal error occurred: failed to allocate a nodePort: range is full"));
     // A failed creation takes no address either: four are left.
     for n in 0..4 {
-        door.post(SERVICES, &service(&format!("c{n}"), json!({}))).await.ok();
+        door.post(SERVICES, &service(&format!("c{n}"), &json!({}))).await.ok();
     }
     // A service that stops being one of nodes gives its port back.
     door.merge(&format!("{SERVICES}/n0"), &json!({"spec": {"type": "ClusterIP"}})).await.ok();
@@ -68,15 +68,15 @@ async fn what_is_taken_stays_taken_across_a_restart() {
         }
     };
     let first = start().await;
-    let made = ask(&first, service("a", json!({"type": "NodePort"}))).await.unwrap();
+    let made = ask(&first, service("a", &json!({"type": "NodePort"}))).await.unwrap();
     first.stop().await;
     let second = start().await;
     let port = made["spec"]["ports"][0]["nodePort"].clone();
     let same = json!({"type": "NodePort", "clusterIP": made["spec"]["clusterIP"], "ports": [{"port": 80}]});
-    let refused = ask(&second, service("b", same)).await.unwrap_err().to_string();
+    let refused = ask(&second, service("b", &same)).await.unwrap_err().to_string();
     assert!(refused.contains("provided IP is already allocated"), "{refused}");
     let same = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
-    let refused = ask(&second, service("b", same)).await.unwrap_err().to_string();
+    let refused = ask(&second, service("b", &same)).await.unwrap_err().to_string();
     assert!(refused.contains("provided port is already allocated"), "{refused}");
     second.stop().await;
     std::fs::remove_dir_all(&directory).unwrap();
