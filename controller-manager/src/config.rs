@@ -77,6 +77,10 @@ pub struct Config {
     /// The size of a node's range of IPv6 pod addresses.
     #[arg(long, default_value_t = 64)]
     pub node_cidr_mask_size_ipv6: u8,
+    /// The address of service kube-dns. With it, the service and a slice for every node are kept: agents answer names at the first
+    /// address of their node's pods.
+    #[arg(long)]
+    pub cluster_dns: Option<IpAddr>,
     /// The file with the certificates that pods verify the API server by (published as ConfigMap kube-root-ca.crt in every namespace).
     #[arg(long = "root-ca-file")]
     pub root_ca_file: Option<std::path::PathBuf>,

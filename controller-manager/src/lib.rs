@@ -3,6 +3,7 @@
 //! Each controller watches through shared informers, is woken by the name of an object, decides in a plain function and applies the
 //! decision. None polls; timers exist only where time itself is the trigger (deadlines, grace periods, tolerations).
 
+pub mod clusterdns;
 pub mod config;
 pub mod context;
 pub mod deployment;
@@ -53,6 +54,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("namespace-controller", |ctx| Box::pin(namespace::run(ctx))),
     ("serviceaccount-controller", |ctx| Box::pin(serviceaccount::run(ctx))),
     ("root-ca-certificate-publisher-controller", |ctx| Box::pin(rootca::run(ctx))),
+    ("cluster-dns-controller", |ctx| Box::pin(clusterdns::run(ctx))),
     ("endpoints-controller", |ctx| Box::pin(endpoints::run(ctx))),
     ("endpointslice-controller", |ctx| Box::pin(endpointslice::run(ctx))),
     ("endpointslice-mirroring-controller", |ctx| Box::pin(endpointslice::mirroring::run(ctx))),

@@ -1,18 +1,20 @@
-//! A node's own components in one process: runtime, kubelet, proxy. The kubelet reaches the runtime in process; the runtime
+//! A node's own components in one process: runtime, kubelet, proxy, DNS. The kubelet reaches the runtime in process; the runtime
 //! serves the same interface on a socket for everybody else.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
 };
 
 use anyhow::{Context, Result};
+use client::{Informer, Key, Options};
+use k8s_openapi::api::core::v1::Node;
 use net::Cidr;
 use tokio_util::sync::CancellationToken;
 
-use super::parts::Parts;
+use super::{CLUSTER_DNS, parts::Parts};
 
 /// What an agent is made from.
 pub struct Plan {
@@ -51,6 +53,17 @@ pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageSt
         let (config, client, channel) = (config.clone(), client.clone(), channel.clone());
         async move { Ok(Box::pin(kubelet::run(config, client, channel, shutdown)).await?) }
     });
+    let (name, client, pods) = (plan.name.clone(), plan.proxy_client.clone(), plan.pods);
+    parts.run("dns", move |shutdown: CancellationToken| {
+        let (name, client) = (name.clone(), client.clone());
+        async move {
+            let pods = shutdown.run_until_cancelled(pod_range(pods, &name, client.clone())).await;
+            let Some(pods) = pods else { return Ok(()) };
+            let listen = SocketAddr::new(IpAddr::V4(u32::from(pods?.network()).wrapping_add(1).into()), 53);
+            let config = dns::Config { listen, ..dns::Config::default() };
+            Ok(dns::run(config, client, shutdown).await?)
+        }
+    });
     let config = proxy::Config { node_name: plan.name, ..proxy::Config::default() };
     let client = plan.proxy_client;
     parts.run("proxy", move |shutdown: CancellationToken| {
@@ -58,6 +71,24 @@ pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageSt
         async move { Ok(proxy::run(config, client, shutdown).await?) }
     });
     Ok(images)
+}
+
+/// The range of the node's pods: as it was told, or as the cluster assigns it.
+async fn pod_range(told: Option<Cidr>, name: &str, client: kube::Client) -> Result<Cidr> {
+    if let Some(told) = told {
+        return Ok(told);
+    }
+    let watching = CancellationToken::new();
+    let _end = watching.clone().drop_guard();
+    let node: Informer<Node> = Informer::start(client, Options::fields(format!("metadata.name={name}")), watching);
+    let mut changes = node.changes();
+    loop {
+        let assigned = node.get(&Key::cluster(name)).and_then(|node| node.spec.as_ref()?.pod_cidr.clone());
+        if let Some(assigned) = assigned {
+            return assigned.parse().with_context(|| format!("the node's pod range {assigned:?}"));
+        }
+        changes.changed().await?;
+    }
 }
 
 /// Where a node serves the container runtime interface.
@@ -93,7 +124,7 @@ fn kubelet_config(plan: &Plan) -> kubelet::Config {
         container_runtime_endpoint: format!("unix://{}", cri_socket(&plan.folder).display()),
         root_dir: plan.folder.join("kubelet"),
         pod_logs_dir: plan.folder.join("pods"),
-        cluster_dns: vec![IpAddr::V4(Ipv4Addr::new(10, 43, 0, 10))],
+        cluster_dns: vec![IpAddr::V4(CLUSTER_DNS)],
         cluster_domain: "cluster.local".to_owned(),
         pod_cidr: plan.pods.map(|pods| pods.to_string()),
         client_ca_file: Some(plan.client_ca.clone()),

@@ -1,7 +1,7 @@
 //! The control plane in one process: API server, scheduler, controllers.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use apiserver::{
 };
 use store::Store;
 
-use super::parts::Parts;
+use super::{CLUSTER_DNS, parts::Parts};
 
 /// Where objects are kept.
 pub enum Backend {
@@ -50,6 +50,7 @@ impl ControlPlane {
         let this = Self::start_api_server(plan).await?;
         let config = controller_manager::Config {
             leader_elect: false,
+            cluster_dns: Some(IpAddr::V4(CLUSTER_DNS)),
             root_ca: Some(this.pki()?.authority_pem().to_owned()),
             ..controller_manager::Config::default()
         };

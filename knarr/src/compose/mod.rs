@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// Where pods ask for names: service `kube-dns`.
+pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 43, 0, 10);
+
 /// Runs a node of a local cluster until it is told to end.
 pub fn run(cluster: &Cluster, node: &Node) -> Result<()> {
     process::logging::init(&LogFlags { verbosity: 0, format: "text".to_owned(), file: None })?;
