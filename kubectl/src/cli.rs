@@ -130,6 +130,20 @@ pub enum Command {
     Taint(verbs::taint::Args),
     /// Mark node as schedulable
     Uncordon(verbs::drain::CordonArgs),
+    /// Print the supported API resources on the server
+    ApiResources(verbs::api_resources::Args),
+    /// Print the supported API versions on the server, in the form of "group/version"
+    ApiVersions(verbs::api_versions::Args),
+    /// Display cluster information
+    ClusterInfo(verbs::cluster_info::Args),
+    /// Modify kubeconfig files
+    Config(verbs::config::Args),
+    /// Print the list of flags inherited by all commands
+    Options(verbs::options::Args),
+    /// Print the client and server version information
+    Version(verbs::version::Args),
+    /// Wait for a specific condition on one or many resources
+    Wait(verbs::wait::Args),
 }
 
 impl Command {
@@ -158,6 +172,13 @@ impl Command {
             Self::Set(args) => Box::pin(verbs::set::run(args, cx)).await,
             Self::Taint(args) => Box::pin(verbs::taint::run(args, cx)).await,
             Self::Uncordon(args) => Box::pin(verbs::drain::cordon(args, cx, false)).await,
+            Self::ApiResources(args) => Box::pin(verbs::api_resources::run(args, cx)).await,
+            Self::ApiVersions(args) => Box::pin(verbs::api_versions::run(args, cx)).await,
+            Self::ClusterInfo(args) => Box::pin(verbs::cluster_info::run(args, cx)).await,
+            Self::Config(args) => Box::pin(verbs::config::run(args, cx)).await,
+            Self::Options(args) => Box::pin(verbs::options::run(args, cx)).await,
+            Self::Version(args) => Box::pin(verbs::version::run(args, cx)).await,
+            Self::Wait(args) => Box::pin(verbs::wait::run(args, cx)).await,
         }
     }
 }
@@ -221,7 +242,7 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
             let flag = flag.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
             let value = api::field::go_quote(&text(ContextKind::InvalidValue));
             let why = std::error::Error::source(error).map_or_else(|| error.kind().to_string(), ToString::to_string);
-            plain(format!("invalid argument {value} for \"{flag}\" flag: {why}{see}"))
+            Failure::Verbatim(format!("Error: invalid argument {value} for \"{flag}\" flag: {why}{see}"), 1)
         }
         ErrorKind::MissingRequiredArgument => plain(format!("required flag(s) {} not set", text(ContextKind::InvalidArg))),
         ErrorKind::UnknownArgument => {
@@ -232,18 +253,20 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
 }
 
 fn unknown_command(root: &clap::Command, unknown: &str) -> Failure {
-    let near: Vec<&str> = root
+    let mut near: Vec<&str> = root
         .get_subcommands()
         .filter(|s| !s.is_hide_set())
         .map(clap::Command::get_name)
         .filter(|name| distance(unknown, name) <= 2 || name.to_lowercase().starts_with(&unknown.to_lowercase()))
         .collect();
-    let mut message = format!("unknown command {} for \"kubectl\"", api::field::go_quote(unknown));
+    near.sort_unstable();
+    let mut message = format!("Error: unknown command {} for \"kubectl\"", api::field::go_quote(unknown));
     if !near.is_empty() {
         message.push_str("\n\nDid you mean this?\n");
         near.iter().for_each(|name| message.push_str(&format!("\t{name}\n")));
+        message.push('\n');
     }
-    plain(message)
+    Failure::Verbatim(message, 1)
 }
 
 /// Levenshtein's distance, without regard to case.
@@ -287,7 +310,10 @@ mod tests {
     #[test]
     fn mistakes_are_told_as_upstream_does() {
         assert_eq!(failure("get --foo"), "Error: unknown flag: --foo\nSee 'kubectl get --help' for usage.");
-        assert_eq!(failure("gett"), "error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\tset\n");
-        assert_eq!(failure("frobnicate"), "error: unknown command \"frobnicate\" for \"kubectl\"");
+        assert_eq!(
+            failure("gett"),
+            "Error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\tset\n\n"
+        );
+        assert_eq!(failure("frobnicate"), "Error: unknown command \"frobnicate\" for \"kubectl\"");
     }
 }

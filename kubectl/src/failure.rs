@@ -29,7 +29,7 @@ pub enum Failure {
     NoResource(String, String, String),
     /// No kind of that name: group, kind, version.
     NoKind(String, String, String),
-    /// Several errors, a line each.
+    /// Several errors, a line each, plain ones without `error: ` (even if there is only one: see [`Failure::of`]).
     Many(Vec<Failure>),
 }
 
@@ -202,10 +202,7 @@ impl fmt::Display for Failure {
                 }
             }
             Self::NoKind(..) => write!(f, "error: {}", self.message()),
-            Self::Many(failures) => match failures.as_slice() {
-                [one] => one.fmt(f),
-                several => f.write_str(&several.iter().map(Self::line).collect::<Vec<_>>().join("\n")),
-            },
+            Self::Many(failures) => f.write_str(&failures.iter().map(Self::line).collect::<Vec<_>>().join("\n")),
         }
     }
 }

@@ -174,7 +174,7 @@ impl Kubeconfig {
             if entries.is_empty() {
                 return Value::Null;
             }
-            entries.iter().map(|(name, entry)| json!({"name": name, item: entry.fields})).collect()
+            entries.iter().map(|(name, entry)| json!({"name": name, item: complete(item, &entry.fields)})).collect()
         };
         let mut value = json!({
             "apiVersion": "v1",
@@ -195,6 +195,26 @@ impl Kubeconfig {
     pub fn is_empty(&self) -> bool {
         self.clusters.is_empty() && self.users.is_empty() && self.contexts.is_empty() && self.current_context.is_empty()
     }
+}
+
+/// An entry with the fields that upstream writes even if they are empty.
+fn complete(item: &str, fields: &Map<String, Value>) -> Map<String, Value> {
+    let mut fields = fields.clone();
+    let always: &[&str] = match item {
+        "cluster" => &["server"],
+        "context" => &["cluster", "user"],
+        _ => &[],
+    };
+    for name in always {
+        fields.entry(*name).or_insert_with(|| "".into());
+    }
+    if let Some(exec) = fields.get_mut("exec").and_then(Value::as_object_mut) {
+        exec.entry("args").or_insert(Value::Null);
+        exec.entry("env").or_insert(Value::Null);
+        exec.entry("provideClusterInfo").or_insert(false.into());
+        exec.entry("interactiveMode").or_insert_with(|| "IfAvailable".into());
+    }
+    fields
 }
 
 /// The user's home directory.
@@ -258,28 +278,25 @@ pub struct Chosen {
 pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure> {
     let given = |flag: &Option<String>| flag.clone().filter(|f| !f.is_empty());
     let name = given(&globals.context).unwrap_or_else(|| config.current_context.clone());
-    let context = match (config.contexts.get(&name), &globals.context) {
-        (Some(context), _) => context.clone(),
-        (None, Some(flag)) if !flag.is_empty() => {
-            return Err(plain(format!("context {} does not exist", api::field::go_quote(flag))));
-        }
-        (None, _) if !name.is_empty() => {
+    let context = match config.contexts.get(&name) {
+        Some(context) => context.clone(),
+        None if !name.is_empty() => {
             return Err(Failure::Verbatim(
                 format!("Error in configuration: context was not found for specified context: {name}"),
                 1,
             ));
         }
-        _ => Entry::default(),
+        None => Entry::default(),
     };
     let pick = |entries: &Entries, flag: &Option<String>, field: &str, what: &str| match given(flag) {
         Some(name) => match entries.get(&name) {
             Some(entry) => Ok(entry.clone()),
-            None => Err(plain(format!("{what} {} does not exist", api::field::go_quote(&name)))),
+            None => Err(plain(what.replacen("{}", &api::field::go_quote(&name), 1))),
         },
         None => Ok(entries.get(context.text(field)).cloned().unwrap_or_default()),
     };
-    let cluster = pick(&config.clusters, &globals.cluster, "cluster", "cluster")?;
-    let user = pick(&config.users, &globals.user, "user", "auth info")?;
+    let cluster = pick(&config.clusters, &globals.cluster, "cluster", "no server found for cluster {}")?;
+    let user = pick(&config.users, &globals.user, "user", "auth info {} does not exist")?;
     Ok(Chosen { context, cluster, user })
 }
 
@@ -302,6 +319,9 @@ mod tests {
         let chosen = choose(&merged, &Globals::default()).unwrap();
         assert_eq!((chosen.context.text("namespace"), chosen.user.text("token")), ("ns", "t"));
         let globals = Globals { context: Some("zz".to_owned()), ..Globals::default() };
-        assert_eq!(choose(&merged, &globals).unwrap_err().to_string(), "error: context \"zz\" does not exist");
+        assert_eq!(
+            choose(&merged, &globals).unwrap_err().to_string(),
+            "Error in configuration: context was not found for specified context: zz"
+        );
     }
 }

@@ -65,7 +65,7 @@ fn report(failure: &Failure) -> i32 {
     let text = failure.to_string();
     if !text.is_empty() {
         let _ = std::io::stdout().flush();
-        eprintln!("{}", text.trim_end_matches('\n'));
+        eprint!("{text}{}", if text.ends_with('\n') { "" } else { "\n" });
     }
     failure.code()
 }

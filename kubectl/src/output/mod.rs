@@ -213,7 +213,12 @@ impl Printer {
                 path.execute_as_json(object).map_err(|e| jsonpath_failure(&e.0, text, object))?
             }
             Self::Template(template, text) => {
-                template.execute(object).map_err(|why| template_failure(&why, text, object))?
+                let mut out = String::new();
+                if let Err(why) = template.execute(object, &mut out) {
+                    print!("{out}");
+                    return Err(template_failure(&why, text, object));
+                }
+                out
             }
             Self::Columns(columns) => columns.print(object)?,
         })
@@ -234,19 +239,15 @@ impl Printer {
 }
 
 fn jsonpath_failure(why: &str, template: &str, object: &Value) -> Failure {
-    // Upstream prints what it was given on stdout and fails with one line.
-    print!(
-        "Error executing template: {why}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{template}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n",
-        template::go_syntax(object)
-    );
     plain(format!(
-        "error executing jsonpath {}: Error executing template: {why}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{template}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n",
+        "error executing jsonpath {}: Error executing template: {why}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{template}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n\n",
         go_quote(template),
         template::go_syntax(object)
     ))
 }
 
 fn template_failure(why: &str, template: &str, object: &Value) -> Failure {
+    // Upstream prints what it was given on stdout and fails with one line.
     print!(
         "Error executing template: {why}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{template}\n\traw data was:\n\t\t{}\n\tobject given to template engine was:\n\t\t{}\n\n",
         json::compact(object),

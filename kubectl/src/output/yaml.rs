@@ -318,7 +318,7 @@ fn float_text(float: f64) -> String {
     let text = format!("{float:e}");
     let Some((digits, exponent)) = text.split_once('e') else { return text };
     let power: i32 = exponent.parse().unwrap_or_default();
-    if (-4..21).contains(&power) {
+    if (-4..6).contains(&power) {
         return format!("{float}");
     }
     let sign = if power < 0 { '-' } else { '+' };

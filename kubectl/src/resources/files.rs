@@ -74,6 +74,15 @@ impl FileArgs {
         }
     }
 
+    /// Refuses paths that are not there.
+    ///
+    /// # Errors
+    /// The first of them.
+    pub fn check(&self) -> Result<(), Failure> {
+        let local = |name: &&String| *name != "-" && !name.starts_with("http://") && !name.starts_with("https://");
+        self.filename.iter().filter(local).try_for_each(|name| self.expand(name).map(|_| ()))
+    }
+
     /// Reads everything. What is wrong with one document does not keep others from being read.
     ///
     /// # Errors

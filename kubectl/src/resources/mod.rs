@@ -193,6 +193,7 @@ impl Query<'_> {
         let mut selectors = (self.labels, self.fields);
         if let Some(files) = self.files {
             files.validate()?;
+            files.check()?;
         }
         if self.all && (selectors.0.is_some() || selectors.1.is_some()) {
             let which = if let Some(labels) = selectors.0 {
@@ -439,13 +440,13 @@ impl Query<'_> {
     pub async fn fetch(&self, client: &Client, target: &Target, accept: &str) -> Result<Vec<Value>, Failure> {
         match target {
             Target::Local(object) if !self.latest || object.name.is_empty() => Ok(vec![object.value.clone()]),
-            Target::Local(object) => Ok(vec![client.json(Call::get(object.path()).accept(accept)).await?]),
+            Target::Local(object) => Ok(vec![get(client, object.path(), object.namespace.as_deref(), accept).await?]),
             Target::Named { mapping, namespace, name } => {
                 let mut path = mapping.path(namespace.as_deref(), Some(name));
                 if !self.subresource.is_empty() {
                     path.push_str(&format!("/{}", self.subresource));
                 }
-                Ok(vec![client.json(Call::get(path).accept(accept)).await?])
+                Ok(vec![get(client, path, namespace.as_deref(), accept).await?])
             }
             Target::List { mapping, namespace } => {
                 let mut pages: Vec<Value> = Vec::new();
@@ -518,6 +519,24 @@ impl Query<'_> {
             }
         }
         Ok(found)
+    }
+}
+
+/// One object. If it is not there because its namespace is not, that is what is said.
+async fn get(client: &Client, path: String, namespace: Option<&str>, accept: &str) -> Result<Value, Failure> {
+    match client.json(Call::get(path).accept(accept)).await {
+        Err(failure) if failure.is_not_found() => {
+            if let Some(namespace) = namespace.filter(|n| *n != "default") {
+                let path = format!("/api/v1/namespaces/{}", crate::client::escape(namespace, ""));
+                if let Err(other) = client.call(Call::get(path)).await
+                    && other.is_not_found()
+                {
+                    return Err(other);
+                }
+            }
+            Err(failure)
+        }
+        other => other,
     }
 }
 

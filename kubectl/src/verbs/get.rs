@@ -1,14 +1,31 @@
-//! `kubectl get`.
+//! `kubectl get`: tables made by the server, or whole objects in one of the formats; watches.
+
+use std::cmp::Ordering;
+
+use api::{field::go_quote, jsonpath::JsonPath, quantity::Quantity};
+use serde_json::{Value, json};
 
 use crate::{
+    client::{Call, JSON},
     context::Context,
-    failure::Failure,
-    output::OutputArgs,
-    resources::{FileArgs, Query},
+    failure::{Failure, plain},
+    output::{
+        OutputArgs, Printer, hide_managed_fields,
+        table::{Options, TabWriter, TablePrinter, kind_of},
+    },
+    resources::{FileArgs, Query, Target, items},
 };
+
+const TABLE: &str =
+    "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+const FORMATS: &str = "custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,template,templatefile,wide,yaml";
 
 /// What `get` takes.
 #[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "kubectl get [(-o|--output=)FORMAT] (TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags] [options]",
+    after_help = "# All pods of the namespace\nkubectl get pods\n\n# One deployment as YAML\nkubectl get deployment web -o yaml\n\n# Pods of all namespaces with a label, as they change\nkubectl get pods -A -l app=web -w"
+)]
 pub struct Args {
     /// Types and names.
     #[arg(value_name = "TYPE")]
@@ -19,32 +36,438 @@ pub struct Args {
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,
-    /// Label selector.
+    /// Label selector: =, ==, !=, in, notin.
     #[arg(long, short = 'l')]
     pub selector: Option<String>,
-    /// All namespaces.
+    /// Field selector: =, ==, !=.
+    #[arg(long)]
+    pub field_selector: Option<String>,
+    /// Objects of all namespaces.
     #[arg(long, short = 'A')]
     pub all_namespaces: bool,
+    /// How many objects to ask for at once; 0 is all.
+    #[arg(long, default_value_t = 500)]
+    pub chunk_size: i64,
+    /// After listing, watch for changes.
+    #[arg(long, short = 'w')]
+    pub watch: bool,
+    /// Watch for changes without listing first.
+    #[arg(long)]
+    pub watch_only: bool,
+    /// Show what kind of event each change is.
+    #[arg(long)]
+    pub output_watch_events: bool,
+    /// End well if what is asked for is not there.
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    /// A path of the server to print the answer of.
+    #[arg(long)]
+    pub raw: Option<String>,
+    /// No headers in tables.
+    #[arg(long)]
+    pub no_headers: bool,
+    /// The kind before names.
+    #[arg(long)]
+    pub show_kind: bool,
+    /// All labels as the last column.
+    #[arg(long)]
+    pub show_labels: bool,
+    /// Labels to show as columns.
+    #[arg(long, short = 'L', value_delimiter = ',')]
+    pub label_columns: Vec<String>,
+    /// The field to sort by, as a JSONPath expression.
+    #[arg(long)]
+    pub sort_by: Option<String>,
+    /// Let the server make the tables.
+    #[arg(long, default_value_t = true)]
+    pub server_print: bool,
+    /// The subresource to get.
+    #[arg(long, default_value = "")]
+    pub subresource: String,
+}
+
+impl Args {
+    fn human(&self) -> bool {
+        let (format, _) = self.output.split();
+        format == "wide" || (format.is_empty() && self.output.template.as_deref().unwrap_or_default().is_empty())
+    }
+
+    fn sort_field(&self) -> Option<&str> {
+        self.sort_by.as_deref().filter(|s| !s.is_empty())
+    }
+
+    fn validate(&self) -> Result<(), Failure> {
+        let (format, _) = self.output.split();
+        if let Some(raw) = &self.raw {
+            if !self.args.is_empty() {
+                return Err(plain("arguments may not be passed when --raw is specified"));
+            }
+            if self.watch || self.watch_only || self.selector.is_some() {
+                return Err(plain(
+                    "--raw may not be specified with other flags that filter the server request or alter the output",
+                ));
+            }
+            if !format.is_empty() {
+                return Err(plain("--raw and --output are mutually exclusive"));
+            }
+            if !raw.starts_with('/') {
+                return Err(plain(format!(
+                    "--raw must be a valid URL path: parse {}: invalid URI for request",
+                    go_quote(raw)
+                )));
+            }
+            return Ok(());
+        }
+        if !self.watch && !self.watch_only && self.args.is_empty() && self.files.is_empty() {
+            eprint!(
+                "You must specify the type of resource to get. Use \"kubectl api-resources\" for a complete list of supported resources.\n\n"
+            );
+            return Err(plain(
+                "Required resource not specified.\nUse \"kubectl explain <resource>\" for a detailed description of that resource (e.g. kubectl explain pods).\nSee 'kubectl get -h' for help and examples",
+            ));
+        }
+        let output = self.output.output.as_deref().unwrap_or_default();
+        if self.show_labels && !output.is_empty() && output != "wide" {
+            return Err(plain(format!("--show-labels option cannot be used with {output} printer")));
+        }
+        if self.output_watch_events && !(self.watch || self.watch_only) {
+            return Err(plain("--output-watch-events option can only be used with --watch or --watch-only"));
+        }
+        Ok(())
+    }
+
+    fn query(&self) -> Query<'_> {
+        Query {
+            args: &self.args,
+            files: Some(&self.files),
+            labels: self.selector.as_deref(),
+            fields: self.field_selector.as_deref(),
+            all_namespaces: self.all_namespaces,
+            type_suffices: true,
+            latest: true,
+            subresource: &self.subresource,
+            chunk_size: if self.sort_field().is_some() { 0 } else { self.chunk_size },
+            ..Query::default()
+        }
+    }
+
+    fn table_options(&self) -> Options {
+        Options {
+            no_headers: self.no_headers,
+            wide: self.output.split().0 == "wide",
+            label_columns: self.label_columns.clone(),
+            show_labels: self.show_labels,
+            ..Options::default()
+        }
+    }
+
+    fn printer(&self) -> Result<Printer, Failure> {
+        match self.output.printer_among(FORMATS)? {
+            Some(Printer::Columns(mut columns)) => {
+                columns.no_headers = self.no_headers;
+                Ok(Printer::Columns(columns))
+            }
+            Some(printer) => Ok(printer),
+            None => Err(plain("no printer")),
+        }
+    }
 }
 
 /// Prints objects.
 ///
 /// # Errors
-/// If they cannot be had.
+/// If they cannot be had; with several, after the others are printed.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let query = Query {
-        args: &args.args,
-        files: Some(&args.files),
-        labels: args.selector.as_deref(),
-        all_namespaces: args.all_namespaces,
-        type_suffices: true,
-        latest: true,
-        chunk_size: 500,
-        ..Query::default()
+    args.validate()?;
+    if let Some(raw) = &args.raw {
+        let answer = cx.client()?.call(Call::get(raw.as_str())).await?;
+        use std::io::Write;
+        return Ok(std::io::stdout().write_all(&answer.body)?);
+    }
+    if args.watch || args.watch_only {
+        if args.sort_field().is_some() {
+            match args.watch {
+                true => eprintln!("warning: --watch requested, --sort-by will be ignored for watch events received"),
+                false => eprintln!("warning: --watch-only requested, --sort-by will be ignored"),
+            }
+        }
+        return watch(&args, cx).await;
+    }
+    if args.human() { tables(&args, cx).await } else { objects(&args, cx).await }
+}
+
+/// Drops failures that are pardoned.
+fn pardoned(args: &Args, failures: Vec<Failure>) -> Vec<Failure> {
+    failures.into_iter().filter(|f| !(args.ignore_not_found && f.is_not_found())).collect()
+}
+
+async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
+    let query = args.query();
+    let mut targets = query.targets(cx).await?;
+    let mut failures = std::mem::take(&mut targets.failures);
+    let client = cx.client()?;
+    let mut pages: Vec<(&Target, Vec<Value>)> = Vec::new();
+    for target in &targets.targets {
+        match fetch_tables(args, &query, client, target).await {
+            Ok(found) => pages.push((target, found)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Some(field) = args.sort_field() {
+        // Upstream drops what cannot be sorted without a word.
+        for (_, pages) in &mut pages {
+            pages.retain_mut(|page| sort_page(page, field).is_ok());
+        }
+    }
+    let failures = pardoned(args, failures);
+    let several = pages.iter().any(|(target, _)| target.mapping() != pages[0].0.mapping());
+    let now = jiff::Timestamp::now();
+    let (mut out, mut namespaced) = (String::new(), !args.all_namespaces);
+    let mut at = 0;
+    while at < pages.len() {
+        let mapping = pages[at].0.mapping();
+        let same = pages[at..].iter().take_while(|(t, _)| t.mapping() == mapping).count();
+        namespaced &= mapping.namespaced;
+        let mut options = args.table_options();
+        options.with_namespace = args.all_namespaces && mapping.namespaced;
+        options.with_kind = (several || args.show_kind).then(|| kind_of(mapping));
+        let mut printer = TablePrinter::new(options);
+        let rows: Vec<Vec<String>> = pages[at..at + same]
+            .iter()
+            .flat_map(|(_, pages)| pages)
+            .flat_map(|page| printer.rows(page, None, now))
+            .collect();
+        if !rows.is_empty() && !out.is_empty() && !args.no_headers {
+            out.push('\n');
+        }
+        out.push_str(&TabWriter::default().lines(&rows));
+        at += same;
+    }
+    print!("{out}");
+    if out.is_empty() && !args.ignore_not_found && failures.is_empty() {
+        match namespaced {
+            true => eprintln!("No resources found in {} namespace.", cx.namespace()?),
+            false => eprintln!("No resources found"),
+        }
+    }
+    // Upstream wraps these twice: even a single one is shown as one of several.
+    if failures.is_empty() { Ok(()) } else { Err(Failure::Many(failures)) }
+}
+
+async fn fetch_tables(
+    args: &Args,
+    query: &Query<'_>,
+    client: &crate::client::Client,
+    target: &Target,
+) -> Result<Vec<Value>, Failure> {
+    let accept = if args.server_print { TABLE } else { JSON };
+    match (target, args.sort_field()) {
+        // Sorting looks into objects, which the server then puts into the table's rows.
+        (Target::List { mapping, namespace }, Some(_)) if args.server_print => {
+            let call = Call::get(mapping.path(namespace.as_deref(), None)).accept(accept).query("includeObject", "Object");
+            let call = call.query_if("labelSelector", query.labels.unwrap_or_default());
+            Ok(vec![client.json(call.query_if("fieldSelector", query.fields.unwrap_or_default())).await?])
+        }
+        (Target::Named { mapping, namespace, name }, Some(_)) if args.server_print => {
+            let call =
+                Call::get(mapping.path(namespace.as_deref(), Some(name))).accept(accept).query("includeObject", "Object");
+            Ok(vec![client.json(call).await?])
+        }
+        _ => query.fetch(client, target, accept).await,
+    }
+}
+
+fn sort_page(page: &mut Value, field: &str) -> Result<(), Failure> {
+    match page["kind"].as_str() {
+        Some("Table") => match page["rows"].as_array_mut() {
+            Some(rows) => sort(rows, field, |row| &row["object"]),
+            None => Ok(()),
+        },
+        _ => match page["items"].as_array_mut() {
+            Some(items) => sort(items, field, |item| item),
+            None => Ok(()),
+        },
+    }
+}
+
+/// Sorts by a JSONPath expression. What lacks the field comes first; if all lack it, the field is wrong.
+fn sort(items: &mut Vec<Value>, field: &str, object: impl Fn(&Value) -> &Value) -> Result<(), Failure> {
+    let relaxed = api::jsonpath::relaxed(field).unwrap_or_else(|_| field.to_owned());
+    let path = JsonPath::parse(&relaxed).map_err(|e| plain(format!("sorting error: {}", e.0)))?.allow_missing_keys(true);
+    let mut keyed: Vec<(Option<Value>, Value)> = Vec::new();
+    for item in std::mem::take(items) {
+        let found = path.find(object(&item))?.into_iter().next().and_then(|f| f.into_iter().next()).map(|v| v.into_owned());
+        keyed.push((found, item));
+    }
+    if !keyed.is_empty() && keyed.iter().all(|(key, _)| key.is_none()) {
+        return Err(plain(format!("couldn't find any field with path {} in the list of objects", go_quote(&relaxed))));
+    }
+    keyed.sort_by(|(a, _), (b, _)| match (a, b) {
+        (None, None) => Ordering::Equal,
+        (None, Some(_)) => Ordering::Less,
+        (Some(_), None) => Ordering::Greater,
+        (Some(a), Some(b)) => compare(a, b),
+    });
+    *items = keyed.into_iter().map(|(_, item)| item).collect();
+    Ok(())
+}
+
+fn compare(a: &Value, b: &Value) -> Ordering {
+    match (a, b) {
+        (Value::String(a), Value::String(b)) => match (a.parse::<Quantity>(), b.parse::<Quantity>()) {
+            (Ok(x), Ok(y)) => x.cmp(&y),
+            _ => a.as_bytes().cmp(b.as_bytes()),
+        },
+        (Value::Number(x), Value::Number(y)) => match (x.as_i64(), y.as_i64()) {
+            (Some(x), Some(y)) => x.cmp(&y),
+            _ => x.as_f64().partial_cmp(&y.as_f64()).unwrap_or(Ordering::Equal),
+        },
+        (Value::Array(a), Value::Array(b)) => {
+            a.iter().zip(b).map(|(a, b)| compare(a, b)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+        }
+        _ => Ordering::Equal,
+    }
+}
+
+async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
+    let printer = args.printer();
+    let query = args.query();
+    let found = query.objects(cx).await?;
+    let failures = pardoned(args, found.failures);
+    if found.single && !failures.is_empty() {
+        return Failure::of(failures);
+    }
+    let mut values: Vec<Value> = found.objects.into_iter().map(|o| o.value).collect();
+    if values.is_empty() && args.ignore_not_found {
+        return Failure::of(failures);
+    }
+    let printer = printer?;
+    let mut value = match (found.single, values.len()) {
+        (true, 1) => values.remove(0),
+        _ => {
+            if let Some(field) = args.sort_field().filter(|_| !values.is_empty()) {
+                sort(&mut values, field, |v| v)?;
+            }
+            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": values})
+        }
     };
-    let mut results = args.output.results("", crate::output::DryRun::None)?;
-    for object in query.objects(cx).await?.all()? {
-        results.print(&object.value)?;
+    if !args.output.show_managed_fields && matches!(printer, Printer::Json | Printer::Yaml) {
+        hide_managed_fields(&mut value);
+    }
+    print!("{}", printer.print(&value, 0)?);
+    Failure::of(failures)
+}
+
+/// What prints a watch's objects.
+enum Show {
+    Table(Box<TablePrinter>, TabWriter),
+    Objects(Printer, usize),
+}
+
+impl Show {
+    fn print(&mut self, args: &Args, object: &Value, event: &str) -> Result<(), Failure> {
+        let shown = args.output_watch_events.then_some(event);
+        match self {
+            Self::Table(printer, writer) => {
+                let rows = printer.rows(object, shown, jiff::Timestamp::now());
+                print!("{}", writer.lines(&rows));
+            }
+            Self::Objects(printer, printed) => {
+                let mut object = object.clone();
+                if !args.output.show_managed_fields && matches!(printer, Printer::Json | Printer::Yaml) {
+                    hide_managed_fields(&mut object);
+                }
+                let value = match shown {
+                    Some(event) if !matches!(printer, Printer::Name) => json!({"type": event, "object": object}),
+                    _ => object,
+                };
+                print!("{}", printer.print(&value, *printed)?);
+                *printed += 1;
+                if let Printer::Columns(columns) = printer {
+                    columns.no_headers = true;
+                }
+            }
+        }
+        use std::io::Write;
+        Ok(std::io::stdout().flush()?)
+    }
+}
+
+async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
+    let query = Query { single_type: true, ..args.query() };
+    let targets = query.targets(cx).await?;
+    Failure::of(targets.failures)?;
+    let [target] = targets.targets.as_slice() else {
+        let same = targets.targets.windows(2).all(|pair| pair[0].mapping() == pair[1].mapping());
+        return Err(plain(match same {
+            true => "you may only watch a single resource or type of resource at a time",
+            false => {
+                "watch is only supported on individual resources and resource collections - more than 1 resource was found"
+            }
+        }));
+    };
+    let client = cx.client()?;
+    let (mapping, accept) = (target.mapping(), if args.human() && args.server_print { TABLE } else { JSON });
+    let mut show = if args.human() {
+        let mut options = args.table_options();
+        options.with_namespace = args.all_namespaces;
+        options.with_kind = args.show_kind.then(|| kind_of(mapping));
+        Show::Table(Box::new(TablePrinter::new(options)), TabWriter::default())
+    } else {
+        Show::Objects(args.printer()?, 0)
+    };
+    let pages = query.fetch(client, target, accept).await?;
+    let list = matches!(target, Target::List { .. });
+    let version = pages.last().and_then(|p| p["metadata"]["resourceVersion"].as_str()).unwrap_or_default().to_owned();
+    if !args.watch_only {
+        for page in pages {
+            let each = if list && matches!(show, Show::Objects(..)) { items(page) } else { vec![page] };
+            for object in each {
+                show.print(args, &object, "ADDED")?;
+            }
+        }
+    }
+    let mut call = Call::get("").accept(accept).query("watch", "true");
+    match target {
+        Target::List { namespace, .. } => {
+            call.path = mapping.path(namespace.as_deref(), None);
+            call = call.query_if("labelSelector", query.labels.unwrap_or_default());
+            call = call.query_if("fieldSelector", query.fields.unwrap_or_default()).query("resourceVersion", version);
+        }
+        Target::Named { namespace, name, .. } => {
+            call.path = mapping.path(namespace.as_deref(), None);
+            call = call.query("fieldSelector", format!("metadata.name={name}")).query("resourceVersion", "0");
+        }
+        Target::Local(object) => {
+            call.path = object.collection();
+            call = call.query("fieldSelector", format!("metadata.name={}", object.name)).query("resourceVersion", "0");
+        }
+    }
+    let mut stream = client.open(call).await?;
+    // A watch of one object begins with the object itself, which has been shown.
+    let mut shown = list;
+    // How a watch ends is no error: servers end them after a while.
+    while let Ok(Some((event, object))) = stream.event().await {
+        if shown {
+            show.print(args, &object, &event)?;
+        }
+        shown = true;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_sorted_by_fields() {
+        let mut items = vec![json!({"n": "b", "q": "1Gi"}), json!({"n": "a", "q": "500Mi"}), json!({"q": "2"})];
+        sort(&mut items, ".n", |v| v).unwrap();
+        assert_eq!(items.iter().map(|i| i["n"].as_str()).collect::<Vec<_>>(), [None, Some("a"), Some("b")]);
+        sort(&mut items, "{.q}", |v| v).unwrap();
+        assert_eq!(items.iter().map(|i| i["q"].as_str().unwrap()).collect::<Vec<_>>(), ["2", "500Mi", "1Gi"]);
+        let wrong = sort(&mut items, ".x", |v| v).unwrap_err();
+        assert_eq!(wrong.to_string(), "error: couldn't find any field with path \"{.x}\" in the list of objects");
+    }
 }

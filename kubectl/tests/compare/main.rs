@@ -45,7 +45,7 @@ macro_rules! scripts {
     };
 }
 
-scripts! { describe shell }
+scripts! { describe get shell }
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))

@@ -1,0 +1,342 @@
+//! Nodes against values.
+
+use api::{field::go_quote, jsonpath::go_format};
+use serde_json::Value;
+
+use super::{Node, Operand, Pipe, Template, functions};
+
+/// A value. Numbers of objects are floats, those that are written or counted are whole.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Val {
+    /// A key that is not there.
+    Missing,
+    Int(i64),
+    Json(Value),
+}
+
+impl Val {
+    pub fn truth(&self) -> bool {
+        match self {
+            Self::Missing | Self::Json(Value::Null) => false,
+            Self::Int(int) => *int != 0,
+            Self::Json(Value::Bool(bool)) => *bool,
+            Self::Json(Value::Number(number)) => number.as_f64() != Some(0.0),
+            Self::Json(Value::String(text)) => !text.is_empty(),
+            Self::Json(Value::Array(items)) => !items.is_empty(),
+            Self::Json(Value::Object(map)) => !map.is_empty(),
+        }
+    }
+
+    pub fn go_type(&self) -> &'static str {
+        match self {
+            Self::Missing | Self::Json(Value::Null) => "<nil>",
+            Self::Int(_) => "int",
+            Self::Json(Value::Bool(_)) => "bool",
+            Self::Json(Value::Number(_)) => "float64",
+            Self::Json(Value::String(_)) => "string",
+            Self::Json(Value::Array(_)) => "[]interface {}",
+            Self::Json(Value::Object(_)) => "map[string]interface {}",
+        }
+    }
+
+    pub fn basic(&self) -> bool {
+        !matches!(self, Self::Missing | Self::Json(Value::Null | Value::Array(_) | Value::Object(_)))
+    }
+
+    /// As an action prints it.
+    pub fn printed(&self) -> String {
+        match self {
+            Self::Missing | Self::Json(Value::Null) => "<no value>".to_owned(),
+            other => other.printed_nil(),
+        }
+    }
+
+    /// As `print` prints it.
+    pub fn printed_nil(&self) -> String {
+        match self {
+            Self::Missing | Self::Json(Value::Null) => "<nil>".to_owned(),
+            Self::Int(int) => int.to_string(),
+            Self::Json(value) => go_format(&floats(value)),
+        }
+    }
+
+    pub fn into_json(self) -> Value {
+        match self {
+            Self::Missing => Value::Null,
+            Self::Int(int) => int.into(),
+            Self::Json(value) => value,
+        }
+    }
+}
+
+/// The value with its numbers as text, as Go prints floats.
+fn floats(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => go_float(number.as_f64().unwrap_or_default()).into(),
+        Value::Array(items) => items.iter().map(floats).collect(),
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), floats(v))).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Go's `%v` of a float.
+fn go_float(float: f64) -> String {
+    let text = format!("{float:e}");
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    let power: i32 = exponent.parse().unwrap_or_default();
+    if (-4..6).contains(&power) {
+        return format!("{float}");
+    }
+    format!("{digits}e{}{:02}", if power < 0 { '-' } else { '+' }, power.abs())
+}
+
+enum Flow {
+    Next,
+    Break,
+    Continue,
+}
+
+struct State<'a> {
+    template: &'a Template,
+    variables: Vec<(String, Val)>,
+    depth: usize,
+}
+
+/// How deep templates may call one another.
+const MAX_DEPTH: usize = 1000;
+
+pub(super) fn run(template: &Template, value: &Value, out: &mut String) -> Result<(), String> {
+    let dot = Val::Json(value.clone());
+    let mut state = State { template, variables: vec![("$".to_owned(), dot.clone())], depth: 0 };
+    state.list(&template.nodes, &dot, out).map(|_| ())
+}
+
+/// An operand as the template has it, for messages.
+fn source(operand: &Operand) -> String {
+    match operand {
+        Operand::Dot => ".".to_owned(),
+        Operand::Nil => "nil".to_owned(),
+        Operand::Bool(bool) => bool.to_string(),
+        Operand::Int(int) => int.to_string(),
+        Operand::Float(float) => float.to_string(),
+        Operand::Text(text) => go_quote(text),
+        Operand::Function(name) => name.clone(),
+        Operand::Variable(name, fields) => {
+            std::iter::once(name.as_str()).chain(fields.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
+        }
+        Operand::Field(fields) => format!(".{}", fields.join(".")),
+        Operand::Pipe(pipe, fields) => {
+            let fields: String = fields.iter().map(|f| format!(".{f}")).collect();
+            format!("({}){fields}", pipe.commands.iter().map(|c| command_source(c)).collect::<Vec<_>>().join(" | "))
+        }
+    }
+}
+
+fn command_source(command: &[Operand]) -> String {
+    command.iter().map(source).collect::<Vec<_>>().join(" ")
+}
+
+fn failed(line: usize, at: &str, why: impl std::fmt::Display) -> String {
+    format!("template: output:{line}:2: executing \"output\" at <{at}>: {why}")
+}
+
+impl State<'_> {
+    fn list(&mut self, nodes: &[Node], dot: &Val, out: &mut String) -> Result<Flow, String> {
+        for node in nodes {
+            match self.node(node, dot, out)? {
+                Flow::Next => {}
+                flow => return Ok(flow),
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    fn node(&mut self, node: &Node, dot: &Val, out: &mut String) -> Result<Flow, String> {
+        let scope = self.variables.len();
+        let flow = match node {
+            Node::Text(text) => {
+                out.push_str(text);
+                Flow::Next
+            }
+            Node::Action(pipe) => {
+                let value = self.pipe(pipe, dot)?;
+                if pipe.variables.is_empty() {
+                    out.push_str(&value.printed());
+                }
+                return Ok(Flow::Next);
+            }
+            Node::If(pipe, body, other) => {
+                let branch = if self.pipe(pipe, dot)?.truth() { body } else { other };
+                self.list(branch, dot, out)?
+            }
+            Node::With(pipe, body, other) => {
+                let value = self.pipe(pipe, dot)?;
+                if value.truth() { self.list(body, &value, out)? } else { self.list(other, dot, out)? }
+            }
+            Node::Range(pipe, body, other) => self.range(pipe, body, other, dot, out)?,
+            Node::Template(name, pipe) => {
+                let value = match pipe {
+                    Some(pipe) => self.pipe(pipe, dot)?,
+                    None => Val::Missing,
+                };
+                let Some(nodes) = self.template.defined.get(name) else {
+                    return Err(format!("template: output: template {} not defined", go_quote(name)));
+                };
+                if self.depth >= MAX_DEPTH {
+                    return Err(format!("template: output: exceeded maximum template depth ({MAX_DEPTH})"));
+                }
+                let mut inner = State {
+                    template: self.template,
+                    variables: vec![("$".to_owned(), value.clone())],
+                    depth: self.depth + 1,
+                };
+                inner.list(nodes, &value, out)?;
+                Flow::Next
+            }
+            Node::Break => Flow::Break,
+            Node::Continue => Flow::Continue,
+        };
+        self.variables.truncate(scope);
+        Ok(flow)
+    }
+
+    fn range(&mut self, pipe: &Pipe, body: &[Node], other: &[Node], dot: &Val, out: &mut String) -> Result<Flow, String> {
+        let value = self.value(pipe, dot)?;
+        let pairs: Vec<(Val, Val)> = match value {
+            Val::Json(Value::Array(items)) => {
+                items.into_iter().enumerate().map(|(i, v)| (Val::Int(i as i64), Val::Json(v))).collect()
+            }
+            Val::Json(Value::Object(map)) => {
+                let mut entries: Vec<_> = map.into_iter().collect();
+                entries.sort_by(|a, b| a.0.cmp(&b.0));
+                entries.into_iter().map(|(k, v)| (Val::Json(k.into()), Val::Json(v))).collect()
+            }
+            Val::Int(count) => (0..count).map(|i| (Val::Int(i), Val::Int(i))).collect(),
+            Val::Missing | Val::Json(Value::Null) => Vec::new(),
+            other => {
+                let at = pipe.commands.first().map(|c| command_source(c)).unwrap_or_default();
+                return Err(failed(pipe.line, &at, format!("range can't iterate over {}", other.printed())));
+            }
+        };
+        if pairs.is_empty() {
+            return self.list(other, dot, out);
+        }
+        for (key, item) in pairs {
+            let scope = self.variables.len();
+            match pipe.variables.as_slice() {
+                [one] => self.set(one, item.clone(), pipe.assigns),
+                [first, second, ..] => {
+                    self.set(first, key, pipe.assigns);
+                    self.set(second, item.clone(), pipe.assigns);
+                }
+                [] => {}
+            }
+            let flow = self.list(body, &item, out)?;
+            self.variables.truncate(scope);
+            if matches!(flow, Flow::Break) {
+                break;
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    fn set(&mut self, name: &str, value: Val, assigns: bool) {
+        match self.variables.iter_mut().rev().find(|(n, _)| assigns && n == name) {
+            Some((_, old)) => *old = value,
+            None => self.variables.push((name.to_owned(), value)),
+        }
+    }
+
+    fn pipe(&mut self, pipe: &Pipe, dot: &Val) -> Result<Val, String> {
+        let value = self.value(pipe, dot)?;
+        if let Some(name) = pipe.variables.first() {
+            self.set(name, value.clone(), pipe.assigns);
+        }
+        Ok(value)
+    }
+
+    fn value(&mut self, pipe: &Pipe, dot: &Val) -> Result<Val, String> {
+        let mut last: Option<Val> = None;
+        for command in &pipe.commands {
+            last = Some(self.command(command, last, dot, pipe.line)?);
+        }
+        Ok(last.unwrap_or(Val::Missing))
+    }
+
+    fn command(&mut self, command: &[Operand], last: Option<Val>, dot: &Val, line: usize) -> Result<Val, String> {
+        let Some(Operand::Function(name)) = command.first() else {
+            let first = command.first().unwrap_or(&Operand::Nil);
+            if command.len() > 1 || last.is_some() {
+                return Err(failed(
+                    line,
+                    &source(first),
+                    "can't give argument to non-function ".to_owned() + &source(first),
+                ));
+            }
+            if *first == Operand::Nil {
+                return Err(failed(line, "nil", "nil is not a command"));
+            }
+            return self.operand(first, dot, line);
+        };
+        if matches!(name.as_str(), "and" | "or") {
+            let mut value = None;
+            for operand in &command[1..] {
+                let found = self.operand(operand, dot, line)?;
+                if found.truth() == (name == "or") {
+                    return Ok(found);
+                }
+                value = Some(found);
+            }
+            return last
+                .or(value)
+                .ok_or_else(|| failed(line, name, format!("wrong number of args for {name}: want at least 1 got 0")));
+        }
+        let mut args = Vec::new();
+        for operand in &command[1..] {
+            args.push(self.operand(operand, dot, line)?);
+        }
+        args.extend(last);
+        functions::call(name, &args).map_err(|why| failed(line, &command_source(command), why))
+    }
+
+    fn operand(&mut self, operand: &Operand, dot: &Val, line: usize) -> Result<Val, String> {
+        let at = || source(operand);
+        match operand {
+            Operand::Dot => Ok(dot.clone()),
+            Operand::Nil => Ok(Val::Missing),
+            Operand::Bool(bool) => Ok(Val::Json(Value::Bool(*bool))),
+            Operand::Int(int) => Ok(Val::Int(*int)),
+            Operand::Float(float) => Ok(Val::Json((*float).into())),
+            Operand::Text(text) => Ok(Val::Json(text.as_str().into())),
+            Operand::Function(_) => self.command(std::slice::from_ref(operand), None, dot, line),
+            Operand::Field(fields) => self.fields(dot.clone(), fields).map_err(|why| failed(line, &at(), why)),
+            Operand::Variable(name, fields) => {
+                let value = self.variables.iter().rev().find(|(n, _)| n == name).map_or(Val::Missing, |(_, v)| v.clone());
+                self.fields(value, fields).map_err(|why| failed(line, &at(), why))
+            }
+            Operand::Pipe(pipe, fields) => {
+                let value = self.value(pipe, dot)?;
+                self.fields(value, fields).map_err(|why| failed(line, &at(), why))
+            }
+        }
+    }
+
+    fn fields(&self, value: Val, fields: &[String]) -> Result<Val, String> {
+        let mut value = value;
+        for name in fields {
+            value = match value {
+                Val::Json(Value::Object(mut map)) => match map.remove(name) {
+                    Some(found) => Val::Json(found),
+                    None if self.template.allow_missing => Val::Missing,
+                    None => return Err(format!("map has no entry for key {}", go_quote(name))),
+                },
+                Val::Missing if self.template.allow_missing => Val::Missing,
+                Val::Missing => return Err(format!("nil data; no entry for key {}", go_quote(name))),
+                Val::Json(Value::Null) => return Err(format!("nil pointer evaluating interface {{}}.{name}")),
+                Val::Int(_) => return Err(format!("can't evaluate field {name} in type int")),
+                Val::Json(_) => return Err(format!("can't evaluate field {name} in type interface {{}}")),
+            };
+        }
+        Ok(value)
+    }
+}

@@ -1,0 +1,135 @@
+//! What is configured.
+
+use base64::Engine;
+use serde_json::Value;
+
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    kubeconfig::{Entry, Kubeconfig},
+    output::{OutputArgs, Printer, table::TabWriter},
+};
+
+pub fn current_context(cx: &Context) -> Result<(), Failure> {
+    match cx.kubeconfig()?.current_context.as_str() {
+        "" => Err(plain("current-context is not set")),
+        name => {
+            println!("{name}");
+            Ok(())
+        }
+    }
+}
+
+pub fn names(cx: &Context, list: &str) -> Result<(), Failure> {
+    let config = cx.kubeconfig()?;
+    let entries = if list == "clusters" { &config.clusters } else { &config.users };
+    println!("NAME");
+    entries.keys().for_each(|name| println!("{name}"));
+    Ok(())
+}
+
+pub fn contexts(cx: &Context, wanted: &[String], no_headers: bool, output: &str) -> Result<(), Failure> {
+    if !matches!(output, "" | "name") {
+        return Err(plain(format!("output must be one of '' or 'name': {output}")));
+    }
+    let config = cx.kubeconfig()?;
+    let mut failures = Vec::new();
+    let mut names: Vec<&String> = if wanted.is_empty() { config.contexts.keys().collect() } else { Vec::new() };
+    for name in wanted {
+        match config.contexts.get_key_value(name) {
+            Some((name, _)) => names.push(name),
+            None => failures.push(plain(format!("context {name} not found"))),
+        }
+    }
+    names.sort();
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    if !no_headers && output.is_empty() {
+        rows.push(["CURRENT", "NAME", "CLUSTER", "AUTHINFO", "NAMESPACE"].map(str::to_owned).to_vec());
+    }
+    for name in names {
+        if output == "name" {
+            println!("{name}");
+            continue;
+        }
+        let context = &config.contexts[name];
+        let mark = if *name == config.current_context { "*" } else { "" };
+        let text = |field| context.text(field).to_owned();
+        rows.push(vec![mark.to_owned(), name.clone(), text("cluster"), text("user"), text("namespace")]);
+    }
+    print!("{}", TabWriter::default().lines(&rows));
+    Failure::of(failures)
+}
+
+/// Only what a context needs.
+fn minified(config: &Kubeconfig, name: &str) -> Result<Kubeconfig, Failure> {
+    if name.is_empty() {
+        return Err(plain("current-context must exist in order to minify"));
+    }
+    let Some(context) = config.contexts.get(name) else {
+        return Err(plain("cannot locate context ".to_owned() + name));
+    };
+    let mut out = config.clone();
+    out.contexts.retain(|key, _| key == name);
+    out.clusters.retain(|key, _| key == context.text("cluster"));
+    out.users.retain(|key, _| key == context.text("user"));
+    name.clone_into(&mut out.current_context);
+    Ok(out)
+}
+
+/// Names of files seen from anywhere, or their contents instead.
+fn resolve(entry: &mut Entry, names: &[&str], flatten: bool) -> Result<(), Failure> {
+    for name in names {
+        let Some(path) = entry.path(name) else { continue };
+        let embedded = format!("{name}-data");
+        if flatten && *name != "tokenFile" {
+            if let Some(data) = entry.data(name)? {
+                entry.fields.insert(embedded, base64::engine::general_purpose::STANDARD.encode(data).into());
+            }
+            entry.fields.remove(*name);
+        } else {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            entry.fields.insert((*name).to_owned(), path.display().to_string().into());
+        }
+    }
+    Ok(())
+}
+
+fn redact(entry: &mut Entry, names: &[&str], with: &str) {
+    for name in names {
+        if !entry.text(name).is_empty() {
+            entry.fields.insert((*name).to_owned(), with.into());
+        }
+    }
+}
+
+pub fn view(cx: &Context, output: &OutputArgs, raw: bool, flatten: bool, minify: bool, merge: bool) -> Result<(), Failure> {
+    if !merge && cx.globals().kubeconfig.is_none() && crate::kubeconfig::paths(cx.globals()).0.len() != 1 {
+        return Err(plain("if merge==false a precise file must be specified"));
+    }
+    let mut config = cx.kubeconfig()?.clone();
+    if let Some(context) = cx.globals().context.clone().filter(|c| !c.is_empty()) {
+        config.current_context = context;
+    }
+    if minify {
+        config = minified(&config, &config.current_context.clone())?;
+    }
+    for cluster in config.clusters.values_mut() {
+        resolve(cluster, &["certificate-authority"], flatten)?;
+        if !raw && !flatten {
+            redact(cluster, &["certificate-authority-data"], "DATA+OMITTED");
+        }
+    }
+    for user in config.users.values_mut() {
+        resolve(user, &["client-certificate", "client-key", "tokenFile"], flatten)?;
+        if !raw && !flatten {
+            redact(user, &["client-certificate-data", "client-key-data"], "DATA+OMITTED");
+        }
+        if !raw {
+            redact(user, &["token", "password"], "REDACTED");
+        }
+    }
+    let value: Value = config.to_value();
+    let printer = output.printer()?.unwrap_or(Printer::Yaml);
+    print!("{}", printer.print(&value, 0)?);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! `kubectl version`.
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::Call,
+    context::Context,
+    failure::{Failure, plain, usage},
+    output::{json, yaml},
+};
+
+/// What we say we are.
+const VERSION: &str = "v1.35.0+knarr1";
+const MINOR: i64 = 35;
+
+/// What `version` takes.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Nothing.
+    #[arg(hide = true)]
+    pub args: Vec<String>,
+    /// Only the client's version; no server is asked.
+    #[arg(long)]
+    pub client: bool,
+    /// yaml or json.
+    #[arg(long, short, default_value = "")]
+    pub output: String,
+}
+
+fn ours() -> Value {
+    let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+    json!({
+        "major": "1", "minor": MINOR.to_string(), "gitVersion": VERSION, "gitTreeState": "clean", "platform": platform,
+        "compiler": "rustc",
+    })
+}
+
+/// What upstream says of client and server too far apart.
+fn skew(server: &Value) -> Option<String> {
+    let number = |name: &str| -> Option<i64> {
+        let text = server[name].as_str()?;
+        text[..text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())].parse().ok()
+    };
+    let (major, minor) = (number("major")?, number("minor")?);
+    let apart = major != 1 || (minor - MINOR).abs() > 1;
+    apart.then(|| {
+        format!("WARNING: version difference between client (1.{MINOR}) and server ({major}.{minor}) exceeds the supported minor version skew of +/-1")
+    })
+}
+
+/// Prints versions.
+///
+/// # Errors
+/// If the server cannot be asked; after our own version has been printed.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    if !args.args.is_empty() {
+        return Err(usage("version", format!("extra arguments: [{}]", args.args.join(" "))));
+    }
+    if !["", "yaml", "json"].contains(&args.output.as_str()) {
+        return Err(plain("--output must be 'yaml' or 'json'"));
+    }
+    let mut versions = json!({"clientVersion": ours()});
+    let mut failure = None;
+    if !args.client {
+        match server(cx).await {
+            Ok(server) => versions["serverVersion"] = server,
+            Err(error) => failure = Some(error),
+        }
+    }
+    match args.output.as_str() {
+        "json" => println!("{}", json::pretty_with(&versions, "  ")),
+        "yaml" => print!("{}", yaml::to_string(&versions)),
+        _ => {
+            println!("Client Version: {VERSION}");
+            if let Some(version) = versions["serverVersion"]["gitVersion"].as_str() {
+                println!("Server Version: {version}");
+            }
+        }
+    }
+    if let Some(warning) = skew(&versions["serverVersion"]) {
+        eprintln!("{warning}");
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+async fn server(cx: &Context) -> Result<Value, Failure> {
+    cx.client()?.json(Call::get("/version")).await
+}
