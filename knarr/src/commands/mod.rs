@@ -9,6 +9,7 @@ pub mod kubeconfig;
 pub mod kubelet;
 pub mod node;
 pub mod proxy;
+pub mod run_node;
 pub mod runtime;
 pub mod scheduler;
 pub mod server;
@@ -58,9 +59,11 @@ pub enum Command {
     Runtime(runtime::Args),
     /// Run the service proxy.
     Proxy(proxy::Args),
+    /// Stop, cut off or start a local cluster's node.
+    Node(node::Args),
     /// One node of a local cluster; `up` starts it.
     #[command(hide = true)]
-    Node(node::Args),
+    RunNode(run_node::Args),
 }
 
 impl Command {
@@ -81,6 +84,7 @@ impl Command {
             Self::Runtime(args) => runtime::run(args),
             Self::Proxy(args) => proxy::run(args),
             Self::Node(args) => node::run(&args),
+            Self::RunNode(args) => run_node::run(&args),
         }
     }
 }

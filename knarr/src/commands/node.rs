@@ -1,70 +1,70 @@
-//! `knarr node`: the process of one node of a local cluster. `up` starts it, puts it into its cgroup and records it, and only
-//! then lets it go by a line on its standard input; if `up` dies before, it ends with the input. It reports on its
-//! standard output until it is ready.
+//! `knarr node`: lets people see what a cluster does when a machine is lost, cut off, or back.
 
-use std::io::Write;
+use anyhow::{Context, Result};
 
-use anyhow::{Context, Result, bail};
-use nix::sys::signal::{SigHandler, Signal, signal};
-use serde::{Deserialize, Serialize};
-
-use crate::local::{enter, layout, record::Cluster};
+use crate::{
+    commands::{small_runtime, up},
+    local::{
+        cgroup, layout, link,
+        progress::Progress,
+        record::{self, Cluster, Node},
+    },
+};
 
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The cluster.
-    #[arg(long)]
-    cluster: String,
-    /// Which of its nodes.
-    #[arg(long)]
-    number: u8,
+    #[command(subcommand)]
+    action: Action,
 }
 
-/// A line of a node's standard output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Report {
-    /// What it is doing.
-    Step(String),
-    /// It is ready.
-    Ready,
-    /// It cannot start.
-    Failed(String),
-}
-
-impl Report {
-    /// Tells whoever listens.
-    pub fn send(&self) {
-        // Nobody listens once `up` is gone.
-        if let Ok(line) = serde_json::to_string(self) {
-            let _ = writeln!(std::io::stdout(), "{line}");
-        }
-    }
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Power a node off: every process of it is killed, its network is gone; its disk stays.
+    Stop {
+        /// The node, such as knarr-2.
+        node: String,
+    },
+    /// Bring a node back that was stopped, died, or was cut off.
+    Start {
+        /// The node, such as knarr-2.
+        node: String,
+    },
+    /// Cut a node's link: it runs on and reaches nobody, until it is started again.
+    Partition {
+        /// The node, such as knarr-2.
+        node: String,
+    },
 }
 
 /// Does it.
 pub fn run(args: &Args) -> Result<()> {
-    let outcome = serve(args);
-    if let Err(error) = &outcome {
-        Report::Failed(format!("{error:#}")).send();
+    let (Action::Stop { node } | Action::Start { node } | Action::Partition { node }) = &args.action;
+    let (cluster, _) = node.rsplit_once('-').with_context(|| format!("{node:?} is not a node's name, such as knarr-2"))?;
+    layout::check_name(cluster)?;
+    let _lock = record::lock(cluster)?;
+    let cluster = Cluster::existing(cluster)?;
+    let node = cluster.nodes()?.into_iter().find(|n| n.name == *node).with_context(|| {
+        format!("there is no node {node} in cluster {}, which has {} of them", cluster.name, cluster.nodes)
+    })?;
+    match args.action {
+        Action::Stop { .. } => stop(&cluster, &node),
+        Action::Start { .. } => start(&cluster, &node),
+        Action::Partition { .. } => small_runtime()?.block_on(link::cut_node(&cluster, &node)),
     }
-    outcome
 }
 
-fn serve(args: &Args) -> Result<()> {
-    layout::check_name(&args.cluster)?;
-    let mut go = String::new();
-    std::io::stdin().read_line(&mut go).context("wait for permission to start")?;
-    if go.trim() != "go" {
-        bail!("this is started by `knarr up`");
-    }
-    let cluster = Cluster::existing(&args.cluster)?;
-    let node = cluster.nodes()?.into_iter().find(|node| node.n == args.number).context("find the node in the cluster")?;
-    let _ = nix::unistd::setsid();
-    // SAFETY: ignoring a signal installs no handler.
-    unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.context("ignore hang-ups")?;
-    // Before any thread is started: namespaces belong to threads.
-    enter::node(&cluster.name, &node.name)?;
-    crate::compose::run(&cluster, &node)
+fn stop(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut progress = Progress::default();
+    progress.step(format!("Stopping {}", node.name));
+    cgroup::kill_all(&layout::node_cgroup(&cluster.name, &node.name))?;
+    small_runtime()?.block_on(link::remove_node(cluster, node))?;
+    progress.done();
+    Ok(())
+}
+
+fn start(cluster: &Cluster, node: &Node) -> Result<()> {
+    let nodes = std::slice::from_ref(node);
+    small_runtime()?.block_on(up::ensure_network(cluster, nodes))?;
+    up::start(cluster, nodes, &mut Progress::default())
 }

@@ -87,7 +87,7 @@ fn node_status(node: Node, ready: &[String]) -> NodeStatus {
     let mut pids = BTreeMap::new();
     if let Some(process) = Identity::load(&node.folder, "knarr") {
         let control_plane: &[&str] = if node.n == 1 { &["apiserver", "scheduler", "controller-manager"] } else { &[] };
-        pids.extend(control_plane.iter().chain(&["kubelet", "runtime", "proxy"]).map(|&c| (c, process.pid)));
+        pids.extend(control_plane.iter().chain(&["kubelet", "runtime", "proxy", "dns"]).map(|&c| (c, process.pid)));
     }
     pids.extend(Identity::load(&node.folder, "etcd").map(|etcd| ("etcd", etcd.pid)));
     NodeStatus { ready: ready.contains(&node.name), name: node.name, address: node.address, pids }

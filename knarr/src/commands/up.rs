@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    commands::{node::Report, small_runtime},
+    commands::{run_node::Report, small_runtime},
     local::{
         control, enter, kubeconfig, layout, link,
         process::Identity,
@@ -50,8 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
     progress.step(format!("Preparing cluster {}", args.name));
     let runtime = small_runtime()?;
     let cluster = runtime.block_on(ensure_record(args))?;
-    runtime.block_on(ensure_network(&cluster))?;
     let nodes = cluster.nodes()?;
+    runtime.block_on(ensure_network(&cluster, &nodes))?;
     // Node 1 holds the control plane, which the others need.
     let (first, others) = nodes.split_at(1);
     start(&cluster, first, &mut progress)?;
@@ -88,17 +88,18 @@ async fn ensure_record(args: &Args) -> Result<Cluster> {
     Ok(cluster)
 }
 
-async fn ensure_network(cluster: &Cluster) -> Result<()> {
+/// The cluster's switch, and these nodes' namespaces and wires.
+pub async fn ensure_network(cluster: &Cluster, nodes: &[Node]) -> Result<()> {
     link::ensure_outside(cluster).await.context("make the cluster's network")?;
-    for node in cluster.nodes()? {
+    for node in nodes {
         fs::create_dir_all(&node.folder).with_context(|| format!("create {}", node.folder.display()))?;
-        link::ensure_node(cluster, &node).await.with_context(|| format!("connect {}", node.name))?;
+        link::ensure_node(cluster, node).await.with_context(|| format!("connect {}", node.name))?;
     }
     Ok(())
 }
 
 /// Starts those nodes that are dead, side by side, and returns when all of them are ready.
-fn start(cluster: &Cluster, nodes: &[Node], progress: &mut Progress) -> Result<()> {
+pub fn start(cluster: &Cluster, nodes: &[Node], progress: &mut Progress) -> Result<()> {
     let (reports, inbox) = mpsc::channel();
     for node in nodes {
         match Identity::load(&node.folder, "knarr") {
@@ -144,7 +145,7 @@ fn spawn(cluster: &Cluster, node: &Node) -> Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("open {}", path.display()))?;
     let mut command = Command::new(std::env::current_exe().context("find our own program")?);
-    command.args(["node", "--cluster", &cluster.name, "--number", &node.n.to_string()]);
+    command.args(["run-node", "--cluster", &cluster.name, "--number", &node.n.to_string()]);
     // Not the caller's directory: it could not be unmounted while the cluster runs.
     command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     let mut child = command.spawn().with_context(|| format!("start {}", node.name))?;
@@ -154,12 +155,7 @@ fn spawn(cluster: &Cluster, node: &Node) -> Result<Child> {
         identity.save(&node.folder, "knarr")
     });
     // Without this line, when the pipe closes, it ends.
-    let told = placed.and_then(|()| {
-        Ok(child.stdin.take().context("speak to it")?.write_all(
-            b"go
-",
-        )?)
-    });
+    let told = placed.and_then(|()| Ok(child.stdin.take().context("speak to it")?.write_all(b"go\n")?));
     if let Err(error) = told {
         let _ = child.kill();
         return Err(error).with_context(|| format!("start {}", node.name));

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commands::{node::Report, status::is_ready},
+    commands::{run_node::Report, status::is_ready},
     compose::{control_plane::ControlPlane, parts::Parts},
     local::{
         control, etcd, kubeconfig, layout,

@@ -61,7 +61,7 @@ pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
     netns::create(&path).with_context(|| format!("make the namespace of {}", node.name))?;
     let outside = Netlink::in_namespace(&outside_path)?;
     let inside = Netlink::in_namespace(&path)?;
-    let port = format!("n{}", node.n);
+    let port = port(node);
     if outside.link(&port).await?.is_none() || inside.link("eth0").await?.is_none() {
         outside.delete_link(&port).await?;
         let namespace = netns::open(&path)?;
@@ -79,6 +79,29 @@ pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
         inside.set_route(Route { destination: other.pods, via: Via::Gateway(other.address), metric: 0 }).await?;
     }
     Ok(())
+}
+
+/// Cuts the node's wire to the switch, until [`ensure_node`].
+pub async fn cut_node(cluster: &Cluster, node: &Node) -> Result<()> {
+    let outside = Netlink::in_namespace(&netns::named(&layout::outside_name(&cluster.name)))?;
+    let port = outside.existing(&port(node)).await?.index;
+    outside.set_down(port).await.with_context(|| format!("cut the link of {}", node.name))
+}
+
+/// Removes the node's wire and namespace.
+pub async fn remove_node(cluster: &Cluster, node: &Node) -> Result<()> {
+    // Before the namespace, whose end the kernel would only clean up some time later.
+    Netlink::in_namespace(&netns::named(&layout::outside_name(&cluster.name)))?.delete_link(&port(node)).await?;
+    let path = netns::named(&node.name);
+    if path.exists() {
+        netns::delete(&path)?;
+    }
+    Ok(())
+}
+
+/// The switch's end of a node's wire.
+fn port(node: &Node) -> String {
+    format!("n{}", node.n)
 }
 
 /// Removes the host's wire and every namespace that the cluster may have.
