@@ -92,6 +92,10 @@ pub struct Globals {
 #[derive(Subcommand, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Command {
+    /// Inspect authorization
+    Auth(verbs::auth::Args),
+    /// Get documentation for a resource
+    Explain(verbs::explain::Args),
     /// Update the annotations on a resource
     Annotate(verbs::annotate::Args),
     /// Apply a configuration to a resource by file name or stdin
@@ -153,6 +157,8 @@ impl Command {
     /// What is to be shown, with the exit code.
     pub async fn run(self, cx: &Context) -> Result<(), Failure> {
         match self {
+            Self::Auth(args) => Box::pin(verbs::auth::run(args, cx)).await,
+            Self::Explain(args) => Box::pin(verbs::explain::run(args, cx)).await,
             Self::Annotate(args) => Box::pin(verbs::annotate::run(args, cx)).await,
             Self::Apply(args) => Box::pin(verbs::apply::run(args, cx)).await,
             Self::Cordon(args) => Box::pin(verbs::drain::cordon(args, cx, true)).await,

@@ -212,7 +212,6 @@ fn complete(item: &str, fields: &Map<String, Value>) -> Map<String, Value> {
         exec.entry("args").or_insert(Value::Null);
         exec.entry("env").or_insert(Value::Null);
         exec.entry("provideClusterInfo").or_insert(false.into());
-        exec.entry("interactiveMode").or_insert_with(|| "IfAvailable".into());
     }
     fields
 }

@@ -16,6 +16,13 @@ pub fn pretty_with(value: &Value, indent: &str) -> String {
     out
 }
 
+/// The same with some keys first, in the order of a Go struct; the others follow sorted.
+pub fn pretty_in_order(value: &Value, indent: &str, order: &[&str]) -> String {
+    let mut out = String::new();
+    write_in(value, Some(0), indent, order, &mut out);
+    out
+}
+
 /// An object in one line.
 pub fn compact(value: &Value) -> String {
     let mut out = String::new();
@@ -31,6 +38,10 @@ fn line(depth: Option<usize>, indent: &str, out: &mut String) {
 }
 
 fn write(value: &Value, depth: Option<usize>, indent: &str, out: &mut String) {
+    write_in(value, depth, indent, &[], out);
+}
+
+fn write_in(value: &Value, depth: Option<usize>, indent: &str, order: &[&str], out: &mut String) {
     let deeper = depth.map(|d| d + 1);
     match value {
         Value::Array(items) if items.is_empty() => out.push_str("[]"),
@@ -39,7 +50,7 @@ fn write(value: &Value, depth: Option<usize>, indent: &str, out: &mut String) {
             for (i, item) in items.iter().enumerate() {
                 out.push_str(if i > 0 { "," } else { "" });
                 line(deeper, indent, out);
-                write(item, deeper, indent, out);
+                write_in(item, deeper, indent, order, out);
             }
             line(depth, indent, out);
             out.push(']');
@@ -47,14 +58,15 @@ fn write(value: &Value, depth: Option<usize>, indent: &str, out: &mut String) {
         Value::Object(map) if map.is_empty() => out.push_str("{}"),
         Value::Object(map) => {
             let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-            entries.sort_by_key(|(key, _)| *key);
+            let rank = |key: &str| order.iter().position(|o| *o == key).unwrap_or(order.len());
+            entries.sort_by(|(a, _), (b, _)| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
             out.push('{');
             for (i, (key, value)) in entries.into_iter().enumerate() {
                 out.push_str(if i > 0 { "," } else { "" });
                 line(deeper, indent, out);
                 string(key, out);
                 out.push_str(if depth.is_some() { ": " } else { ":" });
-                write(value, deeper, indent, out);
+                write_in(value, deeper, indent, order, out);
             }
             line(depth, indent, out);
             out.push('}');

@@ -18,7 +18,8 @@ pub struct Args {
 }
 
 fn colored(code: u8, text: &str) -> String {
-    if std::env::var_os("TERM").is_some_and(|t| t == "dumb") {
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    if !terminal || std::env::var_os("TERM").is_some_and(|t| t == "dumb") {
         return text.to_owned();
     }
     format!("\u{1b}[0;{code}m{text}\u{1b}[0m")

@@ -5,13 +5,30 @@ use serde_json::{Value, json};
 use crate::{
     client::Call,
     context::Context,
-    failure::{Failure, plain, usage},
+    failure::{Failure, plain},
     output::{json, yaml},
 };
 
 /// What we say we are.
 const VERSION: &str = "v1.35.0+knarr1";
 const MINOR: i64 = 35;
+const ORDER: &[&str] = &[
+    "clientVersion",
+    "serverVersion",
+    "major",
+    "minor",
+    "emulationMajor",
+    "emulationMinor",
+    "minCompatibilityMajor",
+    "minCompatibilityMinor",
+    "gitVersion",
+    "gitCommit",
+    "gitTreeState",
+    "buildDate",
+    "goVersion",
+    "compiler",
+    "platform",
+];
 
 /// What `version` takes.
 #[derive(clap::Args, Debug)]
@@ -54,7 +71,7 @@ fn skew(server: &Value) -> Option<String> {
 /// If the server cannot be asked; after our own version has been printed.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if !args.args.is_empty() {
-        return Err(usage("version", format!("extra arguments: [{}]", args.args.join(" "))));
+        return Err(plain(format!("extra arguments: [{}]", args.args.join(" "))));
     }
     if !["", "yaml", "json"].contains(&args.output.as_str()) {
         return Err(plain("--output must be 'yaml' or 'json'"));
@@ -68,7 +85,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         }
     }
     match args.output.as_str() {
-        "json" => println!("{}", json::pretty_with(&versions, "  ")),
+        "json" => println!("{}", json::pretty_in_order(&versions, "  ", ORDER)),
         "yaml" => print!("{}", yaml::to_string(&versions)),
         _ => {
             println!("Client Version: {VERSION}");

@@ -45,7 +45,7 @@ macro_rules! scripts {
     };
 }
 
-scripts! { describe get shell }
+scripts! { basics describe get shell }
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))

@@ -57,7 +57,10 @@ fn write(file: &Path, config: &Kubeconfig) -> Result<(), Failure> {
 fn one<'a>(args: &'a [String], verb: &str) -> Result<&'a str, Failure> {
     match args {
         [name] => Ok(name),
-        _ => Err(usage(&format!("config {verb}"), format!("unexpected args: [{}]", args.join(" ")))),
+        _ => {
+            print!("{}", crate::help::of(&crate::cli::declared(), &["config".to_owned(), verb.to_owned()]));
+            Err(plain(format!("Unexpected args: [{}]", args.join(" "))))
+        }
     }
 }
 
@@ -167,8 +170,8 @@ pub fn set_context(cx: &Context, args: &[String], current: bool) -> Result<(), F
             name => name,
         },
         ([name], false) if !name.is_empty() => name,
-        ([_, ..], true) => return Err(usage("config set-context", "cannot specify both a context name and --current")),
-        _ => return Err(usage("config set-context", format!("unexpected args: [{}]", args.join(" ")))),
+        ([_, ..], true) => return Err(plain("you cannot specify both a context name and --current")),
+        _ => return Err(plain("you must specify a non-empty context name or --current")),
     };
     let existed = upsert(cx, "contexts", name, |entry| {
         put(entry, "cluster", globals.cluster.as_deref());

@@ -50,7 +50,7 @@ fn parse(path: &str) -> Result<Property<'_>, Failure> {
     }
     let (list, rest) = path.split_once('.').unwrap_or((path, ""));
     if !["clusters", "users", "contexts"].contains(&list) {
-        return Err(plain(format!("unable to parse path {} at {}", go_quote(path), go_quote(list))));
+        return Err(plain(format!("unable to parse {path} after [] at api.Config")));
     }
     let parts: Vec<&str> = rest.split('.').filter(|p| !p.is_empty()).collect();
     let at = parts.iter().skip(1).position(|p| FIELDS.contains(p)).map_or(parts.len(), |at| at + 1);

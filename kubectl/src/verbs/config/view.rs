@@ -7,8 +7,53 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     kubeconfig::{Entry, Kubeconfig},
-    output::{OutputArgs, Printer, table::TabWriter},
+    output::{OutputArgs, Printer, json, table::TabWriter},
 };
+
+/// The order of the fields of Go's structs.
+const ORDER: &[&str] = &[
+    "kind",
+    "name",
+    "value",
+    "command",
+    "args",
+    "env",
+    "apiVersion",
+    "installHint",
+    "provideClusterInfo",
+    "interactiveMode",
+    "preferences",
+    "clusters",
+    "users",
+    "contexts",
+    "current-context",
+    "extensions",
+    "cluster",
+    "user",
+    "context",
+    "namespace",
+    "server",
+    "tls-server-name",
+    "insecure-skip-tls-verify",
+    "certificate-authority",
+    "certificate-authority-data",
+    "proxy-url",
+    "disable-compression",
+    "client-certificate",
+    "client-certificate-data",
+    "client-key",
+    "client-key-data",
+    "token",
+    "tokenFile",
+    "as",
+    "as-uid",
+    "as-groups",
+    "as-user-extra",
+    "username",
+    "password",
+    "auth-provider",
+    "exec",
+];
 
 pub fn current_context(cx: &Context) -> Result<(), Failure> {
     match cx.kubeconfig()?.current_context.as_str() {
@@ -130,6 +175,10 @@ pub fn view(cx: &Context, output: &OutputArgs, raw: bool, flatten: bool, minify:
     }
     let value: Value = config.to_value();
     let printer = output.printer()?.unwrap_or(Printer::Yaml);
+    if matches!(printer, Printer::Json) {
+        println!("{}", json::pretty_in_order(&value, "    ", ORDER));
+        return Ok(());
+    }
     print!("{}", printer.print(&value, 0)?);
     Ok(())
 }
