@@ -196,15 +196,7 @@ impl Query<'_> {
             files.check()?;
         }
         if self.all && (selectors.0.is_some() || selectors.1.is_some()) {
-            let which = if let Some(labels) = selectors.0 {
-                format!("found non-empty label selector {} with previously set 'all' parameter. ", go_quote(labels))
-            } else {
-                format!(
-                    "found non-empty field selector {} with previously set 'all' parameter. ",
-                    go_quote(selectors.1.unwrap_or_default())
-                )
-            };
-            return Err(plain(which));
+            return Err(plain("setting 'all' parameter but found a non empty selector. "));
         }
         let given = arguments::Given::of(self, cx).await?;
         if self.type_suffices && given.alone && selectors.0.is_none() {
@@ -405,6 +397,10 @@ impl Query<'_> {
 
     /// Gives an object from a file its namespace.
     fn place(&self, cx: &Context, object: &mut Object, own: String) -> Result<(), Failure> {
+        if self.local {
+            object.namespace = object.mapping.namespaced.then_some(own);
+            return Ok(());
+        }
         if !object.mapping.namespaced {
             if let Some(metadata) = object.value["metadata"].as_object_mut() {
                 metadata.remove("namespace");

@@ -73,7 +73,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         files: Some(&args.files),
         labels: args.selector.as_deref(),
         fields: args.field_selector.as_deref(),
-        all: args.all,
+        type_suffices: args.all,
         all_namespaces: args.all_namespaces,
         latest: !args.local,
         local: args.local,

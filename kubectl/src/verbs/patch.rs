@@ -60,9 +60,14 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             std::fs::read_to_string(path).map_err(failed)?
         }
     };
-    let patch = yaml::parse(text.as_bytes())
-        .map_err(|why| plain(format!("unable to parse {}: {why}", api::field::go_quote(&args.patch))))?
-        .value;
+    // What begins like JSON is sent as it is, and the server says what is wrong with it.
+    let patch = if text.trim_start().starts_with('{') {
+        text
+    } else {
+        let parsed = yaml::parse(text.as_bytes());
+        let wrong = |why| plain(format!("unable to parse {}: {why}", api::field::go_quote(&args.patch)));
+        typed::sorted(&parsed.map_err(wrong)?.value)
+    };
     let query = Query {
         args: &args.arguments,
         files: Some(&args.files),
@@ -85,7 +90,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 async fn one(
     args: &Args,
     cx: &Context,
-    (kind, patch): (PatchType, &Value),
+    (kind, patch): (PatchType, &str),
     dry_run: DryRun,
     object: Object,
 ) -> Result<(), Failure> {
@@ -95,7 +100,7 @@ async fn one(
         let helper =
             Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager).subresource(&args.subresource);
         let namespace = object.namespace.as_deref().unwrap_or_default();
-        helper.patch(namespace, &object.name, kind, &typed::sorted(patch)).await.map_err(|failure| {
+        helper.patch(namespace, &object.name, kind, patch).await.map_err(|failure| {
             if failure.reason() == "UnsupportedMediaType" {
                 let mapping = &object.mapping;
                 let kind =
@@ -110,14 +115,14 @@ async fn one(
     Show::new(&args.print, done, DryRun::None)?.print(&patched)
 }
 
-fn locally(object: &Value, kind: PatchType, patch: &Value) -> Result<Value, String> {
+fn locally(object: &Value, kind: PatchType, patch: &str) -> Result<Value, String> {
     let ty = typed::type_of(object);
     if kind == PatchType::Strategic && ty.is_none() {
         let text = |name: &str| object[name].as_str().unwrap_or_default();
         let kind = format!("{}, Kind={}", text("apiVersion"), text("kind"));
         return Err(format!("strategic merge patch is not supported for {kind} locally, try --type merge"));
     }
-    let (patch, _) = Patch::parse(kind, typed::sorted(patch).as_bytes()).map_err(|error| error.to_string())?;
+    let (patch, _) = Patch::parse(kind, patch.as_bytes()).map_err(|error| error.to_string())?;
     patch.apply(object, ty).map_err(|error| error.to_string())
 }
 
@@ -151,11 +156,11 @@ mod tests {
     #[test]
     fn patches_apply_without_a_server() {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "b"}});
-        let patched = locally(&object, PatchType::Strategic, &json!({"data": {"a": null, "c": "d"}})).unwrap();
+        let patched = locally(&object, PatchType::Strategic, r#"{"data": {"a": null, "c": "d"}}"#).unwrap();
         assert_eq!(patched["data"], json!({"c": "d"}));
         let custom = json!({"apiVersion": "x.y/v1", "kind": "Odd"});
         assert_eq!(
-            locally(&custom, PatchType::Strategic, &json!({})),
+            locally(&custom, PatchType::Strategic, "{}"),
             Err("strategic merge patch is not supported for x.y/v1, Kind=Odd locally, try --type merge".to_owned())
         );
     }

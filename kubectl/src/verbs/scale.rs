@@ -72,7 +72,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         args: &args.arguments,
         files: Some(&args.files),
         labels: args.selector.as_deref(),
-        all: args.all,
+        type_suffices: args.all,
         ..Query::default()
     };
     let found = query.objects(cx).await?;

@@ -44,6 +44,11 @@ pub struct SaveConfig {
 }
 
 impl SaveConfig {
+    /// Whether it was asked for.
+    pub fn asked(self) -> bool {
+        self.save_config
+    }
+
     /// Annotates the object with its own configuration if that was asked for, or if it has such an annotation already.
     pub fn annotate(self, object: &mut Value, encode: impl Fn(&Value) -> String) {
         if self.save_config || applied::original(object).is_some_and(|text| !text.is_empty()) {

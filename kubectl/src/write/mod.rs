@@ -8,6 +8,8 @@ pub mod raw;
 mod selector;
 mod show;
 
+use crate::failure::Failure;
+
 pub use self::{
     flags::{SaveConfig, Validate},
     gone::gone,
@@ -15,6 +17,14 @@ pub use self::{
     selector::label_selector,
     show::Show,
 };
+
+/// An unknown resource type where upstream asks its mapper itself: shown without `error: `.
+pub fn unresolved(failure: Failure) -> Failure {
+    match failure {
+        Failure::NoResource(..) => Failure::Verbatim(failure.message(), 1),
+        other => other,
+    }
+}
 
 /// One segment of a path.
 pub fn path(segment: &str) -> String {

@@ -255,7 +255,10 @@ impl Work<'_> {
                 continue;
             }
             if self.args.how.force && (failure.is_conflict() || failure.reason() == "Invalid") {
-                return self.recreate(object, modified, &current).await.map(|created| (modified.clone(), created));
+                let created = self.recreate(object, modified, &current).await;
+                let doing = format!("applying patch:\n{}\n\nto:\n{}\nfor:", typed::sorted(modified), about(object));
+                let created = created.map_err(|failure| failure.with_source(&doing, &object.source))?;
+                return Ok((modified.clone(), created));
             }
             let doing = format!("applying patch:\n{text}\nto:\n{}\nfor:", about(object));
             return Err(failure.with_source("patching", &object.source).with_source(&doing, &object.source));
@@ -272,7 +275,8 @@ impl Work<'_> {
         }
         helper.delete(namespace, &object.name, options).await?;
         let patience = self.args.how.within().unwrap_or(Duration::from_secs(300));
-        gone(self.cx.client()?, object, None, patience).await?;
+        let late = |_| plain("context deadline exceeded");
+        gone(self.cx.client()?, object, None, patience).await.map_err(late)?;
         let failure = match helper.create(namespace, modified).await {
             Ok(created) => return Ok(created),
             Err(failure) => failure,
@@ -317,5 +321,7 @@ fn unpatchable(object: &Object, modified: &Value, current: &Value, why: Unpatcha
         line(current)
     );
     let doing = format!("{doing}: {why}");
-    plain(doing).with_source(&format!("applying patch:\n\nto:\n{}\nfor:", about(object)), &object.source)
+    plain(doing)
+        .with_source("patching", &object.source)
+        .with_source(&format!("applying patch:\n\nto:\n{}\nfor:", about(object)), &object.source)
 }

@@ -37,7 +37,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let files = FileArgs { filename: args.filename.clone(), ..FileArgs::default() };
     let mut patches = Vec::new();
     for object in (Query { files: Some(&files), ..Query::default() }).objects(cx).await?.all()? {
-        let text = typed::sorted(&object.value);
+        let text = format!("{}\n", typed::sorted(&object.value));
         let mut annotated = object.value.clone();
         annotated["metadata"]["annotations"][applied::ANNOTATION] = text.clone().into();
         let patch = two_way_json_merge(&object.value, &annotated);

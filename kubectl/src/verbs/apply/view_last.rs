@@ -33,6 +33,10 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or objects that remember nothing.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    if let (true, Some(selector)) = (args.all, &args.selector) {
+        let selector = api::field::go_quote(selector);
+        return Err(plain(format!("found non-empty label selector {selector} with previously set 'all' parameter. ")));
+    }
     let query = Query {
         args: &args.arguments,
         files: Some(&args.files),

@@ -130,7 +130,7 @@ fn env_file(path: &str, bytes: &[u8], environment: impl Fn(&str) -> String) -> R
             Some((key, value)) => (key, value.to_owned()),
             None => (line, environment(line)),
         };
-        let problems = names::env_var_name(key);
+        let problems = names::strict_env_var_name(key);
         if !problems.is_empty() {
             return Err(plain(format!("{} is not a valid key name: {}", api::field::go_quote(key), problems.join(";"))));
         }

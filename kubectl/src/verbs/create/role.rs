@@ -8,6 +8,7 @@ use super::generator::{Generated, Made, with_namespace};
 use crate::{
     context::Context,
     failure::{Failure, plain},
+    write::unresolved,
 };
 
 const GROUP: &str = "rbac.authorization.k8s.io";
@@ -236,18 +237,10 @@ fn check(resources: &[Resource], found: &[Result<(String, String), Failure>], ve
             special_match = true;
         }
         if let (Err(failure), false) = (found, special_match) {
-            return Err(bare(failure));
+            return Err(unresolved(failure.clone()));
         }
     }
     Ok(())
-}
-
-/// Upstream shows this one without `error: `.
-fn bare(failure: &Failure) -> Failure {
-    match failure {
-        Failure::NoResource(..) => Failure::Verbatim(failure.message(), 1),
-        other => other.clone(),
-    }
 }
 
 fn check_urls(urls: &[String], verbs: &[String]) -> Result<(), Failure> {

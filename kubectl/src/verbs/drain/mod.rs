@@ -112,7 +112,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         eprintln!("There are pending nodes to be drained:");
         remaining.iter().for_each(|name| eprintln!(" {name}"));
     }
-    Failure::of(failures)
+    // Upstream's errors are aggregates within aggregates, whose lines have no `error: `.
+    let lines: Vec<String> = failures.iter().map(Failure::line).collect();
+    if lines.is_empty() { Ok(()) } else { Err(Failure::Verbatim(lines.join("\n"), 1)) }
 }
 
 fn tell(object: &Value, operation: &str, dry_run: DryRun) {
@@ -296,7 +298,7 @@ async fn remove(args: &Args, cx: &Context, pods: &[Value], dry_run: DryRun) -> R
         let waiting =
             |why: &str| plain(format!("error when waiting for pod {pod_name} in namespace {namespace} to terminate: {why}"));
         match until(deadline, wait(args, cx, pod, "evicted")).await {
-            None => Err(waiting(&format!("global timeout reached: {}", api::duration::go_string(args.timeout)))),
+            None => Err(waiting("context deadline exceeded")),
             Some(done) => done.map_err(|failure| waiting(&failure.message())),
         }
     };

@@ -4,7 +4,7 @@ use std::{io::Write, path::PathBuf};
 
 use tokio::process::Command;
 
-use crate::failure::{Failure, go_io, plain};
+use crate::failure::{Failure, plain};
 
 /// Shows text in the editor; gives what was saved, and the file, which stays.
 ///
@@ -23,10 +23,12 @@ pub async fn edit(text: &str, extension: &str) -> Result<(String, PathBuf), Fail
         None => command.args(arguments).arg(&path),
     };
     let shown = api::field::go_quote(&words.join(" "));
-    let status =
-        command.status().await.map_err(|error| plain(format!("unable to launch the editor {shown}: {}", go_io(&error))))?;
-    if !status.success() {
-        return Err(plain(format!("there was a problem with the editor {shown}")));
+    match command.status().await {
+        Ok(status) if status.success() => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(plain(format!("unable to launch the editor {shown}")));
+        }
+        _ => return Err(plain(format!("there was a problem with the editor {shown}"))),
     }
     Ok((std::fs::read_to_string(&path)?, path))
 }

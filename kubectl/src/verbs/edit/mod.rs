@@ -97,7 +97,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let editing = Editing {
         output_patch: args.output_patch,
         windows: args.windows_line_endings,
-        save_config: Some(args.save_config),
+        save_config: args.save_config.asked(),
         manager: args.field_manager.clone(),
         subresource: args.subresource.clone(),
         ..Editing::new(cx, &args.print, Mode::Live, validation)?
@@ -141,7 +141,7 @@ pub struct Editing<'a> {
     json: bool,
     output_patch: bool,
     windows: bool,
-    save_config: Option<SaveConfig>,
+    save_config: bool,
     validation: &'static str,
     manager: String,
     subresource: String,
@@ -157,6 +157,12 @@ enum Round {
 
 impl<'a> Editing<'a> {
     fn new(cx: &'a Context, print: &OutputArgs, mode: Mode, validation: &'static str) -> Result<Self, Failure> {
+        if let Some(format) = print.output.as_deref().filter(|format| !matches!(*format, "" | "json" | "yaml")) {
+            let format = api::field::go_quote(format);
+            let why =
+                format!("unable to match a printer suitable for the output format {format}, allowed formats are: json,yaml");
+            return Err(plain(why));
+        }
         Ok(Self {
             cx,
             mode,
@@ -164,7 +170,7 @@ impl<'a> Editing<'a> {
             json: print.split().0 == "json",
             output_patch: false,
             windows: false,
-            save_config: None,
+            save_config: false,
             validation,
             manager: String::new(),
             subresource: String::new(),
@@ -182,7 +188,7 @@ impl<'a> Editing<'a> {
         validation: &'static str,
     ) -> Result<Self, Failure> {
         let editing = Self::new(cx, print, Mode::BeforeCreate, validation)?;
-        Ok(Self { save_config: Some(save_config), manager: "kubectl-create".to_owned(), ..editing })
+        Ok(Self { save_config: save_config.asked(), manager: "kubectl-create".to_owned(), ..editing })
     }
 
     /// Edits objects one by one.
@@ -221,7 +227,7 @@ impl<'a> Editing<'a> {
                 // A file that cannot be removed is only untidy.
                 let _ = std::fs::remove_file(last);
             }
-            if let Err(why) = self.valid(&edited) {
+            if let Err(why) = self.valid(&edited).await {
                 let object = &objects[0];
                 let why = format!("<nil>: Invalid value: \"The edited file failed validation\": {why}");
                 reasons = Reasons::invalid(object, vec![why]);
@@ -272,25 +278,39 @@ impl<'a> Editing<'a> {
         if self.json { format!("{}\n", json_text::pretty(&value)) } else { yaml::to_string(&value) }
     }
 
-    /// What can be found wrong without the server.
-    fn valid(&self, edited: &str) -> Result<(), String> {
+    /// What can be found wrong before anything is sent.
+    async fn valid(&self, edited: &str) -> Result<(), String> {
         if self.validation == "Ignore" {
             return Ok(());
         }
         let mut values = Vec::new();
         for document in documents_in(edited.as_bytes()) {
-            values.push(document?);
+            values.push(document.map_err(|why| why.trim_start_matches("error converting YAML to JSON: ").to_owned())?);
         }
-        let value = match values.as_slice() {
-            [] => &Value::Null,
-            [first, ..] => first,
+        let Some(value) = values.first().filter(|value| value.is_object()) else {
+            return Err("invalid object to validate".to_owned());
         };
-        let missing: Vec<&str> = ["apiVersion", "kind"].into_iter().filter(|field| !value[*field].is_string()).collect();
-        match missing.as_slice() {
-            [] => Ok(()),
-            [one] => Err(format!("{one} not set")),
-            several => Err(format!("[{} not set]", several.join(" not set, "))),
+        let mut wrong = Vec::new();
+        for field in ["apiVersion", "kind"] {
+            match value.get(field) {
+                None => wrong.push(format!("{field} not set")),
+                Some(Value::String(_)) => {}
+                Some(_) => wrong.push(format!("{field} isn't string type")),
+            }
         }
+        match wrong.as_slice() {
+            [] => {}
+            [one] => return Err(one.clone()),
+            several => return Err(format!("[{}]", several.join(", "))),
+        }
+        let text = |field: &str| value[field].as_str().unwrap_or_default();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if kind == "List" || self.cx.discovery().map_err(|f| f.message())?.kind(api_version, kind).await.is_ok() {
+            return Ok(());
+        }
+        let (group, version) = crate::discovery::split_api_version(api_version);
+        let [group, version, kind] = [group, version, kind].map(api::field::go_quote);
+        Err(format!("unknown object type schema.GroupVersionKind{{Group:{group}, Version:{version}, Kind:{kind}}}"))
     }
 
     async fn save(&self, objects: &[Object], edited: &str, file: &PathBuf) -> Result<Round, Failure> {
@@ -307,8 +327,8 @@ impl<'a> Editing<'a> {
         let (mut reasons, mut retryable, mut missing) = (Reasons::default(), 0, 0);
         for mut value in values {
             let object = self.original_of(objects, &value)?;
-            if let (Some(save_config), false) = (self.save_config, self.mode == Mode::LastApplied) {
-                save_config.annotate(&mut value, applied::untyped);
+            if self.save_config {
+                applied::annotate(&mut value, applied::untyped);
             }
             match self.save_one(object, &value).await {
                 Ok(()) => {}
@@ -371,7 +391,8 @@ impl<'a> Editing<'a> {
         }
         if self.mode == Mode::LastApplied {
             let mut annotated = edited.clone();
-            annotated["metadata"]["annotations"][applied::ANNOTATION] = Value::String(typed::sorted(edited));
+            annotated["metadata"]["annotations"][applied::ANNOTATION] =
+                Value::String(format!("{}\n", typed::sorted(edited)));
             let patch = two_way_json_merge(edited, &annotated);
             let name = edited["metadata"]["name"].as_str().unwrap_or_default();
             helper.patch(namespace, name, PatchType::Merge, &typed::sorted(&patch)).await?;

@@ -115,7 +115,7 @@ async fn from(args: &Args, cx: &Context) -> Result<Vec<Value>, Failure> {
     let query = Query {
         args: &from,
         labels: args.shared.selector.as_deref(),
-        all: args.shared.all,
+        type_suffices: args.shared.all,
         latest: true,
         ..Query::default()
     };

@@ -102,7 +102,7 @@ impl Shared {
             args: arguments,
             files: Some(&self.files),
             labels: self.selector.as_deref(),
-            all: self.all,
+            type_suffices: self.all,
             latest: !self.local,
             local: self.local,
             ..Query::default()

@@ -28,7 +28,7 @@ impl Variables {
             if spec == "-" {
                 out.set.extend(lines(&stdin()?));
             } else if let Some((name, value)) = spec.split_once('=') {
-                let problems = names::env_var_name(name);
+                let problems = names::strict_env_var_name(name);
                 if !problems.is_empty() {
                     return Err(format!("{} is not a valid key name: {}", api::field::go_quote(name), problems.join(";")));
                 }
