@@ -61,7 +61,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let value: Value = serde_json::from_str(&text)?;
         match args.output.as_str() {
             // The text's own line end stays.
-            "json" => print!("{}\n", json::pretty_with(&value, "  ")),
+            "json" => println!("{}", json::pretty_with(&value, "  ")),
             "yaml" => print!("{}", yaml::to_string(&value)),
             other => {
                 let wrong = format!("Unexpected -o output mode: {other}, the flag 'output' must be one of yaml|json");

@@ -36,8 +36,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     args.sources.validate()?;
     let mut entries = data::from_files(&args.sources.files)?;
     let files = entries.len();
-    entries.extend(args.sources.from_literals()?);
-    entries.extend(args.sources.from_env_files("config")?);
+    entries.extend(args.sources.of_literals()?);
+    entries.extend(args.sources.of_env_files("config")?);
     let object = config_map(name, entries, files, args.append_hash)?;
     args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create configmap: " }).await
 }

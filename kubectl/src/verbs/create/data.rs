@@ -32,19 +32,19 @@ pub struct Entry {
 impl Sources {
     /// Environment files go with nothing else.
     pub fn validate(&self) -> Result<(), Failure> {
-        if !self.env_files.is_empty() && !(self.files.is_empty() && self.literals.is_empty()) {
-            return Err(plain("from-env-file cannot be combined with from-file or from-literal"));
+        if self.env_files.is_empty() || (self.files.is_empty() && self.literals.is_empty()) {
+            return Ok(());
         }
-        Ok(())
+        Err(plain("from-env-file cannot be combined with from-file or from-literal"))
     }
 
     /// The entries of literals.
-    pub fn from_literals(&self) -> Result<Vec<Entry>, Failure> {
+    pub fn of_literals(&self) -> Result<Vec<Entry>, Failure> {
         self.literals.iter().map(|source| literal(source)).collect()
     }
 
     /// The entries of environment files. `kind` is said where one is a directory.
-    pub fn from_env_files(&self, kind: &str) -> Result<Vec<Entry>, Failure> {
+    pub fn of_env_files(&self, kind: &str) -> Result<Vec<Entry>, Failure> {
         let mut entries = Vec::new();
         for path in &self.env_files {
             let meta = fs::metadata(path).map_err(|e| plain(format!("error reading {path}: {}", go_io(&e))))?;

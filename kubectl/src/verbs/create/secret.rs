@@ -100,9 +100,9 @@ pub async fn run(kind: Kind, cx: &Context) -> Result<(), Failure> {
 fn generic(args: &Generic, cx: &Context) -> Result<Value, Failure> {
     let name = named(cx, &args.made, "secret generic", &args.names)?;
     args.sources.validate()?;
-    let mut entries = args.sources.from_literals()?;
+    let mut entries = args.sources.of_literals()?;
     entries.extend(data::from_files(&args.sources.files)?);
-    entries.extend(args.sources.from_env_files("secret")?);
+    entries.extend(args.sources.of_env_files("secret")?);
     secret(name, &args.of_type, entries, args.append_hash)
 }
 

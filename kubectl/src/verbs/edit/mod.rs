@@ -4,7 +4,7 @@
 mod editor;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::patch::{PatchType, two_way_json_merge, two_way_strategic};
 use serde_json::{Value, json};
@@ -313,7 +313,7 @@ impl<'a> Editing<'a> {
         Err(format!("unknown object type schema.GroupVersionKind{{Group:{group}, Version:{version}, Kind:{kind}}}"))
     }
 
-    async fn save(&self, objects: &[Object], edited: &str, file: &PathBuf) -> Result<Round, Failure> {
+    async fn save(&self, objects: &[Object], edited: &str, file: &Path) -> Result<Round, Failure> {
         let mut values = Vec::new();
         for document in documents_in(edited.as_bytes()) {
             match document {

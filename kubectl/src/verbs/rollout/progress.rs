@@ -13,11 +13,11 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn waiting(text: String) -> Self {
+    fn waiting(text: &str) -> Self {
         Self { text: format!("{text}\n"), done: false }
     }
 
-    fn done(text: String) -> Self {
+    fn done(text: &str) -> Self {
         Self { text: format!("{text}\n"), done: true }
     }
 }
@@ -55,7 +55,7 @@ fn deployment(object: &Value, revision: i64) -> Result<Progress, String> {
         }
     }
     if !observed(object) {
-        return Ok(Progress::waiting("Waiting for deployment spec update to be observed...".to_owned()));
+        return Ok(Progress::waiting("Waiting for deployment spec update to be observed..."));
     }
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if conditions.iter().find(|c| c["type"] == "Progressing").is_some_and(|c| c["reason"] == "ProgressDeadlineExceeded") {
@@ -65,12 +65,12 @@ fn deployment(object: &Value, revision: i64) -> Result<Progress, String> {
     let (replicas, updated) = (number(object, "/status/replicas"), number(object, "/status/updatedReplicas"));
     let available = number(object, "/status/availableReplicas");
     let waiting =
-        |what: String| Ok(Progress::waiting(format!("Waiting for deployment {name} rollout to finish: {what}...")));
+        |what: String| Ok(Progress::waiting(&format!("Waiting for deployment {name} rollout to finish: {what}...")));
     match wanted {
         Some(wanted) if updated < wanted => waiting(format!("{updated} out of {wanted} new replicas have been updated")),
         _ if replicas > updated => waiting(format!("{} old replicas are pending termination", replicas - updated)),
         _ if available < updated => waiting(format!("{available} of {updated} updated replicas are available")),
-        _ => Ok(Progress::done(format!("deployment {name} successfully rolled out"))),
+        _ => Ok(Progress::done(&format!("deployment {name} successfully rolled out"))),
     }
 }
 
@@ -85,46 +85,46 @@ fn daemon_set(object: &Value) -> Result<Progress, String> {
     rolling(object)?;
     let name = name(object);
     if !observed(object) {
-        return Ok(Progress::waiting("Waiting for daemon set spec update to be observed...".to_owned()));
+        return Ok(Progress::waiting("Waiting for daemon set spec update to be observed..."));
     }
     let wanted = number(object, "/status/desiredNumberScheduled");
     let (updated, available) = (number(object, "/status/updatedNumberScheduled"), number(object, "/status/numberAvailable"));
     let waiting =
-        |what: String| Ok(Progress::waiting(format!("Waiting for daemon set {name} rollout to finish: {what}...")));
+        |what: String| Ok(Progress::waiting(&format!("Waiting for daemon set {name} rollout to finish: {what}...")));
     match () {
         () if updated < wanted => waiting(format!("{updated} out of {wanted} new pods have been updated")),
         () if available < wanted => waiting(format!("{available} of {wanted} updated pods are available")),
-        () => Ok(Progress::done(format!("daemon set {name} successfully rolled out"))),
+        () => Ok(Progress::done(&format!("daemon set {name} successfully rolled out"))),
     }
 }
 
 fn stateful_set(object: &Value) -> Result<Progress, String> {
     rolling(object)?;
     if number(object, "/status/observedGeneration") == 0 || !observed(object) {
-        return Ok(Progress::waiting("Waiting for statefulset spec update to be observed...".to_owned()));
+        return Ok(Progress::waiting("Waiting for statefulset spec update to be observed..."));
     }
     let wanted = object.pointer("/spec/replicas").and_then(Value::as_i64);
     let (ready, updated) = (number(object, "/status/readyReplicas"), number(object, "/status/updatedReplicas"));
     if let Some(wanted) = wanted.filter(|wanted| ready < *wanted) {
-        return Ok(Progress::waiting(format!("Waiting for {} pods to be ready...", wanted - ready)));
+        return Ok(Progress::waiting(&format!("Waiting for {} pods to be ready...", wanted - ready)));
     }
     if let Some(rolling) = object.pointer("/spec/updateStrategy/rollingUpdate").filter(|r| r.is_object()) {
         let partitioned = wanted.zip(rolling["partition"].as_i64()).map(|(wanted, partition)| wanted - partition);
         return Ok(match partitioned.filter(|new| updated < *new) {
-            Some(new) => Progress::waiting(format!(
+            Some(new) => Progress::waiting(&format!(
                 "Waiting for partitioned roll out to finish: {updated} out of {new} new pods have been updated..."
             )),
-            None => Progress::done(format!("partitioned roll out complete: {updated} new pods have been updated...")),
+            None => Progress::done(&format!("partitioned roll out complete: {updated} new pods have been updated...")),
         });
     }
     let text = |path| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let (update, current) = (text("/status/updateRevision"), text("/status/currentRevision"));
     if update != current {
         let text = format!("waiting for statefulset rolling update to complete {updated} pods at revision {update}...");
-        return Ok(Progress::waiting(text));
+        return Ok(Progress::waiting(&text));
     }
     let pods = number(object, "/status/currentReplicas");
-    Ok(Progress::done(format!("statefulset rolling update complete {pods} pods at revision {current}...")))
+    Ok(Progress::done(&format!("statefulset rolling update complete {pods} pods at revision {current}...")))
 }
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
         let object = json!({"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "readyReplicas": 3, "updatedReplicas": 1},
             "spec": {"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}}});
         let want = "Waiting for partitioned roll out to finish: 1 out of 2 new pods have been updated...";
-        assert_eq!(stateful_set(&object), Ok(Progress::waiting(want.to_owned())));
+        assert_eq!(stateful_set(&object), Ok(Progress::waiting(want)));
     }
 
     #[test]
