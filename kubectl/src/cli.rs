@@ -148,6 +148,22 @@ pub enum Command {
     Version(verbs::version::Args),
     /// Wait for a specific condition on one or many resources
     Wait(verbs::wait::Args),
+    /// List events
+    Events(verbs::events::Args),
+    /// Print the logs for a container in a pod
+    Logs(verbs::logs::Args),
+    /// Execute a command in a container
+    Exec(verbs::exec::Args),
+    /// Attach to a running container
+    Attach(verbs::attach::Args),
+    /// Forward one or more local ports to a pod
+    PortForward(verbs::port_forward::Args),
+    /// Copy files and directories to and from containers
+    Cp(verbs::cp::Args),
+    /// Run a particular image on the cluster
+    Run(verbs::run::Args),
+    /// Display resource (CPU/memory) usage
+    Top(verbs::top::Args),
 }
 
 impl Command {
@@ -169,6 +185,14 @@ impl Command {
             Self::Edit(args) => Box::pin(verbs::edit::run(args, cx)).await,
             Self::Expose(args) => Box::pin(verbs::expose::run(args, cx)).await,
             Self::Get(args) => Box::pin(verbs::get::run(args, cx)).await,
+            Self::Events(args) => Box::pin(verbs::events::run(args, cx)).await,
+            Self::Logs(args) => Box::pin(verbs::logs::run(args, cx)).await,
+            Self::Exec(args) => Box::pin(verbs::exec::run(args, cx)).await,
+            Self::Attach(args) => Box::pin(verbs::attach::run(args, cx)).await,
+            Self::PortForward(args) => Box::pin(verbs::port_forward::run(args, cx)).await,
+            Self::Cp(args) => Box::pin(verbs::cp::run(args, cx)).await,
+            Self::Run(args) => Box::pin(verbs::run::run(args, cx)).await,
+            Self::Top(args) => Box::pin(verbs::top::run(args, cx)).await,
             Self::Describe(args) => Box::pin(verbs::describe::run(args, cx)).await,
             Self::Label(args) => Box::pin(verbs::label::run(args, cx)).await,
             Self::Patch(args) => Box::pin(verbs::patch::run(args, cx)).await,

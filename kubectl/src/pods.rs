@@ -196,20 +196,17 @@ pub fn defaulted(pod: &Value) -> Option<String> {
     several.then(|| format!("Defaulted container {} out of: {}", go_quote(first), container_names(pod)))
 }
 
-/// What upstream says where a name is no container's.
-pub fn no_such_container(pod: &Value, name: &str) -> Failure {
-    let (of, names) = (pod.text("metadata.name"), container_names(pod));
-    plain(format!("container {name} is not valid for pod {of} out of: {names}"))
-}
-
-/// The container to run a command in: the one named, the annotated one, or the first, which is then said unless `quiet`.
+/// The container to talk to: the one named, the annotated one, or the first, which is then said unless `quiet`.
 ///
 /// # Errors
 /// If the pod has none of that name.
-pub fn container<'a>(pod: &'a Value, name: Option<&str>, quiet: bool) -> Result<(&'a Value, &'static str), Failure> {
-    let name = name.filter(|name| !name.is_empty()).map(str::to_owned).or_else(|| annotated(pod));
-    if let Some(name) = name {
-        return find_container(pod, &name).ok_or_else(|| no_such_container(pod, &name));
+pub fn container<'a>(pod: &'a Value, name: Option<&str>, quiet: bool) -> Result<&'a Value, Failure> {
+    if let Some(name) = name.filter(|name| !name.is_empty()) {
+        let found = find_container(pod, name).map(|(container, _)| container);
+        return found.ok_or_else(|| plain(format!("container {name} not found in pod {}", pod.text("metadata.name"))));
+    }
+    if let Some((container, _)) = annotated(pod).and_then(|name| find_container(pod, &name)) {
+        return Ok(container);
     }
     let Some(first) = pod.items(FIELDS[0]).first() else {
         let (namespace, name) = (pod.text("metadata.namespace"), pod.text("metadata.name"));
@@ -218,7 +215,7 @@ pub fn container<'a>(pod: &'a Value, name: Option<&str>, quiet: bool) -> Result<
     if let Some(said) = defaulted(pod).filter(|_| !quiet) {
         eprintln!("{}", escape(&said));
     }
-    Ok((first, "containers"))
+    Ok(first)
 }
 
 /// `/api/v1/namespaces/NAMESPACE/pods/NAME/SUBRESOURCE`.
@@ -263,6 +260,6 @@ mod tests {
         assert_eq!(defaulted(&pod).as_deref(), Some("Defaulted container \"a\" out of: a, b, i (init)"));
         assert_eq!(find_container(&pod, "i").map(|(_, field)| field), Some("initContainers"));
         let failure = container(&pod, Some("x"), true).unwrap_err();
-        assert_eq!(failure.message(), "container x is not valid for pod p out of: a, b, i (init)");
+        assert_eq!(failure.message(), "container x not found in pod p");
     }
 }

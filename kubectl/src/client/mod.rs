@@ -208,6 +208,31 @@ impl Answer {
     }
 }
 
+/// What came of asking for another protocol.
+pub enum Upgrade {
+    /// The connection and the 101's headers.
+    Done(TokioIo<Upgraded>, HeaderMap),
+    /// Any other answer.
+    Refused(Answer),
+}
+
+impl Upgrade {
+    /// The connection.
+    ///
+    /// # Errors
+    /// The Status or text that the server refused with.
+    pub fn accepted(self) -> Result<(TokioIo<Upgraded>, HeaderMap), Failure> {
+        let answer = match self {
+            Self::Done(io, headers) => return Ok((io, headers)),
+            Self::Refused(answer) => answer,
+        };
+        match serde_json::from_slice::<Status>(&answer.body) {
+            Ok(status) if status.status == "Failure" => Err(Failure::Status(Box::new(status))),
+            _ => Err(plain(format!("unable to upgrade connection: {}", String::from_utf8_lossy(&answer.body).trim()))),
+        }
+    }
+}
+
 /// An answer that is read as it comes.
 pub struct Stream {
     body: Incoming,
@@ -419,21 +444,20 @@ impl Client {
         Err(refused(&call.method, &call.path, &answer))
     }
 
-    /// Asks for another protocol; the call's headers name it. Gives the connection and the 101's headers.
+    /// Asks for another protocol; the call's headers name it.
     ///
     /// # Errors
-    /// If the server cannot be reached, or answers anything else: then its Status (`upgrade_refused` tells).
-    pub async fn upgrade(&self, call: Call) -> Result<(TokioIo<Upgraded>, HeaderMap), Failure> {
+    /// If the server cannot be reached.
+    pub async fn upgrade(&self, call: Call) -> Result<Upgrade, Failure> {
         let mut response = self.limited(self.send(&call)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let headers = std::mem::take(response.headers_mut());
             let io = hyper::upgrade::on(response).await.map_err(|e| plain(broken(&e)))?;
-            return Ok((TokioIo::new(io), headers));
+            return Ok(Upgrade::Done(TokioIo::new(io), headers));
         }
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-        let answer = Answer { status: parts.status, headers: parts.headers, body };
-        Err(refused(&call.method, &call.path, &answer))
+        Ok(Upgrade::Refused(Answer { status: parts.status, headers: parts.headers, body }))
     }
 }
 

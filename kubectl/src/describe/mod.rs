@@ -16,6 +16,8 @@ mod volume;
 mod workload;
 pub mod writer;
 
+pub use self::container::host_port;
+
 use api::selector::Selector;
 use serde_json::Value;
 

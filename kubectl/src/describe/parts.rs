@@ -8,7 +8,7 @@ use super::{
     json::Json,
     writer::{Writer, timestamp},
 };
-use crate::line;
+use crate::{line, verbs::events::interval};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const LONGEST_ANNOTATION: usize = 140;
@@ -174,15 +174,7 @@ pub fn events(w: &mut Writer, events: Option<&[Value]>) {
     w.raw("Events:\n  Type\tReason\tAge\tFrom\tMessage\n");
     w.line(1, "----\t------\t----\t----\t-------");
     for e in sorted {
-        let first = if e.has("eventTime") { e.at("eventTime") } else { e.at("firstTimestamp") };
-        let first = w.since(first);
-        let age = if e.has("series") {
-            format!("{} (x{} over {first})", w.since(e.at("series.lastObservedTime")), e.int("series.count"))
-        } else if e.int("count") > 1 {
-            format!("{} (x{} over {first})", w.since(e.at("lastTimestamp")), e.int("count"))
-        } else {
-            first
-        };
+        let age = interval(e, w.now());
         let source = match e.text("source.component") {
             "" => e.text("reportingComponent"),
             component => component,

@@ -68,6 +68,11 @@ impl Writer {
         self.base -= levels;
     }
 
+    /// The moment the description is read at.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now
+    }
+
     /// How long ago a timestamp field was, or `<unknown>`.
     pub fn since(&self, time: &Value) -> String {
         api::duration::age(timestamp(time), self.clock.now)

@@ -38,14 +38,16 @@ use side::{Outcome, Side};
 macro_rules! scripts {
     ($($name:ident)*) => {
         const NAMES: &[&str] = &[$(stringify!($name)),*];
-        $(#[test]
-        fn $name() {
-            compare(stringify!($name));
-        })*
+        mod scripts {
+            $(#[test]
+            fn $name() {
+                super::compare(stringify!($name));
+            })*
+        }
     };
 }
 
-scripts! { basics describe get shell }
+scripts! { basics describe events get run shell streams }
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))

@@ -25,10 +25,24 @@ static PORT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"127\.0\.0\.1:\d{4,5
 static LOG_TIME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"(?m)^([EWI])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ ([a-z_]+\.go):\d+\]").expect("a pattern"));
 
+/// A mistake in flags: builds of cloud vendors leave it to their framework, which says `Error: `.
+static FLAG_ERROR: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^Error: (unknown flag|unknown shorthand flag|invalid argument|flag needs|required flag)")
+        .expect("a pattern")
+});
+
+/// They log some errors, where upstream's own build prints them.
+static COMMAND_FAILED: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#"^E\d{4} \S+ +\d+ run\.go:\d+\] "command failed" err="(.*)"\n$"#).expect("a pattern"));
+
 /// The text without what must differ; `folder` is where it was printed.
 pub fn mask(text: &str, folder: &str) -> String {
     let mut text = text.replace(folder, "DIR");
     text = PORT.replace_all(&text, "SERVER").into_owned();
+    if let Some(found) = COMMAND_FAILED.captures(&text) {
+        text = format!("error: {}\n", found[1].replace("\\\"", "\""));
+    }
+    text = FLAG_ERROR.replace(&text, "error: ${1}").into_owned();
     text = LOG_TIME.replace_all(&text, "${1}TIME ${2}]").into_owned();
     for Mask { pattern, mark } in MASKS.iter() {
         let same_width = |found: &Captures<'_>| {
