@@ -23,6 +23,15 @@ pub struct Config {
     /// The time between two tries to acquire or renew.
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub leader_elect_retry_period: Duration,
+    /// The kind of object that is led by.
+    #[arg(long, default_value = "leases", value_parser = ["leases"])]
+    pub leader_elect_resource_lock: String,
+    /// The name of the Lease.
+    #[arg(long, default_value = "kube-controller-manager")]
+    pub leader_elect_resource_name: String,
+    /// The namespace of the Lease.
+    #[arg(long, default_value = "kube-system")]
+    pub leader_elect_resource_namespace: String,
     /// The number of Deployments that are worked on at once.
     #[arg(long, default_value_t = 5)]
     pub concurrent_deployment_syncs: usize,
@@ -56,6 +65,9 @@ pub struct Config {
     /// How long a node may be silent before it counts as unhealthy.
     #[arg(long, default_value = "50s", value_parser = duration)]
     pub node_monitor_grace_period: Duration,
+    /// The least time between two looks at a node that nothing is heard of: its silence is noticed this much too late at most.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub node_monitor_period: Duration,
     /// How long a node that never reported may be silent before it counts as unhealthy.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub node_startup_grace_period: Duration,
@@ -68,6 +80,9 @@ pub struct Config {
     /// The range of pod addresses; nodes get parts of it.
     #[arg(long)]
     pub cluster_cidr: Option<String>,
+    /// The range of Service addresses: where it lies within --cluster-cidr, nodes get no part of it.
+    #[arg(long)]
+    pub service_cluster_ip_range: Option<String>,
     /// Whether nodes get pod address ranges from the cluster's.
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allocate_node_cidrs: bool,
@@ -98,6 +113,9 @@ pub enum ConfigError {
     /// `--cluster-cidr` is not a range.
     #[error("invalid --cluster-cidr {0:?}")]
     ClusterCidr(String),
+    /// `--service-cluster-ip-range` is not a range.
+    #[error("invalid --service-cluster-ip-range {0:?}")]
+    ServiceRange(String),
     /// `--allocate-node-cidrs` without a range.
     #[error("--allocate-node-cidrs needs --cluster-cidr")]
     NoClusterCidr,
@@ -134,6 +152,9 @@ impl Config {
             Some(cidrs) => drop(parse_cidrs(cidrs)?),
             None if self.allocate_node_cidrs => return Err(ConfigError::NoClusterCidr),
             None => {}
+        }
+        if let Some(range) = self.service_cluster_ip_range.as_deref() {
+            parse_cidrs(range).map_err(|_| ConfigError::ServiceRange(range.to_owned()))?;
         }
         let ordered = self.leader_elect_lease_duration > self.leader_elect_renew_deadline
             && self.leader_elect_renew_deadline > self.leader_elect_retry_period;

@@ -76,7 +76,8 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         lease_duration: config.leader_elect_lease_duration,
         renew_deadline: config.leader_elect_renew_deadline,
         retry_period: config.leader_elect_retry_period,
-        ..client::leader::Config::new("kube-controller-manager", identity())
+        namespace: config.leader_elect_resource_namespace.clone(),
+        ..client::leader::Config::new(&config.leader_elect_resource_name, identity())
     };
     let recorder = client::Recorder::new(client.clone(), "kube-controller-manager", None);
     let elector = client::LeaderElector::new(client.clone(), lease, Some(recorder));

@@ -95,6 +95,8 @@ struct Controller {
     recorder: Recorder,
     nodes: Informer<Node>,
     clusters: Vec<(Range, u8)>,
+    /// Ranges that are no nodes': the Services'.
+    reserved: Vec<Range>,
 }
 
 /// Runs the controller until the context's shutdown.
@@ -107,11 +109,13 @@ pub async fn run(ctx: Context) {
         let mask = if address.is_ipv4() { ctx.config.node_cidr_mask_size_ipv4 } else { ctx.config.node_cidr_mask_size_ipv6 };
         (Range::new(address, length), mask)
     });
+    let services = parse_cidrs(ctx.config.service_cluster_ip_range.as_deref().unwrap_or_default()).unwrap_or_default();
     let queue = Queue::new("node-ipam-controller");
     let this = Arc::new(Controller {
         recorder: ctx.recorder.for_component(NAME),
         nodes: ctx.informer(),
         clusters: clusters.collect(),
+        reserved: services.into_iter().map(|(address, length)| Range::new(address, length)).collect(),
         ctx: ctx.clone(),
     });
     if ctx.until_stopped(this.nodes.synced()).await.is_none() {
@@ -140,7 +144,8 @@ impl Controller {
     async fn reconcile(&self, key: Key) -> Result<Next, Error> {
         let Some(node) = self.nodes.get(&key).filter(|n| !has_range(n)) else { return Ok(Next::Done) };
         let nodes = self.nodes.list();
-        let taken = taken(nodes.iter().map(|n| &**n));
+        let mut taken = taken(nodes.iter().map(|n| &**n));
+        taken.extend(&self.reserved);
         let ranges: Option<Vec<_>> =
             self.clusters.iter().map(|(cluster, mask)| first_free(*cluster, *mask, &taken)).collect();
         let Some(ranges) = ranges else {

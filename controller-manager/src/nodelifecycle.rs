@@ -307,7 +307,7 @@ impl Controller {
         if plan.pods_not_ready {
             self.mark_pods(&key).await?;
         }
-        Ok(plan.again.map_or(Next::Done, Next::After))
+        Ok(plan.again.map_or(Next::Done, |again| Next::After(again.max(self.ctx.config.node_monitor_period))))
     }
 
     /// Takes the pods of a node that is not ready out of service.

@@ -133,7 +133,8 @@ mod tests {
         let dir = Dir::new();
         let options = store::redb::Options::default();
         let store: Arc<dyn Store> = Arc::new(store::redb::RedbStore::open(dir.0.join("store.redb"), options).unwrap());
-        let config = Config { pki: dir.0.join("pki"), addresses: Vec::new(), loopback_kubelets: true };
+        let config =
+            Config { pki: dir.0.join("pki"), addresses: Vec::new(), loopback_kubelets: true, files: Default::default() };
         let shutdown = CancellationToken::new();
         let lookup = Arc::new(InStore(store.clone()));
         let security = Security::start(&config, store.clone(), lookup, shutdown.clone()).await.unwrap();

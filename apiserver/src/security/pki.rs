@@ -48,6 +48,15 @@ pub enum Error {
         #[source]
         source: x509::Error,
     },
+    /// A key that was brought along is no use.
+    #[error("{path} holds no ECDSA P-256 key in PKCS#8 form")]
+    BadKey {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: x509::Error,
+    },
     /// A certificate could not be made.
     #[error("make the certificate {name}")]
     Issue {
@@ -181,6 +190,28 @@ pub(super) fn write_atomic(path: &Path, mode: u32, text: &str) -> io::Result<()>
 
 fn write(path: &Path, mode: u32, text: &str) -> Result<(), Error> {
     write_atomic(path, mode, text).map_err(|source| Error::File { step: "write", path: path.to_owned(), source })
+}
+
+/// A file that has to be there.
+pub(super) fn file(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|source| Error::File { step: "read", path: path.to_owned(), source })
+}
+
+/// The private key in a file: P-256, PKCS#8, PEM.
+pub fn key_file(path: &Path) -> Result<Key, Error> {
+    let text = file(path)?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| x509::Error::Key);
+    der.and_then(|der| Key::from_pkcs8(der.secret_pkcs8_der()))
+        .map_err(|source| Error::BadKey { path: path.to_owned(), source })
+}
+
+/// The public key in a file, as SubjectPublicKeyInfo.
+pub fn public_key_file(path: &Path) -> Result<Vec<u8>, Error> {
+    use rustls_pki_types::SubjectPublicKeyInfoDer;
+    match SubjectPublicKeyInfoDer::from_pem_slice(file(path)?.as_bytes()) {
+        Ok(der) => Ok(der.to_vec()),
+        Err(_) => Ok(key_file(path)?.public_der()),
+    }
 }
 
 fn parse_key(path: &Path, text: &str) -> Result<Key, Error> {

@@ -30,6 +30,34 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// Kubelets on this machine's loopback may be called.
     pub loopback_kubelets: bool,
+    /// What is brought along instead of being made.
+    pub files: Files,
+}
+
+/// Keys and certificates that were made elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The serving certificate and its key.
+    pub serving: Option<(PathBuf, PathBuf)>,
+    /// Authorities whose clients are let in, besides our own.
+    pub client_authorities: Option<PathBuf>,
+    /// The key that signs service accounts' tokens: P-256, PKCS#8.
+    pub service_account_key: Option<PathBuf>,
+}
+
+impl Config {
+    fn serving(&self, pki: &Pki) -> Result<pki::Pair, pki::Error> {
+        match &self.files.serving {
+            Some((certificate, key)) => Ok(pki::Pair { certificate: pki::file(certificate)?, key: pki::file(key)? }),
+            None => pki.api_server(&self.addresses.iter().map(String::as_str).collect::<Vec<_>>()),
+        }
+    }
+
+    fn authorities(&self, pki: &Pki) -> Result<String, pki::Error> {
+        let more = self.files.client_authorities.as_deref().map(pki::file).transpose()?.unwrap_or_default();
+        let own = pki.authority_pem();
+        Ok(if more.is_empty() { own.to_owned() } else { format!("{}\n{own}", more.trim_end()) })
+    }
 }
 
 /// Why security could not be set up.
@@ -73,12 +101,15 @@ impl Security {
         lookup: Arc<dyn Lookup>,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
-        let pki = Pki::open(&config.pki, SystemTime::now().into())?;
-        let addresses: Vec<&str> = config.addresses.iter().map(String::as_str).collect();
-        let tls = Tls::new(&pki.api_server(&addresses)?, pki.authority_pem())?;
+        let mut pki = Pki::open(&config.pki, SystemTime::now().into())?;
+        if let Some(path) = &config.files.service_account_key {
+            pki.service_account = pki::key_file(path)?;
+        }
+        let authorities = config.authorities(&pki)?;
+        let tls = Tls::new(&config.serving(&pki)?, &authorities)?;
         let rbac = Arc::new(Rbac::default());
         follow::bootstrap(store.as_ref(), jiff::Timestamp::now()).await?;
-        publish_authority(store.as_ref(), &pki).await?;
+        publish_authority(store.as_ref(), &authorities).await?;
         let follower = follow::start(store, rbac.clone()).await?;
         let tokens = Arc::new(Tokens::new(&pki, lookup.clone()).map_err(Error::Signer)?);
         let kubelets = Kubelets {
@@ -120,8 +151,7 @@ async fn renew(config: Config, tls: Tls, shutdown: CancellationToken) {
         }
         let renewed = || -> Result<(), Error> {
             let pki = Pki::open(&config.pki, SystemTime::now().into())?;
-            let addresses: Vec<&str> = config.addresses.iter().map(String::as_str).collect();
-            Ok(tls.exchange(&pki.api_server(&addresses)?, pki.authority_pem())?)
+            Ok(tls.exchange(&config.serving(&pki)?, &config.authorities(&pki)?)?)
         };
         if let Err(error) = renewed() {
             tracing::error!(error = &error as &dyn std::error::Error, "Could not renew the serving certificate");
@@ -130,7 +160,7 @@ async fn renew(config: Config, tls: Tls, shutdown: CancellationToken) {
 }
 
 /// The ConfigMap by which extension servers learn whose client certificates to take.
-async fn publish_authority(store: &dyn Store, pki: &Pki) -> Result<(), store::Error> {
+async fn publish_authority(store: &dyn Store, authorities: &str) -> Result<(), store::Error> {
     const KEY: &str = "/registry/configmaps/kube-system/extension-apiserver-authentication";
     let (found, _) = store.get(KEY).await?;
     let mut object: Value =
@@ -141,7 +171,7 @@ async fn publish_authority(store: &dyn Store, pki: &Pki) -> Result<(), store::Er
                 "creationTimestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             }})
         });
-    let authority = json!(pki.authority_pem());
+    let authority = json!(authorities);
     if object.pointer("/data/client-ca-file") == Some(&authority) {
         return Ok(());
     }

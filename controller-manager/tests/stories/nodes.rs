@@ -6,6 +6,7 @@ use crate::*;
 async fn a_silent_nodes_pods_are_replaced_elsewhere() {
     let config = |config: &mut knarr_controller_manager::Config| {
         config.node_monitor_grace_period = Duration::from_millis(800);
+        config.node_monitor_period = Duration::from_millis(100);
         config.allocate_node_cidrs = true;
         config.cluster_cidr = Some("10.42.0.0/16".to_owned());
     };
@@ -57,7 +58,11 @@ fn taints(nodes: &[Arc<Node>], name: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_keeps_its_pods() {
-    let cluster = Cluster::start(|config| config.node_monitor_grace_period = Duration::from_millis(800)).await;
+    let cluster = Cluster::start(|config| {
+        config.node_monitor_grace_period = Duration::from_millis(800);
+        config.node_monitor_period = Duration::from_millis(100);
+    })
+    .await;
     cluster.add_node("node-2").await;
     // Pods tolerate a lost node for five minutes unless they say otherwise.
     cluster.create::<ReplicaSet>(web(2, "v1")).await;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod component;
 pub mod controller_manager;
 pub mod down;
+pub mod enter;
 pub mod image;
 pub mod kubeconfig;
 pub mod kubelet;
@@ -12,6 +13,7 @@ pub mod proxy;
 pub mod run_node;
 pub mod runtime;
 pub mod scheduler;
+pub mod secure;
 pub mod server;
 pub mod status;
 pub mod up;
@@ -41,6 +43,8 @@ pub enum Command {
     Kubeconfig(kubeconfig::Args),
     /// Remove a local cluster with everything that belongs to it.
     Down(down::Args),
+    /// Run a program inside a node of a local cluster.
+    Enter(enter::Args),
     /// Load or list the images of a local cluster's nodes.
     Image(image::Args),
     /// Run a control plane, and a node, on this machine.
@@ -50,9 +54,9 @@ pub enum Command {
     /// Run the API server.
     Apiserver(Box<server::ApiServerArgs>),
     /// Run the scheduler.
-    Scheduler(scheduler::Args),
+    Scheduler(Box<scheduler::Args>),
     /// Run the controllers.
-    ControllerManager(controller_manager::Args),
+    ControllerManager(Box<controller_manager::Args>),
     /// Run the kubelet.
     Kubelet(Box<kubelet::Args>),
     /// Run the container runtime.
@@ -74,12 +78,13 @@ impl Command {
             Self::Status(args) => status::run(&args),
             Self::Kubeconfig(args) => kubeconfig::run(&args),
             Self::Down(args) => down::run(&args),
+            Self::Enter(args) => enter::run(&args),
             Self::Image(args) => image::run(&args),
             Self::Server(args) => server::run(*args),
             Self::Agent(args) => agent::run(*args),
             Self::Apiserver(args) => server::run_api_server(*args),
-            Self::Scheduler(args) => scheduler::run(args),
-            Self::ControllerManager(args) => controller_manager::run(args),
+            Self::Scheduler(args) => scheduler::run(*args),
+            Self::ControllerManager(args) => controller_manager::run(*args),
             Self::Kubelet(args) => kubelet::run(*args),
             Self::Runtime(args) => runtime::run(args),
             Self::Proxy(args) => proxy::run(args),

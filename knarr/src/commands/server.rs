@@ -2,13 +2,17 @@
 //! server alone.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
+use apiserver::{
+    registry::ServiceRanges,
+    security::{pki, setup::Files},
+};
 use net::Cidr;
-use process::flags::LogFlags;
+use process::{flags::LogFlags, metrics::Metrics};
 
 use crate::{
     commands::component,
@@ -40,9 +44,18 @@ pub struct ApiServerFlags {
     /// What objects are kept in.
     #[arg(long, value_enum, default_value = "redb")]
     store: Store,
-    /// The etcd servers to connect with (http://ADDRESS:PORT), comma separated; implies --store etcd.
+    /// The etcd servers to connect with (scheme://ADDRESS:PORT), comma separated; implies --store etcd.
     #[arg(long, visible_alias = "etcd-endpoints", value_delimiter = ',')]
     etcd_servers: Vec<String>,
+    /// SSL Certificate Authority file used to secure etcd communication.
+    #[arg(long, requires = "etcd_servers")]
+    etcd_cafile: Option<PathBuf>,
+    /// SSL certification file used to secure etcd communication.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// SSL key file used to secure etcd communication.
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
 }
 
 /// Flags of the whole server.
@@ -66,11 +79,37 @@ pub struct Args {
     logs: LogFlags,
 }
 
-/// Flags of the API server alone.
+/// Flags of the API server alone; upstream's where they exist.
 #[derive(Debug, clap::Args)]
 pub struct ApiServerArgs {
     #[command(flatten)]
     server: ApiServerFlags,
+    /// The range from which services get their cluster IPs.
+    #[arg(long, default_value = "10.43.0.0/16")]
+    service_cluster_ip_range: Cidr,
+    /// The range of ports for services with NodePort visibility, both ends included.
+    #[arg(long, default_value = "30000-32767", value_parser = port_range)]
+    service_node_port_range: (u16, u16),
+    /// Requests with a client certificate signed by one of these authorities are authenticated, besides those of the server's
+    /// own.
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
+    /// File containing the x509 certificate for HTTPS [default: made and renewed by the server].
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// File containing the x509 private key matching --tls-cert-file.
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// File that contains the private key that signs service account tokens: ECDSA P-256, PKCS#8 [default: made by the server].
+    #[arg(long)]
+    service_account_signing_key_file: Option<PathBuf>,
+    /// File with the key (its public part is enough beside --service-account-signing-key-file) that verifies service account
+    /// tokens; only the one that signs is.
+    #[arg(long)]
+    service_account_key_file: Option<PathBuf>,
+    /// How requests are authorized.
+    #[arg(long, value_delimiter = ',', default_value = "RBAC", value_parser = ["RBAC"])]
+    authorization_mode: Vec<String>,
     #[command(flatten)]
     logs: LogFlags,
 }
@@ -82,15 +121,75 @@ impl ApiServerFlags {
         let store = match (self.store, self.etcd_servers.is_empty()) {
             (Store::Redb, true) => Backend::Redb(data.join("state.db")),
             (Store::Etcd, true) => bail!("--store etcd needs --etcd-servers"),
-            (_, false) => Backend::Etcd(self.etcd_servers.clone()),
+            (_, false) => Backend::Etcd(self.etcd()?),
         };
-        let listen = (self.bind_address, self.secure_port).into();
-        Ok(control_plane::Plan { data, address: self.address()?, listen, store })
+        let listen: SocketAddr = (self.bind_address, self.secure_port).into();
+        let (ranges, files) = Default::default();
+        Ok(control_plane::Plan { data, address: self.address()?, listen, store, ranges, files })
+    }
+
+    fn etcd(&self) -> Result<store::etcd::Options> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        Ok(store::etcd::Options {
+            endpoints: self.etcd_servers.clone(),
+            ca_pem: self.etcd_cafile.as_ref().map(read).transpose()?,
+            identity_pem: self
+                .etcd_certfile
+                .as_ref()
+                .zip(self.etcd_keyfile.as_ref())
+                .map(|(c, k)| Ok::<_, anyhow::Error>((read(c)?, read(k)?)))
+                .transpose()?,
+        })
     }
 
     fn address(&self) -> Result<Ipv4Addr> {
         self.advertise_address.map_or_else(component::own_address, Ok)
     }
+}
+
+impl ApiServerArgs {
+    fn plan(&self) -> Result<control_plane::Plan> {
+        let (services, (first, last)) = (self.service_cluster_ip_range, self.service_node_port_range);
+        if !(12..=29).contains(&services.prefix()) {
+            bail!("--service-cluster-ip-range must be a /12 to a /29, and {services} is not");
+        }
+        Ok(control_plane::Plan {
+            ranges: ServiceRanges { addresses: (services.network(), services.prefix()), ports: (first, last) },
+            files: Files {
+                serving: self.tls_cert_file.clone().zip(self.tls_private_key_file.clone()),
+                client_authorities: self.client_ca_file.clone(),
+                service_account_key: self.token_key()?,
+            },
+            ..self.server.plan()?
+        })
+    }
+
+    /// The file of the one key that signs and verifies tokens.
+    fn token_key(&self) -> Result<Option<PathBuf>> {
+        match (&self.service_account_signing_key_file, &self.service_account_key_file) {
+            (Some(signs), Some(verifies)) => {
+                if pki::key_file(signs)?.public_der() != pki::public_key_file(verifies)? {
+                    bail!("--service-account-key-file must hold the key of --service-account-signing-key-file");
+                }
+                Ok(Some(signs.clone()))
+            }
+            (signs, verifies) => Ok(signs.clone().or(verifies.clone())),
+        }
+    }
+}
+
+/// `FIRST-LAST`, or upstream's `FIRST+COUNT`.
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let bad = |why: &str| format!("{text:?} is no range of ports: {why}");
+    let number = |text: &str| text.parse::<u16>().map_err(|error| bad(&error.to_string()));
+    let (first, last) = match (text.split_once('-'), text.split_once('+')) {
+        (Some((first, last)), _) => (number(first)?, number(last)?),
+        (_, Some((first, more))) => {
+            (number(first)?, number(first)?.checked_add(number(more)?).ok_or_else(|| bad("it ends beyond 65535"))?)
+        }
+        _ => (number(text)?, number(text)?),
+    };
+    if first == 0 || first > last { Err(bad("it is empty")) } else { Ok((first, last)) }
 }
 
 /// Does it: the whole server.
@@ -126,10 +225,10 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Does it: the API server alone.
 pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
-    component::run(&args.logs, |shutdown| async move {
-        let (plan, address) = (args.server.plan()?, args.server.address()?);
+    component::run(&args.logs.clone(), |shutdown| async move {
+        let (plan, address) = (args.plan()?, args.server.address()?);
         let data = plan.data.clone();
-        let control_plane = ControlPlane::start_api_server(plan).await?;
+        let control_plane = ControlPlane::start_api_server(plan, &Metrics::default()).await?;
         write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
         shutdown.cancelled().await;
         control_plane.stop().await;
@@ -142,4 +241,16 @@ fn write_kubeconfig(control_plane: &ControlPlane, data: &Path, address: Ipv4Addr
     control_plane.write_kubeconfig(&path, "knarr", "admin", &format!("https://{address}:{port}"))?;
     tracing::info!(kubeconfig = %path.display(), "Serving the API");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_ports() {
+        let ranges = ["30000-32767", "30000+10", "30080", "2-1", "0-5", "65000+1000", "a-b"].map(|t| port_range(t).ok());
+        let wanted = [Some((30000, 32767)), Some((30000, 30010)), Some((30080, 30080)), None, None, None, None];
+        assert_eq!(ranges, wanted);
+    }
 }

@@ -6,15 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use apiserver::{
     Server,
+    registry::ServiceRanges,
     security::{
         self,
         kubeconfig::Kubeconfig,
         pki::{Pair, Pki},
+        setup::Files,
     },
 };
+use process::metrics::Metrics;
 use store::Store;
 
 use super::{CLUSTER_DNS, parts::Parts};
@@ -23,8 +26,8 @@ use super::{CLUSTER_DNS, parts::Parts};
 pub enum Backend {
     /// In this file.
     Redb(PathBuf),
-    /// In etcd at these endpoints.
-    Etcd(Vec<String>),
+    /// In etcd.
+    Etcd(store::etcd::Options),
 }
 
 /// What a control plane is made from.
@@ -37,6 +40,26 @@ pub struct Plan {
     pub listen: SocketAddr,
     /// Where its objects are.
     pub store: Backend,
+    /// Where services get their addresses and ports from.
+    pub ranges: ServiceRanges,
+    /// Keys and certificates that are brought along.
+    pub files: Files,
+}
+
+/// All nodes' pods.
+const PODS: &str = "10.42.0.0/16";
+
+/// The address of the service `kubernetes`.
+fn first_address(ranges: &ServiceRanges) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(ranges.addresses.0) + 1)
+}
+
+/// The numbers of all of a control plane's components, which share a process and so an endpoint.
+fn metrics() -> Metrics {
+    let metrics = Metrics::default();
+    metrics.collect(client::metrics::Metrics::global().clone());
+    metrics.collect(scheduler::metrics::Metrics::global().clone());
+    metrics
 }
 
 /// A running control plane.
@@ -47,10 +70,15 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts the API server, and the other components among `parts`.
     pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
-        let this = Self::start_api_server(plan).await?;
+        let services = plan.ranges.addresses;
+        let this = Self::start_api_server(plan, &metrics()).await?;
         let config = controller_manager::Config {
             leader_elect: false,
             cluster_dns: Some(IpAddr::V4(CLUSTER_DNS)),
+            // Nodes that come with a range of their own keep it.
+            allocate_node_cidrs: true,
+            cluster_cidr: Some(PODS.to_owned()),
+            service_cluster_ip_range: Some(format!("{}/{}", services.0, services.1)),
             root_ca: Some(this.pki()?.authority_pem().to_owned()),
             ..controller_manager::Config::default()
         };
@@ -68,14 +96,17 @@ impl ControlPlane {
         Ok(this)
     }
 
-    /// Starts the API server alone.
-    pub async fn start_api_server(plan: Plan) -> Result<Self> {
+    /// Starts the API server alone; `metrics` are the process'.
+    pub async fn start_api_server(plan: Plan, metrics: &Metrics) -> Result<Self> {
         let mut config = apiserver::Config::new(open(plan.store).await.context("open the store")?);
         config.security = Some(security::Config {
             pki: plan.data.join("pki"),
-            addresses: vec![plan.address.to_string()],
+            addresses: vec![plan.address.to_string(), first_address(&plan.ranges).to_string()],
             loopback_kubelets: false,
+            files: plan.files,
         });
+        config.ranges = plan.ranges;
+        config.metrics = metrics.clone();
         config.listen = Some(plan.listen);
         config.advertise = Some((plan.address.to_string(), plan.listen.port()));
         let server = Server::start(config).await.context("start the API server")?;
@@ -113,16 +144,28 @@ impl ControlPlane {
 async fn open(backend: Backend) -> Result<Arc<dyn Store>, store::Error> {
     Ok(match backend {
         Backend::Redb(path) => Arc::new(store::redb::RedbStore::open(path, store::redb::Options::default())?),
-        Backend::Etcd(endpoints) => {
-            let options = store::etcd::Options { endpoints, ..Default::default() };
-            Arc::new(store::etcd::EtcdStore::connect(options).await?)
-        }
+        Backend::Etcd(options) => Arc::new(store::etcd::EtcdStore::connect(options).await?),
     })
 }
 
 fn open_pki(data: &Path) -> Result<Pki> {
     Ok(Pki::open(&data.join("pki"), std::time::SystemTime::now().into())?)
 }
+
+/// A kubeconfig for a user whom the authority in `data` knows how to make: `admin`, `system:node:NAME` or a component's.
+pub fn kubeconfig(data: &Path, server: &str, user: &str) -> Result<String> {
+    let pki = open_pki(data)?;
+    let pair = match (user, user.strip_prefix("system:node:"), user.strip_prefix("system:")) {
+        ("admin", ..) => pki.admin()?,
+        (_, Some(node), _) => pki.kubelet(node)?,
+        (_, _, Some(component)) if COMPONENTS.contains(&component) => pki.component(component)?,
+        _ => bail!("{user:?} is neither admin, system:node:NAME nor one of system:{}", COMPONENTS.join(", system:")),
+    };
+    Ok(Kubeconfig { cluster: "knarr", user, server, authority: pki.authority_pem(), pair: &pair }.to_yaml())
+}
+
+/// Components that have certificates of their own.
+const COMPONENTS: [&str; 3] = ["kube-scheduler", "kube-controller-manager", "kube-proxy"];
 
 /// Clients for a node that is not the control plane's: one acts as the node, one as the proxy.
 pub fn remote_clients(data: &Path, node: &str, server: &str) -> Result<(kube::Client, kube::Client)> {

@@ -52,7 +52,8 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             Store::Etcd => {
                 Report::Step("starting etcd".into()).send();
                 etcd::ensure(&folder.join("etcd"), &node.folder).await?;
-                control_plane::Backend::Etcd(vec![etcd::ENDPOINT.to_owned()])
+                let endpoints = vec![etcd::ENDPOINT.to_owned()];
+                control_plane::Backend::Etcd(store::etcd::Options { endpoints, ..Default::default() })
             }
         };
         Report::Step("starting the control plane".into()).send();
@@ -61,6 +62,8 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             address: node.address,
             listen: (Ipv4Addr::UNSPECIFIED, 6443).into(),
             store,
+            ranges: Default::default(),
+            files: Default::default(),
         };
         let control_plane = control_plane.insert(ControlPlane::start(plan, &mut parts).await?);
         control_plane.write_kubeconfig(
