@@ -4,4 +4,5 @@ mod life;
 mod loss;
 mod names;
 mod services;
+mod standalone;
 mod streams;

@@ -29,6 +29,9 @@ pub struct Args {
     /// IP address of the node [default: the address of the default route's interface].
     #[arg(long)]
     node_ip: Option<Ipv4Addr>,
+    /// The disk is shared with other things than the node: how full it is says nothing about its pods, and evicts none.
+    #[arg(long)]
+    shared_disk: bool,
     /// The pods' range of this node [default: assigned by the cluster].
     #[arg(long)]
     pod_cidr: Option<Cidr>,
@@ -62,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
             client_ca: args.client_ca_file,
             serving: (args.tls_cert_file, args.tls_private_key_file),
             registries: registries::load(args.registries_file.as_deref())?,
-            shared_disk: false,
+            shared_disk: args.shared_disk,
             kubelet_client: component::client(Some(&args.kubeconfig), None).await?,
             proxy_client: component::client(Some(proxy), None).await?,
         };

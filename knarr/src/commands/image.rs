@@ -1,6 +1,9 @@
-//! `knarr image`: images of a local cluster's nodes, which may have no way to a registry.
+//! `knarr image`: images of a local cluster's nodes, which may have no way to a registry, or of a runtime by itself.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -41,6 +44,10 @@ struct Target {
     /// Only this node.
     #[arg(long)]
     node: Option<String>,
+    /// Not a local cluster's, but the store of a runtime by itself (`--root` of `knarr runtime`, DATA/runtime of an agent,
+    /// DATA/node/runtime of a server).
+    #[arg(long, conflicts_with_all = ["name", "node"])]
+    root: Option<PathBuf>,
 }
 
 impl Target {
@@ -59,6 +66,20 @@ impl Target {
 /// Does it.
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
+        ImageCommand::Load { file, target: Target { root: Some(root), .. } } => {
+            let archive = File::open(file).with_context(|| format!("open {}", file.display()))?;
+            let loaded = store(root)?.import(archive).with_context(|| format!("load {}", file.display()))?;
+            for image in loaded {
+                println!("loaded {}", image.tags.first().unwrap_or(&image.id));
+            }
+        }
+        ImageCommand::Ls { target: Target { root: Some(root), .. } } => {
+            println!("{:<50} {:<14} SIZE", "IMAGE", "ID");
+            for image in store(root)?.list() {
+                let name = image.tags.iter().chain(&image.digests).next().map_or("<none>", String::as_str);
+                println!("{name:<50} {:<14} {}", short(&image.id), image.size);
+            }
+        }
         ImageCommand::Load { file, target } => {
             for node in target.nodes()? {
                 let archive = File::open(file).with_context(|| format!("open {}", file.display()))?;
@@ -83,6 +104,12 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A runtime's images; it may be running.
+fn store(root: &Path) -> Result<runtime::ImageStore> {
+    let images = root.join("images");
+    runtime::ImageStore::open(images.clone()).with_context(|| format!("open {}", images.display()))
 }
 
 fn short(id: &str) -> &str {

@@ -69,6 +69,9 @@ pub struct Args {
     /// The node's name [default: the host's].
     #[arg(long)]
     node_name: Option<String>,
+    /// The disk is shared with other things than the node: how full it is says nothing about its pods, and evicts none.
+    #[arg(long)]
+    shared_disk: bool,
     /// The pods' range of this node.
     #[arg(long, default_value = "10.42.0.0/24")]
     pod_cidr: Cidr,
@@ -210,7 +213,7 @@ pub fn run(args: Args) -> Result<()> {
                 client_ca: data.join("pki/ca.crt"),
                 serving,
                 registries: registries::load(args.registries_file.as_deref())?,
-                shared_disk: false,
+                shared_disk: args.shared_disk,
                 kubelet_client: control_plane.node_client(&name),
                 proxy_client: control_plane.component_client("kube-proxy"),
                 name,
