@@ -19,6 +19,9 @@ pub struct Config {
     /// Where /healthz is served; empty for nowhere.
     #[arg(long = "healthz-bind-address", default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: String,
+    /// Where /metrics, /healthz and /proxyMode are served; empty for nowhere.
+    #[arg(long = "metrics-bind-address", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: String,
     /// The network namespace to work in; the process' own if `None` (tests).
     #[arg(skip)]
     pub namespace: Option<PathBuf>,
@@ -31,6 +34,7 @@ impl Default for Config {
             cluster_cidr: "10.42.0.0/16".parse().ok(),
             masquerade_all: false,
             healthz_bind_address: "0.0.0.0:10256".to_owned(),
+            metrics_bind_address: "127.0.0.1:10249".to_owned(),
             namespace: None,
         }
     }

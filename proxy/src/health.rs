@@ -1,4 +1,4 @@
-//! Small HTTP answers: the proxy's own `/healthz`, and a port for each service with `externalTrafficPolicy: Local` that
+//! Small HTTP answers: the proxy's own `/healthz` and `/metrics`, and a port for each service with `externalTrafficPolicy: Local` that
 //! tells load balancers whether this node has endpoints of it.
 //!
 //! One request a connection, read only as far as its head: enough for probes, and no server framework for it.
@@ -11,20 +11,47 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
+use jiff::Timestamp;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::AbortHandle,
 };
 
-/// What a probe gets to hear.
-type Answer = Arc<dyn Fn() -> (u16, String) + Send + Sync>;
+use crate::freshness::Freshness;
+
+/// What is answered to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// 200, 404 or 503.
+    pub status: u16,
+    /// `application/json` or `text/plain`.
+    pub kind: &'static str,
+    /// Further header lines, each with its end of line.
+    pub headers: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Reply {
+    /// JSON.
+    pub fn json((status, body): (u16, String)) -> Self {
+        Self { status, kind: "application/json", headers: String::new(), body }
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, kind: "text/plain; charset=utf-8", headers: String::new(), body: body.into() }
+    }
+}
+
+/// What a path is answered with.
+pub type Answer = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// The health-check ports of services, each with its server.
-#[derive(Default)]
 pub struct ServicePorts {
     namespace: Option<PathBuf>,
+    fresh: Arc<Freshness>,
     open: BTreeMap<u16, Open>,
 }
 
@@ -41,8 +68,8 @@ impl Drop for Open {
 
 impl ServicePorts {
     /// No ports yet.
-    pub fn new(namespace: Option<PathBuf>) -> Self {
-        Self { namespace, open: BTreeMap::new() }
+    pub fn new(namespace: Option<PathBuf>, fresh: Arc<Freshness>) -> Self {
+        Self { namespace, fresh, open: BTreeMap::new() }
     }
 
     /// Makes exactly these ports answer: port to service (`NAMESPACE/NAME`) and its number of local endpoints.
@@ -55,8 +82,11 @@ impl ServicePorts {
             }
             let shared = Arc::new(Mutex::new(state.clone()));
             let answer = {
-                let shared = shared.clone();
-                move || service_answer(&shared.lock().unwrap_or_else(PoisonError::into_inner))
+                let (shared, fresh) = (shared.clone(), self.fresh.clone());
+                move |_: &str| {
+                    let state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    service_answer(&state, fresh.is_healthy(Timestamp::now()))
+                }
             };
             match listen(self.namespace.as_ref(), SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port))) {
                 Ok(listener) => {
@@ -69,14 +99,15 @@ impl ServicePorts {
     }
 }
 
-fn service_answer((service, local): &(String, usize)) -> (u16, String) {
+fn service_answer((service, local): &(String, usize), healthy: bool) -> Reply {
     let (namespace, name) = service.split_once('/').unwrap_or_default();
-    let body = json!({
-        "service": {"namespace": namespace, "name": name},
-        "localEndpoints": local,
-        "serviceProxyHealthy": true,
-    });
-    (if *local > 0 { 200 } else { 503 }, body.to_string())
+    // Names are labels: nothing of them needs escaping.
+    let body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\t\"localEndpoints\": \
+         {local},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
+    );
+    let status = if *local > 0 && healthy { 200 } else { 503 };
+    Reply { headers: format!("X-Load-Balancing-Endpoint-Weight: {local}\r\n"), ..Reply::json((status, body)) }
 }
 
 /// Opens a listening socket in a namespace.
@@ -116,13 +147,55 @@ async fn reply(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
             n => head.extend_from_slice(&chunk[..n]),
         }
     }
-    let (status, body) = answer();
-    let reason = if status == 200 { "OK" } else { "Service Unavailable" };
+    let reply = answer(path_of(&head));
+    let reason = match reply.status {
+        200 => "OK",
+        404 => "Not Found",
+        _ => "Service Unavailable",
+    };
     let text = format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: \
-         {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
+        "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nX-Content-Type-Options: nosniff\r\n{}Content-Length: \
+         {}\r\nConnection: close\r\n\r\n{}",
+        reply.status,
+        reply.kind,
+        reply.headers,
+        reply.body.len(),
+        reply.body
     );
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await
+}
+
+/// The path of a request's first line.
+fn path_of(head: &[u8]) -> &str {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let target = std::str::from_utf8(line).ok().and_then(|line| line.split(' ').nth(1)).unwrap_or("/");
+    target.split('?').next().unwrap_or("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(
+            ["GET /a?b=c HTTP/1.1\r\nHost: x\r\n", "nonsense", ""].map(|head| path_of(head.as_bytes())),
+            ["/a", "/", "/"]
+        );
+    }
+
+    #[test]
+    fn what_load_balancers_hear() {
+        let reply = service_answer(&("d/web".to_owned(), 2), true);
+        let body = "{\n\t\"service\": {\n\t\t\"namespace\": \"d\",\n\t\t\"name\": \"web\"\n\t},\n\t\"localEndpoints\": 2,\n\t\
+                    \"serviceProxyHealthy\": true\n}";
+        assert_eq!(
+            (reply.status, reply.body.as_str(), reply.headers.trim()),
+            (200, body, "X-Load-Balancing-Endpoint-Weight: 2")
+        );
+        let statuses =
+            [(0, true), (2, false)].map(|(local, healthy)| service_answer(&("d/web".into(), local), healthy).status);
+        assert_eq!(statuses, [503, 503]);
+    }
 }

@@ -9,6 +9,7 @@
 
 mod config;
 mod conntrack;
+mod freshness;
 mod health;
 pub mod model;
 mod monitor;

@@ -4,10 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use client::{Informer, Informers, Key, Options};
+use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
@@ -16,7 +17,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, health,
+    Config,
+    freshness::Freshness,
+    health::{self, Reply},
     model::{self, NodeInfo},
     monitor::Monitor,
     proxier::Proxier,
@@ -35,9 +38,11 @@ pub enum Error {
     /// The kernel tells nothing of changes.
     #[error("watch the service rules")]
     Monitor(#[source] std::io::Error),
-    /// The address for /healthz is not to be had.
-    #[error("serve /healthz on {address}")]
-    Healthz {
+    /// An address to answer on is not to be had.
+    #[error("serve {what} on {address}")]
+    Serve {
+        /// What was to be answered there.
+        what: &'static str,
         /// What was asked for.
         address: String,
         /// Why not.
@@ -54,10 +59,11 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     let mut proxier = Proxier::new(config.namespace.clone());
     let nf_tables = proxier.is_nf_tables()?;
     let mut monitor = Monitor::new(config.namespace.clone(), nf_tables).map_err(Error::Monitor)?;
-    let healthz = serve_healthz(&config)?;
+    let fresh = Arc::new(Freshness::default());
+    let servers = [serve_healthz(&config, &fresh)?, serve_metrics(&config, &fresh)?];
     let informers = Informers::new(client, shutdown.clone());
     let watched = Watched::start(&informers, &config.node_name);
-    let mut health_ports = health::ServicePorts::new(config.namespace.clone());
+    let mut health_ports = health::ServicePorts::new(config.namespace.clone(), fresh.clone());
     let all_synced = async {
         watched.services.synced().await;
         watched.slices.synced().await;
@@ -72,9 +78,11 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         masquerade_all: config.masquerade_all,
         node: watched.node_info(&config.node_name),
     };
+    fresh.queued(Timestamp::now());
     watched.dirty.add_all(watched.keys());
     let mut failures = 0u32;
     while !shutdown.is_cancelled() {
+        fresh.node(watched.node.get(&Key::cluster(&config.node_name)).as_deref());
         let node = watched.node_info(&config.node_name);
         if node != setting.node {
             setting.node = node;
@@ -83,7 +91,9 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         let keys = watched.dirty.take();
         let changes: BTreeMap<String, Option<Fragment>> =
             keys.iter().map(|key| (key.clone(), watched.fragment(key, &setting))).collect();
+        let begun = Instant::now();
         let outcome = blocking(&mut proxier, move |proxier| proxier.apply(changes)).await?;
+        fresh.applied(outcome.is_ok(), begun.elapsed(), watched.services.len(), Timestamp::now());
         monitor.settle();
         health_ports.set(&watched.health_checks(&setting.node));
         match outcome {
@@ -97,9 +107,10 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
                 continue;
             }
         }
-        wait(&watched, &mut monitor, &mut proxier, &shutdown).await?;
+        wait(&watched, &mut monitor, &mut proxier, &fresh, &shutdown).await?;
+        fresh.queued(Timestamp::now());
     }
-    drop(healthz);
+    drop(servers);
     Ok(())
 }
 
@@ -108,6 +119,7 @@ async fn wait(
     watched: &Watched,
     monitor: &mut Monitor,
     proxier: &mut Proxier,
+    fresh: &Freshness,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     loop {
@@ -116,7 +128,10 @@ async fn wait(
             () = watched.dirty.wait() => return Ok(()),
             () = monitor.changed() => {
                 match blocking(proxier, Proxier::repair).await? {
-                    Ok(true) => monitor.settle(),
+                    Ok(true) => {
+                        fresh.repaired();
+                        monitor.settle();
+                    }
                     Ok(false) => {}
                     Err(error) => tracing::error!(error = %error, "cannot repair service rules"),
                 }
@@ -173,7 +188,11 @@ impl Watched {
         let name = node_name.to_owned();
         node.on_change(move |change| {
             let read = |node: Option<&Arc<Node>>| NodeInfo::read(&name, node.map(Arc::as_ref));
-            if read(change.old()) != read(Some(change.object())) {
+            // A node that is about to go has its taint or time of deletion: the loop looks at both.
+            let fate = |node: Option<&Arc<Node>>| {
+                node.map(|n| (n.metadata.deletion_timestamp.clone(), n.spec.as_ref().and_then(|s| s.taints.clone())))
+            };
+            if read(change.old()) != read(Some(change.object())) || fate(change.old()) != fate(Some(change.object())) {
                 mark.wake();
             }
         });
@@ -255,14 +274,37 @@ impl Drop for Server {
     }
 }
 
-fn serve_healthz(config: &Config) -> Result<Option<Server>, Error> {
-    let address = config.healthz_bind_address.clone();
+fn serve(config: &Config, address: &str, what: &'static str, answer: health::Answer) -> Result<Option<Server>, Error> {
     if address.is_empty() {
         return Ok(None);
     }
-    let failed = |source| Error::Healthz { address: address.clone(), source };
+    let failed = |source| Error::Serve { what, address: address.to_owned(), source };
     let parsed = address.parse().map_err(|e| failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, e)))?;
     let listener = health::listen(config.namespace.as_ref(), parsed).map_err(failed)?;
-    let answer = || (200, serde_json::json!({"nodeEligible": true}).to_string());
-    Ok(Some(Server(tokio::spawn(health::serve(listener, Arc::new(answer))).abort_handle())))
+    Ok(Some(Server(tokio::spawn(health::serve(listener, answer)).abort_handle())))
+}
+
+fn serve_healthz(config: &Config, fresh: &Arc<Freshness>) -> Result<Option<Server>, Error> {
+    let fresh = fresh.clone();
+    let answer = move |path: &str| match path {
+        "/healthz" => Reply::json(fresh.healthz(Timestamp::now())),
+        "/livez" => Reply::json(fresh.livez(Timestamp::now())),
+        _ => Reply::text(404, "404 page not found\n"),
+    };
+    serve(config, &config.healthz_bind_address, "/healthz", Arc::new(answer))
+}
+
+fn serve_metrics(config: &Config, fresh: &Arc<Freshness>) -> Result<Option<Server>, Error> {
+    let fresh = fresh.clone();
+    let process = process::metrics::Metrics::default();
+    let answer = move |path: &str| match path {
+        "/metrics" => Reply {
+            kind: "text/plain; version=0.0.4; charset=utf-8",
+            ..Reply::text(200, process.text().replace("# EOF\n", "") + &fresh.metrics())
+        },
+        "/healthz" => Reply::text(200, "ok"),
+        "/proxyMode" => Reply::text(200, "iptables"),
+        _ => Reply::text(404, "404 page not found\n"),
+    };
+    serve(config, &config.metrics_bind_address, "/metrics", Arc::new(answer))
 }

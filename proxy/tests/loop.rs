@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::{Read, Write},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -66,6 +67,22 @@ impl Namespace {
         self.0.path().join("node")
     }
 
+    /// What `PORT/PATH` of the node's loopback answers: status and body.
+    fn http(&self, what: &str) -> (u16, String) {
+        let (port, path) = what.split_once('/').unwrap();
+        let (port, path) = (port.parse::<u16>().unwrap(), path.to_owned());
+        let ask = move || {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            write!(stream, "GET /{path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            Ok(text)
+        };
+        let text = netns::within(&self.path(), ask).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
     /// Waits until some rule of the nat table holds `text`, or none does.
     async fn nat(&self, text: &str, there: bool) {
         let iptables = Iptables::within(self.path());
@@ -124,6 +141,13 @@ async fn rules_follow_objects_and_come_back() {
 
     Iptables::within(namespace.path()).restore("*nat\n-F\nCOMMIT\n".to_owned()).unwrap();
     namespace.nat("--to-destination 10.42.0.3:8080", true).await;
+
+    let first_lines =
+        ["10256/healthz", "10256/livez", "10249/metrics", "10249/proxyMode", "10249/x"].map(|what| namespace.http(what));
+    assert_eq!(first_lines.each_ref().map(|(status, _)| *status), [200, 200, 200, 200, 404]);
+    assert!(first_lines[0].1.contains("\"nodeEligible\": true"), "{}", first_lines[0].1);
+    assert!(first_lines[2].1.contains("kubeproxy_sync_proxy_rules_services 1\n"), "{}", first_lines[2].1);
+    assert_eq!(first_lines[3].1, "iptables");
 
     shutdown.cancel();
     proxy.await.unwrap().unwrap();

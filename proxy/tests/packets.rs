@@ -229,6 +229,43 @@ async fn affinity_source_ranges_and_external_addresses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn internal_policy_local_stays_on_the_node() {
+    let mut scene = Scene::new().await;
+    let spec = json!({"internalTrafficPolicy": "Local"});
+    scene.apply(&spec, &[(0, false), (1, true)]);
+    let [a, _] = scene.pods;
+    let spread = scene.answers("a", SERVICE, 80);
+    scene.apply(&spec, &[(0, false)]);
+    // Dropped, not refused: there are endpoints, only not here.
+    let elsewhere = call(&scene.path("a"), SERVICE, 80).unwrap_err();
+
+    assert_eq!(spread, set(&[format!("b saw {a}")]));
+    assert!(matches!(elsewhere, Error::System { source, .. } if source.kind() == std::io::ErrorKind::TimedOut));
+    // The node port is no part of the policy.
+    assert_eq!(scene.answers("outside", NODE, 30080), set(&["a saw 10.42.3.1".into()]));
+}
+
+/// SCTP is told from TCP and UDP of the same port, and its rules read as we write them.
+#[tokio::test(flavor = "multi_thread")]
+async fn sctp_has_rules_of_its_own() {
+    let mut scene = Scene::new().await;
+    let spec = json!({"ports": [{"port": 80, "protocol": "SCTP", "nodePort": 30080}],
+        "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 77}}});
+    scene.apply(&spec, &[(0, true)]);
+    let rules = scene.rules();
+    let [a, _] = scene.pods;
+    let count = |part: &str| rules.iter().filter(|rule| rule.contains(part)).count();
+    let translated = "-p sctp -m comment --comment \"d/web\" -m recent --set --name";
+    assert_eq!(
+        (count(translated), count(&format!("--to-destination {a}:8080")), count("--seconds 77")),
+        (1, 1, 1),
+        "{rules:#?}"
+    );
+    assert!(!scene.proxier.repair().unwrap());
+    assert!(call(&scene.path("outside"), NODE, 30080).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn udp_flows_follow_the_endpoints() {
     let mut scene = Scene::new().await;
     let udp = json!({"ports": [{"port": 80, "protocol": "UDP", "nodePort": 30080}]});
