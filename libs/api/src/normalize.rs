@@ -210,7 +210,8 @@ pub fn drop_zero_values(value: &mut Value) {
             if is_unset(name, field) {
                 return false;
             }
-            if !OPAQUE.contains(&name.as_str()) && (field.is_object() || field.is_array()) {
+            let own_keys = OPAQUE.contains(&name.as_str()) || (field.is_object() && STRING_MAPS.contains(&name.as_str()));
+            if !own_keys && (field.is_object() || field.is_array()) {
                 drop_zero_values(field);
             }
             true
@@ -265,7 +266,7 @@ mod tests {
     #[test]
     fn zeros_go_and_meanings_stay() {
         let mut object = json!({
-            "metadata": {"labels": {}, "annotations": {"a": ""}, "uid": "", "creationTimestamp": null},
+            "metadata": {"labels": {}, "annotations": {"a": "", "role": ""}, "uid": "", "creationTimestamp": null},
             "spec": {
                 "clusterIP": "", "replicas": 0, "automountServiceAccountToken": false, "hostNetwork": false,
                 "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [],
@@ -274,7 +275,7 @@ mod tests {
         });
         drop_zero_values(&mut object);
         let want = json!({
-            "metadata": {"annotations": {"a": ""}},
+            "metadata": {"annotations": {"a": "", "role": ""}},
             "spec": {"replicas": 0, "automountServiceAccountToken": false, "volumes": [{"name": "v", "emptyDir": {}}]},
             "data": {"reason": "", "empty": ""},
         });
