@@ -1,11 +1,15 @@
 //! A whole API server for tests of this and other crates: a store in a directory of its own that goes with it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use store::redb::{Options, RedbStore};
 
 use crate::{
     identity::MASTERS,
+    security::{self, kubeconfig::Kubeconfig},
     server::{Config, Server},
 };
 
@@ -39,12 +43,29 @@ pub async fn start() -> TestServer {
 /// # Panics
 /// If the server does not start.
 pub async fn start_with(change: impl FnOnce(&mut Config)) -> TestServer {
+    start_in(|config, _| change(config)).await
+}
+
+/// The same with keys, certificates and RBAC, serving HTTPS on loopback ([`TestServer::kubeconfig`]).
+///
+/// # Panics
+/// If the server does not start.
+pub async fn start_secure() -> TestServer {
+    start_in(|config, directory| {
+        let addresses = vec!["127.0.0.1".to_owned()];
+        config.security = Some(security::Config { pki: directory.join("pki"), addresses, loopback_kubelets: true });
+        config.listen = Some(([127, 0, 0, 1], 0).into());
+    })
+    .await
+}
+
+async fn start_in(change: impl FnOnce(&mut Config, &Path)) -> TestServer {
     let directory = Directory(std::env::temp_dir().join(format!("knarr-apiserver-{}", uuid::Uuid::new_v4())));
     std::fs::create_dir_all(&directory.0).expect("the temporary directory can be written");
     let options = Options { sync: false, ..Options::default() };
     let store = RedbStore::open(directory.0.join("store.redb"), options).expect("an empty store opens");
     let mut config = Config::new(Arc::new(store));
-    change(&mut config);
+    change(&mut config, &directory.0);
     let server = Server::start(config).await.expect("the server starts");
     let test = TestServer { server, _directory: directory };
     let account = serde_json::json!({"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "default", "namespace": "default"}});
@@ -63,6 +84,23 @@ impl TestServer {
     /// A client of a component's name.
     pub fn client_of(&self, user: &str) -> kube::Client {
         self.server.client(user, &[])
+    }
+
+    /// An administrator's kubeconfig of a server with security.
+    ///
+    /// # Panics
+    /// If the server has none.
+    pub fn kubeconfig(&self) -> String {
+        let pki = &self.server.security().expect("the server has security").pki;
+        let address = self.server.address().expect("the server listens");
+        let kubeconfig = Kubeconfig {
+            cluster: "test",
+            user: "admin",
+            server: &format!("https://{address}"),
+            authority: pki.authority_pem(),
+            pair: &pki.admin().expect("an administrator's certificate"),
+        };
+        kubeconfig.to_yaml()
     }
 
     /// A plain HTTP listener on loopback, for real clients: `http://ADDRESS`.

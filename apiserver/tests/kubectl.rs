@@ -71,3 +71,45 @@ async fn kubectl_does_its_work() {
     assert!(run("delete deployment web".into()).await.starts_with("deployment.apps \"web\" deleted"));
     assert!(run("version".into()).await.contains("Server Version: v1.35.0+knarr1"));
 }
+
+/// A node as a kubelet registers it, with a pod on it.
+fn node_with_pod() -> String {
+    "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node, metadata: {name: node-1}}\n- {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: default}, spec: {nodeName: node-1, containers: [{name: c, image: i}]}}\n".to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_asks_for_rights_tokens_and_evictions() {
+    if !Path::new("/usr/bin/kubectl").exists() {
+        return;
+    }
+    let server = testing::start_secure().await;
+    let url = format!("https://{}", server.server.address().unwrap());
+    let home = Home(std::env::temp_dir().join(format!("knarr-kubectl-secure-{}", std::process::id())));
+    std::fs::create_dir_all(&home.0).unwrap();
+    let (config, list) = (home.0.join("config"), home.0.join("list.yaml"));
+    std::fs::write(&config, server.kubeconfig()).unwrap();
+    std::fs::write(&list, node_with_pod()).unwrap();
+    let authority = home.0.join("ca.crt");
+    std::fs::write(&authority, server.server.security().unwrap().pki.authority_pem()).unwrap();
+    let admin = format!("--kubeconfig {}", config.display());
+    let run = |arguments: String| {
+        let (url, home) = (url.clone(), home.0.clone());
+        async move { kubectl(&url, &home, &arguments).await }
+    };
+    assert_eq!(run(format!("{admin} create configmap c --from-literal a=b")).await, "configmap/c created\n");
+    assert_eq!(run(format!("{admin} create deployment web --image i")).await, "deployment.apps/web created\n");
+    assert_eq!(run(format!("{admin} scale deployment web --replicas 4")).await, "deployment.apps/web scaled\n");
+    assert_eq!(run(format!("{admin} auth can-i create pods")).await, "yes\n");
+    assert!(run(format!("{admin} auth can-i --list --as bob")).await.contains("selfsubjectreviews.authentication.k8s.io"));
+    let token = run(format!("{admin} create token default --duration 1h")).await;
+    let me = format!(
+        "--certificate-authority {} --token {} auth whoami -o jsonpath={{.status.userInfo.username}}",
+        authority.display(),
+        token.trim()
+    );
+    assert_eq!(run(me).await, "system:serviceaccount:default:default");
+    assert_eq!(run(format!("{admin} create -f {}", list.display())).await, "node/node-1 created\npod/p created\n");
+    let drained = run(format!("{admin} drain node-1 --force --grace-period 0 --timeout 20s")).await;
+    assert!(drained.contains("pod/p evicted") && drained.contains("node/node-1 drained"), "{drained}");
+    assert_eq!(run(format!("{admin} get node node-1 -o jsonpath={{.spec.unschedulable}}")).await, "true");
+}
