@@ -127,8 +127,8 @@ impl Server {
         let caches = Arc::new(Caches::new(store.clone(), storing, config.history));
         let registry = Registry::new(store.clone(), caches.clone(), kinds, config.ranges.clone(), config.patience);
         let registry = Arc::new(registry.naming(config.names));
-        let loaded = caches.load().await.map_err(Error::Load)?;
-        tasks.spawn(caches.run(loaded, shutdown.clone()));
+        let changes = caches.load().await.map_err(Error::Load)?;
+        tasks.spawn(caches.run(changes, shutdown.clone()));
 
         let (base, _) = config.ranges.addresses;
         let first = std::net::Ipv4Addr::from(u32::from(base) + 1);

@@ -15,7 +15,7 @@ use std::{
 
 use api::kind::Kind;
 use parking_lot::RwLock;
-use store::{Range, Revision, Store, WatchMessage};
+use store::{Range, Store, Watch, WatchMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::{Applied, Cache, Change, Limits, Object};
@@ -91,8 +91,9 @@ impl Caches {
         key.starts_with(prefix.as_str()).then_some(cache)
     }
 
-    /// Loads everything; the revision from which on to follow.
-    pub async fn load(&self) -> Result<Revision, store::Error> {
+    /// Loads everything; the changes from then on. The watch starts here and not with [`Caches::run`], while nobody has
+    /// written yet: a watch that begins in the past is replayed through a thread of its own as long as it lives.
+    pub async fn load(&self) -> Result<Watch, store::Error> {
         let mut found: HashMap<&str, BTreeMap<Arc<str>, Arc<Object>>> = HashMap::new();
         let mut claims = HashSet::new();
         let mut range = Range { limit: PAGE, ..Range::prefix(ROOT) };
@@ -128,7 +129,7 @@ impl Caches {
             cache.reset(found.remove(cache.prefix.as_str()).unwrap_or_default(), revision, self.limits);
         }
         self.applied.advance(revision);
-        Ok(revision)
+        self.store.watch(ROOT, revision + 1).await
     }
 
     /// Applies a batch of changes and tells watchers and readers.
@@ -152,9 +153,8 @@ impl Caches {
         touched.iter().for_each(|cache| cache.announce());
     }
 
-    /// Follows the store from `revision` until the stream ends.
-    async fn follow(&self, revision: Revision) -> Result<(), store::Error> {
-        let mut changes = self.store.watch(ROOT, revision + 1).await?;
+    /// Follows the store until the stream ends.
+    async fn follow(&self, mut changes: Watch) -> Result<(), store::Error> {
         let mut tidy = tokio::time::interval(Duration::from_secs(60));
         loop {
             let message = tokio::select! {
@@ -174,19 +174,19 @@ impl Caches {
         }
     }
 
-    /// Follows the store until `shutdown`; `revision` is what [`Caches::load`] returned.
-    pub async fn run(self: Arc<Self>, mut revision: Revision, shutdown: CancellationToken) {
+    /// Follows the store until `shutdown`; `changes` is what [`Caches::load`] returned.
+    pub async fn run(self: Arc<Self>, mut changes: Watch, shutdown: CancellationToken) {
         loop {
             let followed = tokio::select! {
-                followed = self.follow(revision) => followed,
+                followed = self.follow(changes) => followed,
                 () = shutdown.cancelled() => return,
             };
             if let Err(error) = followed {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the watch cache lost the store's changes");
             }
-            revision = loop {
+            changes = loop {
                 match self.load().await {
-                    Ok(revision) => break revision,
+                    Ok(changes) => break changes,
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "the watch cache cannot list the store");
                         tokio::select! {

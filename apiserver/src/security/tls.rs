@@ -37,7 +37,8 @@ use super::{pki::Pair, x509};
 use crate::identity::User;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADERS: Duration = Duration::from_secs(32);
+/// For a request's head, from the end of the one before: how long an idle HTTP/1.1 connection is kept. Upstream's figure.
+const IDLE: Duration = Duration::from_secs(90);
 /// How long running requests may go on after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
 const PROBE: Duration = Duration::from_secs(15);
@@ -352,7 +353,7 @@ async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown:
         service.clone().oneshot(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(1 << 20);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(1 << 20);
     builder
         .http2()
         .timer(TokioTimer::new())

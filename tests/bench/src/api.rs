@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     http::Target,
-    measure::{Samples, report, rounded, with},
+    measure::{Samples, disk, report, rounded, with},
     objects::{self, CONFIG_MAPS},
 };
 
@@ -67,9 +67,10 @@ pub async fn run(target: &Target, setup: &str) -> Result<()> {
         let object = objects::config_map(&format!("load-{n}"), "");
         ("POST", CONFIG_MAPS.to_owned(), serde_json::to_vec(&object).unwrap_or_default())
     });
+    let disk = disk()?;
     let (rate, samples, cpu) = load(target, SPAN, create).await?;
-    let why = json!({"setup": setup, "connections": CONNECTIONS, "store": "redb", "cpu_us_each": rounded(cpu)});
-    report("api", "ConfigMap creates", rate, "1/s", with(why, samples.told()));
+    let why = json!({"setup": setup, "connections": CONNECTIONS, "cpu_us_each": rounded(cpu)});
+    report("api", "ConfigMap creates", rate, "1/s", with(with(why, disk), samples.told()));
     let get: Requests = Arc::new(|_| ("GET", format!("{CONFIG_MAPS}/load-0"), Vec::new()));
     let (rate, samples, cpu) = load(target, SPAN, get).await?;
     let why = json!({"setup": setup, "connections": CONNECTIONS, "cpu_us_each": rounded(cpu)});

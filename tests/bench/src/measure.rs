@@ -56,6 +56,23 @@ impl Samples {
     }
 }
 
+/// What durable writes wait for: the median and the ninth decile of 100 syncs of 4 KiB on the disk that clusters use, in
+/// milliseconds.
+pub fn disk() -> std::io::Result<Value> {
+    use std::{io::Write, time::Instant};
+    fs::create_dir_all("/var/lib/knarr")?;
+    let mut file = tempfile::tempfile_in("/var/lib/knarr")?;
+    let mut took = Vec::new();
+    for _ in 0..100 {
+        file.write_all(&[7; 4096])?;
+        let began = Instant::now();
+        file.sync_data()?;
+        took.push(began.elapsed());
+    }
+    let samples = Samples::ms(took);
+    Ok(json!({"disk_sync_p50_ms": rounded(samples.at(0.5)), "disk_sync_p90_ms": rounded(samples.at(0.9))}))
+}
+
 /// Joins two objects.
 pub fn with(mut one: Value, other: Value) -> Value {
     if let (Some(one), Value::Object(other)) = (one.as_object_mut(), other) {

@@ -48,6 +48,7 @@ fn state(event: &Value) -> State {
 
 /// The default namespace's pods as a watch tells of them.
 pub struct Pods {
+    target: Target,
     connection: Connection,
     news: mpsc::UnboundedReceiver<(String, State)>,
     known: HashMap<String, State>,
@@ -66,7 +67,7 @@ impl Pods {
                 }
             }
         });
-        Ok(Self { connection: target.connect().await?, news, known: HashMap::new() })
+        Ok(Self { target: target.clone(), connection: target.connect().await?, news, known: HashMap::new() })
     }
 
     /// Creates a pod.
@@ -106,6 +107,8 @@ impl Pods {
 
     /// Deletes all pods and waits until they are gone.
     pub async fn clear(&mut self) -> Result<()> {
+        // The server closes connections that were idle for long.
+        self.connection = self.target.connect().await?;
         self.connection.json("DELETE", PODS, &Value::Null).await?;
         self.until_empty().await
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     cluster::ApiServer,
-    measure::{Samples, report, rounded, with},
+    measure::{Samples, disk, report, rounded, with},
     objects::{self, CONFIG_MAPS},
 };
 
@@ -63,7 +63,8 @@ pub async fn run() -> Result<()> {
     let why = json!({"watchers": WATCHERS, "updates": UPDATES, "pace_ms": PACE.as_millis() as u64});
     let each = cpu.as_secs_f64() * 1e6 / deliveries as f64;
     report("watch", "CPU a delivery", each, "us", with(why.clone(), json!({"cpu_s": rounded(cpu.as_secs_f64())})));
-    let why = with(why, json!({"explained": "from sending the update to each watcher's reading of the event"}));
+    let why =
+        with(with(why, disk()?), json!({"explained": "from sending the update to each watcher's reading of the event"}));
     report("watch", "latency, p99", samples.at(0.99), "ms", with(why, samples.told()));
     Ok(())
 }

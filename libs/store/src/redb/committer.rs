@@ -6,11 +6,16 @@
 //!        └─ a failed commit answers every writer of the batch with its error; the file is opened again
 //! ```
 //!
+//! Writers that were just answered often write again at once. Starting the next sync without them would split many busy
+//! writers into two groups that wait for each other's syncs, so the committer gives them a part of the last sync's time
+//! to come back, and never longer than until as many wait as did before. Few writers are not made to wait.
+//!
 //! A batch of relaxed writes alone is committed without a sync; a later sync (at most a second away) covers it. Until then
 //! its changes are also kept in memory, so that opening the file again after an I/O error within this process loses
 //! nothing that watchers have seen.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::Ordering,
@@ -33,6 +38,9 @@ const BATCH: usize = 1024;
 /// How long relaxed writes may stay unsynced, and how many of them.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 const FLUSH_COUNT: u64 = tables::JUMP / 2;
+/// Writers at a time from which on it pays to wait for those that were just answered, and how long at most.
+const MANY: usize = 4;
+const LINGER: Duration = Duration::from_millis(2);
 /// Room left on the disk below which puts are refused before redb is touched: a repair needs some.
 const RESERVE_BYTES: u64 = 512 << 10;
 /// Messages a watcher may lag behind.
@@ -76,6 +84,10 @@ struct Compaction {
 pub(super) struct Committer {
     shared: Arc<Shared>,
     commands: Receiver<Command>,
+    /// Taken from `commands` already.
+    taken: VecDeque<Command>,
+    /// How many writers there were when the last sync ended, and until when they are waited for.
+    expected: (usize, Instant),
     watchers: Vec<Watcher>,
     watchable: Revision,
     unsynced: Vec<Unsynced>,
@@ -97,6 +109,8 @@ impl Committer {
         Self {
             shared,
             commands,
+            taken: VecDeque::new(),
+            expected: (0, Instant::now()),
             watchers: Vec::new(),
             watchable: start.watchable,
             unsynced: Vec::new(),
@@ -128,7 +142,10 @@ impl Committer {
         }
     }
 
-    fn wait(&self) -> Result<Command, RecvTimeoutError> {
+    fn wait(&mut self) -> Result<Command, RecvTimeoutError> {
+        if let Some(command) = self.taken.pop_front() {
+            return Ok(command);
+        }
         if self.compaction.is_some() {
             return self.commands.recv_timeout(Duration::ZERO);
         }
@@ -158,10 +175,31 @@ impl Committer {
                     }
                 }
             }
-            next = if batch.len() < BATCH { self.commands.try_recv().ok() } else { None };
+            next = if batch.len() < BATCH { self.next(batch.len()) } else { None };
         }
         self.commit(batch);
         None
+    }
+
+    /// What waits already, or comes soon enough for a batch that has so many writers.
+    fn next(&mut self, have: usize) -> Option<Command> {
+        if let Some(command) = self.taken.pop_front().or_else(|| self.commands.try_recv().ok()) {
+            return Some(command);
+        }
+        let (expected, until) = self.expected;
+        if have == 0 || have >= expected {
+            return None;
+        }
+        let left = until.checked_duration_since(Instant::now())?;
+        self.commands.recv_timeout(left).ok()
+    }
+
+    /// Notes how many writers there are, at the end of a sync that took so long and before anyone is answered.
+    fn expect(&mut self, answered: usize, took: Duration) {
+        self.taken.extend(self.commands.try_iter());
+        let writers = answered + self.taken.len();
+        let linger = if writers >= MANY { LINGER.min(took / 2) } else { Duration::ZERO };
+        self.expected = (writers, Instant::now() + linger);
     }
 
     fn on_time(&mut self) {
@@ -181,8 +219,10 @@ impl Committer {
             return;
         }
         let (txns, replies): (Vec<Txn>, Vec<_>) = batch.into_iter().unzip();
+        let began = Instant::now();
         match self.write(&txns, &[]) {
             Ok(applied) => {
+                self.expect(replies.len(), began.elapsed());
                 let mut events = Vec::new();
                 let mut outcomes = Vec::with_capacity(applied.len());
                 for one in applied {
