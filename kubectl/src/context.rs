@@ -119,10 +119,11 @@ impl Context {
         let globals = &self.globals;
         let config = self.kubeconfig()?;
         let mut chosen = kubeconfig::choose(config, globals)?;
-        if config.is_empty() && globals.server.is_none() {
-            if let Some(cluster) = in_cluster() {
-                chosen = cluster;
-            }
+        if config.is_empty()
+            && globals.server.is_none()
+            && let Some(cluster) = in_cluster()
+        {
+            chosen = cluster;
         }
         let server = match globals.server.as_deref().filter(|s| !s.is_empty()) {
             Some(server) => server.to_owned(),
@@ -237,11 +238,11 @@ fn is_exempt(host: &str, list: &str) -> bool {
         if entry == "*" || entry == host {
             return true;
         }
-        if let (Some((network, bits)), Ok(std::net::IpAddr::V4(host))) = (entry.split_once('/'), host.parse()) {
-            if let (Ok(network), Ok(bits)) = (network.parse::<std::net::Ipv4Addr>(), bits.parse::<u32>()) {
-                let mask = u32::MAX.checked_shl(32_u32.saturating_sub(bits)).unwrap_or(0);
-                return u32::from(network) & mask == u32::from(host) & mask;
-            }
+        if let (Some((network, bits)), Ok(std::net::IpAddr::V4(host))) = (entry.split_once('/'), host.parse())
+            && let (Ok(network), Ok(bits)) = (network.parse::<std::net::Ipv4Addr>(), bits.parse::<u32>())
+        {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(bits)).unwrap_or(0);
+            return u32::from(network) & mask == u32::from(host) & mask;
         }
         let suffix = entry.trim_start_matches('.');
         host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'))

@@ -446,7 +446,7 @@ fn timestamp(text: &str) -> bool {
         let year: u32 = text[..4].parse().ok()?;
         let (month, rest) = number(&text[5..], 1, 12)?;
         let (day, rest) = number(rest.strip_prefix('-')?, 1, 31)?;
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let longest = match month {
             2 if leap => 29,
             2 => 28,
@@ -573,7 +573,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_reads_back(text in "[ -~\n]{0,200}|[a-c0-9:.#'\" \n-]{0,12}") {
-            let value = json!({"a": [{"k": text.clone()}], "b": text});
+            let value = json!({"a": [{"k": text}], "b": text});
             let back = api::schema::yaml::parse(to_string(&value).as_bytes());
             prop_assert_eq!(back.map(|p| p.value), Ok(value));
         }

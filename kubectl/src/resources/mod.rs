@@ -206,7 +206,7 @@ impl Query<'_> {
             selectors.0 = Some("");
         }
         if self.files.is_some_and(|f| !f.filename.is_empty()) {
-            return self.from_files(cx, &given).await;
+            return self.by_files(cx, &given).await;
         }
         if self.local {
             return Err(Failure::Verbatim(MISSING_LOCAL.to_owned(), 1));
@@ -306,7 +306,7 @@ impl Query<'_> {
         Ok(Targets { single: targets.len() == 1, targets, failures: Vec::new() })
     }
 
-    async fn from_files(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
+    async fn by_files(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
         if !given.types.is_empty() {
             return Err(plain(
                 "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well",
@@ -391,14 +391,14 @@ impl Query<'_> {
             })?
         };
         let mut object = Object { mapping, namespace: None, name, value, source };
-        self.place(cx, &mut object, namespace)?;
+        self.place(cx, &mut object, &namespace)?;
         Ok(vec![object])
     }
 
     /// Gives an object from a file its namespace.
-    fn place(&self, cx: &Context, object: &mut Object, own: String) -> Result<(), Failure> {
+    fn place(&self, cx: &Context, object: &mut Object, own: &str) -> Result<(), Failure> {
         if self.local {
-            object.namespace = object.mapping.namespaced.then_some(own);
+            object.namespace = object.mapping.namespaced.then(|| own.to_owned());
             return Ok(());
         }
         if !object.mapping.namespaced {
@@ -407,7 +407,7 @@ impl Query<'_> {
             }
             return Ok(());
         }
-        let namespace = match (own.as_str(), cx.explicit_namespace()) {
+        let namespace = match (own, cx.explicit_namespace()) {
             ("", _) => {
                 let namespace = cx.namespace()?;
                 if !object.value["metadata"].is_object() {

@@ -80,7 +80,7 @@ pub(super) fn call(name: &str, args: &[Val]) -> Result<Val, String> {
         "eq" | "ne" | "lt" | "le" | "gt" | "ge" => compare(name, args).map_err(failed),
         "exists" => {
             needs(1, usize::MAX)?;
-            let found = args[1..].iter().try_fold(args[0].clone(), |value, at| index(value, at));
+            let found = args[1..].iter().try_fold(args[0].clone(), index);
             Ok(text(Value::Bool(found.is_ok_and(|v| !matches!(v, Val::Missing | Val::Json(Value::Null))))))
         }
         "base64decode" => {

@@ -53,7 +53,7 @@ pub(super) fn template(text: &str) -> Result<Parsed, String> {
     let (nodes, end) = parser.list()?;
     match end {
         End::Eof => Ok((nodes, parser.defined)),
-        End::End(line) => wrong(line, "unexpected {{end}}"),
+        End::Closed(line) => wrong(line, "unexpected {{end}}"),
         End::Else(_, line) => wrong(line, "unexpected {{else}}"),
     }
 }
@@ -237,7 +237,7 @@ fn quoted(text: &str, line: usize) -> Result<(String, usize), String> {
 
 enum End {
     Eof,
-    End(usize),
+    Closed(usize),
     /// The words after `else`, and the line.
     Else(Vec<Token>, usize),
 }
@@ -273,7 +273,7 @@ impl Parser {
                 _ => ("", words),
             };
             match keyword {
-                "end" => return Ok((nodes, End::End(line))),
+                "end" => return Ok((nodes, End::Closed(line))),
                 "else" => return Ok((nodes, End::Else(tight(rest).to_vec(), line))),
                 "if" | "with" | "range" => nodes.push(self.control(keyword, rest, line)?),
                 "break" | "continue" if self.ranges == 0 => {
@@ -294,7 +294,7 @@ impl Parser {
                         let kept = std::mem::replace(&mut self.variables, vec!["$".into()]);
                         let (body, end) = self.list()?;
                         self.variables = kept;
-                        if !matches!(end, End::End(_)) {
+                        if !matches!(end, End::Closed(_)) {
                             return wrong(self.lines, "unexpected EOF");
                         }
                         self.defined.insert(name.clone(), body);
@@ -317,11 +317,11 @@ impl Parser {
         let (body, end) = self.list()?;
         self.ranges -= usize::from(keyword == "range");
         let other = match end {
-            End::End(_) => Vec::new(),
+            End::Closed(_) => Vec::new(),
             End::Eof => return wrong(self.lines, "unexpected EOF"),
             End::Else(words, line) => match words.split_first() {
                 None => match self.list()? {
-                    (nodes, End::End(_)) => nodes,
+                    (nodes, End::Closed(_)) => nodes,
                     (_, End::Else(..)) => return wrong(line, "expected end; found {{else}}"),
                     (_, End::Eof) => return wrong(self.lines, "unexpected EOF"),
                 },
