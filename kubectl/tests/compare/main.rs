@@ -47,7 +47,7 @@ macro_rules! scripts {
     };
 }
 
-scripts! { basics describe events get run shell streams }
+scripts! { apply basics change create describe edit events get run set shell streams }
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))

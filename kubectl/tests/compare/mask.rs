@@ -35,6 +35,11 @@ static FLAG_ERROR: LazyLock<Regex> = LazyLock::new(|| {
 static COMMAND_FAILED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"^E\d{4} \S+ +\d+ run\.go:\d+\] "command failed" err="(.*)"\n$"#).expect("a pattern"));
 
+static TEMPORARY: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\b(kubectl-edit|LIVE|MERGED)-[A-Za-z0-9]+").expect("a pattern"));
+static FILE_TIME: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9} \+0000").expect("a pattern"));
+
 /// The text without what must differ; `folder` is where it was printed.
 pub fn mask(text: &str, folder: &str) -> String {
     let mut text = text.replace(folder, "DIR");
@@ -44,6 +49,8 @@ pub fn mask(text: &str, folder: &str) -> String {
     }
     text = FLAG_ERROR.replace(&text, "error: ${1}").into_owned();
     text = LOG_TIME.replace_all(&text, "${1}TIME ${2}]").into_owned();
+    text = TEMPORARY.replace_all(&text, "${1}-").into_owned();
+    text = FILE_TIME.replace_all(&text, "TIME").into_owned();
     for Mask { pattern, mark } in MASKS.iter() {
         let same_width = |found: &Captures<'_>| {
             let width = found[0].chars().count();

@@ -38,7 +38,7 @@ impl Side {
         let mut server = apiserver::testing::start().await;
         let url = server.url().await;
         let folder = tempfile::tempdir().expect("make a directory");
-        for name in ["bin", "home/.kube", "work"] {
+        for name in ["bin", "home/.kube", "tmp", "work"] {
             std::fs::create_dir_all(folder.path().join(name)).expect("make a directory");
         }
         std::os::unix::fs::symlink(kubectl, folder.path().join("bin/kubectl")).expect("link to the kubectl");
@@ -74,6 +74,7 @@ impl Side {
             .env_clear()
             .envs([("PATH", path.as_str()), ("TZ", "UTC"), ("LC_ALL", "C.UTF-8"), ("KUBECTL_COMMAND_HEADERS", "false")])
             .env("HOME", folder.join("home"))
+            .env("TMPDIR", folder.join("tmp"))
             .current_dir(folder.join("work"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
