@@ -53,7 +53,8 @@ pub async fn start_with(change: impl FnOnce(&mut Config)) -> TestServer {
 pub async fn start_secure() -> TestServer {
     start_in(|config, directory| {
         let addresses = vec!["127.0.0.1".to_owned()];
-        config.security = Some(security::Config { pki: directory.join("pki"), addresses, loopback_kubelets: true });
+        let pki = directory.join("pki");
+        config.security = Some(security::Config { pki, addresses, loopback_kubelets: true, files: Default::default() });
         config.listen = Some(([127, 0, 0, 1], 0).into());
     })
     .await

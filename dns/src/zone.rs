@@ -135,13 +135,13 @@ impl Entry {
         let listed = spec.and_then(|s| s.cluster_ips.as_deref()).unwrap_or_default();
         let single = spec.and_then(|s| s.cluster_ip.as_ref());
         let addresses: Vec<IpAddr> = if listed.is_empty() {
-            single.into_iter().filter_map(parsed).collect()
+            single.into_iter().filter_map(|address| parsed(address)).collect()
         } else {
-            listed.iter().filter_map(parsed).collect()
+            listed.iter().filter_map(|address| parsed(address)).collect()
         };
         if addresses.is_empty() {
             let mut endpoints: Vec<Endpoint> = slices.flat_map(endpoints).collect();
-            endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+            endpoints.sort_by_key(|endpoint| endpoint.address);
             return Self(Target::Headless(endpoints));
         }
         let ports = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default().iter();
@@ -159,7 +159,7 @@ impl Entry {
     }
 }
 
-fn parsed(address: &String) -> Option<IpAddr> {
+fn parsed(address: &str) -> Option<IpAddr> {
     address.parse().ok()
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, from_value, json};
 
 use super::{Answer, Data, Entry, Kind, Row, Zone};
 
-fn entry(service: Value, slices: Value) -> Entry {
+fn entry(service: &Value, slices: Value) -> Entry {
     let slices: Vec<k8s_openapi::api::discovery::v1::EndpointSlice> = from_value(slices).unwrap();
     Entry::of(&from_value(json!({"spec": service})).unwrap(), slices.iter())
 }
@@ -12,17 +12,17 @@ fn entry(service: Value, slices: Value) -> Entry {
 fn zone() -> Zone {
     let mut zone = Zone::new("cluster.local", &["10.42.0.0/16".to_owned(), "10.43.0.0/16".to_owned()]).unwrap();
     let ports = json!([{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
-    let cluster = entry(json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"], "ports": ports}), json!([]));
+    let cluster = entry(&json!({"clusterIP": "10.43.0.7", "clusterIPs": ["10.43.0.7"], "ports": ports}), json!([]));
     zone.set_service("default", "web", Some(cluster));
     let slice = json!([{"addressType": "IPv4", "ports": [{"name": "db", "port": 5432, "protocol": "TCP"}], "endpoints": [
         {"addresses": ["10.42.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
         {"addresses": ["10.42.1.6"], "conditions": {}},
         {"addresses": ["10.42.1.7"], "hostname": "db-2", "conditions": {"ready": false}},
     ]}]);
-    zone.set_service("default", "db", Some(entry(json!({"clusterIP": "None"}), slice)));
-    zone.set_service("default", "idle", Some(entry(json!({"clusterIP": "None"}), json!([]))));
+    zone.set_service("default", "db", Some(entry(&json!({"clusterIP": "None"}), slice)));
+    zone.set_service("default", "idle", Some(entry(&json!({"clusterIP": "None"}), json!([]))));
     let external = json!({"type": "ExternalName", "externalName": "Example.com."});
-    zone.set_service("default", "away", Some(entry(external, json!([]))));
+    zone.set_service("default", "away", Some(entry(&external, json!([]))));
     zone
 }
 

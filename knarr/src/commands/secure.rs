@@ -152,7 +152,7 @@ async fn published_authority(client: Client) -> String {
     }
 }
 
-fn refuse(code: StatusCode, reason: &str, message: String) -> Response {
+fn refuse(code: StatusCode, reason: &str, message: &str) -> Response {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
         "reason": reason, "code": code.as_u16()});
     (code, [(header::CONTENT_TYPE, "application/json")], status.to_string()).into_response()
@@ -167,17 +167,17 @@ async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> R
     }
     let user = match door.user(shown(&request)).await {
         Ok(Some(user)) => user,
-        Ok(None) => return refuse(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized".to_owned()),
-        Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string()),
+        Ok(None) => return refuse(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized"),
+        Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &error.to_string()),
     };
     let verb = request.method().as_str().to_lowercase();
     match door.allows(&user, &path, &verb).await {
         Ok(true) => next.run(request).await,
         Ok(false) => {
             let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
-            refuse(StatusCode::FORBIDDEN, "Forbidden", message)
+            refuse(StatusCode::FORBIDDEN, "Forbidden", &message)
         }
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string()),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &error.to_string()),
     }
 }
 

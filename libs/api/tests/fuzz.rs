@@ -29,13 +29,15 @@ use knarr_api::{
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Map, Value, json};
 
+type Check = Box<dyn Fn(&[u8])>;
+
 /// Something that reads bytes: its name, what its inputs are made of, and what must hold for any bytes.
 struct Target {
     name: &'static str,
     corpus: Vec<Vec<u8>>,
     /// Whether the corpus is JSON, to be mutated by structure too.
     structured: bool,
-    run: Box<dyn Fn(&[u8])>,
+    run: Check,
 }
 
 fn golden() -> Vec<Value> {
@@ -158,12 +160,8 @@ fn protobufs(input: &[u8]) {
 fn targets() -> Vec<Target> {
     let golden = golden();
     let json = bytes(&golden);
-    let target = |name, corpus: &[Vec<u8>], structured, run: Box<dyn Fn(&[u8])>| Target {
-        name,
-        corpus: corpus.to_vec(),
-        structured,
-        run,
-    };
+    let target =
+        |name, corpus: &[Vec<u8>], structured, run: Check| Target { name, corpus: corpus.to_vec(), structured, run };
     let yaml = lines(
         "a: {b: [1, ~, 0644, 'x']}\n- &a {k: v}\n? x\n{metadata: {name: a, labels: {a: b, a: c}}}\n\"\\u00e9\": !!str 1\n--- |\n<<: *a\n1e3: .inf",
     );

@@ -73,15 +73,15 @@ mod tests {
 
     use super::*;
 
-    fn config_map(data: Value) -> Value {
+    fn config_map(data: &Value) -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data})
     }
 
     #[test]
     fn what_was_applied_and_is_gone_is_deleted() {
-        let mut current = applied::modified(&config_map(json!({"a": "1", "b": "2"})));
+        let mut current = applied::modified(&config_map(&json!({"a": "1", "b": "2"})));
         current["data"]["own"] = json!("stays");
-        let modified = applied::modified(&config_map(json!({"a": "3"})));
+        let modified = applied::modified(&config_map(&json!({"a": "3"})));
         let (kind, patch) = between(&modified, &current, true).unwrap();
         let annotation = &modified["metadata"]["annotations"];
         assert_eq!(kind, PatchType::Strategic);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_same_again_is_no_patch() {
-        let object = applied::modified(&config_map(json!({"a": "1"})));
+        let object = applied::modified(&config_map(&json!({"a": "1"})));
         assert_eq!(between(&object, &object, true), Ok((PatchType::Strategic, json!({}))));
         let custom =
             applied::modified(&json!({"apiVersion": "x.y/v1", "kind": "Odd", "metadata": {"name": "o"}, "spec": [1]}));

@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
 
-    fn told(status: Value) -> String {
+    fn told(status: &Value) -> String {
         let object = json!({"metadata": {"name": "d", "generation": 2}, "spec": {"replicas": 3}, "status": status});
         match deployment(&object, 0) {
             Ok(progress) => format!("{}{}", progress.text, progress.done),
@@ -152,7 +152,7 @@ mod tests {
             json!({"observedGeneration": 2, "conditions": [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]}),
         ];
         assert_eq!(
-            stages.map(told),
+            stages.each_ref().map(told),
             [
                 "Waiting for deployment spec update to be observed...\nfalse",
                 "Waiting for deployment \"d\" rollout to finish: 1 out of 3 new replicas have been updated...\nfalse",
