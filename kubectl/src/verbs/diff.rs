@@ -80,15 +80,18 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
     for object in query.objects(cx).await?.all()? {
         let (mut from, mut to) = both(&args, cx, &object).await?;
+        let mut absent = None;
         if !args.show_managed_fields {
             from.iter_mut().for_each(hide_managed_fields);
             hide_managed_fields(&mut to);
         }
         if to["apiVersion"] == "v1" && to["kind"] == "Secret" {
             mask(from.as_mut(), &mut to);
+            // A masked Secret that is not there yet is written as a null; other objects leave an empty file.
+            absent = Some(&Value::Null);
         }
         let name = file_name(&object);
-        write(live.path(), &name, from.as_ref())?;
+        write(live.path(), &name, from.as_ref().or(absent))?;
         write(merged.path(), &name, Some(&to))?;
         if from.is_some_and(|from| !from["metadata"]["deletionTimestamp"].is_null()) {
             warn(&format!("Detected changes to resource {} which is currently being deleted.", object.name));

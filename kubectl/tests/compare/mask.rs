@@ -40,6 +40,10 @@ static TEMPORARY: LazyLock<Regex> =
 static FILE_TIME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9} \+0000").expect("a pattern"));
 
+/// What client-go's cache logs when a watch was ended within its first second, which a busy machine decides.
+static SHORT_WATCH: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?m)^W\d{4} .* reflector\.go:\d+\] .* very short watch: .*\n").expect("a pattern"));
+
 /// The text without what must differ; `folder` is where it was printed.
 pub fn mask(text: &str, folder: &str) -> String {
     let mut text = text.replace(folder, "DIR");
@@ -47,6 +51,7 @@ pub fn mask(text: &str, folder: &str) -> String {
     if let Some(found) = COMMAND_FAILED.captures(&text) {
         text = format!("error: {}\n", found[1].replace("\\\"", "\""));
     }
+    text = SHORT_WATCH.replace_all(&text, "").into_owned();
     text = FLAG_ERROR.replace(&text, "error: ${1}").into_owned();
     text = LOG_TIME.replace_all(&text, "${1}TIME ${2}]").into_owned();
     text = TEMPORARY.replace_all(&text, "${1}-").into_owned();

@@ -193,7 +193,7 @@ mod tests {
             node["spec"]["taints"],
             json!([{"key": "c", "value": "d", "effect": "NoExecute"}, {"key": "a", "value": "b", "effect": "NoSchedule"}])
         );
-        assert_eq!(changes(&["a-", "c:NoExecute-"]).unwrap().apply(&mut node, false), Ok("modified"));
+        assert_eq!(changes(&["a-", "c:NoExecute-"]).unwrap().apply(&mut node, false), Ok("untainted"));
         assert_eq!(node["spec"], json!({}));
     }
 
