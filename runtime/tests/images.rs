@@ -71,6 +71,28 @@ fn a_store_beside_sees_and_adds_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn many_may_remove_the_same_image_at_once() {
+    let (_dir, store) = store();
+    for round in 0..20 {
+        let layer = Layer::new().file("f", 0o644, format!("{round}").as_bytes()).finish();
+        let id = store.import(docker_archive("test.local/r:1", &[layer], json!({})).as_slice()).unwrap()[0].id.clone();
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            let remove = || {
+                start.wait();
+                let removed = store.remove(&id).map_err(|error| error.to_string());
+                (removed, store.find(&id).is_some())
+            };
+            let all = [0; 4].map(|_| scope.spawn(remove));
+            for one in all {
+                assert_eq!(one.join().unwrap(), (Ok(()), false), "round {round}");
+            }
+        });
+    }
+    assert_eq!(store.list(), []);
+}
+
+#[test]
 fn a_tag_moves_to_the_newer_image() {
     let (_dir, store) = store();
     for content in [b"old", b"new"] {

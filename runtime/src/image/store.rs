@@ -223,7 +223,11 @@ impl ImageStore {
     /// Removes the image with this ID or name, with all of its names. An absent one is fine.
     pub fn remove(&self, name: &str) -> Result<()> {
         let Some(record) = self.find(name) else { return Ok(()) };
-        std::fs::remove_file(self.record_file(&record.id)).step("remove image's record")?;
+        match std::fs::remove_file(self.record_file(&record.id)) {
+            // Somebody else was faster, and is not further than here.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.step("remove image's record")?,
+        }
         self.index.lock().images.remove(&record.id);
         self.collect();
         Ok(())
