@@ -52,6 +52,7 @@ impl Core {
             sandbox: sandbox.clone(),
             config,
             lifecycle: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             ended: watch::Sender::new(false),
             live: Mutex::new(record),
         });
@@ -124,6 +125,7 @@ impl Core {
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let _one = container.lifecycle.lock().await;
+        let _start = container.starting.lock().await;
         if container.state() != ContainerCreated {
             return Err(Error::State(format!("container {id} is in {} state", container.state().as_str_name())));
         }

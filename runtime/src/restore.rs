@@ -135,6 +135,7 @@ impl Core {
             config,
             dir,
             lifecycle: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             ended: watch::Sender::new(record.exit.is_some()),
             live: Mutex::new(record),
         })

@@ -122,7 +122,11 @@ impl Core {
         while let Some(Some(event)) = news.recv().await {
             match event {
                 Event::ContainerExited(record) => match self.container(&record.container) {
-                    Ok(container) => self.container_ended(&container, Exit::from_shim(&record)).await,
+                    Ok(container) => {
+                        // Its end may overtake the answer to its start, which is recorded and told of first.
+                        drop(container.starting.lock().await);
+                        self.container_ended(&container, Exit::from_shim(&record)).await;
+                    }
                     Err(_) => tracing::debug!(container = record.container, "an unknown container has ended"),
                 },
                 Event::SandboxExited => self.sandbox_ended(&sandbox),

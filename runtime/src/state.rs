@@ -161,6 +161,8 @@ pub struct Container {
     pub cgroup: String,
     /// Held while it is started, or removed.
     pub lifecycle: tokio::sync::Mutex<()>,
+    /// Held while it is started: what the shim tells of its end waits for that.
+    pub starting: tokio::sync::Mutex<()>,
     /// Whether it has ended.
     pub ended: watch::Sender<bool>,
     /// What changes; on disk as it is here.

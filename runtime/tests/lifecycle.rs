@@ -42,3 +42,31 @@ async fn ends_have_codes_and_reasons() {
     }
     assert_eq!(got, [(0, "Completed".to_owned()), (42, "Error".to_owned()), (137, "Error".to_owned())]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_never_overtakes_its_start() {
+    use cri::ContainerEventType::{ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent};
+    use tokio_stream::StreamExt;
+    let node = Node::start().await;
+    let mut events = node.cri().get_container_events(cri::GetEventsRequest {}).await.unwrap().into_inner();
+    let pod = node.pod("quick");
+    let sandbox = node.run(&pod).await;
+    for number in 0..40 {
+        let mut config = script(&format!("c{number}"), "");
+        config.command = vec!["true".into()];
+        let id = node.create(&sandbox, &pod, config).await;
+        node.start_container(&id).await.unwrap();
+        let mut seen = Vec::new();
+        while seen.last() != Some(&ContainerStoppedEvent) {
+            let event = events.next().await.unwrap().unwrap();
+            if event.container_id != id {
+                continue;
+            }
+            seen.push(event.container_event_type());
+            let status = event.containers_statuses.into_iter().find(|status| status.id == id).unwrap();
+            let started = (status.started_at > 0, status.user.is_some());
+            assert_eq!(started, [(true, true), (false, false)][usize::from(seen == [ContainerCreatedEvent])]);
+        }
+        assert_eq!(seen, [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent], "container {number}");
+    }
+}
