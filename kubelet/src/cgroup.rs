@@ -72,21 +72,14 @@ impl Cgroups {
 
     /// Makes a pod's group with its requests and limits.
     pub fn make_pod(&self, pod: &Pod) {
-        let (request, limit) = (resources::pod_requests(pod), resources::pod_limits(pod));
+        let request = resources::pod_requests(pod);
         let get = |a: &Amounts, n: &str| a.get(n).copied().unwrap_or(0);
         let mut values = vec![("cpu", resources::cpu_shares(get(&request, "cpu")))];
-        // The pod as a whole is limited only if every container is.
-        let all_limited = |name: &str| {
-            spec::members(pod)
-                .iter()
-                .filter(|m| m.role != spec::Role::Ephemeral)
-                .all(|m| resources::limits(&m.container).get(name).is_some_and(|v| *v > 0))
-        };
-        if all_limited("cpu") {
-            values.push(("quota", resources::cpu_quota(get(&limit, "cpu"))));
+        if let Some(limit) = resources::pod_limit(pod, "cpu") {
+            values.push(("quota", resources::cpu_quota(limit)));
         }
-        if all_limited("memory") {
-            values.push(("memory", get(&limit, "memory")));
+        if let Some(limit) = resources::pod_limit(pod, "memory") {
+            values.push(("memory", limit));
         }
         self.make(self.pod(pod).trim_start_matches('/'), &values);
     }

@@ -95,6 +95,7 @@ impl Core {
         let described = spec::container(&Inputs {
             id: &container.id,
             sandbox: &container.sandbox.config,
+            hostname: &nix::unistd::gethostname().unwrap_or_default().to_string_lossy(),
             sandbox_dir: &container.sandbox.dir,
             config: &container.config,
             image: &run,

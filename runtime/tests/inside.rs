@@ -313,3 +313,57 @@ async fn a_container_leaves_no_process_in_a_shared_namespace() {
     node.start_container(&second).await.unwrap();
     assert_eq!(support::log(&node.ended(&second).await), "stdout F alone\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_pods_in_the_nodes_network_share_its_name() {
+    let node = Node::start().await;
+    let own = std::fs::read_link("/proc/self/ns/uts").unwrap().display().to_string();
+    let named = nix::unistd::gethostname().unwrap().into_string().unwrap();
+    let mut seen = Vec::new();
+    for (name, hostname, network) in [
+        ("named", "p", cri::NamespaceMode::Pod),
+        ("nameless", "", cri::NamespaceMode::Pod),
+        ("host", "p", cri::NamespaceMode::Node),
+    ] {
+        let mut pod = node.pod(name);
+        pod.hostname = hostname.into();
+        let security = pod.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+        security.namespace_options.as_mut().unwrap().set_network(network);
+        let sandbox = node.run(&pod).await;
+        let config = script("main", "readlink /proc/self/ns/uts; hostname; echo $HOSTNAME");
+        let id = node.create(&sandbox, &pod, config).await;
+        node.start_container(&id).await.unwrap();
+        let log = support::log(&node.ended(&id).await);
+        let lines: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("stdout F ")).collect();
+        seen.push((lines[0] == own, lines[1].to_owned(), lines[2].to_owned()));
+    }
+    let expected =
+        [(false, "p".to_owned()), (false, named.clone()), (true, named)].map(|(shared, name)| (shared, name.clone(), name));
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_process_namespace_tells_nothing_of_the_node() {
+    let node = Node::start().await;
+    let mut pod = node.pod("shared");
+    let security = pod.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    security.namespace_options.as_mut().unwrap().set_pid(cri::NamespaceMode::Pod);
+    let sandbox = node.run(&pod).await;
+    let mut config = script("main", "tr '\\0' ' ' </proc/1/cmdline; echo; cat /proc/1/comm");
+    config
+        .linux
+        .as_mut()
+        .unwrap()
+        .security_context
+        .as_mut()
+        .unwrap()
+        .namespace_options
+        .as_mut()
+        .unwrap()
+        .set_pid(cri::NamespaceMode::Pod);
+    let id = node.create(&sandbox, &pod, config).await;
+    node.start_container(&id).await.unwrap();
+    let log = support::log(&node.ended(&id).await);
+    let lines: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("stdout F ")).map(str::trim).collect();
+    assert_eq!(lines, ["/pause", "pause"]);
+}

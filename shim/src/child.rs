@@ -68,7 +68,8 @@ pub fn sandbox(spec: &SandboxSpec) -> Outcome<Forked> {
     let mut kinds = libc::CLONE_NEWNS;
     let mut add = |wanted: bool, kind: i32| kinds |= if wanted { kind } else { 0 };
     add(spec.network == NamespaceSource::New, libc::CLONE_NEWNET);
-    add(!spec.hostname.is_empty(), libc::CLONE_NEWUTS);
+    // A pod without a name of its own has the node's to begin with, but cannot change that.
+    add(spec.network != NamespaceSource::Host, libc::CLONE_NEWUTS);
     add(!spec.host_ipc, libc::CLONE_NEWIPC);
     add(spec.shared_pid, libc::CLONE_NEWPID);
     fork(kinds, &spec.cgroup.unified, |sync| {
@@ -92,6 +93,8 @@ pub fn sandbox(spec: &SandboxSpec) -> Outcome<Forked> {
             let path = format!("/proc/sys/{name}");
             sys::write_file(&path, value).with(|| format!("write sysctl {name}={value}"))?;
         }
+        // SAFETY: nothing in this process reads them from here on.
+        unsafe { rename_command(b"/pause") };
         sandbox_mounts(spec)?;
         pause(sync)
     })
@@ -149,6 +152,25 @@ fn pause(sync: &OwnedFd) -> Outcome<Infallible> {
         sys::close_from(0);
         loop {
             libc::pause();
+        }
+    }
+}
+
+/// Writes over this process' arguments, which tell a pod with a shared process namespace where the node keeps its things.
+///
+/// # Safety
+/// Nothing may read the arguments afterwards.
+unsafe fn rename_command(name: &[u8]) {
+    // arg_start and arg_end of proc(5), counted from behind the command, which may hold anything.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    let (start, end) = (field(48), field(49));
+    if start != 0 && end > start + name.len() {
+        // SAFETY: the kernel says that these are this process' arguments, which lie on its own stack.
+        unsafe {
+            std::ptr::write_bytes(start as *mut u8, 0, end - start);
+            std::ptr::copy_nonoverlapping(name.as_ptr(), start as *mut u8, name.len());
         }
     }
 }

@@ -121,6 +121,16 @@ pub fn pod_limits(pod: &Pod) -> Amounts {
     sum
 }
 
+/// What the pod as a whole is held to of one resource: it is if it says so itself, or if every container is.
+pub fn pod_limit(pod: &Pod, resource: &str) -> Option<i64> {
+    let declared = |of: &Amounts| of.get(resource).is_some_and(|value| *value > 0);
+    let own = amounts(pod_level(pod).and_then(|r| r.limits.as_ref()));
+    let members = spec::members(pod);
+    let mut containers = members.iter().filter(|m| m.role != Role::Ephemeral);
+    let limited = declared(&own) || containers.all(|m| declared(&limits(&m.container)));
+    limited.then(|| pod_limits(pod).get(resource).copied()).flatten()
+}
+
 /// The pod's class: only cpu and memory count, of all containers.
 pub fn qos(pod: &Pod) -> Qos {
     let counts = |list: &Amounts| -> Amounts {

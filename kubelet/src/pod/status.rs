@@ -175,7 +175,9 @@ fn container(i: &Input, m: &Member, old: &PodStatus) -> ContainerStatus {
     let id = i.runtime.latest(name).map(|r| r.id.as_str()).unwrap_or_default();
     let probes = i.memory.probes(name, id);
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    let pending = i.memory.container(name).post_start_pending;
+    // The runtime may show the container before we know that its hook is next.
+    let hooked = m.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+    let pending = i.memory.container(name).post_start_pending || (hooked && i.memory.starting.as_ref() == Some(name));
     let started = running && !pending && (m.container.startup_probe.is_none() || probes.startup == Some(true));
     status.started = match m.role {
         Role::Ephemeral => None,

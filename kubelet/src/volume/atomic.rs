@@ -73,7 +73,7 @@ fn fill(dir: &Path, payload: &Payload, owner: Owner) -> Result<(), VolumeError> 
     let make = |path: &Path| -> Result<(), VolumeError> {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|e| VolumeError::io("making", path, e))?;
         let mode = if owner.group.is_some() { 0o2755 } else { 0o755 };
-        give(path, owner, false, mode)
+        give(path, None, owner.group, mode)
     };
     make(dir)?;
     for (path, file) in payload {
@@ -90,15 +90,14 @@ fn fill(dir: &Path, payload: &Payload, owner: Owner) -> Result<(), VolumeError> 
             .open(&target)
             .and_then(|mut f| io::Write::write_all(&mut f, &file.data));
         written.map_err(|e| VolumeError::io("writing", &target, e))?;
-        give(&target, owner, true, file.mode)?;
+        give(&target, file.user, owner.group, file.mode)?;
     }
     Ok(())
 }
 
-fn give(path: &Path, owner: Owner, user: bool, mode: u32) -> Result<(), VolumeError> {
-    let user = owner.user.filter(|_| user);
-    if user.is_some() || owner.group.is_some() {
-        chown(path, user, owner.group).map_err(|e| VolumeError::io("changing the owner of", path, e))?;
+fn give(path: &Path, user: Option<u32>, group: Option<u32>, mode: u32) -> Result<(), VolumeError> {
+    if user.is_some() || group.is_some() {
+        chown(path, user, group).map_err(|e| VolumeError::io("changing the owner of", path, e))?;
     }
     let set = fs::set_permissions(path, fs::Permissions::from_mode(mode));
     set.map_err(|e| VolumeError::io("setting permissions of", path, e))
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        files.iter().map(|(p, d)| ((*p).to_owned(), File { data: d.as_bytes().to_vec(), mode: 0o640 })).collect()
+        files.iter().map(|(p, d)| ((*p).to_owned(), File { data: d.as_bytes().to_vec(), mode: 0o640, user: None })).collect()
     }
 
     /// Every visible file with its contents, through the links.

@@ -26,7 +26,7 @@ use std::{
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::pod::spec;
+use crate::pod::{resources, spec};
 
 /// Why a volume is not there; the text goes into the FailedMount event.
 #[derive(Debug, thiserror::Error)]
@@ -120,20 +120,31 @@ impl Volumes {
         Ok(())
     }
 
-    /// Sets up one volume, or brings it up to date; does nothing if it is as it should be.
-    pub fn set_up(&self, pod: &Pod, volume: &Volume, payload: Option<payload::Payload>) -> Result<(), VolumeError> {
+    /// Sets up one volume, or brings it up to date; does nothing if it is as it should be. No pod can fill more than
+    /// `memory` bytes.
+    pub fn set_up(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        payload: Option<payload::Payload>,
+        memory: i64,
+    ) -> Result<(), VolumeError> {
         let path = self.path(&spec::uid(pod), volume);
         let owner = owner(pod);
         if let Some(host) = &volume.host_path {
             return host_path(host);
         }
         if let Some(empty) = &volume.empty_dir {
-            return empty_dir(&path, empty, owner);
+            return empty_dir(&path, empty, memory_size(pod, empty, memory), owner);
         }
         let Some(payload) = payload else { return Err(VolumeError::Unsupported(kind(volume))) };
+        let fresh = !path.exists();
         make_dir(&path, 0o755)?;
         if volume.config_map.is_none() && !is_mount_point(&path) {
             mount_tmpfs(&path, None)?;
+        }
+        if fresh {
+            open_to_all(&path, owner)?;
         }
         atomic::write(&path, &payload, owner)
     }
@@ -189,29 +200,39 @@ fn mount_tmpfs(path: &Path, size: Option<i64>) -> Result<(), VolumeError> {
         .map_err(|e| VolumeError::io("mounting a tmpfs on", path, e))
 }
 
-fn empty_dir(path: &Path, empty: &EmptyDirVolumeSource, owner: Owner) -> Result<(), VolumeError> {
+/// How much an `emptyDir` in memory takes: no more than the pod may have anyway.
+fn memory_size(pod: &Pod, empty: &EmptyDirVolumeSource, node: i64) -> i64 {
+    let asked = empty.size_limit.as_ref().map(|q| resources::amount("memory", q));
+    let limit = resources::pod_limit(pod, "memory");
+    [asked, limit].into_iter().flatten().filter(|size| *size > 0).fold(node, i64::min)
+}
+
+fn empty_dir(path: &Path, empty: &EmptyDirVolumeSource, size: i64, owner: Owner) -> Result<(), VolumeError> {
     let fresh = !path.exists();
     make_dir(path, 0o777)?;
     match empty.medium.as_deref().unwrap_or_default() {
         "" => {}
         "Memory" if is_mount_point(path) => return Ok(()),
         "Memory" => {
-            let size = empty.size_limit.as_ref().map(|q| crate::pod::resources::amount("memory", q));
-            mount_tmpfs(path, size)?;
+            mount_tmpfs(path, Some(size))?;
         }
         _ => return Err(VolumeError::Unsupported("emptyDir with medium HugePages")),
     }
     // The umask may have taken bits away; a restart must not undo what containers changed since.
     if fresh || empty.medium.as_deref() == Some("Memory") {
-        let mode = if owner.group.is_some() { 0o2777 } else { 0o777 };
-        if let Some(group) = owner.group {
-            std::os::unix::fs::chown(path, None, Some(group))
-                .map_err(|e| VolumeError::io("changing the group of", path, e))?;
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
-            .map_err(|e| VolumeError::io("setting permissions of", path, e))?;
+        open_to_all(path, owner)?;
     }
     Ok(())
+}
+
+/// Everyone in the pod may use a volume's own directory, the umask notwithstanding; what is made in it is its group's.
+fn open_to_all(path: &Path, owner: Owner) -> Result<(), VolumeError> {
+    let mode = if owner.group.is_some() { 0o2777 } else { 0o777 };
+    if let Some(group) = owner.group {
+        std::os::unix::fs::chown(path, None, Some(group)).map_err(|e| VolumeError::io("changing the group of", path, e))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|e| VolumeError::io("setting permissions of", path, e))
 }
 
 fn host_path(host: &HostPathVolumeSource) -> Result<(), VolumeError> {
@@ -295,6 +316,26 @@ mod tests {
     #[test]
     fn mount_paths_are_unescaped() {
         assert_eq!(unescape(r"/a\040b\134c"), r"/a b\c");
+    }
+
+    #[test]
+    fn memory_volumes_are_no_larger_than_their_pod() {
+        let size = |limits: serde_json::Value, limit: Option<&str>| {
+            let containers = limits.as_array().unwrap().iter().map(|l| serde_json::json!({"name": "c", "resources": l}));
+            let spec = serde_json::json!({"spec": {"containers": containers.collect::<Vec<_>>()}});
+            let empty = serde_json::json!({"medium": "Memory", "sizeLimit": limit});
+            memory_size(&serde_json::from_value(spec).unwrap(), &serde_json::from_value(empty).unwrap(), 4096)
+        };
+        let limited = serde_json::json!([{"limits": {"memory": "1000"}}, {"limits": {"memory": "500"}}]);
+        let half = serde_json::json!([{"limits": {"memory": "1000"}}, {}]);
+        let got = [
+            size(limited.clone(), None),
+            size(limited.clone(), Some("700")),
+            size(limited, Some("9000")),
+            size(half.clone(), None),
+            size(half, Some("5000")),
+        ];
+        assert_eq!(got, [1500, 700, 1500, 4096, 4096]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct File {
     pub data: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Who owns it, if not root: a token is for its reader alone.
+    pub user: Option<u32>,
 }
 
 /// Files by path relative to the volume.
@@ -119,6 +121,9 @@ fn project(files: &mut Payload, pod: &Pod, m: &Material, source: &VolumeProjecti
         let owner = super::owner(pod);
         let mode = if owner.group.is_some() || owner.user.is_some() { 0o600 } else { mode };
         add(files, &s.path, token.clone().into_bytes(), mode)?;
+        if let Some(file) = files.get_mut(&s.path) {
+            file.user = owner.user;
+        }
     }
     if source.cluster_trust_bundle.is_some() {
         return fail("clusterTrustBundle projection is not supported by this node".to_owned());
@@ -134,7 +139,7 @@ fn add(files: &mut Payload, path: &str, data: Vec<u8>, mode: i32) -> Result<(), 
     if !safe || path.starts_with("..") {
         return fail(format!("invalid path \"{path}\" in volume"));
     }
-    files.insert(path.to_owned(), File { data, mode: u32::try_from(mode).unwrap_or(0o644) & 0o777 });
+    files.insert(path.to_owned(), File { data, mode: u32::try_from(mode).unwrap_or(0o644) & 0o777, user: None });
     Ok(())
 }
 
@@ -225,8 +230,12 @@ mod tests {
     use serde_json::{Value, json};
 
     fn built(volume: Value) -> Result<Vec<String>, String> {
+        built_for(&json!([]), volume)
+    }
+
+    fn built_for(containers: &Value, volume: Value) -> Result<Vec<String>, String> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}},
-            "spec": {"containers": [], "volumes": [volume]}}))
+            "spec": {"containers": containers, "volumes": [volume]}}))
         .unwrap();
         let sources = Sources {
             config_maps: [(
@@ -242,7 +251,10 @@ mod tests {
         let material = Material { sources: &sources, tokens: &tokens };
         let volume = &pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0];
         let payload = build(&pod, volume, &material).map_err(|e| e.0)?.unwrap();
-        let line = |(p, f): (&String, &File)| format!("{p} {:o} {}", f.mode, String::from_utf8_lossy(&f.data));
+        let line = |(p, f): (&String, &File)| {
+            let user = f.user.map(|user| format!("{user} ")).unwrap_or_default();
+            format!("{p} {:o} {user}{}", f.mode, String::from_utf8_lossy(&f.data))
+        };
         Ok(payload.iter().map(line).collect())
     }
 
@@ -256,7 +268,10 @@ mod tests {
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
             {"configMap": {"name": "cm", "items": [{"key": "k", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}});
-        assert_eq!(built(projected).unwrap(), ["ca.crt 644 v", "namespace 644 n", "token 644 tok"]);
+        assert_eq!(built(projected.clone()).unwrap(), ["ca.crt 644 v", "namespace 644 n", "token 644 tok"]);
+        let one_user = json!([{"name": "c", "securityContext": {"runAsUser": 7}}]);
+        let for_user = built_for(&one_user, projected).unwrap();
+        assert_eq!(for_user, ["ca.crt 644 v", "namespace 644 n", "token 600 7 tok"]);
         assert!(built(json!({"name": "v", "configMap": {"name": "no", "optional": true}})).unwrap().is_empty());
     }
 

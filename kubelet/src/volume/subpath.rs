@@ -13,7 +13,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sys::stat::{Mode, SFlag, fstat, mkdirat},
+    sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat},
 };
 
 use super::VolumeError;
@@ -33,14 +33,21 @@ fn open(volume: &Path, path: &str) -> Result<OwnedFd, VolumeError> {
         Err(Errno::ENOENT) => {}
         other => return other.map_err(failed),
     }
+    // What is missing is as open as the volume itself: with a group of its own, that has to be able to write.
+    let mode = fstat(&root).map_err(failed)?.st_mode & 0o7777;
     let mut done = String::from(".");
     for part in path.split('/').filter(|p| !p.is_empty() && *p != ".") {
         let parent = beneath(&root, &done, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(failed)?;
-        match mkdirat(&parent, part, Mode::from_bits_truncate(0o750)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        done = format!("{done}/{part}");
+        match mkdirat(&parent, part, Mode::from_bits_truncate(0o700)) {
+            Ok(()) => {
+                let made =
+                    beneath(&root, &done, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).map_err(failed)?;
+                fchmod(&made, Mode::from_bits_truncate(mode)).map_err(failed)?;
+            }
+            Err(Errno::EEXIST) => {}
             Err(e) => return Err(failed(e)),
         }
-        done = format!("{done}/{part}");
     }
     beneath(&root, path, OFlag::O_PATH).map_err(failed)
 }
@@ -81,7 +88,7 @@ pub fn bind(volume: &Path, path: &str, target: &Path) -> Result<PathBuf, VolumeE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn symlinks_stay_inside() {
@@ -97,6 +104,10 @@ mod tests {
         assert!(open(&volume, "absolute/x").is_err());
         assert!(open(&volume, "new/deep").is_ok());
         assert!(volume.join("new/deep").is_dir());
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
+        assert!(open(&volume, "shared/deep").is_ok());
+        let mode = |path: &str| fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("shared"), mode("shared/deep")), (0o2777, 0o2777));
         assert!(!dir.path().join("outside/x").exists());
         assert!(bind(&volume, "../outside", &dir.path().join("t")).is_err());
     }

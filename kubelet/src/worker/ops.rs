@@ -89,6 +89,7 @@ pub async fn volumes(ctx: Ctx, pod: Pod, ips: Vec<String>) -> Done {
             return Done::Volumes(Err(vec![(name, message)]));
         }
     };
+    let memory = ctx.facts.allocatable.get("memory").copied().unwrap_or(ctx.facts.memory);
     let work = move || {
         let mut failed = MountFailures::new();
         if let Err(error) = ctx.volumes.prepare(&spec::uid(&pod)) {
@@ -98,7 +99,7 @@ pub async fn volumes(ctx: Ctx, pod: Pod, ips: Vec<String>) -> Done {
         for volume in &list {
             let made = payload::build(&pod, volume, &material)
                 .map_err(Into::into)
-                .and_then(|payload| ctx.volumes.set_up(&pod, volume, payload));
+                .and_then(|payload| ctx.volumes.set_up(&pod, volume, payload, memory));
             if let Err(error) = made {
                 failed.push((volume.name.clone(), error.to_string()));
             }

@@ -98,7 +98,7 @@ pub fn sandbox_files(dir: &Path, config: &cri::PodSandboxConfig) -> Result<()> {
         Some(dns) => resolv_conf(dns),
         None => node("/etc/resolv.conf"),
     };
-    let hostname = if host { node("/etc/hostname") } else { format!("{}\n", config.hostname) };
+    let hostname = if host || config.hostname.is_empty() { node("/etc/hostname") } else { format!("{}\n", config.hostname) };
     for (name, content) in [("hosts", node("/etc/hosts")), ("hostname", hostname), ("resolv.conf", resolv)] {
         disk::write_mode(&dir.join(name), content.as_bytes(), 0o644)?;
     }

@@ -41,6 +41,8 @@ pub struct Inputs<'a> {
     pub id: &'a str,
     /// Its sandbox.
     pub sandbox: &'a cri::PodSandboxConfig,
+    /// The node's hostname, for pods without one of their own.
+    pub hostname: &'a str,
     /// The sandbox's directory.
     pub sandbox_dir: &'a Path,
     /// What the kubelet asked for.
@@ -272,9 +274,9 @@ fn command(config: &cri::ContainerConfig, image: &RunConfig) -> Result<Vec<Strin
 /// Later ones replace earlier ones of the same name.
 fn environment(inputs: &Inputs<'_>) -> Vec<Vec<u8>> {
     let mut env: Vec<Vec<u8>> = vec![DEFAULT_PATH.into()];
-    if !has_host_network(inputs.sandbox) {
-        env.push(format!("HOSTNAME={}", inputs.sandbox.hostname).into());
-    }
+    let own = &inputs.sandbox.hostname;
+    let hostname = if has_host_network(inputs.sandbox) || own.is_empty() { inputs.hostname } else { own };
+    env.push(format!("HOSTNAME={hostname}").into());
     if inputs.config.tty {
         env.push(b"TERM=xterm".to_vec());
     }

@@ -192,3 +192,22 @@ fn probes_decide_readiness() {
     memory.container_mut("a").probes.readiness = Some(true);
     assert_eq!(verdict(&memory), (Some(true), true));
 }
+
+#[test]
+fn a_container_is_not_ready_before_its_hook_has_ended() {
+    let hook = json!({"postStart": {"exec": {"command": ["true"]}}});
+    let p = pod(json!({"containers": [{"name": "a", "image": "i:1", "lifecycle": hook}, {"name": "b", "image": "i:1"}]}));
+    let shown = |memory: &Memory| {
+        let s = status(&p, &runtime(vec![record("a", "1", 0, up()), record("b", "2", 0, up())]), memory, false);
+        s.container_statuses.unwrap().iter().map(|c| (c.ready, c.started)).collect::<Vec<_>>()
+    };
+    let (yes, no) = ((true, Some(true)), (false, Some(false)));
+    let mut memory = Memory { starting: Some("a".into()), ..Memory::default() };
+    assert_eq!(shown(&memory), [no, yes], "its start is under way");
+    memory.starting = Some("b".into());
+    assert_eq!(shown(&memory), [yes, yes], "it has no hook");
+    memory.starting = Some("a".into());
+    memory.container_mut("a").post_start_pending = true;
+    assert_eq!(shown(&memory), [no, yes], "the hook runs");
+    assert_eq!(shown(&Memory::default()), [yes, yes]);
+}
