@@ -137,6 +137,21 @@ async fn a_failed_liveness_probe_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_container_is_never_missed() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    let mut pod = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    let before = stage.api.history("pods", "p").len();
+    pod["spec"]["containers"][0]["image"] = "busybox:2".into();
+    stage.api.put("/api/v1/namespaces/default/pods", pod);
+    stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    let since = stage.api.history("pods", "p").split_off(before);
+    assert!(since.iter().all(|p| is(p, "Ready")), "{since:#?}");
+    let events = stage.api.events("p");
+    assert!(!events.iter().any(|e| e.starts_with("BackOff")), "{events:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pre_stop_hook_runs_before_the_stop() {
     let stage = Stage::start().await;
     stage.pod("p", json!({"containers": [{"name": "a", "lifecycle": {"preStop": {"exec": {"command": ["bye"]}}}}]}));

@@ -152,7 +152,7 @@ fn created(form: negotiate::Form) -> Response {
 
 /// Binds a pod to a node: `pods/NAME/binding` and `bindings`.
 pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
-    let form = negotiate::accept(&ask.headers, None, For::Object)?;
+    let form = negotiate::accept(&ask.headers, None, For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
     let (binding, _) = write::decode(&ask.headers, &bytes, ("", "v1", "Binding"), &options)?;
@@ -216,7 +216,7 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
 }
 
 async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
-    let form = negotiate::accept(&ask.headers, None, For::Object)?;
+    let form = negotiate::accept(&ask.headers, None, For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
     let (eviction, _) = write::decode(&ask.headers, &bytes, ("policy", "v1", "Eviction"), &options)?;
@@ -233,7 +233,7 @@ async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
 }
 
 async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
-    let form = negotiate::accept(&ask.headers, None, For::Object)?;
+    let form = negotiate::accept(&ask.headers, None, For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
     let (mut request, _) = write::decode(&ask.headers, &bytes, ("authentication.k8s.io", "v1", "TokenRequest"), &options)?;

@@ -235,7 +235,7 @@ pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     if ask.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
-    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
     let kind = match ask.info.resource.as_str() {

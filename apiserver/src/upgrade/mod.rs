@@ -4,6 +4,7 @@
 //! caller's credentials stay here, an address must come from an object and be one that may be called, and a redirect is
 //! not followed.
 
+mod html;
 pub mod location;
 
 use std::sync::Arc;
@@ -11,11 +12,17 @@ use std::sync::Arc;
 use api::status::{GroupResource, Status, forbidden_message};
 use async_trait::async_trait;
 use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use rustls::{ClientConfig, pki_types::ServerName};
 use serde_json::Value;
-use streaming::proxy::{self, Backend, asked_upgrade};
+use streaming::{
+    negotiate::{self, Wire},
+    proxy::{self, Backend, asked_upgrade},
+    reader,
+};
 
 use crate::{
     gate::{Authorize, Connect, Decision},
@@ -186,7 +193,7 @@ impl Kubelets {
         location::kubelet(&object.ok_or_else(|| Status::not_found(resource, node))?, self.loopback)
     }
 
-    async fn log(&self, pod: &Value, request: Request<Body>) -> Result<Response, Status> {
+    async fn log(&self, pod: &Value, mut request: Request<Body>) -> Result<Response, Status> {
         let query = request.uri().query().unwrap_or("").to_owned();
         let (namespace, name) = (location::text(pod, "/metadata/namespace"), location::text(pod, "/metadata/name"));
         let onward = location::log_query(name, &query)?;
@@ -210,6 +217,9 @@ impl Kubelets {
             .map_err(|error| plain(format!("Get {url:?}: {}", dial_error(&error))))?;
         let code = response.status();
         if (200..=206).contains(&code.as_u16()) {
+            if negotiate::wire(request.headers()) == Some(Wire::WebSocket) {
+                return Ok(over_websocket(&mut request, response.into_body().into_data_stream()));
+            }
             let mut answer = Response::new(Body::new(response.into_body()));
             answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             return Ok(answer);
@@ -268,7 +278,8 @@ impl Kubelets {
     async fn proxy(&self, info: &RequestInfo, backend: Backend, request: Request<Body>) -> Result<Response, Status> {
         let query = request.uri().query().unwrap_or("").to_owned();
         let upgrade = asked_upgrade(request.headers()).is_some();
-        if info.rest.is_empty() && !info.path.ends_with('/') && !upgrade && *request.method() == Method::GET {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        if info.rest.is_empty() && !info.path.ends_with('/') && !upgrade && is_read {
             // Relative links of the page behind would otherwise miss the last path segment.
             return redirect(&info.path, &query);
         }
@@ -280,6 +291,7 @@ impl Kubelets {
             Backend::Unix(_) => return Err(Status::bad_request("address not allowed")),
         };
         let mut request = request;
+        let asked = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned();
         let forwarded = [("x-forwarded-uri", info.path.as_str()), ("x-forwarded-proto", "https")];
         for (name, value) in forwarded {
             if let Ok(value) = HeaderValue::from_str(value) {
@@ -294,8 +306,40 @@ impl Kubelets {
         })?;
         let mut response = response.map(Body::new);
         relocate(response.headers_mut(), &prefix, address);
-        Ok(response)
+        Ok(relinked(response, html::Place { prefix, backend: address.to_string(), asked }))
     }
+}
+
+/// Links of an HTML page stay behind the proxy's path.
+fn relinked(response: Response, place: html::Place) -> Response {
+    let said = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().trim();
+    let is_page = said(header::CONTENT_TYPE).split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case("text/html"));
+    let packed = match said(header::CONTENT_ENCODING) {
+        "" | "identity" => false,
+        "gzip" => true,
+        _ => return response,
+    };
+    if !is_page || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    head.headers.remove(header::CONTENT_LENGTH);
+    let pieces = body.into_data_stream().map(Some).chain(stream::iter([None]));
+    let failed = |error: axum::Error| std::io::Error::other(error);
+    let body = if packed {
+        let mut links = html::Packed::new(place);
+        Body::from_stream(pieces.map(move |piece| match piece {
+            Some(piece) => links.feed(&piece.map_err(failed)?),
+            None => links.finish(),
+        }))
+    } else {
+        let mut links = html::Links::new(place);
+        Body::from_stream(pieces.map(move |piece| match piece {
+            Some(piece) => Ok(links.feed(&piece.map_err(failed)?)),
+            None => Ok::<_, std::io::Error>(links.finish()),
+        }))
+    };
+    Response::from_parts(head, body)
 }
 
 /// Redirects of the backend stay behind the proxy's path; the client follows them, not we.
@@ -318,6 +362,24 @@ fn redirect(path: &str, query: &str) -> Result<Response, Status> {
     let value = HeaderValue::from_str(&location).map_err(|_| Status::bad_request("invalid path"))?;
     response.headers_mut().insert(header::LOCATION, value);
     Ok(response)
+}
+
+/// Answers with messages instead of a body.
+fn over_websocket<E: Send + 'static>(
+    request: &mut Request<Body>,
+    bytes: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> Response {
+    match reader::upgrade(request) {
+        Ok((response, pending)) => {
+            tokio::spawn(async move {
+                if let Err(error) = pending.send(bytes).await {
+                    tracing::debug!(%error, "a client left before its connection was upgraded");
+                }
+            });
+            response.map(|()| Body::empty())
+        }
+        Err(rejection) => rejection.response().map(Body::from),
+    }
 }
 
 fn host(address: std::net::SocketAddr) -> Result<HeaderValue, Status> {

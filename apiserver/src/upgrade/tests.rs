@@ -156,6 +156,22 @@ async fn pods_on_our_own_address_are_not_called() {
 }
 
 #[tokio::test]
+async fn reading_a_proxy_without_a_path_leads_to_its_root() {
+    let world = world().await;
+    let node = world.kubelets.lookup.find("nodes", "", "n").await.unwrap().unwrap();
+    let mut got = Vec::new();
+    for method in [Method::GET, Method::HEAD, Method::PUT] {
+        let (info, mut asked) = request("/api/v1/nodes/n/proxy?a=b", "alice", false);
+        *asked.method_mut() = method;
+        let response = world.kubelets.connect(&info, &node, asked).await;
+        let location = response.headers().get(header::LOCATION).map(|l| l.to_str().unwrap().to_owned());
+        got.push((response.status().as_u16(), location));
+    }
+    let moved = (301, Some("/api/v1/nodes/n/proxy/?a=b".to_owned()));
+    assert_eq!(got, [moved.clone(), moved, (200, None)]);
+}
+
+#[tokio::test]
 async fn a_kubelet_that_is_away_is_an_error_in_upstreams_words() {
     let mut world = world().await;
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

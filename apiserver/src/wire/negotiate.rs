@@ -61,6 +61,8 @@ impl Form {
 pub enum For {
     /// A single object.
     Object,
+    /// What is answered and never stored: no table shows it.
+    Review,
     /// A list.
     List,
     /// A stream of events.
@@ -122,8 +124,9 @@ fn shape(clause: &Clause, purpose: For) -> Option<Shape> {
         _ => return None,
     };
     match (kind, purpose) {
+        ("Table", For::Review) => None,
         ("Table", _) => Some(Shape::Table(version)),
-        ("PartialObjectMetadata", For::Object | For::Watch) => Some(Shape::Metadata(version)),
+        ("PartialObjectMetadata", For::Object | For::Review | For::Watch) => Some(Shape::Metadata(version)),
         ("PartialObjectMetadataList", For::List) => Some(Shape::Metadata(version)),
         _ => None,
     }
@@ -203,6 +206,7 @@ mod tests {
         assert_eq!(form("application/json,application/vnd.kubernetes.protobuf;q=0.5", For::List), Some(Form::default()));
         let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
         assert_eq!(form(table, For::List), None);
+        assert_eq!(form("application/json;as=Table;v=v1;g=meta.k8s.io", For::Review), None);
         assert_eq!(form("application/cbor", For::Object), None);
         assert_eq!(form("application/yaml", For::Object).unwrap().encoding, Encoding::Yaml);
         assert_eq!(form("application/yaml", For::Watch), None);

@@ -254,6 +254,10 @@ fn want(
     d: &mut Decision,
 ) {
     let name = &m.container.name;
+    if o.memory.starting.as_ref() == Some(name) {
+        // Its pause speaks of the try under way.
+        return;
+    }
     let memory = o.memory.container(name);
     if let Some((until, pause)) = after.and_then(|after| memory.crash.wait(after, o.now)) {
         d.wake(until);

@@ -49,6 +49,10 @@ impl Worker {
         if !self.observed && self.rejected.is_none() {
             return false;
         }
+        if let Some(until) = self.replacing_until.filter(|until| *until > now && self.stage == Stage::Running) {
+            self.wake(until);
+            return false;
+        }
         let view = self.view();
         let mut status = match &self.rejected {
             Some(r) => status::rejected(&view, &r.reason, &r.message, now),

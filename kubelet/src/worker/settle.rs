@@ -146,6 +146,7 @@ impl Worker {
         }
         self.memory.starting = None;
         self.start_task = None;
+        self.replacing_until = None;
         self.dirty = true;
         let member = spec::member(&self.pod, name);
         let memory = self.memory.container_mut(name);

@@ -30,6 +30,10 @@ use crate::{
     shared::Ctx,
 };
 
+/// How long a container that was stopped to be replaced is not reported as ended. Upstream says nothing between the two
+/// either, for however long that takes.
+const REPLACEMENT: SignedDuration = SignedDuration::from_secs(1);
+
 /// Where a pod stands on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -113,6 +117,8 @@ pub(super) struct Worker {
     /// The last patch that was written and the revision it led to: if it changes nothing, it is not written again.
     pub last_patch: Option<(serde_json::Value, Option<String>)>,
     wake_at: Option<Timestamp>,
+    /// A container that we stopped is being replaced: until then its absence is not worth a word.
+    pub replacing_until: Option<Timestamp>,
     pub mounting: Mounting,
     pub writing: Effort,
     pub removing: Effort,
@@ -162,6 +168,7 @@ impl Worker {
             start_task: None,
             last_patch: None,
             wake_at: None,
+            replacing_until: None,
             mounting: Mounting { effort: Effort::default(), stale: true, retry_at: None, renew_at: None },
             writing: Effort::default(),
             removing: Effort::default(),
@@ -444,6 +451,8 @@ impl Worker {
         let (Some(member), Some(sandbox)) = (spec::member(&self.pod, name), self.record.ready_sandbox()) else { return };
         let view = self.view();
         let before = self.record.latest(name).map(|r| r.restart_count + 1);
+        let replaces = self.record.latest(name).is_some_and(|r| self.memory.stopping.contains_key(&r.id));
+        self.replacing_until = replaces.then(|| now + REPLACEMENT);
         let restart_count = before.unwrap_or_else(|| said_restarts(&view, name));
         let order = Order {
             sandbox: sandbox.id.clone(),

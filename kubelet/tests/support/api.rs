@@ -124,6 +124,13 @@ impl Api {
         self.inner.lock().unwrap().objects.get(&(resource.into(), namespace.into(), name.into())).cloned()
     }
 
+    /// Every state that an object was in, in order.
+    pub fn history(&self, resource: &str, name: &str) -> Vec<Value> {
+        let inner = self.inner.lock().unwrap();
+        let its = inner.log.iter().filter(|(_, _, r, o)| r == resource && o["metadata"]["name"] == name);
+        its.map(|(_, _, _, o)| o.clone()).collect()
+    }
+
     /// Asks for a pod's deletion as kubectl does.
     pub fn delete_pod(&self, name: &str, grace: i64) {
         let mut pod = self.get("pods", "default", name).expect("the pod");

@@ -49,7 +49,7 @@ fn nanos() -> i64 {
 
 impl Fake {
     pub fn new() -> Self {
-        let inner = Inner { images: vec!["busybox:1".into()], ..Inner::default() };
+        let inner = Inner { images: vec!["busybox:1".into(), "busybox:2".into()], ..Inner::default() };
         Self { inner: Mutex::new(inner), events: broadcast::Sender::new(256), changed: watch::Sender::new(0) }
     }
 

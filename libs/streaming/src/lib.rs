@@ -13,6 +13,7 @@ pub mod command;
 pub mod forward;
 pub mod negotiate;
 pub mod proxy;
+pub mod reader;
 pub mod spdy;
 pub mod stream;
 pub mod websocket;

@@ -154,6 +154,15 @@ fn a_crash_waits_for_its_backoff() {
 }
 
 #[test]
+fn a_start_under_way_is_no_crash_loop() {
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let mut memory = mounted();
+    memory.container_mut("a").crash.next(at(99), at(99));
+    memory.starting = Some("a".to_owned());
+    assert_eq!(look(&p, &ready(vec![record("a", "1", exited(1, 99))]), &memory), Decision::default());
+}
+
+#[test]
 fn a_failed_start_waits_for_its_retry_while_others_go_on() {
     let p = pod(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
     let mut memory = mounted();
