@@ -1,6 +1,6 @@
 //! WATCH: the cache's events as lines, each encoded once and shared by all watchers that take it as it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use api::{
     status::Status,
@@ -12,7 +12,8 @@ use http::{HeaderValue, header};
 use jiff::Timestamp;
 use rand::Rng;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{App, Ask, read};
 use crate::{
@@ -46,9 +47,10 @@ struct Stream {
     bookmarks: bool,
     /// Changes up to this revision are known to the watcher.
     seen: u64,
-    next_bookmark: Instant,
-    deadline: Instant,
-    shutdown: tokio_util::sync::CancellationToken,
+    // Timers and the shutdown are waited for as long as the watch lasts, not anew with every event.
+    next_bookmark: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     columns_sent: bool,
     done: bool,
     _counted: InFlight,
@@ -105,9 +107,9 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
         initial_end,
         bookmarks: options.bookmarks,
         seen,
-        next_bookmark: now + BOOKMARKS,
-        deadline: now + timeout,
-        shutdown: app.shutdown.clone(),
+        next_bookmark: Box::pin(tokio::time::sleep_until(now + BOOKMARKS)),
+        deadline: Box::pin(tokio::time::sleep_until(now + timeout)),
+        shutdown: Box::pin(app.shutdown.clone().cancelled_owned()),
         columns_sent: false,
         done: false,
         _counted: app.metrics.long_running(&ask.info),
@@ -270,20 +272,20 @@ impl Stream {
                 1 => return lines.pop(),
                 _ => return Some(lines.concat().into()),
             }
-            let (bookmark_at, deadline) = (self.next_bookmark, self.deadline);
             tokio::select! {
+                biased;
                 alive = self.watcher.changed() => {
                     if !alive {
                         return None;
                     }
                 }
-                () = tokio::time::sleep_until(bookmark_at), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARKS;
+                () = &mut self.next_bookmark, if self.bookmarks => {
+                    self.next_bookmark.as_mut().reset(Instant::now() + BOOKMARKS);
                     self.seen = self.seen.max(applied);
                     let revision = self.seen;
                     return Some(self.bookmark(revision, false));
                 }
-                () = tokio::time::sleep_until(deadline) => {
+                () = &mut self.deadline => {
                     self.done = true;
                     if !self.bookmarks {
                         return None;
@@ -292,7 +294,7 @@ impl Stream {
                     let revision = self.seen;
                     return Some(self.bookmark(revision, false));
                 }
-                () = self.shutdown.cancelled() => return None,
+                () = &mut self.shutdown => return None,
             }
         }
     }

@@ -8,19 +8,12 @@
 
 mod archive;
 mod config;
+mod name;
 mod pull;
 mod store;
 mod unpack;
 
 pub use config::{ImageConfig, ImageUser, RunConfig};
+pub use name::normalize;
 pub use pull::{Credentials, Registry, pull};
 pub use store::{ImageRecord, ImageStore};
-
-use oci_client::Reference;
-
-use crate::error::{Error, Result};
-
-/// A name as people write it, complete: with registry, and a tag where neither tag nor digest is given.
-pub fn normalize(name: &str) -> Result<Reference> {
-    name.parse().map_err(|error| Error::Invalid(format!("image name {name:?}: {error}")))
-}
