@@ -1,4 +1,4 @@
-//! Official clients in other languages, where `tests/clients/run` has installed them.
+//! Official clients in other languages, where `tests/clients/install` has installed them.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ fn installed(client: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("KNARR_CLIENTS").map(|home| Path::new(&home).join(client));
     let found = folder.filter(|folder| folder.join("ready").exists());
     if found.is_none() {
-        eprintln!("skipped: the {client} client is not installed (tests/clients/run does it)");
+        eprintln!("skipped: the {client} client is not installed (tests/clients/install does it)");
     }
     found
 }
