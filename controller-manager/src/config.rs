@@ -5,6 +5,8 @@ use std::{net::IpAddr, time::Duration};
 use clap::Args;
 use process::flags::duration;
 
+use crate::credentials::Anonymous;
+
 /// All settings. The defaults are upstream's where upstream has one.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -96,6 +98,13 @@ pub struct Config {
     /// address of their node's pods.
     #[arg(long)]
     pub cluster_dns: Option<IpAddr>,
+    /// Whether every controller acts as a service account of its own (in kube-system). Without it all act as the user of the
+    /// kubeconfig, which then needs the rights of them all.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub use_service_account_credentials: bool,
+    /// What service accounts' requests go out by; set by the process that composes the components.
+    #[arg(skip)]
+    pub anonymous: Anonymous,
     /// The file with the certificates that pods verify the API server by (published as ConfigMap kube-root-ca.crt in every namespace).
     #[arg(long = "root-ca-file")]
     pub root_ca_file: Option<std::path::PathBuf>,
@@ -122,6 +131,9 @@ pub enum ConfigError {
     /// The leader's deadlines contradict each other.
     #[error("leader election needs lease duration > renew deadline > retry period")]
     Leases,
+    /// `--use-service-account-credentials` where nothing can show them.
+    #[error("--use-service-account-credentials needs a client of its own")]
+    NoAnonymous,
     /// The certificates cannot be read.
     #[error("cannot read --root-ca-file: {0}")]
     RootCa(String),
@@ -155,6 +167,9 @@ impl Config {
         }
         if let Some(range) = self.service_cluster_ip_range.as_deref() {
             parse_cidrs(range).map_err(|_| ConfigError::ServiceRange(range.to_owned()))?;
+        }
+        if self.use_service_account_credentials && self.anonymous.0.is_none() {
+            return Err(ConfigError::NoAnonymous);
         }
         let ordered = self.leader_elect_lease_duration > self.leader_elect_renew_deadline
             && self.leader_elect_renew_deadline > self.leader_elect_retry_period;

@@ -7,7 +7,7 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::{Config, credentials};
 
 /// Shared by all controllers of the process.
 #[derive(Clone)]
@@ -35,6 +35,18 @@ impl Context {
             config: Arc::new(config),
             shutdown,
         }
+    }
+
+    /// The context of one controller: with credentials of its own if that is asked for.
+    pub fn acting_for(&self, controller: &str) -> Self {
+        let mut own = self.clone();
+        let wanted = self.config.use_service_account_credentials;
+        if let (true, Some(anonymous), Some(account)) = (wanted, &self.config.anonymous.0, credentials::account(controller))
+        {
+            own.client = credentials::client(&self.client, anonymous, account);
+            own.recorder = Recorder::new(own.client.clone(), "kube-controller-manager", None);
+        }
+        own
     }
 
     /// The informer over all objects of a kind.

@@ -6,6 +6,7 @@
 pub mod clusterdns;
 pub mod config;
 pub mod context;
+pub mod credentials;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
@@ -94,7 +95,7 @@ async fn work(ctx: Context) {
     let mut running = JoinSet::new();
     for (name, start) in CONTROLLERS.iter().filter(|(name, _)| ctx.config.enables(name)) {
         tracing::debug!(controller = name, "starting");
-        running.spawn(start(ctx.clone()));
+        running.spawn(start(ctx.acting_for(name)));
     }
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {

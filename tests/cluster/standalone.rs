@@ -188,7 +188,7 @@ fn every_component_runs_by_itself() -> Result<()> {
     let controllers = component(
         "controller-manager",
         "kube-controller-manager",
-        "--root-ca-file $T/server/pki/ca.crt --allocate-node-cidrs --cluster-cidr 10.42.0.0/16 \
+        "--root-ca-file $T/server/pki/ca.crt --use-service-account-credentials --allocate-node-cidrs --cluster-cidr 10.42.0.0/16 \
          --service-cluster-ip-range 10.43.0.0/16 --node-monitor-grace-period 20s --node-monitor-period 2s",
     );
     let scheduler = component("scheduler", "kube-scheduler", "");

@@ -27,6 +27,17 @@ pub struct ClientFlags {
 
 /// A client from flags.
 pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client> {
+    Client::try_from(config(kubeconfig, master).await?).context("make a client")
+}
+
+/// The same without the credentials.
+pub async fn anonymous_client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client> {
+    let mut config = config(kubeconfig, master).await?;
+    config.auth_info = kube::config::AuthInfo::default();
+    Client::try_from(config).context("make a client")
+}
+
+async fn config(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<kube::Config> {
     let mut config = match kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
@@ -37,7 +48,7 @@ pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<C
     if let Some(master) = master {
         config.cluster_url = master.parse().context("read --master")?;
     }
-    Client::try_from(config).context("make a client")
+    Ok(config)
 }
 
 /// The host's name, as a node's.
