@@ -448,7 +448,9 @@ impl Client {
     ///
     /// # Errors
     /// If the server cannot be reached.
-    pub async fn upgrade(&self, call: Call) -> Result<Upgrade, Failure> {
+    pub async fn upgrade(&self, mut call: Call) -> Result<Upgrade, Failure> {
+        // Container runtimes that serve streams themselves answer 406 to one who accepts only JSON.
+        call.headers.remove(header::ACCEPT);
         let mut response = self.limited(self.send(&call)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let headers = std::mem::take(response.headers_mut());
