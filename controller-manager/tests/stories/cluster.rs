@@ -239,7 +239,7 @@ impl Cluster {
         informer.synced().await;
         let mut changes = informer.changes();
         let least = self.written.lock().get(&*K::kind(&())).copied().unwrap_or(0);
-        let is_so = |_: &u64| informer.revision() >= least && tell(&informer.list()) == wanted;
+        let is_so = |shown: &u64| *shown >= least && tell(&informer.list()) == wanted;
         let found = tokio::time::timeout(PATIENCE, changes.wait_for(is_so)).await.is_ok();
         if !found {
             assert_eq!(tell(&informer.list()), wanted);

@@ -180,7 +180,9 @@ fn canonical_quantities(value: &mut Value) -> Result<(), quantity::ParseError> {
                 match field {
                     Value::Object(map) if QUANTITIES.contains(&name.as_str()) => {
                         // How many volumes a CSI driver can hold (`allocatable: {count: 3}`) is a number.
-                        map.iter_mut().filter(|(name, _)| *name != "count").try_for_each(|(_, of)| canonical_quantity(of))?;
+                        map.iter_mut()
+                            .filter(|(name, _)| *name != "count")
+                            .try_for_each(|(_, of)| canonical_quantity(of))?;
                     }
                     Value::String(_) | Value::Number(_) if QUANTITY.contains(&name.as_str()) => canonical_quantity(field)?,
                     Value::Object(_) | Value::Array(_) if !OPAQUE.contains(&name.as_str()) => canonical_quantities(field)?,

@@ -70,18 +70,18 @@ impl Resource for CSINode {
 fn driver_rules(driver: &CSINodeDriver, path: &Path<'_>, errors: &mut FieldErrors) {
     let name = path.child("name");
     if driver.name.is_empty() {
-        errors.required(&name, "");
+        errors.required(name, "");
     }
     if driver.name.len() > LONGEST_DRIVER {
-        errors.too_long(&name, LONGEST_DRIVER);
+        errors.too_long(name, LONGEST_DRIVER);
     }
     errors.each(&name, &driver.name, names::dns1123_subdomain(&driver.name.to_lowercase()));
     let id = path.child("nodeID");
     if driver.node_id.is_empty() {
-        errors.required(&id, "");
+        errors.required(id, "");
     }
     if driver.node_id.len() > LONGEST_NODE_ID {
-        errors.invalid(&id, &driver.node_id, format!("must be {LONGEST_NODE_ID} characters or less"));
+        errors.invalid(id, &driver.node_id, format!("must be {LONGEST_NODE_ID} characters or less"));
     }
     let allocatable = path.child("allocatable");
     errors.non_negative(&allocatable.child("count"), driver.allocatable.as_ref().and_then(|most| most.count));
