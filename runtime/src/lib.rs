@@ -20,6 +20,7 @@ pub mod disk;
 pub mod error;
 mod exec;
 pub mod image;
+mod metrics;
 pub mod network;
 mod restore;
 mod sandbox;

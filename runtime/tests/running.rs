@@ -109,6 +109,12 @@ async fn limits_are_set_and_counted() {
     let pods =
         node.cri().list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest::default()).await.unwrap().into_inner().stats;
     assert_eq!(pods[0].linux.as_ref().unwrap().containers.len(), 1);
+    let listed = node.cri().list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await.unwrap().into_inner();
+    let metrics = &listed.pod_metrics[0].container_metrics[0].metrics;
+    let value = |name: &str| metrics.iter().find(|m| m.name == name).and_then(|m| m.value).map(|v| v.value);
+    let names = ["container_spec_memory_limit_bytes", "container_spec_cpu_quota", "container_processes"];
+    assert_eq!(names.map(value), [Some(80 << 20), Some(20_000), Some(1)]);
+    assert!(value("container_memory_max_usage_bytes").unwrap() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -397,6 +397,18 @@ impl cri::RuntimeService for Server {
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Answer<v1::RuntimeConfigResponse> {
         Err(Status::unimplemented("config"))
     }
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Answer<v1::ListMetricDescriptorsResponse> {
+        ok(v1::ListMetricDescriptorsResponse::default())
+    }
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Answer<v1::ListPodSandboxMetricsResponse> {
+        ok(v1::ListPodSandboxMetricsResponse::default())
+    }
     async fn update_pod_sandbox_resources(
         &self,
         _: Request<v1::UpdatePodSandboxResourcesRequest>,

@@ -38,6 +38,48 @@ pub struct Usage {
     pub pids: u64,
 }
 
+/// What else the kernel counts for a group, and some limits. What it does not count is 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Processor time outside the kernel.
+    pub user_ns: u64,
+    /// Processor time in the kernel.
+    pub system_ns: u64,
+    /// Quota periods with something to run.
+    pub periods: u64,
+    /// Those in which the quota was used up.
+    pub throttled_periods: u64,
+    /// Time spent waiting for quota.
+    pub throttled_ns: u64,
+    /// Page cache.
+    pub cache: u64,
+    /// Mapped files.
+    pub mapped: u64,
+    /// The kernel's memory.
+    pub kernel: u64,
+    /// The most memory ever charged.
+    pub peak: u64,
+    /// How often the memory limit was hit.
+    pub limit_hits: u64,
+    /// Processes that were killed for lack of memory.
+    pub oom_kills: u64,
+    /// How many processes and threads may be; 0 without a limit.
+    pub pids_max: u64,
+    /// Reads and writes of block devices.
+    pub io: Vec<DeviceIo>,
+}
+
+/// What a group did to one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceIo {
+    /// Major and minor number.
+    pub device: (u32, u32),
+    /// Bytes read and written.
+    pub bytes: [u64; 2],
+    /// Operations that read and wrote.
+    pub operations: [u64; 2],
+}
+
 /// A file system for a container: subdirectory of /sys/fs/cgroup, type, options.
 pub type GroupMount = (String, String, Vec<(String, String)>);
 
@@ -57,6 +99,8 @@ pub trait Cgroups: Send + Sync {
     fn processes(&self, path: &str) -> Vec<i32>;
     /// What it has used.
     fn usage(&self, path: &str) -> Result<Usage>;
+    /// What else is known about it; of a group that is not there, nothing.
+    fn counters(&self, path: &str) -> Counters;
     /// Removes the group; an absent one is fine. Fails while a process is in it.
     fn remove(&self, path: &str) -> Result<()>;
     /// File systems that a container sees below /sys/fs/cgroup in a cgroup namespace of its own. The first is the directory

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{Cgroups, DeviceRule, Usage, cgroup_mounts, check_path, field, join, number, processes_in, put, remove_group};
+use super::{
+    Cgroups, Counters, DeviceRule, Usage, cgroup_mounts, check_path, field, join, number, processes_in, put, remove_group,
+};
 use crate::error::{Result, Step};
 
 /// Joined by every container.
 const ALWAYS: [&str; 5] = ["cpu", "cpuacct", "memory", "pids", "devices"];
 /// Joined once something is to be limited there.
 const ON_DEMAND: [&str; 2] = ["cpuset", "hugetlb"];
+
+/// cpuacct.stat counts in hundredths of a second, whatever the kernel's own tick is.
+const TICK_NS: u64 = 10_000_000;
 
 /// Mounted v1 hierarchies.
 pub struct V1 {
@@ -185,6 +190,29 @@ impl Cgroups for V1 {
             limit: (limit > 0 && limit < 1 << 62).then_some(limit),
             pids: number(&dir("pids"), "pids.current").unwrap_or(0),
         })
+    }
+
+    fn counters(&self, path: &str) -> Counters {
+        let dir = |controller| self.dir(controller, path).unwrap_or_default();
+        let (memory, cpu, accounts, pids) = (dir("memory"), dir("cpu"), dir("cpuacct"), dir("pids"));
+        let read = |dir: &PathBuf, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        let (stat, quota, times) = (read(&memory, "memory.stat"), read(&cpu, "cpu.stat"), read(&accounts, "cpuacct.stat"));
+        Counters {
+            user_ns: field(&times, "user") * TICK_NS,
+            system_ns: field(&times, "system") * TICK_NS,
+            periods: field(&quota, "nr_periods"),
+            throttled_periods: field(&quota, "nr_throttled"),
+            throttled_ns: field(&quota, "throttled_time"),
+            cache: field(&stat, "total_cache"),
+            mapped: field(&stat, "total_mapped_file"),
+            kernel: number(&memory, "memory.kmem.usage_in_bytes").unwrap_or(0),
+            peak: number(&memory, "memory.max_usage_in_bytes").unwrap_or(0),
+            limit_hits: number(&memory, "memory.failcnt").unwrap_or(0),
+            oom_kills: field(&read(&memory, "memory.oom_control"), "oom_kill"),
+            pids_max: number(&pids, "pids.max").unwrap_or(0),
+            // The hierarchy that counts this is not joined.
+            io: Vec::new(),
+        }
     }
 
     fn remove(&self, path: &str) -> Result<()> {

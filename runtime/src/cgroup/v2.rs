@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Cgroups, DeviceRule, Usage, cgroup_mounts, check_path, devices, field, join, number, processes_in, put, remove_group,
+    Cgroups, Counters, DeviceIo, DeviceRule, Usage, cgroup_mounts, check_path, devices, field, join, number, processes_in,
+    put, remove_group,
 };
 use crate::error::{Result, Step};
 
@@ -105,6 +106,21 @@ fn apply(dir: &Path, resources: &cri::LinuxContainerResources) -> Result<()> {
     Ok(())
 }
 
+/// A line of io.stat.
+fn device_io(line: &str) -> Option<DeviceIo> {
+    let (device, rest) = line.split_once(' ')?;
+    let (major, minor) = device.split_once(':')?;
+    let value = |key: &str| {
+        let found = rest.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        found.and_then(|value| value.parse().ok()).unwrap_or(0)
+    };
+    Some(DeviceIo {
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        bytes: [value("rbytes"), value("wbytes")],
+        operations: [value("rios"), value("wios")],
+    })
+}
+
 impl Cgroups for V2 {
     fn version(&self) -> u8 {
         2
@@ -164,6 +180,27 @@ impl Cgroups for V2 {
         })
     }
 
+    fn counters(&self, path: &str) -> Counters {
+        let dir = join(&self.root, path);
+        let read = |file| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+        let (cpu, stat, events) = (read("cpu.stat"), read("memory.stat"), read("memory.events"));
+        Counters {
+            user_ns: field(&cpu, "user_usec") * 1_000,
+            system_ns: field(&cpu, "system_usec") * 1_000,
+            periods: field(&cpu, "nr_periods"),
+            throttled_periods: field(&cpu, "nr_throttled"),
+            throttled_ns: field(&cpu, "throttled_usec") * 1_000,
+            cache: field(&stat, "file"),
+            mapped: field(&stat, "file_mapped"),
+            kernel: field(&stat, "kernel"),
+            peak: number(&dir, "memory.peak").unwrap_or(0),
+            limit_hits: field(&events, "max"),
+            oom_kills: field(&events, "oom_kill"),
+            pids_max: number(&dir, "pids.max").unwrap_or(0),
+            io: read("io.stat").lines().filter_map(device_io).collect(),
+        }
+    }
+
     fn remove(&self, path: &str) -> Result<()> {
         check_path(path)?;
         remove_group(&join(&self.root, path))
@@ -177,6 +214,13 @@ impl Cgroups for V2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_and_writes_of_devices() {
+        let io = |line| device_io(line).map(|io| (io.device, io.bytes, io.operations));
+        assert_eq!(io("8:16 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0"), Some(((8, 16), [10, 20], [1, 2])));
+        assert_eq!(io("8:16"), None);
+    }
 
     #[test]
     fn resources_become_files() {

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Service, convert};
 use crate::error::Error;
+use crate::metrics;
 use crate::state::now_ns;
 use crate::streams::Wanted;
 
@@ -306,6 +307,21 @@ impl RuntimeService for Service {
     async fn runtime_config(&self, _: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
         let linux = Some(cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs.into() });
         answer(cri::RuntimeConfigResponse { linux })
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        answer(cri::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() })
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        let pod_metrics = self.blocking(|core| Ok(core.pod_metrics())).await?;
+        answer(cri::ListPodSandboxMetricsResponse { pod_metrics })
     }
 
     async fn update_pod_sandbox_resources(

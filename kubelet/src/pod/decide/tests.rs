@@ -151,6 +151,9 @@ fn a_crash_waits_for_its_backoff() {
     let d = look(&p, &ready(vec![record("a", "1", exited(1, 95))]), &memory);
     let wait = CrashWait { name: "a".into(), until: at(105), pause: Duration::from_secs(10) };
     assert_eq!(d, Decision { wake_at: Some(at(105)), waiting: vec![wait], ..Decision::default() });
+    // Already being started, it waits for nothing, however long its predecessor's end is still what the runtime shows.
+    memory.starting = Some("a".into());
+    assert_eq!(look(&p, &ready(vec![record("a", "1", exited(1, 95))]), &memory), Decision::default());
 }
 
 #[test]
