@@ -253,6 +253,20 @@ async fn services_get_addresses_and_ports_that_nobody_else_has() {
     );
     services.delete("fixed", &DeleteParams::default()).await.unwrap();
     services.create(&PostParams::default(), &service("other", Some(30080))).await.unwrap();
+    let at = |name: &str, address: &str| {
+        let mut service = service(name, None);
+        service.spec.as_mut().unwrap().cluster_ip = Some(address.to_owned());
+        service
+    };
+    // Leading zeros are allowed and mean nothing.
+    let zeros = services.create(&PostParams::default(), &at("zeros", "10.43.0.011")).await.unwrap();
+    assert_eq!(zeros.spec.unwrap().cluster_ip.as_deref(), Some("10.43.0.011"));
+    let taken = code(services.create(&PostParams::default(), &at("same", "10.43.0.11")).await.unwrap_err());
+    assert_eq!(
+        taken.2,
+        "Service \"same\" is invalid: spec.clusterIPs: Invalid value: [\"10.43.0.11\"]: failed to allocate IP 10.43.0.11: \
+         provided IP is already allocated"
+    );
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ async fn a_node_registers_and_becomes_ready() {
     assert_eq!(node["status"]["addresses"][0]["address"], "192.0.2.10");
     let lease = stage.api.wait("leases", "kube-node-lease", NODE, "held", |l| !l["spec"]["renewTime"].is_null()).await;
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
+    let owned = |l: &serde_json::Value| l["metadata"]["ownerReferences"][0]["kind"] == "Node";
+    stage.api.wait("leases", "kube-node-lease", NODE, "the node's", owned).await;
     stage.api.event(NODE, "NodeReady: Node node-1 status is now: NodeReady").await;
 }
 

@@ -15,6 +15,15 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's default affinity time, 3 hours.
 const AFFINITY_SECONDS: i32 = 10_800;
 
+/// An address as people may have written it: leading zeros mean nothing, as everywhere in the API.
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let parts: Vec<u8> = text
+        .split('.')
+        .map(|part| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())?)
+        .collect::<Option<_>>()?;
+    <[u8; 4]>::try_from(parts).ok().map(Ipv4Addr::from)
+}
+
 /// The node the rules are for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeInfo {
@@ -95,7 +104,7 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
         return Vec::new();
     }
     let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    let Some(cluster_ip) = ips.filter_map(|ip| ip.parse().ok()).next() else { return Vec::new() };
+    let Some(cluster_ip) = ips.filter_map(|ip| ipv4(ip.as_str())).next() else { return Vec::new() };
     let key = key_of(&service.metadata);
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
@@ -103,7 +112,7 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
     });
     let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
     let by_address = ingress.into_iter().flatten().filter(|i| i.ip_mode.as_deref().unwrap_or("VIP") == "VIP");
-    let balancer_ips: Vec<Ipv4Addr> = by_address.filter_map(|i| i.ip.as_ref()?.parse().ok()).collect();
+    let balancer_ips: Vec<Ipv4Addr> = by_address.filter_map(|i| ipv4(i.ip.as_ref()?)).collect();
     // Ranges that cannot be read (of IPv6, say) let nobody in; that there are any keeps everybody else out.
     let given = spec.load_balancer_source_ranges.as_ref().filter(|ranges| !ranges.is_empty());
     let source_ranges: Option<Vec<Cidr>> =
@@ -118,7 +127,7 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
             cluster_ip,
             port: u16::try_from(port.port).ok()?,
             node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0),
-            external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
+            external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ipv4(ip.as_str())).collect(),
             balancer_ips: balancer_ips.clone(),
             source_ranges: source_ranges.clone(),
             affinity,
@@ -192,7 +201,7 @@ pub fn endpoints<'a>(
         });
         let Some(number) = matching.and_then(|p| u16::try_from(p.port?).ok()) else { continue };
         for endpoint in &slice.endpoints {
-            let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()) else { continue };
+            let Some(ip) = endpoint.addresses.first().and_then(|ip| ipv4(ip.as_str())) else { continue };
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let ready = conditions.ready.unwrap_or(true);
             let hints = endpoint.hints.as_ref();
@@ -287,6 +296,13 @@ mod tests {
         spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
         let service = json!({"metadata": {"namespace": "d", "name": "web"}, "spec": spec});
         service_ports(&serde_json::from_value(service).unwrap()).remove(0)
+    }
+
+    #[test]
+    fn leading_zeros_of_addresses_mean_nothing() {
+        let written = port(&json!({"clusterIP": "10.43.0.011", "externalIPs": ["192.0.2.1", "x", "1.2.3", "+1.2.3.4"]}));
+        let want = (Ipv4Addr::new(10, 43, 0, 11), vec![Ipv4Addr::new(192, 0, 2, 1)]);
+        assert_eq!((written.cluster_ip, written.external_ips), want);
     }
 
     fn ips(list: &[&Endpoint]) -> Vec<u8> {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -46,7 +46,9 @@ pub fn concern(entry: &Entry) -> bool {
     entry.info().group.is_empty() && entry.info().plural == "services"
 }
 
+/// However an address is written, it is the same one.
 fn address_key(address: &str) -> String {
+    let address = api::names::parse_ip(address).map_or_else(|| address.to_owned(), |ip| ip.to_string());
     format!("{CLAIMS}serviceips/{address}")
 }
 
@@ -173,9 +175,10 @@ fn addresses(registry: &Registry, object: &mut Value, taken: &dyn Fn(&str) -> bo
         let refused = |why: &str| {
             invalid(&name, "spec.clusterIPs", &json!([wanted]), &format!("failed to allocate IP {wanted}: {why}"))
         };
-        let parsed: Ipv4Addr = wanted
-            .parse()
-            .map_err(|_| invalid(&name, "spec.clusterIPs[0]", &json!(wanted), "IPv6 is not configured on this cluster"))?;
+        let Some(IpAddr::V4(parsed)) = api::names::parse_ip(&wanted) else {
+            let why = "IPv6 is not configured on this cluster";
+            return Err(invalid(&name, "spec.clusterIPs[0]", &json!(wanted), why));
+        };
         let offset = u32::from(parsed).wrapping_sub(base);
         if offset == 0 || offset >= size - 1 {
             return Err(refused(&format!(

@@ -63,6 +63,14 @@ impl Target {
     }
 }
 
+/// All that an image is called: its tags, else a digest, else `nameless`.
+pub fn names(image: &runtime::ImageRecord, nameless: &str) -> Vec<String> {
+    if image.tags.is_empty() {
+        return vec![image.digests.first().map_or(nameless, String::as_str).to_owned()];
+    }
+    image.tags.iter().cloned().collect()
+}
+
 /// Does it.
 pub fn run(args: &Args) -> Result<()> {
     match &args.command {
@@ -70,14 +78,15 @@ pub fn run(args: &Args) -> Result<()> {
             let archive = File::open(file).with_context(|| format!("open {}", file.display()))?;
             let loaded = store(root)?.import(archive).with_context(|| format!("load {}", file.display()))?;
             for image in loaded {
-                println!("loaded {}", image.tags.first().unwrap_or(&image.id));
+                names(&image, &image.id).iter().for_each(|name| println!("loaded {name}"));
             }
         }
         ImageCommand::Ls { target: Target { root: Some(root), .. } } => {
             println!("{:<50} {:<14} SIZE", "IMAGE", "ID");
             for image in store(root)?.list() {
-                let name = image.tags.iter().chain(&image.digests).next().map_or("<none>", String::as_str);
-                println!("{name:<50} {:<14} {}", short(&image.id), image.size);
+                for name in names(&image, "<none>") {
+                    println!("{name:<50} {:<14} {}", short(&image.id), image.size);
+                }
             }
         }
         ImageCommand::Load { file, target } => {
@@ -115,4 +124,25 @@ fn store(root: &Path) -> Result<runtime::ImageStore> {
 fn short(id: &str) -> &str {
     let id = id.trim_start_matches("sha256:");
     id.get(..12).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_every_one_of_its_tags() {
+        let image = |tags: &[&str], digests: &[&str]| runtime::ImageRecord {
+            id: "sha256:1".into(),
+            tags: tags.iter().map(|t| (*t).to_owned()).collect(),
+            digests: digests.iter().map(|d| (*d).to_owned()).collect(),
+            chain: Vec::new(),
+            size: 0,
+            config: Default::default(),
+            pinned: false,
+        };
+        assert_eq!(names(&image(&["a:1", "a:2"], &["a@sha256:2"]), "<none>"), ["a:1", "a:2"]);
+        assert_eq!(names(&image(&[], &["a@sha256:2"]), "<none>"), ["a@sha256:2"]);
+        assert_eq!(names(&image(&[], &[]), "<none>"), ["<none>"]);
+    }
 }

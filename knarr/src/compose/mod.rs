@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commands::{run_node::Report, status::is_ready},
+    commands::{image::names, run_node::Report, status::is_ready},
     compose::{control_plane::ControlPlane, parts::Parts},
     local::{
         control, etcd, kubeconfig, layout,
@@ -148,17 +148,16 @@ fn handler(state: Arc<State>) -> control::Handler {
         "image load" => {
             let images = state.images.get().context("the node's runtime has not started yet")?;
             let loaded = images.import(rest).context("read the archive")?;
-            let names = loaded.into_iter().map(|image| image.tags.into_iter().next().unwrap_or(image.id));
-            Ok(names.collect())
+            Ok(loaded.iter().flat_map(|image| names(image, &image.id)).collect())
         }
         "image ls" => {
             let images = state.images.get().context("the node's runtime has not started yet")?;
             let list = images.list().into_iter();
-            let line = |image: runtime::ImageRecord| {
-                let name = image.tags.iter().chain(&image.digests).next().cloned();
-                format!("{}\t{}\t{}", name.unwrap_or_else(|| "<none>".to_owned()), image.id, image.size)
+            let lines = |image: runtime::ImageRecord| {
+                let line = |name: String| format!("{name}\t{}\t{}", image.id, image.size);
+                names(&image, "<none>").into_iter().map(line).collect::<Vec<_>>()
             };
-            Ok(list.map(line).collect())
+            Ok(list.flat_map(lines).collect())
         }
         other => bail!("this node does not know {other:?}"),
     })

@@ -7,25 +7,29 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::Ctx;
 
 const NAMESPACE: &str = "kube-node-lease";
+const FIRST_RETRY: Duration = Duration::from_millis(200);
 
 /// Renews until `shutdown`.
 pub async fn run(ctx: Ctx, shutdown: CancellationToken) {
     let seconds = ctx.config.node_lease_duration_seconds.max(4);
     let every = Duration::from_secs(u64::try_from(seconds / 4).unwrap_or(10));
     let api: Api<Lease> = Api::namespaced(ctx.client.clone(), NAMESPACE);
-    let mut retry = Duration::from_millis(200);
+    let mut retry = FIRST_RETRY;
     let work = async {
         loop {
             let pause = match renew(&ctx, &api, seconds).await {
-                Ok(()) => {
-                    retry = Duration::from_millis(200);
+                Ok(true) => {
+                    retry = FIRST_RETRY;
                     every
                 }
+                // The node has not been seen yet.
+                Ok(false) => FIRST_RETRY,
                 Err(error) => {
                     tracing::debug!(%error, "lease not renewed");
                     retry = (retry * 2).min(Duration::from_secs(7));
@@ -38,7 +42,8 @@ pub async fn run(ctx: Ctx, shutdown: CancellationToken) {
     shutdown.run_until_cancelled(work).await;
 }
 
-async fn renew(ctx: &Ctx, api: &Api<Lease>, seconds: i32) -> Result<(), kube::Error> {
+/// Renews once; true if the lease is the node's, and so goes with it.
+async fn renew(ctx: &Ctx, api: &Api<Lease>, seconds: i32) -> Result<bool, kube::Error> {
     let name = &ctx.facts.name;
     let now = MicroTime(ctx.now());
     let spec = LeaseSpec {
@@ -47,11 +52,6 @@ async fn renew(ctx: &Ctx, api: &Api<Lease>, seconds: i32) -> Result<(), kube::Er
         renew_time: Some(now),
         ..LeaseSpec::default()
     };
-    let patch = Patch::Merge(serde_json::json!({ "spec": spec }));
-    match api.patch(name, &PatchParams::default(), &patch).await {
-        Err(error) if client::is_not_found(&error) => {}
-        other => return other.map(drop),
-    }
     let owner = ctx.node.get(&client::Key::cluster(name)).map(|node| OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Node".to_owned(),
@@ -59,6 +59,17 @@ async fn renew(ctx: &Ctx, api: &Api<Lease>, seconds: i32) -> Result<(), kube::Er
         uid: node.metadata.uid.clone().unwrap_or_default(),
         ..OwnerReference::default()
     });
+    let params = PatchParams::default();
+    match api.patch(name, &params, &Patch::Merge(json!({ "spec": spec }))).await {
+        Err(error) if client::is_not_found(&error) => {}
+        Ok(lease) if lease.metadata.owner_references.as_ref().is_none_or(Vec::is_empty) => {
+            let Some(owner) = owner else { return Ok(false) };
+            let patch = Patch::Merge(json!({"metadata": {"ownerReferences": [owner]}}));
+            return api.patch(name, &params, &patch).await.map(|_| true);
+        }
+        other => return other.map(|_| true),
+    }
+    let owned = owner.is_some();
     let lease = Lease {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -68,5 +79,5 @@ async fn renew(ctx: &Ctx, api: &Api<Lease>, seconds: i32) -> Result<(), kube::Er
         },
         spec: Some(spec),
     };
-    api.create(&PostParams::default(), &lease).await.map(drop)
+    api.create(&PostParams::default(), &lease).await.map(|_| owned)
 }

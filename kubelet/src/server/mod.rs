@@ -2,6 +2,7 @@
 
 mod auth;
 mod container_logs;
+mod node_logs;
 mod stats;
 mod streams;
 mod tls;
@@ -167,6 +168,9 @@ fn router(app: App) -> Router {
         .route("/portForward/{namespace}/{pod}/{uid}", any(streams::port_forward_uid))
         .route("/run/{namespace}/{pod}/{container}", axum::routing::post(streams::run))
         .route("/run/{namespace}/{pod}/{uid}/{container}", axum::routing::post(streams::run_uid))
+        .route("/logs", get(node_logs::handle))
+        .route("/logs/", get(node_logs::handle))
+        .route("/logs/{*path}", get(node_logs::handle))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(stats::metrics))
         .route("/metrics/resource", get(stats::resource))

@@ -1,6 +1,6 @@
 //! How a worker takes the end of an operation.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -158,7 +158,8 @@ impl Worker {
                     self.running.spawn(ops::prune(self.ctx.clone(), self.record.clone(), id.clone()));
                 }
                 let hook = member.as_ref().and_then(|m| m.container.lifecycle.as_ref()).and_then(|l| l.post_start.clone());
-                if let (Some(member), Some(hook)) = (member, hook) {
+                if let (Some(member), Some(hook), Stage::Running) = (member, hook, self.stage) {
+                    self.committed = Arc::default();
                     memory.post_start_pending = true;
                     // The next container starts after the hook.
                     self.memory.starting = Some(name.to_owned());

@@ -1,6 +1,12 @@
 //! Starting one container: image, environment, mounts, create, start. Each step has its own reason when it fails.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use cri::v1;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -31,6 +37,8 @@ pub struct Order {
     pub ips: Vec<String>,
     /// The id of an ephemeral container's target.
     pub target_id: Option<String>,
+    /// Set once the image is there: what follows is short and is not broken off.
+    pub committed: Arc<AtomicBool>,
 }
 
 /// Why a container did not start.
@@ -51,6 +59,7 @@ pub async fn start(ctx: &Ctx, order: &Order) -> Result<String, Failure> {
     let (pod, name) = (&order.pod, &order.member.container.name);
     let sources = ctx.sources(pod, order.ips.clone()).await;
     let (image_ref, image_user) = ensure_image(ctx, order, sources.as_ref().ok()).await?;
+    order.committed.store(true, Ordering::Relaxed);
     let outcome = Box::pin(create_and_start(ctx, order, sources, &image_ref, image_user)).await;
     if let Err(problem) = &outcome {
         ctx.container_event(pod, name, "Warning", "Failed", format!("Error: {}", problem.message));

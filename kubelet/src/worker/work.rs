@@ -1,6 +1,12 @@
 //! The worker's loop: what it looks at and what it starts. How operations end is in [`super::settle`].
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -114,6 +120,8 @@ pub(super) struct Worker {
     pub running: JoinSet<Done>,
     /// The start (or postStart hook) under way; a termination breaks it off.
     pub start_task: Option<AbortHandle>,
+    /// The start under way is past its pull.
+    pub committed: Arc<AtomicBool>,
     /// The last patch that was written and the revision it led to: if it changes nothing, it is not written again.
     pub last_patch: Option<(serde_json::Value, Option<String>)>,
     wake_at: Option<Timestamp>,
@@ -166,6 +174,7 @@ impl Worker {
             probes,
             running: JoinSet::new(),
             start_task: None,
+            committed: Arc::default(),
             last_patch: None,
             wake_at: None,
             replacing_until: None,
@@ -462,7 +471,9 @@ impl Worker {
             target_id: member.target.as_ref().and_then(|t| self.record.latest(t)).map(|r| r.id.clone()),
             pod: view,
             member,
+            committed: Arc::default(),
         };
+        self.committed = order.committed.clone();
         let memory = self.memory.container_mut(name);
         if let Some(after) = after {
             memory.crash.next(after, now);
@@ -546,14 +557,21 @@ impl Worker {
     /// Begins the end, within the pod's grace period or a shorter one.
     fn terminate(&mut self, failed: Option<(String, String)>, at_most: Option<i64>) {
         self.failed = self.failed.take().or(failed);
-        // A pull may take hours; whatever was made by then is seen and stopped.
+        // A pull may take hours; a container that is just being made is stopped when that is done.
+        if !self.committed.load(Ordering::Relaxed) {
+            self.break_off();
+        }
+        let grace = terminate::grace_seconds(&self.pod).min(at_most.unwrap_or(i64::MAX));
+        self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
+    }
+
+    /// Ends the start or hook under way; whatever was made by then is seen and stopped.
+    fn break_off(&mut self) {
         if let Some(task) = self.start_task.take() {
             task.abort();
             self.memory.starting = None;
             self.dirty = true;
         }
-        let grace = terminate::grace_seconds(&self.pod).min(at_most.unwrap_or(i64::MAX));
-        self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
     }
 
     fn stop_stage(&mut self, deadline: Timestamp, now: Timestamp) {
@@ -564,6 +582,10 @@ impl Worker {
             deadline = deadline.min((asked.0 + SignedDuration::from_secs(1)).max(now));
             self.stage = Stage::Terminating { deadline };
         }
+        if self.memory.starting.is_some() && now < deadline {
+            return self.wake(deadline);
+        }
+        self.break_off();
         if self.dirty {
             return;
         }

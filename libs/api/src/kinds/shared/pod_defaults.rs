@@ -49,8 +49,12 @@ pub fn pod_spec(spec: &mut PodSpec) {
     spec.workload_ref = None;
 }
 
-/// Defaults that a pod has and a pod template has not: requests from limits, resize policies, service links.
+/// Defaults that a pod has and a pod template has not: requests from limits, resize policies, service links, and no time
+/// before none.
 pub fn pod_only(spec: &mut PodSpec) {
+    if let Some(seconds) = spec.termination_grace_period_seconds.as_mut().filter(|seconds| **seconds < 0) {
+        *seconds = 1;
+    }
     for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
         if let Some(resources) = &mut container.resources {
             requests_from_limits(resources);
@@ -276,6 +280,15 @@ fn round_up_list(list: &mut Option<BTreeMap<String, Quantity>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn less_than_no_grace_is_a_second_for_pods_but_not_for_templates() {
+        let mut spec = PodSpec { termination_grace_period_seconds: Some(-1), ..PodSpec::default() };
+        pod_spec(&mut spec);
+        assert_eq!(spec.termination_grace_period_seconds, Some(-1));
+        pod_only(&mut spec);
+        assert_eq!(spec.termination_grace_period_seconds, Some(1));
+    }
 
     #[test]
     fn pull_policies_follow_the_tag() {
