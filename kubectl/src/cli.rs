@@ -80,6 +80,9 @@ pub struct Globals {
     /// Directory of the cache.
     #[arg(long, global = true)]
     pub cache_dir: Option<String>,
+    /// Ask the server not to compress its answers; ours never do.
+    #[arg(long, global = true)]
+    pub disable_compression: bool,
     /// Treat warnings of the server as errors: exit with a code other than zero.
     #[arg(long, global = true)]
     pub warnings_as_errors: bool,
@@ -88,82 +91,100 @@ pub struct Globals {
     pub verbosity: i32,
 }
 
-/// The verbs. A variant's first line is its short help.
+/// The verbs, in upstream's order: its suggestions and its help have it. A variant's first line is its short help.
 #[derive(Subcommand, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Command {
-    /// Inspect authorization
-    Auth(verbs::auth::Args),
-    /// Get documentation for a resource
-    Explain(verbs::explain::Args),
-    /// Update the annotations on a resource
-    Annotate(verbs::annotate::Args),
-    /// Apply a configuration to a resource by file name or stdin
-    Apply(verbs::apply::Args),
-    /// Mark node as unschedulable
-    Cordon(verbs::drain::CordonArgs),
     /// Create a resource from a file or from stdin
     Create(verbs::create::Args),
-    /// Delete resources by file names, stdin, resources and names, or by resources and label selector
-    Delete(verbs::delete::Args),
-    /// Diff the live version against a would-be applied version
-    Diff(verbs::diff::Args),
-    /// Drain node in preparation for maintenance
-    Drain(verbs::drain::Args),
-    /// Edit a resource on the server
-    Edit(verbs::edit::Args),
     /// Take a replication controller, service, deployment or pod and expose it as a new Kubernetes service
     Expose(verbs::expose::Args),
+    /// Run a particular image on the cluster
+    Run(verbs::run::Args),
+    /// Set specific features on objects
+    Set(verbs::set::Args),
+    /// Get documentation for a resource
+    Explain(verbs::explain::Args),
     /// Display one or many resources
     Get(verbs::get::Args),
-    /// Show details of a specific resource or group of resources
-    Describe(verbs::describe::Args),
-    /// Update the labels on a resource
-    Label(verbs::label::Args),
-    /// Update fields of a resource
-    Patch(verbs::patch::Args),
-    /// Replace a resource by file name or stdin
-    Replace(verbs::replace::Args),
+    /// Edit a resource on the server
+    Edit(verbs::edit::Args),
+    /// Delete resources by file names, stdin, resources and names, or by resources and label selector
+    Delete(verbs::delete::Args),
     /// Manage the rollout of a resource
     Rollout(verbs::rollout::Args),
     /// Set a new size for a deployment, replica set, or replication controller
     Scale(verbs::scale::Args),
-    /// Set specific features on objects
-    Set(verbs::set::Args),
-    /// Update the taints on one or more nodes
-    Taint(verbs::taint::Args),
+    /// Auto-scale a deployment, replica set, stateful set, or replication controller
+    Autoscale(verbs::autoscale::Args),
+    /// Modify certificate resources
+    Certificate(verbs::certificate::Args),
+    /// Display cluster information
+    ClusterInfo(verbs::cluster_info::Args),
+    /// Display resource (CPU/memory) usage
+    Top(verbs::top::Args),
+    /// Mark node as unschedulable
+    Cordon(verbs::drain::CordonArgs),
     /// Mark node as schedulable
     Uncordon(verbs::drain::CordonArgs),
+    /// Drain node in preparation for maintenance
+    Drain(verbs::drain::Args),
+    /// Update the taints on one or more nodes
+    Taint(verbs::taint::Args),
+    /// Show details of a specific resource or group of resources
+    Describe(verbs::describe::Args),
+    /// Print the logs for a container in a pod
+    Logs(verbs::logs::Args),
+    /// Attach to a running container
+    Attach(verbs::attach::Args),
+    /// Execute a command in a container
+    Exec(verbs::exec::Args),
+    /// Forward one or more local ports to a pod
+    PortForward(verbs::port_forward::Args),
+    /// Run a proxy to the Kubernetes API server
+    Proxy(verbs::absent::Args),
+    /// Copy files and directories to and from containers
+    Cp(verbs::cp::Args),
+    /// Inspect authorization
+    Auth(verbs::auth::Args),
+    /// Create debugging sessions for troubleshooting workloads and nodes
+    Debug(verbs::absent::Args),
+    /// List events
+    Events(verbs::events::Args),
+    /// Diff the live version against a would-be applied version
+    Diff(verbs::diff::Args),
+    /// Apply a configuration to a resource by file name or stdin
+    Apply(verbs::apply::Args),
+    /// Update fields of a resource
+    Patch(verbs::patch::Args),
+    /// Replace a resource by file name or stdin
+    Replace(verbs::replace::Args),
+    /// Experimental: Wait for a specific condition on one or many resources
+    Wait(verbs::wait::Args),
+    /// Build a kustomization target from a directory or URL
+    Kustomize(verbs::absent::Args),
+    /// Update the labels on a resource
+    Label(verbs::label::Args),
+    /// Update the annotations on a resource
+    Annotate(verbs::annotate::Args),
+    /// Output shell completion code for the specified shell (bash, zsh, fish, or powershell)
+    Completion(verbs::completion::Args),
+    /// Commands for features in alpha
+    #[command(hide = true)]
+    Alpha(verbs::absent::Args),
     /// Print the supported API resources on the server
     ApiResources(verbs::api_resources::Args),
     /// Print the supported API versions on the server, in the form of "group/version"
     ApiVersions(verbs::api_versions::Args),
-    /// Display cluster information
-    ClusterInfo(verbs::cluster_info::Args),
     /// Modify kubeconfig files
     Config(verbs::config::Args),
     /// Print the list of flags inherited by all commands
+    #[command(hide = true)]
     Options(verbs::options::Args),
+    /// Provides utilities for interacting with plugins
+    Plugin(verbs::plugin::Args),
     /// Print the client and server version information
     Version(verbs::version::Args),
-    /// Wait for a specific condition on one or many resources
-    Wait(verbs::wait::Args),
-    /// List events
-    Events(verbs::events::Args),
-    /// Print the logs for a container in a pod
-    Logs(verbs::logs::Args),
-    /// Execute a command in a container
-    Exec(verbs::exec::Args),
-    /// Attach to a running container
-    Attach(verbs::attach::Args),
-    /// Forward one or more local ports to a pod
-    PortForward(verbs::port_forward::Args),
-    /// Copy files and directories to and from containers
-    Cp(verbs::cp::Args),
-    /// Run a particular image on the cluster
-    Run(verbs::run::Args),
-    /// Display resource (CPU/memory) usage
-    Top(verbs::top::Args),
 }
 
 impl Command {
@@ -209,6 +230,14 @@ impl Command {
             Self::Options(args) => Box::pin(verbs::options::run(args, cx)).await,
             Self::Version(args) => Box::pin(verbs::version::run(args, cx)).await,
             Self::Wait(args) => Box::pin(verbs::wait::run(args, cx)).await,
+            Self::Autoscale(args) => Box::pin(verbs::autoscale::run(args, cx)).await,
+            Self::Certificate(args) => Box::pin(verbs::certificate::run(args, cx)).await,
+            Self::Completion(args) => Box::pin(verbs::completion::run(args, cx)).await,
+            Self::Plugin(args) => Box::pin(verbs::plugin::run(args, cx)).await,
+            Self::Alpha(args) => Box::pin(verbs::absent::alpha(args, cx)).await,
+            Self::Kustomize(args) => Box::pin(verbs::absent::kustomize(args, cx)).await,
+            Self::Debug(args) => Box::pin(verbs::absent::unsupported("debug", args)).await,
+            Self::Proxy(args) => Box::pin(verbs::absent::unsupported("proxy", args)).await,
         }
     }
 }
@@ -233,9 +262,26 @@ pub fn declared() -> clap::Command {
 pub fn parse(words: &[String]) -> Result<Request, Failure> {
     let root = declared();
     if words.first().is_some_and(|w| w == "help") {
-        return Ok(Request::Print(help::of(&root, &words[1..])));
+        let topic: Vec<String> = words[1..].iter().take_while(|word| !word.starts_with('-')).cloned().collect();
+        if topic.first().is_some_and(|name| root.find_subcommand(name).is_none()) {
+            return Err(Failure::Verbatim(help::unknown_topic(&root, &topic), 0));
+        }
+        return Ok(Request::Print(help::of(&root, &topic)));
     }
-    let line = flags::normalize(&root, words).map_err(|(path, message)| {
+    let normalized = flags::normalize(&root, words);
+    // What is no command of ours may be a plugin, whose flags are its own business.
+    let ours = !matches!(&normalized, Ok(line) if line.path.is_empty() && !line.help)
+        && !matches!(&normalized, Err((path, _)) if path.is_empty());
+    if !ours
+        && words.first().is_some_and(|word| !word.starts_with('-'))
+        && let Some(failure) = verbs::plugin::become_plugin(words)
+    {
+        return Err(failure);
+    }
+    let line = normalized.map_err(|(path, message)| {
+        if path == ["options"] {
+            return Failure::Verbatim(format!("Error: {message}\nRun 'kubectl options' without flags."), 1);
+        }
         let path: String = path.iter().map(|p| format!(" {p}")).collect();
         Failure::Verbatim(format!("Error: {message}\nSee 'kubectl{path} --help' for usage."), 1)
     })?;
@@ -248,12 +294,24 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
             None => Ok(Request::Print(help::of(&root, &[]))),
         };
     }
+    if let Some(unknown) = line.arguments.first()
+        && only_has_subcommands(&root, &line.path)
+    {
+        let path = line.path.join(" ");
+        return Err(crate::failure::usage(&path, format!("unknown command {}", api::field::go_quote(unknown))));
+    }
     let matches = root.clone().try_get_matches_from(&line.words).map_err(|error| told(&error, &line.path))?;
     let cli = Cli::from_arg_matches(&matches).map_err(|error| told(&error, &line.path))?;
     match cli.command {
         Some(command) => Ok(Request::Run(Box::new(cli.globals), Box::new(command), line.dash)),
         None => Ok(Request::Print(help::of(&root, &line.path))),
     }
+}
+
+/// Whether the command at a path does nothing by itself.
+fn only_has_subcommands(root: &clap::Command, path: &[String]) -> bool {
+    let found = path.iter().try_fold(root, |command, name| command.find_subcommand(name));
+    found.is_some_and(|command| command.has_subcommands() && command.get_positionals().next().is_none())
 }
 
 /// clap's error in pflag's and cobra's words.
@@ -283,13 +341,12 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
 }
 
 fn unknown_command(root: &clap::Command, unknown: &str) -> Failure {
-    let mut near: Vec<&str> = root
+    let near: Vec<&str> = root
         .get_subcommands()
         .filter(|s| !s.is_hide_set())
         .map(clap::Command::get_name)
         .filter(|name| distance(unknown, name) <= 2 || name.to_lowercase().starts_with(&unknown.to_lowercase()))
         .collect();
-    near.sort_unstable();
     let mut message = format!("Error: unknown command {} for \"kubectl\"", api::field::go_quote(unknown));
     if !near.is_empty() {
         message.push_str("\n\nDid you mean this?\n");
@@ -342,7 +399,7 @@ mod tests {
         assert_eq!(failure("get --foo"), "Error: unknown flag: --foo\nSee 'kubectl get --help' for usage.");
         assert_eq!(
             failure("gett"),
-            "Error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\tset\n\n"
+            "Error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tset\n\tget\n\n"
         );
         assert_eq!(failure("frobnicate"), "Error: unknown command \"frobnicate\" for \"kubectl\"");
     }

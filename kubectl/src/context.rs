@@ -2,7 +2,11 @@
 //!
 //! Everything is made when it is first asked for: `kubectl config` reads no certificate, `kubectl version --client` no file.
 
-use std::{cell::OnceCell, path::PathBuf, time::Duration};
+use std::{
+    cell::{Cell, OnceCell},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -22,6 +26,8 @@ pub struct Context {
     globals: Globals,
     dash: Option<usize>,
     config: OnceCell<Kubeconfig>,
+    /// Whether a kubeconfig named on the command line may be missing: `kubectl config` makes it.
+    lenient: Cell<bool>,
     client: OnceCell<Client>,
     discovery: OnceCell<Discovery>,
 }
@@ -29,7 +35,14 @@ pub struct Context {
 impl Context {
     /// The context of a command line. `dash` is the number of arguments before a `--`, where there was one.
     pub fn new(globals: Globals, dash: Option<usize>) -> Self {
-        Self { globals, dash, config: OnceCell::new(), client: OnceCell::new(), discovery: OnceCell::new() }
+        Self {
+            globals,
+            dash,
+            config: OnceCell::new(),
+            lenient: Cell::new(false),
+            client: OnceCell::new(),
+            discovery: OnceCell::new(),
+        }
     }
 
     /// The global flags.
@@ -42,6 +55,11 @@ impl Context {
         self.dash
     }
 
+    /// A kubeconfig that is not there is an empty one from now on.
+    pub fn pardon_missing_kubeconfig(&self) {
+        self.lenient.set(true);
+    }
+
     /// The merged kubeconfig.
     ///
     /// # Errors
@@ -50,7 +68,7 @@ impl Context {
         if let Some(config) = self.config.get() {
             return Ok(config);
         }
-        let config = kubeconfig::load(&self.globals)?;
+        let config = kubeconfig::load(&self.globals, self.lenient.get())?;
         Ok(self.config.get_or_init(|| config))
     }
 
@@ -259,7 +277,12 @@ fn in_cluster() -> Option<Chosen> {
         |value: serde_json::Value| Entry { fields: value.as_object().cloned().unwrap_or_default(), origin: PathBuf::new() };
     let cluster =
         json!({"server": format!("https://{host}:{port}"), "certificate-authority": format!("{SERVICE_ACCOUNT}/ca.crt")});
-    Some(Chosen { context: Entry::default(), cluster: entry(cluster), user: entry(json!({"tokenFile": token})) })
+    Some(Chosen {
+        context: Entry::default(),
+        cluster: entry(cluster),
+        user: entry(json!({"tokenFile": token})),
+        user_name: String::new(),
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::Globals,
     failure::{Failure, plain},
-    kubeconfig::{Chosen, Entry},
+    kubeconfig::Chosen,
 };
 
 /// What is presented to the server.
@@ -88,11 +88,12 @@ pub fn gather(chosen: &Chosen, globals: &Globals) -> Result<Credentials, Failure
         let name = user.fields["auth-provider"]["name"].as_str().unwrap_or_default();
         return Err(plain(format!("no Auth Provider found for name {}", api::field::go_quote(name))));
     }
-    impersonate(user, globals, &mut found.headers)?;
+    impersonate(chosen, globals, &mut found.headers)?;
     Ok(found)
 }
 
-fn impersonate(user: &Entry, globals: &Globals, headers: &mut HeaderMap) -> Result<(), Failure> {
+fn impersonate(chosen: &Chosen, globals: &Globals, headers: &mut HeaderMap) -> Result<(), Failure> {
+    let user = &chosen.user;
     let list = |value: Option<&Value>| -> Vec<String> {
         value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
@@ -106,7 +107,8 @@ fn impersonate(user: &Entry, globals: &Globals, headers: &mut HeaderMap) -> Resu
         if groups.is_empty() && uid.is_empty() {
             return Ok(());
         }
-        return Err(plain("requesting uid, groups or user-extra for without impersonating a user"));
+        let user = &chosen.user_name;
+        return Err(plain(format!("requesting uid, groups or user-extra for {user} without impersonating a user")));
     }
     put(headers, "impersonate-user", &name)?;
     if !uid.is_empty() {

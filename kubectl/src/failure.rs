@@ -232,6 +232,15 @@ pub fn file_error(operation: &str, path: impl fmt::Display, error: &std::io::Err
     Failure::Plain(format!("{operation} {path}: {}", go_io(error)))
 }
 
+/// Go's complaint about base64: where the first wrong byte is, or the beginning of a last group that is too short.
+pub fn go_base64(text: &str, why: &base64::DecodeError) -> String {
+    let at = match why {
+        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
+        _ => text.trim_end().len() / 4 * 4,
+    };
+    format!("illegal base64 data at input byte {at}")
+}
+
 /// What Go calls an operating system's error.
 pub fn go_io(error: &std::io::Error) -> String {
     use std::io::ErrorKind as Kind;

@@ -66,6 +66,11 @@ fn takes(arg: &Arg) -> Takes {
     Takes::Other
 }
 
+/// Whether a flag is a switch.
+pub fn takes_bool(arg: &Arg) -> bool {
+    takes(arg) == Takes::Bool
+}
+
 struct Flags<'a> {
     all: Vec<&'a Arg>,
 }
@@ -150,7 +155,15 @@ pub fn flag_name(arg: &Arg) -> String {
     }
 }
 
-fn written(arg: &Arg, value: &str) -> Result<String, String> {
+/// A flag with its value for clap; nothing for an empty list, which adds nothing to the flag's values.
+fn written(arg: &Arg, value: &str) -> Result<Option<String>, String> {
+    if value.is_empty() && arg.get_value_delimiter() == Some(',') {
+        return Ok(None);
+    }
+    checked(arg, value).map(Some)
+}
+
+fn checked(arg: &Arg, value: &str) -> Result<String, String> {
     let name = match (arg.get_long(), arg.get_short()) {
         (Some(long), _) => format!("--{long}="),
         (None, Some(short)) => format!("-{short}="),
@@ -235,10 +248,10 @@ fn read(flags: &Flags<'_>, words: &[&String], line: &mut Line, options: &mut Vec
                 }
                 return Err(format!("unknown flag: --{name}"));
             };
-            options.push(match (value, takes(arg)) {
+            options.extend(match (value, takes(arg)) {
                 (Some(value), _) => written(arg, value)?,
                 (None, Takes::Bool) => written(arg, "true")?,
-                (None, Takes::Optional) => format!("--{}", arg.get_long().unwrap_or(name)),
+                (None, Takes::Optional) => Some(format!("--{}", arg.get_long().unwrap_or(name))),
                 (None, _) => {
                     let value = words.next().ok_or_else(|| format!("flag needs an argument: --{name}"))?;
                     written(arg, value)?
@@ -272,19 +285,19 @@ fn shorts<'a>(
             return Err(format!("unknown shorthand flag: '{name}' in -{rest}"));
         };
         if let Some(value) = after.strip_prefix('=').filter(|_| !after.is_empty()) {
-            options.push(written(arg, value)?);
+            options.extend(written(arg, value)?);
             return Ok(());
         }
         match takes(arg) {
-            Takes::Bool => options.push(written(arg, "true")?),
+            Takes::Bool => options.extend(written(arg, "true")?),
             Takes::Optional => options.push(format!("--{}", arg.get_long().unwrap_or_default())),
             _ if !after.is_empty() => {
-                options.push(written(arg, after)?);
+                options.extend(written(arg, after)?);
                 return Ok(());
             }
             _ => {
                 let value = words.next().ok_or_else(|| format!("flag needs an argument: '{name}' in -{rest}"))?;
-                options.push(written(arg, value)?);
+                options.extend(written(arg, value)?);
                 return Ok(());
             }
         }

@@ -111,6 +111,26 @@ impl Kubeconfig {
             Some(Value::Object(map)) => map,
             Some(_) => return Err("couldn't get version/kind; json parse error: cannot unmarshal into a Config".to_owned()),
         };
+        let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or("v1");
+        if version != "v1" {
+            return Err(format!(
+                "no kind \"Config\" is registered for version {} in scheme \"k8s.io/client-go/tools/clientcmd/api/latest/latest.go:50\"",
+                api::field::go_quote(version)
+            ));
+        }
+        for (list, item) in LISTS {
+            if let Some(wrong) = value.get(list).filter(|value| !value.is_array() && !value.is_null()) {
+                let named = match item {
+                    "cluster" => "NamedCluster",
+                    "user" => "NamedAuthInfo",
+                    _ => "NamedContext",
+                };
+                let shown = crate::resources::json_type(wrong);
+                return Err(format!(
+                    "json: cannot unmarshal {shown} into Go struct field Config.{list} of type []v1.{named}"
+                ));
+            }
+        }
         let mut config = Self { current_origin: origin.to_owned(), ..Self::default() };
         for (list, item) in LISTS {
             for named in value.get(list).and_then(Value::as_array).into_iter().flatten() {
@@ -243,14 +263,14 @@ pub fn paths(globals: &Globals) -> (Vec<PathBuf>, bool) {
 /// Reads and merges the files in question.
 ///
 /// # Errors
-/// If one named on the command line is not there, or any cannot be read.
-pub fn load(globals: &Globals) -> Result<Kubeconfig, Failure> {
+/// If one named on the command line is not there (and `lenient` is not set), or any cannot be read.
+pub fn load(globals: &Globals, lenient: bool) -> Result<Kubeconfig, Failure> {
     let (paths, explicit) = paths(globals);
     let mut files = Vec::new();
     for path in &paths {
         match Kubeconfig::read(path)? {
             Some(file) => files.push(file),
-            None if explicit => {
+            None if explicit && !lenient => {
                 return Err(plain(format!("stat {}: no such file or directory", path.display())));
             }
             None => {}
@@ -268,6 +288,8 @@ pub struct Chosen {
     pub cluster: Entry,
     /// Its user.
     pub user: Entry,
+    /// What the user is called in the kubeconfig.
+    pub user_name: String,
 }
 
 /// Picks context, cluster and user as flags and the current context say.
@@ -296,7 +318,8 @@ pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure>
     };
     let cluster = pick(&config.clusters, &globals.cluster, "cluster", "no server found for cluster {}")?;
     let user = pick(&config.users, &globals.user, "user", "auth info {} does not exist")?;
-    Ok(Chosen { context, cluster, user })
+    let user_name = given(&globals.user).unwrap_or_else(|| context.text("user").to_owned());
+    Ok(Chosen { context, cluster, user, user_name })
 }
 
 #[cfg(test)]

@@ -47,9 +47,22 @@ fn logs_exec_and_port_forward_reach_the_container() -> Result<()> {
         let code = cluster.command(&kubectl).args(["exec", pod, "--", "sh", "-c", "exit 7"]).output()?.status.code();
         assert_eq!(code, Some(7), "{}", kubectl.display());
         assert_eq!(echo(&cluster, &kubectl, pod)?, "through standard input");
+        assert_eq!(there_and_back(&cluster, &kubectl, name)?, "there and back", "{}", kubectl.display());
         assert!(port_forward(&cluster, &kubectl, pod)?.contains(name), "{}", kubectl.display());
     }
     Ok(())
+}
+
+/// Copies a file into a pod and out of it again.
+fn there_and_back(cluster: &Cluster, kubectl: &Path, pod: &str) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let (there, back) = (folder.path().join("there"), folder.path().join("back"));
+    std::fs::write(&there, "there and back")?;
+    let copy = |from: &str, to: &str| succeeded(cluster.command(kubectl).args(["cp", from, to]));
+    copy(&there.to_string_lossy(), &format!("{pod}:/tmp/copied"))?;
+    copy(&format!("{pod}:/tmp/copied"), &back.to_string_lossy())?;
+    succeeded(cluster.command(kubectl).args(["exec", pod, "--", "rm", "/tmp/copied"]))?;
+    Ok(std::fs::read_to_string(back)?)
 }
 
 fn echo(cluster: &Cluster, kubectl: &Path, pod: &str) -> Result<String> {

@@ -61,10 +61,9 @@ impl Cluster {
         succeeded(self.kubectl_command()?.args(arguments))
     }
 
-    /// A `kubectl` to be run.
+    /// Our `kubectl`, to be run.
     pub fn kubectl_command(&self) -> Result<Command> {
-        let first = kubectls()?.into_iter().next().context("find a kubectl")?;
-        Ok(self.command(first))
+        Ok(self.command(program("kubectl")?))
     }
 
     /// Applies a manifest.
@@ -151,14 +150,14 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The kubectls there are: ours, and a real one where it is installed (or named by `KUBECTL`).
+/// The kubectls to compare: ours, and a real one where it is installed (or named by `KUBECTL`).
 pub fn kubectls() -> Result<Vec<PathBuf>> {
     let real = std::env::var_os("KUBECTL").map_or_else(|| "/usr/bin/kubectl".into(), PathBuf::from);
     let works = |path: &PathBuf| {
         let version = Command::new(path).args(["version", "--client"]).stderr(Stdio::null()).output();
         version.is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
     };
-    Ok([program("kubectl")?, real].into_iter().filter(works).collect())
+    Ok(std::iter::once(program("kubectl")?).chain(Some(real).filter(works)).collect())
 }
 
 /// The repository.

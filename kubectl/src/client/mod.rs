@@ -537,10 +537,10 @@ fn generic(method: &Method, path: &str, answer: &Answer) -> Status {
 /// `pods web` for the path of a pod: what client-go names in messages.
 fn resource_of(path: &str) -> String {
     let parts: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').filter(|p| !p.is_empty()).collect();
-    let rest: &[&str] = match parts.as_slice() {
-        ["api", _, rest @ ..] => rest,
-        ["apis", _, _, rest @ ..] => rest,
-        _ => &[],
+    let (group, rest): (String, &[&str]) = match parts.as_slice() {
+        ["api", _, rest @ ..] => (String::new(), rest),
+        ["apis", group, _, rest @ ..] => (format!(".{group}"), rest),
+        _ => (String::new(), &[]),
     };
     let rest: &[&str] = match rest {
         ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
@@ -548,8 +548,8 @@ fn resource_of(path: &str) -> String {
     };
     match rest {
         [] => String::new(),
-        [resource] => (*resource).to_owned(),
-        [resource, name, ..] => format!("{resource} {name}"),
+        [resource] => format!("{resource}{group}"),
+        [resource, name, ..] => format!("{resource}{group} {name}"),
     }
 }
 

@@ -9,7 +9,8 @@ use crate::failure::{Failure, plain};
 /// Headers and what stands under them.
 #[derive(Clone, Debug)]
 pub struct CustomColumns {
-    columns: Vec<(String, JsonPath)>,
+    /// Paths are read when they are used, as upstream does: the headers are printed all the same.
+    columns: Vec<(String, Result<JsonPath, String>)>,
     /// `--no-headers`.
     pub no_headers: bool,
 }
@@ -56,7 +57,8 @@ impl CustomColumns {
 
     fn of(parts: Vec<(String, String)>) -> Result<Self, Failure> {
         let columns = parts.into_iter().map(|(header, path)| {
-            let path = JsonPath::parse_relaxed(&path).map_err(|e| plain(e.0))?.allow_missing_keys(true);
+            let path = api::jsonpath::relaxed(&path).map_err(|e| plain(e.0))?;
+            let path = JsonPath::parse(&path).map(|path| path.allow_missing_keys(true)).map_err(|e| e.0);
             Ok((header, path))
         });
         Ok(Self { columns: columns.collect::<Result<_, Failure>>()?, no_headers: false })
@@ -75,8 +77,12 @@ impl CustomColumns {
         if !self.no_headers {
             rows.push(self.columns.iter().map(|(header, _)| header.clone()).collect());
         }
+        if let Some(Err(why)) = self.columns.iter().map(|(_, path)| path).find(|path| path.is_err()) {
+            print!("{}", TabWriter::default().lines(&rows));
+            return Err(plain(why.clone()));
+        }
         for item in items {
-            let cells = self.columns.iter().map(|(_, path)| {
+            let cells = self.columns.iter().filter_map(|(_, path)| path.as_ref().ok()).map(|path| {
                 let found: Vec<String> = path.find(item)?.iter().flatten().map(|v| go_format(v)).collect();
                 Ok(if found.is_empty() { "<none>".to_owned() } else { found.join(",") })
             });

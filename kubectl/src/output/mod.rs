@@ -89,6 +89,8 @@ impl OutputArgs {
         let (format, rest) = self.split();
         let given = self.template.as_deref().filter(|t| !t.is_empty());
         let format = if format.is_empty() && given.is_some() { "go-template" } else { format };
+        let lower = format.to_lowercase();
+        let format = if matches!(lower.as_str(), "json" | "yaml" | "name") { lower.as_str() } else { format };
         let argument = |what: &str| match if rest.is_empty() { given.unwrap_or_default() } else { rest } {
             "" => Err(plain(format!("template format specified but no template given{what}"))),
             text => Ok(text.to_owned()),
@@ -131,7 +133,7 @@ impl OutputArgs {
             "custom-columns" if formats.contains("custom-columns") => Printer::Columns(CustomColumns::parse(rest)?),
             "custom-columns-file" if formats.contains("custom-columns") => {
                 if rest.is_empty() {
-                    return Err(plain("custom-columns-file format specified but no template file given"));
+                    return Err(plain("custom-columns format specified but no custom columns given"));
                 }
                 Printer::Columns(CustomColumns::parse_file(
                     &file(rest).map_err(|e| plain(format!("error reading template {rest}, {}\n", e.message())))?,

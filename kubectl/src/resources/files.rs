@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use api::field::go_quote;
+use api::{
+    field::go_quote,
+    schema::json::{self, First},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -41,6 +44,8 @@ pub struct Read {
     pub documents: Vec<Document>,
     /// What could not be read or is no YAML.
     pub failures: Vec<Failure>,
+    /// For each failure, how many documents came before it.
+    pub failed_at: Vec<usize>,
     /// Whether one file was named.
     pub single: bool,
 }
@@ -69,9 +74,18 @@ impl FileArgs {
         match (&self.kustomize, self.filename.is_empty(), self.recursive) {
             (Some(_), false, _) => Err(plain("only one of -f or -k can be specified")),
             (Some(_), _, true) => Err(plain("the -k flag can't be used with -f or -R")),
-            (Some(_), ..) => Err(plain("kustomizations (-k) are not supported by this kubectl; render them and use -f")),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a kustomization: first for what upstream would refuse it for.
+    ///
+    /// # Errors
+    /// If `-k` was given.
+    pub fn no_kustomization(&self) -> Result<(), Failure> {
+        let Some(directory) = self.kustomize.as_deref() else { return Ok(()) };
+        kustomization(directory)?;
+        Err(plain("kustomizations (-k) are not supported by this kubectl; render them and use -f"))
     }
 
     /// Refuses paths that are not there.
@@ -109,7 +123,7 @@ impl FileArgs {
                     let source = file.display().to_string();
                     match std::fs::read(&file) {
                         Ok(text) => out.take(&text, &source),
-                        Err(error) => out.failures.push(file_error("open", &source, &error)),
+                        Err(error) => out.failed(file_error("open", &source, &error)),
                     }
                 }
             }
@@ -146,12 +160,17 @@ impl FileArgs {
 }
 
 impl Read {
+    fn failed(&mut self, failure: Failure) {
+        self.failures.push(failure);
+        self.failed_at.push(self.documents.len());
+    }
+
     fn take(&mut self, text: &[u8], source: &str) {
         for document in documents_in(text) {
             match document {
                 Ok(value) => self.documents.push(Document { value, source: source.to_owned() }),
                 Err(why) => {
-                    self.failures.push(plain(format!("error parsing {source}: {why}")));
+                    self.failed(plain(format!("error parsing {source}: {why}")));
                     return;
                 }
             }
@@ -222,15 +241,7 @@ pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
         return vec![Err("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())];
     };
     if text.trim_start().starts_with('{') {
-        let values: Vec<_> = serde_json::Deserializer::from_str(text).into_iter::<Value>().collect();
-        // What only begins like JSON may be YAML in flow style.
-        if values.iter().all(Result::is_ok) {
-            return values
-                .into_iter()
-                .map(|v| v.map_err(|e| e.to_string()))
-                .filter(|v| v.as_ref() != Ok(&Value::Null))
-                .collect();
-        }
+        return json_in(text);
     }
     let mut out = Vec::new();
     for document in split(text) {
@@ -244,6 +255,29 @@ pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
         }
     }
     out
+}
+
+/// JSON values one after another.
+fn json_in(text: &str) -> Vec<Result<Value, String>> {
+    let (mut out, mut at) = (Vec::new(), 0);
+    loop {
+        match json::first(&text.as_bytes()[at..]) {
+            First::Value(Value::Null, length) => at += length,
+            First::Value(value, length) => {
+                out.push(Ok(value));
+                at += length;
+            }
+            First::Nothing => return out,
+            First::Cut => {
+                out.push(Err("unexpected EOF".to_owned()));
+                return out;
+            }
+            First::Wrong(error, offset) => {
+                out.push(Err(format!("json: offset {}: {error}", at + offset)));
+                return out;
+            }
+        }
+    }
 }
 
 /// Splits at lines that begin with `---` (what follows on such a line is dropped, as upstream does).
@@ -263,6 +297,32 @@ fn split(text: &str) -> Vec<&str> {
     out.push(&text[start..]);
     out.retain(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
     out
+}
+
+/// Whether there is a kustomization in a directory.
+///
+/// # Errors
+/// There is none, in upstream's words.
+pub fn kustomization(directory: &str) -> Result<(), Failure> {
+    let here = std::env::current_dir().unwrap_or_default();
+    let path = here.join(directory);
+    let Ok(path) = path.canonicalize() else {
+        return Err(plain(format!(
+            "must build at directory: not a valid directory: evalsymlink failure on '{directory}' : lstat {}: no such file or directory",
+            path.display()
+        )));
+    };
+    if !path.is_dir() {
+        let place = path.display();
+        return Err(plain(format!("must build at directory: '{directory}': file is not directory ({place})")));
+    }
+    if ["kustomization.yaml", "kustomization.yml", "Kustomization"].iter().any(|name| path.join(name).is_file()) {
+        return Ok(());
+    }
+    Err(plain(format!(
+        "unable to find one of 'kustomization.yaml', 'kustomization.yml' or 'Kustomization' in directory '{}'",
+        path.display()
+    )))
 }
 
 /// Downloads a URL, three times at most.
@@ -301,8 +361,7 @@ pub async fn read_url(url: &str) -> Result<Vec<u8>, Failure> {
                     break;
                 }
             }
-            Err(Failure::Connection { reason, .. }) => last = plain(format!("Get {}: {reason}", go_quote(url))),
-            Err(other) => last = other,
+            Err(other) => return Err(other),
         }
     }
     Err(last)
@@ -334,7 +393,10 @@ mod tests {
             Ok(vec![json!({"a": 1}), json!({"b": "---x\n"})])
         );
         assert_eq!(values("{\"a\":1}\n{\"b\":2}"), Ok(vec![json!({"a": 1}), json!({"b": 2})]));
-        assert_eq!(values("{a: 1}"), Ok(vec![json!({"a": 1})]));
+        assert_eq!(
+            values("{a: 1}"),
+            Err("json: offset 2: invalid character 'a' looking for beginning of object key string".to_owned())
+        );
         assert!(values("a: [").is_err_and(|e| e.starts_with("error converting YAML to JSON: yaml: ")));
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use self::{
     arguments::has_names,
-    files::{Document, FileArgs, documents_in, parse_text, read_url},
+    files::{Document, FileArgs, documents_in, kustomization, parse_text, read_url},
 };
 use crate::{
     client::{Call, Client},
@@ -58,6 +58,9 @@ impl Object {
     /// # Errors
     /// If it cannot be read.
     pub async fn latest(&self, client: &Client) -> Result<Value, Failure> {
+        if self.name.is_empty() {
+            return Err(nameless());
+        }
         client.json(Call::get(self.path())).await
     }
 
@@ -142,6 +145,8 @@ pub struct Targets {
     pub targets: Vec<Target>,
     /// What went wrong with others.
     pub failures: Vec<Failure>,
+    /// For each failure that came before something from files, how many targets came before it.
+    pub failed_at: Vec<usize>,
     /// Whether exactly one thing was named.
     pub single: bool,
 }
@@ -153,11 +158,29 @@ pub struct Found {
     pub objects: Vec<Object>,
     /// What went wrong with others.
     pub failures: Vec<Failure>,
+    /// See [`Targets::failed_at`].
+    pub failed_at: Vec<usize>,
     /// Whether exactly one thing was named.
     pub single: bool,
 }
 
 impl Found {
+    /// Objects and failures in the order in which files have them.
+    pub fn in_order(self) -> Vec<Result<Object, Failure>> {
+        let mut out = Vec::new();
+        let places = self.failed_at.into_iter().chain(std::iter::repeat(0));
+        let mut failures: Vec<(usize, Failure)> = places.zip(self.failures).collect();
+        failures.reverse();
+        for (at, object) in self.objects.into_iter().enumerate() {
+            while failures.last().is_some_and(|(before, _)| *before <= at) {
+                out.extend(failures.pop().map(|(_, failure)| Err(failure)));
+            }
+            out.push(Ok(object));
+        }
+        out.extend(failures.into_iter().rev().map(|(_, failure)| Err(failure)));
+        out
+    }
+
     /// The objects if nothing went wrong.
     ///
     /// # Errors
@@ -178,6 +201,23 @@ const MISSING_LOCAL: &str = "error: you must specify resources by --filename whe
 Example resource specifications include:
    '-f rsrc.yaml'
    '--filename=rsrc.json'";
+
+/// What upstream says before it asks for an object without a name.
+pub fn nameless() -> Failure {
+    plain("resource name may not be empty")
+}
+
+/// Upstream's check of what becomes a part of a path.
+fn segment(what: &str, name: &str) -> Result<(), Failure> {
+    let why = match name {
+        "." => "may not be '.'",
+        ".." => "may not be '..'",
+        name if name.contains('/') => "may not contain '/'",
+        name if name.contains('%') => "may not contain '%'",
+        _ => return Ok(()),
+    };
+    Err(plain(format!("invalid {what} {}: [{why}]", go_quote(name))))
+}
 
 /// What upstream says when nothing at all was named.
 pub fn missing() -> Failure {
@@ -205,7 +245,7 @@ impl Query<'_> {
         if self.all {
             selectors.0 = Some("");
         }
-        if self.files.is_some_and(|f| !f.filename.is_empty()) {
+        if self.files.is_some_and(|f| !f.is_empty()) {
             return self.by_files(cx, &given).await;
         }
         if self.local {
@@ -285,7 +325,7 @@ impl Query<'_> {
             let namespace = self.namespace(cx, &mapping, true)?;
             targets.push(Target::Named { mapping, namespace, name: name.clone() });
         }
-        Ok(Targets { single: targets.len() == 1, targets, failures: Vec::new() })
+        Ok(Targets { single: targets.len() == 1, targets, ..Targets::default() })
     }
 
     async fn by_names(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
@@ -303,7 +343,7 @@ impl Query<'_> {
                 |name: &String| Target::Named { mapping: mapping.clone(), namespace: namespace.clone(), name: name.clone() };
             targets = given.names.iter().map(named).collect();
         }
-        Ok(Targets { single: targets.len() == 1, targets, failures: Vec::new() })
+        Ok(Targets { single: targets.len() == 1, targets, ..Targets::default() })
     }
 
     async fn by_files(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
@@ -319,14 +359,31 @@ impl Query<'_> {
             return Err(plain("resource/name arguments cannot be provided when a path is specified"));
         }
         let Some(files) = self.files else { return Err(missing()) };
+        if let Err(failure) = files.no_kustomization() {
+            return Ok(Targets { failures: vec![failure], failed_at: vec![0], ..Targets::default() });
+        }
         let read = files.read().await?;
         let mut out = Targets { failures: read.failures, single: read.single, ..Targets::default() };
-        for document in read.documents {
+        let mut failures = Vec::new();
+        let mut reading = out.failures.drain(..).zip(read.failed_at).peekable();
+        for (at, document) in read.documents.into_iter().enumerate() {
+            while let Some((failure, _)) = reading.next_if(|(_, before)| *before <= at) {
+                out.failed_at.push(out.targets.len());
+                failures.push(failure);
+            }
             match self.object(cx, document).await {
                 Ok(objects) => out.targets.extend(objects.into_iter().map(Target::Local)),
-                Err(failure) => out.failures.push(failure),
+                Err(failure) => {
+                    out.failed_at.push(out.targets.len());
+                    failures.push(failure);
+                }
             }
         }
+        for (failure, _) in reading {
+            out.failed_at.push(out.targets.len());
+            failures.push(failure);
+        }
+        out.failures = failures;
         if let Some(labels) = self.labels.filter(|l| !l.is_empty()) {
             let selector = api::selector::Selector::parse(labels)
                 .map_err(|e| plain(format!("the provided selector {} is not valid: {}", go_quote(labels), e.0)))?;
@@ -334,6 +391,7 @@ impl Query<'_> {
                 Target::Local(object) => selector.matches_object(&object.value),
                 _ => true,
             });
+            out.failed_at.clear();
         }
         Ok(out)
     }
@@ -343,16 +401,32 @@ impl Query<'_> {
         let Document { value, source } = document;
         let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
+        let invalid = |why: &str| {
+            plain(format!(
+                "error validating {}: error validating data: {why}; if you choose to ignore these errors, turn validation off with --validate=false",
+                go_quote(&source)
+            ))
+        };
+        if !value.is_object() {
+            if self.validate {
+                return Err(invalid("invalid object to validate"));
+            }
+            return Err(plain(format!(
+                "unable to decode {}: json: cannot unmarshal {} into Go value of type unstructured.detector",
+                go_quote(&source),
+                json_type(&value)
+            )));
+        }
         if self.validate && (api_version.is_empty() || kind.is_empty()) {
             let missing = match (api_version.as_str(), kind.as_str()) {
                 ("", "") => "[apiVersion not set, kind not set]",
                 ("", _) => "apiVersion not set",
                 _ => "kind not set",
             };
-            return Err(plain(format!(
-                "error validating {}: error validating data: {missing}; if you choose to ignore these errors, turn validation off with --validate=false",
-                go_quote(&source)
-            )));
+            return Err(invalid(missing));
+        }
+        if self.validate && api_version.matches('/').count() > 1 {
+            return Err(invalid(&format!("unexpected GroupVersion string: {api_version}")));
         }
         for (field, name) in [(&kind, "Kind"), (&api_version, "apiVersion")] {
             if field.is_empty() {
@@ -361,6 +435,11 @@ impl Query<'_> {
                     go_quote(&source)
                 )));
             }
+        }
+        if self.validate && kind != "List" && self.unchecked(cx, &api_version, &kind).await? {
+            return Err(invalid(
+                "failed to check CRD: failed to list CRDs: the server could not find the requested resource",
+            ));
         }
         if let (Some(items), true) = (value.get("items").and_then(Value::as_array), kind.ends_with("List")) {
             let mut objects = Vec::new();
@@ -373,6 +452,9 @@ impl Query<'_> {
                 objects.extend(Box::pin(self.object(cx, Document { value: item, source: source.clone() })).await?);
             }
             return Ok(objects);
+        }
+        if let Some(why) = mistyped(&value["metadata"]) {
+            return Err(plain(format!("unable to decode {}: json: cannot unmarshal {why}", go_quote(&source))));
         }
         let meta = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (name, namespace) = (meta("name"), meta("namespace"));
@@ -393,6 +475,20 @@ impl Query<'_> {
         let mut object = Object { mapping, namespace: None, name, value, source };
         self.place(cx, &mut object, &namespace)?;
         Ok(vec![object])
+    }
+
+    /// Whether the server has the API version but not the kind, and no custom kinds at all: upstream looks for a custom kind
+    /// then, and stops when it cannot.
+    async fn unchecked(&self, cx: &Context, api_version: &str, kind: &str) -> Result<bool, Failure> {
+        let (group, version) = split_api_version(api_version);
+        if !matches!(cx.discovery()?.kind(api_version, kind).await, Err(Failure::NoKind(..))) {
+            return Ok(false);
+        }
+        let catalog = cx.discovery()?.catalog().await?;
+        let served = |wanted: &str, version: Option<&str>| {
+            catalog.mappings.iter().any(|m| m.group == wanted && version.is_none_or(|version| m.version == version))
+        };
+        Ok(served(group, Some(version)) && !served("apiextensions.k8s.io", None))
     }
 
     /// Gives an object from a file its namespace.
@@ -434,11 +530,18 @@ impl Query<'_> {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn fetch(&self, client: &Client, target: &Target, accept: &str) -> Result<Vec<Value>, Failure> {
+        if let Target::List { namespace: Some(namespace), .. } | Target::Named { namespace: Some(namespace), .. } = target {
+            segment("namespace", namespace)?;
+        }
         match target {
             Target::Local(object) if !self.latest || object.name.is_empty() => Ok(vec![object.value.clone()]),
             Target::Local(object) => Ok(vec![get(client, object.path(), object.namespace.as_deref(), accept).await?]),
             Target::Named { mapping, namespace, name } => {
                 let mut path = mapping.path(namespace.as_deref(), Some(name));
+                if name.is_empty() {
+                    return Err(nameless());
+                }
+                segment("resource name", name)?;
                 if !self.subresource.is_empty() {
                     path.push_str(&format!("/{}", self.subresource));
                 }
@@ -451,7 +554,7 @@ impl Query<'_> {
                     let mut call = Call::get(mapping.path(namespace.as_deref(), None)).accept(accept);
                     call = call.query_if("labelSelector", self.labels.unwrap_or_default());
                     call = call.query_if("fieldSelector", self.fields.unwrap_or_default());
-                    if self.chunk_size > 0 {
+                    if self.chunk_size != 0 {
                         call = call.query("limit", self.chunk_size.to_string()).query_if("continue", &token);
                     }
                     let page = client.json(call).await.map_err(|failure| self.list_failure(failure, mapping))?;
@@ -489,7 +592,8 @@ impl Query<'_> {
     /// If it cannot be made out what was asked for. What cannot be fetched is told in [`Found::failures`].
     pub async fn objects(&self, cx: &Context) -> Result<Found, Failure> {
         let targets = self.targets(cx).await?;
-        let mut found = Found { failures: targets.failures, single: targets.single, ..Found::default() };
+        let (failures, failed_at) = (targets.failures, targets.failed_at);
+        let mut found = Found { failures, failed_at, single: targets.single, ..Found::default() };
         for target in targets.targets {
             if let Target::Local(object) = &target
                 && !self.latest
@@ -516,6 +620,43 @@ impl Query<'_> {
         }
         Ok(found)
     }
+}
+
+/// What Go's JSON decoder calls a value.
+pub fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// What in an object's metadata is of a wrong type: clients read that much of every object.
+fn mistyped(metadata: &Value) -> Option<String> {
+    let wrong = |value: &Value, field: &str, wanted: &str| {
+        Some(format!("{} into Go struct field ObjectMeta.metadata.{field} of type {wanted}", json_type(value)))
+    };
+    for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
+        match &metadata[field] {
+            Value::Null | Value::String(_) => {}
+            other => return wrong(other, field, "string"),
+        }
+    }
+    for field in ["labels", "annotations"] {
+        match &metadata[field] {
+            Value::Null => {}
+            Value::Object(map) => {
+                if let Some(other) = map.values().find(|value| !value.is_string() && !value.is_null()) {
+                    return wrong(other, field, "string");
+                }
+            }
+            other => return wrong(other, field, "map[string]string"),
+        }
+    }
+    None
 }
 
 /// One object. If it is not there because its namespace is not, that is what is said.

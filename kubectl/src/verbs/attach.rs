@@ -79,7 +79,7 @@ pub async fn attach(client: &Client, pod: &Value, session: &SessionArgs) -> Resu
     let done = program.run(client, session.input(), stdout(), stderr(), &sizes).await;
     drop(raw);
     done?;
-    if !session.quiet && tty {
+    if !session.quiet && tty && pod.text("spec.restartPolicy") == "Always" {
         let (of, namespace) = (pod.text("metadata.name"), pod.text("metadata.namespace"));
         println!(
             "Session ended, resume using 'kubectl attach {of} -c {name} -n {namespace} -i -t' command when the pod is running"

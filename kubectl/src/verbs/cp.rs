@@ -196,6 +196,7 @@ async fn to_pod(args: &Args, cx: &Context, from: Spec, to: Spec) -> Result<(), F
         false => words(&["tar", "-xmf", "-"]),
     };
     command.extend(words(&["-C", &folder]));
+    let program = place.program(&command);
     if let Some(said) = &place.said {
         eprintln!("{said}");
     }

@@ -1,6 +1,6 @@
 //! `kubectl get`: tables made by the server, or whole objects in one of the formats; watches.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, io::Write, sync::Arc};
 
 use api::{field::go_quote, jsonpath::JsonPath, quantity::Quantity};
 use serde_json::{Value, json};
@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use crate::{
     client::{Call, JSON},
     context::Context,
+    discovery::Mapping,
     failure::{Failure, plain},
     output::{
-        OutputArgs, Printer, hide_managed_fields,
+        OutputArgs, Printer, hide_managed_fields, json,
         table::{Options, TabWriter, TablePrinter, kind_of},
     },
     resources::{FileArgs, Query, Target, items},
@@ -88,8 +89,8 @@ pub struct Args {
 
 impl Args {
     fn human(&self) -> bool {
-        let (format, _) = self.output.split();
-        format == "wide" || (format.is_empty() && self.output.template.as_deref().unwrap_or_default().is_empty())
+        let output = self.output.output.as_deref().unwrap_or_default();
+        output == "wide" || (output.is_empty() && self.output.template.as_deref().unwrap_or_default().is_empty())
     }
 
     fn sort_field(&self) -> Option<&str> {
@@ -181,7 +182,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     args.validate()?;
     if let Some(raw) = &args.raw {
         let answer = cx.client()?.call(Call::get(raw.as_str())).await?;
-        use std::io::Write;
         return Ok(std::io::stdout().write_all(&answer.body)?);
     }
     if args.watch || args.watch_only {
@@ -214,7 +214,12 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
         }
     }
     if let Some(field) = args.sort_field() {
-        // Upstream drops what cannot be sorted without a word.
+        // Upstream takes several answers for objects of their own, tables though they are.
+        if pages.iter().map(|(_, pages)| pages.len()).sum::<usize>() > 1 {
+            let mut tables: Vec<Value> = pages.iter().flat_map(|(_, pages)| pages).cloned().collect();
+            sort(&mut tables, field, |table| table)?;
+        }
+        // It drops what cannot be sorted without a word.
         for (_, pages) in &mut pages {
             pages.retain_mut(|page| sort_page(page, field).is_ok());
         }
@@ -377,6 +382,12 @@ impl Show {
                 if !args.output.show_managed_fields && matches!(printer, Printer::Json | Printer::Yaml) {
                     hide_managed_fields(&mut object);
                 }
+                if let (Some(event), Printer::Json) = (shown, &*printer) {
+                    let event = Value::from(event);
+                    println!("{{\"type\":{event},\"object\":{}}}", json::compact(&object));
+                    *printed += 1;
+                    return Ok(std::io::stdout().flush()?);
+                }
                 let value = match shown {
                     Some(event) if !matches!(printer, Printer::Name) => json!({"type": event, "object": object}),
                     _ => object,
@@ -388,9 +399,18 @@ impl Show {
                 }
             }
         }
-        use std::io::Write;
         Ok(std::io::stdout().flush()?)
     }
+}
+
+fn show_of(args: &Args, mapping: Option<&Arc<Mapping>>) -> Result<Show, Failure> {
+    if !args.human() {
+        return Ok(Show::Objects(args.printer()?, 0));
+    }
+    let mut options = args.table_options();
+    options.with_namespace = args.all_namespaces;
+    options.with_kind = mapping.filter(|_| args.show_kind).map(|mapping| kind_of(mapping));
+    Ok(Show::Table(Box::new(TablePrinter::new(options)), TabWriter::default()))
 }
 
 async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
@@ -399,6 +419,15 @@ async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
     Failure::of(targets.failures)?;
     let [target] = targets.targets.as_slice() else {
         let same = targets.targets.windows(2).all(|pair| pair[0].mapping() == pair[1].mapping());
+        if same {
+            let mut show = show_of(args, targets.targets.first().map(Target::mapping))?;
+            let accept = if args.human() && args.server_print { TABLE } else { JSON };
+            for target in &targets.targets {
+                for page in query.fetch(cx.client()?, target, accept).await? {
+                    show.print(args, &page, "ADDED")?;
+                }
+            }
+        }
         return Err(plain(match same {
             true => "you may only watch a single resource or type of resource at a time",
             false => {
@@ -408,14 +437,7 @@ async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
     };
     let client = cx.client()?;
     let (mapping, accept) = (target.mapping(), if args.human() && args.server_print { TABLE } else { JSON });
-    let mut show = if args.human() {
-        let mut options = args.table_options();
-        options.with_namespace = args.all_namespaces;
-        options.with_kind = args.show_kind.then(|| kind_of(mapping));
-        Show::Table(Box::new(TablePrinter::new(options)), TabWriter::default())
-    } else {
-        Show::Objects(args.printer()?, 0)
-    };
+    let mut show = show_of(args, Some(mapping))?;
     let pages = query.fetch(client, target, accept).await?;
     let list = matches!(target, Target::List { .. });
     let version = pages.last().and_then(|p| p["metadata"]["resourceVersion"].as_str()).unwrap_or_default().to_owned();

@@ -1,12 +1,16 @@
 //! One verb a file: `Args` and `run`.
 
+pub mod absent;
 pub mod annotate;
 pub mod api_resources;
 pub mod api_versions;
 pub mod apply;
 pub mod attach;
 pub mod auth;
+pub mod autoscale;
+pub mod certificate;
 pub mod cluster_info;
+pub mod completion;
 pub mod config;
 pub mod cp;
 pub mod create;
@@ -25,6 +29,7 @@ mod labels;
 pub mod logs;
 pub mod options;
 pub mod patch;
+pub mod plugin;
 pub mod port_forward;
 pub mod replace;
 pub mod rollout;

@@ -310,10 +310,7 @@ async fn serve(mut connection: TcpStream, session: &PortForward, port: u16) -> R
 fn log(error: &str) {
     let now = Zoned::now().strftime("%m%d %H:%M:%S%.6f").to_string();
     let quoted = api::field::go_quote(error);
-    eprintln!(
-        "E{now} {:>7} portforward.go:424] \"Unhandled Error\" err={quoted} logger=\"UnhandledError\"",
-        std::process::id()
-    );
+    eprintln!("E{now} {:>7} portforward.go:424] \"Unhandled Error\" err={quoted}", std::process::id());
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! `kubectl top`: needs a metrics API, which nothing here serves.
 
+use super::create::no_command;
 use crate::{
     client::Call,
     context::Context,
@@ -8,28 +9,70 @@ use crate::{
 
 /// What `top` takes.
 #[derive(clap::Args, Debug)]
+#[command(override_usage = "kubectl top [flags] [options]")]
 pub struct Args {
     /// `node` or `pod`.
     #[command(subcommand)]
-    pub of: Of,
+    of: Option<Of>,
 }
 
 /// Whose resources.
 #[derive(clap::Subcommand, Debug)]
 pub enum Of {
     /// Display resource (CPU/memory) usage of nodes
-    #[command(visible_alias = "nodes", alias = "no")]
-    Node(Names),
+    #[command(visible_alias = "nodes", alias = "no", override_usage = "kubectl top node [NAME | -l label] [options]")]
+    Node(Node),
     /// Display resource (CPU/memory) usage of pods
-    #[command(visible_alias = "pods", alias = "po")]
-    Pod(Names),
+    #[command(visible_alias = "pods", alias = "po", override_usage = "kubectl top pod [NAME | -l label] [options]")]
+    Pod(Pod),
 }
 
-/// Names.
+/// What both take.
 #[derive(clap::Args, Debug)]
-pub struct Names {
-    /// Names.
-    pub names: Vec<String>,
+pub struct Common {
+    /// Labels of the objects
+    #[arg(long, short = 'l', default_value = "", hide_default_value = true)]
+    selector: String,
+    /// cpu or memory
+    #[arg(long, default_value = "", hide_default_value = true)]
+    sort_by: String,
+    /// No line of headers
+    #[arg(long)]
+    no_headers: bool,
+    /// Read the metrics as protocol buffers
+    #[arg(long, default_value_t = true)]
+    use_protocol_buffers: bool,
+    /// A name
+    names: Vec<String>,
+}
+
+/// What `top node` takes.
+#[derive(clap::Args, Debug)]
+pub struct Node {
+    #[command(flatten)]
+    common: Common,
+    /// Show capacity in the place of what can be allocated
+    #[arg(long)]
+    show_capacity: bool,
+}
+
+/// What `top pod` takes.
+#[derive(clap::Args, Debug)]
+pub struct Pod {
+    #[command(flatten)]
+    common: Common,
+    /// Fields of the pods
+    #[arg(long, default_value = "", hide_default_value = true)]
+    field_selector: String,
+    /// Show containers
+    #[arg(long)]
+    containers: bool,
+    /// Look in all namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Show the sum
+    #[arg(long)]
+    sum: bool,
 }
 
 /// Says that there are no metrics.
@@ -37,14 +80,27 @@ pub struct Names {
 /// # Errors
 /// Always.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (Of::Node(names) | Of::Pod(names)) = args.of;
+    let (common, command) = match &args.of {
+        None => return Err(no_command(&["top"], &[])),
+        Some(Of::Node(node)) => (&node.common, "node"),
+        Some(Of::Pod(pod)) => (&pod.common, "pod"),
+    };
+    check(common, command)?;
     let groups = cx.client()?.json(Call::get("/apis")).await?;
     let served = groups["groups"].as_array().into_iter().flatten().any(|group| group["name"] == "metrics.k8s.io");
-    match served {
-        false => Err(plain("Metrics API not available")),
-        true => Err(plain(format!(
-            "this kubectl does not read metrics{}",
-            names.names.first().map_or_else(String::new, |n| format!(" (of {n})"))
-        ))),
+    Err(plain(if served { "this kubectl does not read metrics" } else { "Metrics API not available" }))
+}
+
+fn check(args: &Common, command: &str) -> Result<(), Failure> {
+    if args.names.len() > 1 {
+        let names = args.names.join(" ");
+        return Err(crate::failure::usage(&format!("top {command}"), format!("unexpected arguments: [{names}]")));
     }
+    if !args.names.is_empty() && !args.selector.is_empty() {
+        return Err(plain("only one of NAME or --selector can be provided"));
+    }
+    if !matches!(args.sort_by.as_str(), "" | "cpu" | "memory") {
+        return Err(plain("--sort-by accepts only cpu or memory"));
+    }
+    Ok(())
 }

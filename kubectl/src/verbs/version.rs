@@ -17,10 +17,6 @@ const ORDER: &[&str] = &[
     "serverVersion",
     "major",
     "minor",
-    "emulationMajor",
-    "emulationMinor",
-    "minCompatibilityMajor",
-    "minCompatibilityMinor",
     "gitVersion",
     "gitCommit",
     "gitTreeState",
@@ -101,5 +97,10 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 }
 
 async fn server(cx: &Context) -> Result<Value, Failure> {
-    cx.client()?.json(Call::get("/version")).await
+    let mut version = cx.client()?.json(Call::get("/version")).await?;
+    // Fields that clients of this generation don't know.
+    if let Some(fields) = version.as_object_mut() {
+        fields.retain(|name, _| !name.starts_with("emulation") && !name.starts_with("minCompatibility"));
+    }
+    Ok(version)
 }

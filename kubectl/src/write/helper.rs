@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::patch::PatchType;
 use serde_json::{Value, json};
 
-use crate::{client::Call, context::Context, discovery::Mapping, failure::Failure, output::DryRun};
+use crate::{client::Call, context::Context, discovery::Mapping, failure::Failure, output::DryRun, resources::nameless};
 
 /// A kind and how it is to be written.
 #[derive(Clone)]
@@ -16,6 +16,10 @@ pub struct Helper<'a> {
     dry_run: bool,
     manager: String,
     validation: String,
+}
+
+fn named(name: &str) -> Result<(), Failure> {
+    if name.is_empty() { Err(nameless()) } else { Ok(()) }
 }
 
 impl<'a> Helper<'a> {
@@ -68,6 +72,7 @@ impl<'a> Helper<'a> {
     /// # Errors
     /// The server refuses.
     pub async fn get(&self, namespace: &str, name: &str) -> Result<Value, Failure> {
+        named(name)?;
         self.cx.client()?.json(Call::get(self.path(namespace, Some(name)))).await
     }
 
@@ -96,6 +101,7 @@ impl<'a> Helper<'a> {
     /// # Errors
     /// The server refuses.
     pub async fn patch(&self, namespace: &str, name: &str, kind: PatchType, patch: &str) -> Result<Value, Failure> {
+        named(name)?;
         let call = Call::patch(self.path(namespace, Some(name)), kind.content_type(), patch.to_owned());
         self.cx.client()?.json(self.with_options(call)).await
     }
@@ -106,6 +112,7 @@ impl<'a> Helper<'a> {
     /// # Errors
     /// The server refuses.
     pub async fn replace(&self, namespace: &str, name: &str, overwrite: bool, object: &Value) -> Result<Value, Failure> {
+        named(name)?;
         let mut object = object.clone();
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         if version.is_empty() && overwrite {
@@ -122,6 +129,7 @@ impl<'a> Helper<'a> {
     /// # Errors
     /// The server refuses.
     pub async fn delete(&self, namespace: &str, name: &str, mut options: Value) -> Result<Value, Failure> {
+        named(name)?;
         options["kind"] = json!("DeleteOptions");
         options["apiVersion"] = json!(self.mapping.api_version());
         if self.dry_run {

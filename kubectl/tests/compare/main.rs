@@ -47,7 +47,7 @@ macro_rules! scripts {
     };
 }
 
-scripts! { apply basics change create describe edit events get run set shell streams }
+scripts! { apply basics change config create describe edit events files get output run set shell streams usage verbs }
 
 fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))

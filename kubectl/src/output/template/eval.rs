@@ -3,7 +3,7 @@
 use api::{field::go_quote, jsonpath::go_format};
 use serde_json::Value;
 
-use super::{Node, Operand, Pipe, Template, functions};
+use super::{At, Node, Operand, Pipe, Template, functions};
 
 /// A value. Numbers of objects are floats, those that are written or counted are whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,11 +120,11 @@ fn source(operand: &Operand) -> String {
         Operand::Int(int) => int.to_string(),
         Operand::Float(float) => float.to_string(),
         Operand::Text(text) => go_quote(text),
-        Operand::Function(name) => name.clone(),
-        Operand::Variable(name, fields) => {
+        Operand::Function(name, _) => name.clone(),
+        Operand::Variable(name, fields, _) => {
             std::iter::once(name.as_str()).chain(fields.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
         }
-        Operand::Field(fields) => format!(".{}", fields.join(".")),
+        Operand::Field(fields, _) => format!(".{}", fields.join(".")),
         Operand::Pipe(pipe, fields) => {
             let fields: String = fields.iter().map(|f| format!(".{f}")).collect();
             format!("({}){fields}", pipe.commands.iter().map(|c| command_source(c)).collect::<Vec<_>>().join(" | "))
@@ -136,8 +136,17 @@ fn command_source(command: &[Operand]) -> String {
     command.iter().map(source).collect::<Vec<_>>().join(" ")
 }
 
-fn failed(line: usize, at: &str, why: impl std::fmt::Display) -> String {
-    format!("template: output:{line}:2: executing \"output\" at <{at}>: {why}")
+/// Where a command stands.
+fn place(command: &[Operand]) -> At {
+    match command.first() {
+        Some(Operand::Function(_, at) | Operand::Variable(_, _, at) | Operand::Field(_, at)) => *at,
+        Some(Operand::Pipe(pipe, _)) => pipe.commands.first().map(|command| place(command)).unwrap_or_default(),
+        _ => At { line: 1, column: 2 },
+    }
+}
+
+fn failed(at: At, what: &str, why: impl std::fmt::Display) -> String {
+    format!("template: output:{}:{}: executing \"output\" at <{what}>: {why}", at.line, at.column)
 }
 
 impl State<'_> {
@@ -214,8 +223,9 @@ impl State<'_> {
             Val::Int(count) => (0..count).map(|i| (Val::Int(i), Val::Int(i))).collect(),
             Val::Missing | Val::Json(Value::Null) => Vec::new(),
             other => {
-                let at = pipe.commands.first().map(|c| command_source(c)).unwrap_or_default();
-                return Err(failed(pipe.line, &at, format!("range can't iterate over {}", other.printed())));
+                let last = pipe.commands.last().map(Vec::as_slice).unwrap_or_default();
+                let why = format!("range can't iterate over {}", other.printed());
+                return Err(failed(place(last), &command_source(last), why));
             }
         };
         if pairs.is_empty() {
@@ -258,30 +268,31 @@ impl State<'_> {
     fn value(&mut self, pipe: &Pipe, dot: &Val) -> Result<Val, String> {
         let mut last: Option<Val> = None;
         for command in &pipe.commands {
-            last = Some(self.command(command, last, dot, pipe.line)?);
+            last = Some(self.command(command, last, dot)?);
         }
         Ok(last.unwrap_or(Val::Missing))
     }
 
-    fn command(&mut self, command: &[Operand], last: Option<Val>, dot: &Val, line: usize) -> Result<Val, String> {
-        let Some(Operand::Function(name)) = command.first() else {
+    fn command(&mut self, command: &[Operand], last: Option<Val>, dot: &Val) -> Result<Val, String> {
+        let place = place(command);
+        let Some(Operand::Function(name, _)) = command.first() else {
             let first = command.first().unwrap_or(&Operand::Nil);
             if command.len() > 1 || last.is_some() {
                 return Err(failed(
-                    line,
+                    place,
                     &source(first),
                     "can't give argument to non-function ".to_owned() + &source(first),
                 ));
             }
             if *first == Operand::Nil {
-                return Err(failed(line, "nil", "nil is not a command"));
+                return Err(failed(place, "nil", "nil is not a command"));
             }
-            return self.operand(first, dot, line);
+            return self.operand(first, dot);
         };
         if matches!(name.as_str(), "and" | "or") {
             let mut value = None;
             for operand in &command[1..] {
-                let found = self.operand(operand, dot, line)?;
+                let found = self.operand(operand, dot)?;
                 if found.truth() == (name == "or") {
                     return Ok(found);
                 }
@@ -289,18 +300,19 @@ impl State<'_> {
             }
             return last
                 .or(value)
-                .ok_or_else(|| failed(line, name, format!("wrong number of args for {name}: want at least 1 got 0")));
+                .ok_or_else(|| failed(place, name, format!("wrong number of args for {name}: want at least 1 got 0")));
         }
         let mut args = Vec::new();
         for operand in &command[1..] {
-            args.push(self.operand(operand, dot, line)?);
+            args.push(self.operand(operand, dot)?);
         }
         args.extend(last);
-        functions::call(name, &args).map_err(|why| failed(line, &command_source(command), why))
+        functions::call(name, &args).map_err(|why| failed(place, &command_source(command), why))
     }
 
-    fn operand(&mut self, operand: &Operand, dot: &Val, line: usize) -> Result<Val, String> {
+    fn operand(&mut self, operand: &Operand, dot: &Val) -> Result<Val, String> {
         let at = || source(operand);
+        let place = place(std::slice::from_ref(operand));
         match operand {
             Operand::Dot => Ok(dot.clone()),
             Operand::Nil => Ok(Val::Missing),
@@ -308,15 +320,15 @@ impl State<'_> {
             Operand::Int(int) => Ok(Val::Int(*int)),
             Operand::Float(float) => Ok(Val::Json((*float).into())),
             Operand::Text(text) => Ok(Val::Json(text.as_str().into())),
-            Operand::Function(_) => self.command(std::slice::from_ref(operand), None, dot, line),
-            Operand::Field(fields) => self.fields(dot.clone(), fields).map_err(|why| failed(line, &at(), why)),
-            Operand::Variable(name, fields) => {
+            Operand::Function(..) => self.command(std::slice::from_ref(operand), None, dot),
+            Operand::Field(fields, _) => self.fields(dot.clone(), fields).map_err(|why| failed(place, &at(), why)),
+            Operand::Variable(name, fields, _) => {
                 let value = self.variables.iter().rev().find(|(n, _)| n == name).map_or(Val::Missing, |(_, v)| v.clone());
-                self.fields(value, fields).map_err(|why| failed(line, &at(), why))
+                self.fields(value, fields).map_err(|why| failed(place, &at(), why))
             }
             Operand::Pipe(pipe, fields) => {
                 let value = self.value(pipe, dot)?;
-                self.fields(value, fields).map_err(|why| failed(line, &at(), why))
+                self.fields(value, fields).map_err(|why| failed(place, &at(), why))
             }
         }
     }

@@ -86,8 +86,10 @@ pub(super) fn call(name: &str, args: &[Val]) -> Result<Val, String> {
         "base64decode" => {
             use base64::Engine;
             needs(1, 1)?;
-            let decoded = base64::engine::general_purpose::STANDARD.decode(args[0].printed().replace(['\n', '\r'], ""));
-            let decoded = decoded.map_err(|_| "base64 decode failed: illegal base64 data".to_owned())?;
+            let given = args[0].printed();
+            let decoded = base64::engine::general_purpose::STANDARD.decode(given.replace(['\n', '\r'], ""));
+            let decoded = decoded
+                .map_err(|why| failed(format!("base64 decode failed: {}", crate::failure::go_base64(&given, &why))))?;
             Ok(text(String::from_utf8_lossy(&decoded).into_owned().into()))
         }
         _ => Err(failed("nothing here can be called".to_owned())),

@@ -32,7 +32,13 @@ struct Pipe {
     /// `=` instead of `:=`.
     assigns: bool,
     commands: Vec<Vec<Operand>>,
+}
+
+/// Where something stands in a template, as messages count: lines from one, bytes of the line from zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct At {
     line: usize,
+    column: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,11 +49,11 @@ enum Operand {
     Int(i64),
     Float(f64),
     Text(String),
-    Function(String),
-    /// `$x.a.b`
-    Variable(String, Vec<String>),
-    /// `.a.b`
-    Field(Vec<String>),
+    Function(String, At),
+    /// `$x.a.b`; where the first field stands, or the name if there are none.
+    Variable(String, Vec<String>, At),
+    /// `.a.b`; where the second field stands, or the only one: Go reads the others as a chain.
+    Field(Vec<String>, At),
     /// `(pipe).a.b`
     Pipe(Box<Pipe>, Vec<String>),
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::field::go_quote;
 
-use super::{Node, Operand, Pipe};
+use super::{At, Node, Operand, Pipe};
 
 /// What stands between braces, or outside of them.
 #[derive(Debug)]
@@ -17,9 +17,9 @@ enum Piece {
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     /// `.a`, `.`: field names; empty for the dot.
-    Field(String),
-    Variable(String),
-    Word(String),
+    Field(String, At),
+    Variable(String, At),
+    Word(String, At),
     Text(String),
     Number(String),
     Char(char),
@@ -92,7 +92,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             };
             continue;
         }
-        let (tokens, after, trim) = tokens(inner, line)?;
+        let (tokens, after, trim) = tokens(inner, text, line)?;
         out.push(Piece::Action(tokens, line));
         line += inner[..inner.len() - after.len()].matches('\n').count();
         (rest, trim_next) = (after, trim);
@@ -101,8 +101,15 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
     Ok(out)
 }
 
-/// The words of an action, what comes after its braces, and whether they trim it.
-fn tokens(text: &str, line: usize) -> Result<(Vec<Token>, &str, bool), String> {
+/// Where the rest of a text begins.
+fn place(whole: &str, rest: &str) -> At {
+    let before = &whole[..whole.len() - rest.len()];
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    At { line: 1 + before.matches('\n').count(), column: before.len() - start }
+}
+
+/// The words of an action, what comes after its braces, and whether they trim it; the action ends the whole text.
+fn tokens<'a>(text: &'a str, whole: &str, line: usize) -> Result<(Vec<Token>, &'a str, bool), String> {
     let mut out = Vec::new();
     let mut rest = text;
     let word = |rest: &str| rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
@@ -124,12 +131,12 @@ fn tokens(text: &str, line: usize) -> Result<(Vec<Token>, &str, bool), String> {
         let length = match first {
             '.' if !next.is_some_and(|c| c.is_ascii_digit()) => {
                 let end = 1 + word(&rest[1..]);
-                out.push(Token::Field(rest[1..end].to_owned()));
+                out.push(Token::Field(rest[1..end].to_owned(), place(whole, rest)));
                 end
             }
             '$' => {
                 let end = 1 + word(&rest[1..]);
-                out.push(Token::Variable(rest[..end].to_owned()));
+                out.push(Token::Variable(rest[..end].to_owned(), place(whole, rest)));
                 end
             }
             '"' => {
@@ -187,13 +194,28 @@ fn tokens(text: &str, line: usize) -> Result<(Vec<Token>, &str, bool), String> {
             }
             c if c.is_alphabetic() || c == '_' => {
                 let end = word(rest);
-                out.push(Token::Word(rest[..end].to_owned()));
+                out.push(Token::Word(rest[..end].to_owned(), place(whole, rest)));
                 end
             }
-            c => return wrong(line, format!("unexpected {} in command", go_quote(&c.to_string()))),
+            c if c.is_ascii_graphic() => {
+                return wrong(line, format!("unexpected {} in command", go_quote(&c.to_string())));
+            }
+            c => return wrong(line, format!("unrecognized character in action: U+{:04X} {}", u32::from(c), go_char(c))),
         };
+        let named = matches!(out.last(), Some(Token::Field(..) | Token::Variable(..) | Token::Word(..)));
         rest = &rest[length..];
+        if let Some(next) = rest.chars().next()
+            && named
+            && !(next.is_whitespace() || matches!(next, '.' | ',' | '|' | ':' | '(' | ')') || rest.starts_with("}}"))
+        {
+            return wrong(line, format!("bad character U+{:04X} {}", u32::from(next), go_char(next)));
+        }
     }
+}
+
+/// A character as Go's `%#U` shows it.
+fn go_char(c: char) -> String {
+    format!("'{c}'")
 }
 
 /// A Go string in double quotes and its length with them.
@@ -269,7 +291,7 @@ impl Parser {
             };
             let words = tight(&tokens);
             let (keyword, rest) = match words.split_first() {
-                Some((Token::Word(word), rest)) => (word.as_str(), rest),
+                Some((Token::Word(word, _), rest)) => (word.as_str(), rest),
                 _ => ("", words),
             };
             match keyword {
@@ -325,7 +347,7 @@ impl Parser {
                     (_, End::Else(..)) => return wrong(line, "expected end; found {{else}}"),
                     (_, End::Eof) => return wrong(self.lines, "unexpected EOF"),
                 },
-                Some((Token::Word(word), rest))
+                Some((Token::Word(word, _), rest))
                     if (word == "if" && keyword == "if") || (word == "with" && keyword == "with") =>
                 {
                     vec![self.control(word, rest, line)?]
@@ -342,14 +364,18 @@ impl Parser {
     }
 
     fn pipe(&mut self, words: &[Token], line: usize) -> Result<Pipe, String> {
-        let mut pipe = Pipe { line, ..Pipe::default() };
+        let mut pipe = Pipe::default();
         let mut words = words;
         let dense: Vec<&Token> = words.iter().filter(|t| **t != Token::Space).collect();
         let (names, operator) = match dense.as_slice() {
-            [Token::Variable(a), operator @ (Token::Declare | Token::Assign), ..] => (vec![a.clone()], Some(*operator)),
-            [Token::Variable(a), Token::Comma, Token::Variable(b), operator @ (Token::Declare | Token::Assign), ..] => {
-                (vec![a.clone(), b.clone()], Some(*operator))
-            }
+            [Token::Variable(a, _), operator @ (Token::Declare | Token::Assign), ..] => (vec![a.clone()], Some(*operator)),
+            [
+                Token::Variable(a, _),
+                Token::Comma,
+                Token::Variable(b, _),
+                operator @ (Token::Declare | Token::Assign),
+                ..,
+            ] => (vec![a.clone(), b.clone()], Some(*operator)),
             _ => (Vec::new(), None),
         };
         if let Some(operator) = operator {
@@ -394,26 +420,37 @@ impl Parser {
                     at += 1;
                     continue;
                 }
-                Token::Field(name) if !apart => {
-                    let fields = match out.last_mut() {
-                        Some(Operand::Field(fields) | Operand::Variable(_, fields) | Operand::Pipe(_, fields)) => fields,
+                Token::Field(name, place) if !apart => {
+                    match out.last_mut() {
+                        Some(Operand::Field(fields, at)) => {
+                            if fields.len() == 1 {
+                                *at = *place;
+                            }
+                            fields.push(name.clone());
+                        }
+                        Some(Operand::Variable(_, fields, at)) => {
+                            if fields.is_empty() {
+                                *at = *place;
+                            }
+                            fields.push(name.clone());
+                        }
+                        Some(Operand::Pipe(_, fields)) => fields.push(name.clone()),
                         _ => return wrong(line, format!("unexpected .{name} after term")),
-                    };
-                    fields.push(name.clone());
+                    }
                     at += 1;
                     continue;
                 }
-                Token::Field(name) if name.is_empty() => Operand::Dot,
-                Token::Field(name) => Operand::Field(vec![name.clone()]),
-                Token::Variable(name) => {
+                Token::Field(name, _) if name.is_empty() => Operand::Dot,
+                Token::Field(name, at) => Operand::Field(vec![name.clone()], *at),
+                Token::Variable(name, at) => {
                     self.known(name, line)?;
-                    Operand::Variable(name.clone(), Vec::new())
+                    Operand::Variable(name.clone(), Vec::new(), *at)
                 }
-                Token::Word(word) => match word.as_str() {
+                Token::Word(word, at) => match word.as_str() {
                     "true" => Operand::Bool(true),
                     "false" => Operand::Bool(false),
                     "nil" => Operand::Nil,
-                    name if super::functions::NAMES.contains(&name) => Operand::Function(name.to_owned()),
+                    name if super::functions::NAMES.contains(&name) => Operand::Function(name.to_owned(), *at),
                     name => return wrong(line, format!("function {} not defined", go_quote(name))),
                 },
                 Token::Text(text) => Operand::Text(text.clone()),

@@ -66,6 +66,9 @@ pub struct Args {
     /// Change fields that somebody else has changed since
     #[arg(long, default_value = "true")]
     overwrite: bool,
+    /// Whether patches are made by the server's OpenAPI document where clients do not know the kind; both give the same here
+    #[arg(long, default_value_t = true)]
+    openapi_patch: bool,
     /// The object's subresource, with --server-side (not supported)
     #[arg(long, default_value = "", hide_default_value = true)]
     subresource: String,
@@ -156,8 +159,8 @@ fn check(args: &Args, dry_run: DryRun) -> Result<(), String> {
     if args.server_side {
         return refused("--server-side is not supported yet");
     }
-    if args.prune || args.all || !args.prune_allowlist.is_empty() {
-        return refused("--prune, --prune-allowlist and --all are not supported yet");
+    if args.prune {
+        return refused("--prune is not supported yet");
     }
     Ok(())
 }

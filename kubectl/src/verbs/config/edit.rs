@@ -59,13 +59,24 @@ fn one<'a>(args: &'a [String], verb: &str) -> Result<&'a str, Failure> {
         [name] => Ok(name),
         _ => {
             print!("{}", crate::help::of(&crate::cli::declared(), &["config".to_owned(), verb.to_owned()]));
-            Err(plain(format!("Unexpected args: [{}]", args.join(" "))))
+            // Upstream is of two minds about the capital.
+            let unexpected = if verb == "set-credentials" { "unexpected" } else { "Unexpected" };
+            Err(plain(format!("{unexpected} args: [{}]", args.join(" "))))
         }
     }
 }
 
+/// A help page on stdout before a failure, as upstream has it.
+pub fn help_first(verb: &str, why: String) -> Failure {
+    print!("{}", crate::help::of(&crate::cli::declared(), &["config".to_owned(), verb.to_owned()]));
+    plain(why)
+}
+
 pub fn delete(cx: &Context, args: &[String], what: &str, list: &str) -> Result<(), Failure> {
     let [name] = args else {
+        if what == "user" {
+            return Err(usage("config delete-user", "user to delete is required"));
+        }
         print!("{}", crate::help::of(&crate::cli::declared(), &["config".to_owned(), format!("delete-{what}")]));
         return Ok(());
     };
@@ -102,7 +113,7 @@ pub fn entries_mut<'a>(config: &'a mut Kubeconfig, list: &str) -> &'a mut crate:
 
 pub fn rename(cx: &Context, args: &[String]) -> Result<(), Failure> {
     let [old, new] = args else {
-        return Err(usage("config rename-context", format!("accepts 2 arg(s), received {}", args.len())));
+        return Err(help_first("rename-context", format!("Unexpected args: [{}]", args.join(" "))));
     };
     let config = cx.kubeconfig()?;
     let file = shown(cx);
@@ -141,12 +152,17 @@ pub fn use_context(cx: &Context, args: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The file that an entry is in, or goes to.
+fn origin_of(cx: &Context, list: &str, name: &str) -> Result<PathBuf, Failure> {
+    let existing = entries(cx.kubeconfig()?, list).get(name);
+    Ok(existing.map_or_else(|| default_file(cx), |entry| entry.origin.clone()))
+}
+
 /// Changes an entry where it is, or makes it; says whether it was there.
 fn upsert(cx: &Context, list: &str, name: &str, work: impl FnOnce(&mut Entry)) -> Result<bool, Failure> {
     let config = cx.kubeconfig()?;
     let existing = entries(config, list).get(name);
-    let file = existing.map_or_else(|| default_file(cx), |entry| entry.origin.clone());
-    change(&file, |config| work(entries_mut(config, list).entry(name.to_owned()).or_default()))?;
+    change(&origin_of(cx, list, name)?, |config| work(entries_mut(config, list).entry(name.to_owned()).or_default()))?;
     Ok(existing.is_some())
 }
 
@@ -170,6 +186,7 @@ pub fn set_context(cx: &Context, args: &[String], current: bool) -> Result<(), F
             name => name,
         },
         ([name], false) if !name.is_empty() => name,
+        ([_, _, ..], _) => return Err(help_first("set-context", format!("Unexpected args: [{}]", args.join(" ")))),
         ([_, ..], true) => return Err(plain("you cannot specify both a context name and --current")),
         _ => return Err(plain("you must specify a non-empty context name or --current")),
     };
@@ -182,8 +199,16 @@ pub fn set_context(cx: &Context, args: &[String], current: bool) -> Result<(), F
     Ok(())
 }
 
+/// A file's name as it is written into a kubeconfig: seen from the kubeconfig's directory, unless it is elsewhere.
+fn seen_from(origin: &Path, path: &str) -> String {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (origin, path) = (absolute(origin), absolute(Path::new(path)));
+    let base = origin.parent().unwrap_or(Path::new("/"));
+    path.strip_prefix(base).unwrap_or(&path).display().to_string()
+}
+
 /// A file for a field: by its name, or its contents.
-fn certificate(entry: &mut Entry, field: &str, path: Option<&str>, contents: Option<&[u8]>) {
+fn certificate(entry: &mut Entry, origin: &Path, field: &str, path: Option<&str>, contents: Option<&[u8]>) {
     match (path, contents) {
         (None, _) => {}
         (Some(_), Some(contents)) => {
@@ -192,16 +217,17 @@ fn certificate(entry: &mut Entry, field: &str, path: Option<&str>, contents: Opt
             entry.fields.remove(field);
         }
         (Some(path), None) => {
-            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
-            put(entry, field, Some(&absolute.display().to_string()));
+            put(entry, field, Some(&seen_from(origin, path)));
             entry.fields.remove(&format!("{field}-data"));
         }
     }
 }
 
-fn contents(path: Option<&str>, embed: Option<bool>) -> Result<Option<Vec<u8>>, Failure> {
+fn contents(path: Option<&str>, what: &str, embed: Option<bool>) -> Result<Option<Vec<u8>>, Failure> {
     match path.filter(|_| embed == Some(true)) {
-        Some(path) => std::fs::read(path).map(Some).map_err(|e| file_error("open", path, &e)),
+        Some(path) => std::fs::read(path)
+            .map(Some)
+            .map_err(|e| plain(format!("could not stat {what} file {path}: {}", file_error("stat", path, &e).message()))),
         None => Ok(None),
     }
 }
@@ -213,7 +239,11 @@ pub fn set_cluster(cx: &Context, args: &[String], embed: Option<bool>, proxy: Op
     if embed == Some(true) && path.is_none() {
         return Err(plain("you must specify a --certificate-authority to embed"));
     }
-    let data = contents(path, embed)?;
+    if path.is_some() && globals.insecure_skip_tls_verify {
+        return Err(plain("you cannot specify a certificate authority and insecure mode at the same time"));
+    }
+    let data = contents(path, "certificate-authority", embed)?;
+    let origin = origin_of(cx, "clusters", name)?;
     upsert(cx, "clusters", name, |entry| {
         put(entry, "server", globals.server.as_deref());
         put(entry, "tls-server-name", globals.tls_server_name.as_deref());
@@ -226,7 +256,7 @@ pub fn set_cluster(cx: &Context, args: &[String], embed: Option<bool>, proxy: Op
         if path.is_some() {
             entry.fields.remove("insecure-skip-tls-verify");
         }
-        certificate(entry, "certificate-authority", path, data.as_deref());
+        certificate(entry, &origin, "certificate-authority", path, data.as_deref());
     })?;
     println!("Cluster {} set.", go_quote(name));
     Ok(())
@@ -239,22 +269,40 @@ pub struct Exec {
     pub api_version: Option<String>,
     pub args: Vec<String>,
     pub env: Vec<String>,
+    pub interactive_mode: Option<String>,
+    pub provide_cluster_info: Option<bool>,
+    /// An auth provider, and what it is told.
+    pub provider: Option<String>,
+    pub provider_args: Vec<String>,
 }
 
 pub fn set_credentials(cx: &Context, args: &[String], embed: Option<bool>, exec: &Exec) -> Result<(), Failure> {
     let name = one(args, "set-credentials")?;
     let globals = cx.globals();
     if globals.token.is_some() && (globals.username.is_some() || globals.password.is_some()) {
-        return Err(plain("you cannot specify more than one authentication method at the same time: token, basic-auth"));
+        return Err(plain(
+            "you cannot specify more than one authentication method at the same time: --token, --username/--password",
+        ));
     }
     let (crt, key) = (globals.client_certificate.as_deref(), globals.client_key.as_deref());
     if embed == Some(true) && crt.is_none() && key.is_none() {
         return Err(plain("you must specify a --client-certificate or --client-key to embed"));
     }
-    let (crt_data, key_data) = (contents(crt, embed)?, contents(key, embed)?);
+    for pair in &exec.env {
+        if !pair.contains('=') && !pair.ends_with('-') {
+            return Err(help_first("set-credentials", format!("invalid exec-env format: {pair}")));
+        }
+    }
+    for pair in &exec.provider_args {
+        if !pair.contains('=') && !pair.ends_with('-') {
+            return Err(help_first("set-credentials", format!("invalid auth-provider-arg format: {pair}")));
+        }
+    }
+    let (crt_data, key_data) = (contents(crt, "client-certificate", embed)?, contents(key, "client-key", embed)?);
+    let origin = origin_of(cx, "users", name)?;
     upsert(cx, "users", name, |entry| {
-        certificate(entry, "client-certificate", crt, crt_data.as_deref());
-        certificate(entry, "client-key", key, key_data.as_deref());
+        certificate(entry, &origin, "client-certificate", crt, crt_data.as_deref());
+        certificate(entry, &origin, "client-key", key, key_data.as_deref());
         if globals.token.is_some() {
             put(entry, "token", globals.token.as_deref());
             entry.fields.remove("username");
@@ -264,6 +312,15 @@ pub fn set_credentials(cx: &Context, args: &[String], embed: Option<bool>, exec:
             put(entry, "username", globals.username.as_deref());
             put(entry, "password", globals.password.as_deref());
             entry.fields.remove("token");
+        }
+        if let Some(provider) = &exec.provider {
+            let block = entry.fields.entry("auth-provider").or_insert_with(|| json!({}));
+            if block["name"] != provider.as_str() {
+                *block = json!({"name": provider, "config": null});
+            }
+            set_provider(block, &exec.provider_args);
+        } else if let Some(block) = entry.fields.get_mut("auth-provider") {
+            set_provider(block, &exec.provider_args);
         }
         if let Some(command) = &exec.command {
             let plugin = entry.fields.entry("exec").or_insert_with(|| json!({}));
@@ -277,12 +334,31 @@ pub fn set_credentials(cx: &Context, args: &[String], embed: Option<bool>, exec:
     Ok(())
 }
 
+fn set_provider(block: &mut Value, args: &[String]) {
+    for pair in args {
+        match pair.split_once('=') {
+            Some((name, value)) => block["config"][name] = value.into(),
+            None => {
+                if let Some(config) = block["config"].as_object_mut() {
+                    config.remove(pair.trim_end_matches('-'));
+                }
+            }
+        }
+    }
+}
+
 fn set_plugin(plugin: &mut Value, exec: &Exec) {
     if let Some(version) = &exec.api_version {
         plugin["apiVersion"] = version.as_str().into();
     }
     if !exec.args.is_empty() {
         plugin["args"] = exec.args.clone().into();
+    }
+    if let Some(mode) = &exec.interactive_mode {
+        plugin["interactiveMode"] = mode.as_str().into();
+    }
+    if let Some(provide) = exec.provide_cluster_info {
+        plugin["provideClusterInfo"] = provide.into();
     }
     let mut env = plugin["env"].as_array().cloned().unwrap_or_default();
     for pair in &exec.env {

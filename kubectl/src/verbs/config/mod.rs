@@ -6,7 +6,12 @@ mod view;
 
 use clap::Subcommand;
 
-use crate::{context::Context, failure::Failure, output::OutputArgs};
+use super::create::no_command;
+use crate::{
+    context::Context,
+    failure::{Failure, usage},
+    output::OutputArgs,
+};
 
 /// What `config` takes.
 #[derive(clap::Args, Debug)]
@@ -116,6 +121,18 @@ pub enum Command {
         /// Variables of the exec plugin's command: NAME=VALUE, or NAME- to remove one.
         #[arg(long)]
         exec_env: Vec<String>,
+        /// Whether the exec plugin may ask: Never, IfAvailable or Always.
+        #[arg(long)]
+        exec_interactive_mode: Option<String>,
+        /// Tell the exec plugin of the cluster.
+        #[arg(long)]
+        exec_provide_cluster_info: Option<bool>,
+        /// The name of an auth provider.
+        #[arg(long)]
+        auth_provider: Option<String>,
+        /// What the auth provider is told: NAME=VALUE, or NAME- to remove one.
+        #[arg(long, value_delimiter = ',')]
+        auth_provider_arg: Vec<String>,
     },
     /// Unset an individual value in a kubeconfig file
     Unset {
@@ -156,10 +173,14 @@ pub enum Command {
 /// # Errors
 /// If names are not there or files cannot be read or written.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let Some(command) = args.command else {
-        print!("{}", crate::help::of(&crate::cli::declared(), &["config".to_owned()]));
-        return Ok(());
-    };
+    let Some(command) = args.command else { return Err(no_command(&["config"], &[])) };
+    cx.pardon_missing_kubeconfig();
+    match &command {
+        Command::View { args, .. } if !args.is_empty() => {
+            return Err(usage("config view", format!("unexpected arguments: [{}]", args.join(" "))));
+        }
+        _ => {}
+    }
     match command {
         Command::CurrentContext { .. } => view::current_context(cx),
         Command::GetClusters { .. } => view::names(cx, "clusters"),
@@ -175,8 +196,28 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Command::SetCluster { args, embed_certs, proxy_url } => {
             edit::set_cluster(cx, &args, embed_certs, proxy_url.as_deref())
         }
-        Command::SetCredentials { args, embed_certs, exec_command, exec_api_version, exec_arg, exec_env } => {
-            let exec = edit::Exec { command: exec_command, api_version: exec_api_version, args: exec_arg, env: exec_env };
+        Command::SetCredentials {
+            args,
+            embed_certs,
+            exec_command,
+            exec_api_version,
+            exec_arg,
+            exec_env,
+            exec_interactive_mode,
+            exec_provide_cluster_info,
+            auth_provider,
+            auth_provider_arg,
+        } => {
+            let exec = edit::Exec {
+                command: exec_command,
+                api_version: exec_api_version,
+                args: exec_arg,
+                env: exec_env,
+                interactive_mode: exec_interactive_mode,
+                provide_cluster_info: exec_provide_cluster_info,
+                provider: auth_provider,
+                provider_args: auth_provider_arg,
+            };
             edit::set_credentials(cx, &args, embed_certs, &exec)
         }
         Command::Set { args, set_raw_bytes } => property::set(cx, &args, set_raw_bytes),

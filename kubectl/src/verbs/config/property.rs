@@ -4,16 +4,18 @@ use api::field::go_quote;
 use base64::Engine;
 use serde_json::Value;
 
-use super::edit::{change, current_file, default_file, entries, entries_mut};
+use super::edit::{change, current_file, default_file, entries, entries_mut, help_first};
 use crate::{
     context::Context,
-    failure::{Failure, plain, usage},
+    failure::{Failure, go_base64, plain},
 };
 
 /// A path: a list, the name of an entry (names may hold dots), and fields in it.
 #[derive(Debug, PartialEq, Eq)]
 enum Property<'a> {
     CurrentContext,
+    Preferences(Option<&'a str>),
+    List(&'a str),
     Entry { list: &'a str, name: String, fields: Vec<&'a str> },
 }
 
@@ -49,13 +51,16 @@ fn parse(path: &str) -> Result<Property<'_>, Failure> {
         return Ok(Property::CurrentContext);
     }
     let (list, rest) = path.split_once('.').unwrap_or((path, ""));
+    if list == "preferences" {
+        return Ok(Property::Preferences((!rest.is_empty()).then_some(rest)));
+    }
     if !["clusters", "users", "contexts"].contains(&list) {
         return Err(plain(format!("unable to parse {path} after [] at api.Config")));
     }
     let parts: Vec<&str> = rest.split('.').filter(|p| !p.is_empty()).collect();
     let at = parts.iter().skip(1).position(|p| FIELDS.contains(p)).map_or(parts.len(), |at| at + 1);
     if parts.is_empty() {
-        return Err(plain(format!("unable to parse path {} at {}", go_quote(path), go_quote(list))));
+        return Ok(Property::List(list));
     }
     Ok(Property::Entry { list, name: parts[..at].join("."), fields: parts[at..].to_vec() })
 }
@@ -73,10 +78,8 @@ fn value_of(field: &str, text: &str, raw: bool) -> Result<Value, Failure> {
             return Ok(base64::engine::general_purpose::STANDARD.encode(text).into());
         }
         let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-        return match decoded {
-            Ok(_) => Ok(text.into()),
-            Err(_) => Err(plain(format!("error decoding input value: illegal base64 data in {}", go_quote(text)))),
-        };
+        let why = |error| plain(format!("error decoding input value: {}", go_base64(text, &error)));
+        return decoded.map(|_| text.into()).map_err(why);
     }
     if field == "as-groups" {
         return Ok(text.split(',').map(Value::from).collect());
@@ -86,10 +89,19 @@ fn value_of(field: &str, text: &str, raw: bool) -> Result<Value, Failure> {
 
 pub fn set(cx: &Context, args: &[String], raw: bool) -> Result<(), Failure> {
     let [path, text] = args else {
-        return Err(usage("config set", format!("unexpected args: [{}]", args.join(" "))));
+        return Err(help_first("set", format!("Unexpected args: [{}]", args.join(" "))));
     };
     match parse(path)? {
         Property::CurrentContext => change(&current_file(cx)?, |config| config.current_context.clone_from(text))?,
+        Property::Preferences(Some("colors")) => {
+            let value = value_of("insecure-skip-tls-verify", text, raw)?;
+            change(&default_file(cx), |config| {
+                config.preferences.insert("colors".to_owned(), value);
+            })?;
+        }
+        Property::Preferences(_) | Property::List(_) => {
+            return Err(plain(format!("can't specify set of {path}: a field is missing")));
+        }
         Property::Entry { list, name, fields } => {
             let Some((last, inner)) = fields.split_last() else {
                 return Err(plain(format!("can't specify set of {path}: a field is missing")));
@@ -117,12 +129,21 @@ pub fn set(cx: &Context, args: &[String], raw: bool) -> Result<(), Failure> {
 
 pub fn unset(cx: &Context, args: &[String]) -> Result<(), Failure> {
     let [path] = args else {
-        return Err(usage("config unset", format!("unexpected args: [{}]", args.join(" "))));
+        return Err(help_first("unset", format!("Unexpected args: [{}]", args.join(" "))));
     };
     match parse(path)? {
         Property::CurrentContext => change(&current_file(cx)?, |config| config.current_context.clear())?,
+        Property::Preferences(field) => change(&default_file(cx), |config| match field {
+            Some(field) => drop(config.preferences.remove(field)),
+            None => config.preferences.clear(),
+        })?,
+        Property::List(list) => change(&default_file(cx), |config| entries_mut(config, list).clear())?,
         Property::Entry { list, name, fields } => {
             let Some(entry) = entries(cx.kubeconfig()?, list).get(&name) else {
+                if fields.is_empty() {
+                    println!("Property {} unset.", go_quote(path));
+                    return Ok(());
+                }
                 return Err(plain(format!("current map key `{name}` is invalid")));
             };
             let file = entry.origin.clone();

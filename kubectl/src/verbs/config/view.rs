@@ -75,7 +75,9 @@ pub fn names(cx: &Context, list: &str) -> Result<(), Failure> {
 
 pub fn contexts(cx: &Context, wanted: &[String], no_headers: bool, output: &str) -> Result<(), Failure> {
     if !matches!(output, "" | "name") {
-        return Err(plain(format!("output must be one of '' or 'name': {output}")));
+        return Err(plain(format!(
+            "--output {output} is not available in kubectl config get-contexts; resetting to default output format"
+        )));
     }
     let config = cx.kubeconfig()?;
     let mut failures = Vec::new();
@@ -113,6 +115,12 @@ fn minified(config: &Kubeconfig, name: &str) -> Result<Kubeconfig, Failure> {
     let Some(context) = config.contexts.get(name) else {
         return Err(plain("cannot locate context ".to_owned() + name));
     };
+    for (list, entries, field) in [("cluster", &config.clusters, "cluster"), ("user", &config.users, "user")] {
+        let wanted = context.text(field);
+        if !wanted.is_empty() && !entries.contains_key(wanted) {
+            return Err(plain(format!("cannot locate {list} {wanted}")));
+        }
+    }
     let mut out = config.clone();
     out.contexts.retain(|key, _| key == name);
     out.clusters.retain(|key, _| key == context.text("cluster"));
@@ -169,7 +177,7 @@ pub fn view(cx: &Context, output: &OutputArgs, raw: bool, flatten: bool, minify:
         if !raw && !flatten {
             redact(user, &["client-certificate-data", "client-key-data"], "DATA+OMITTED");
         }
-        if !raw {
+        if !raw && !flatten {
             redact(user, &["token", "password"], "REDACTED");
         }
     }

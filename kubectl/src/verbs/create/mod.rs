@@ -200,8 +200,15 @@ async fn from_files(args: Args, cx: &Context) -> Result<(), Failure> {
         let editing = edit::Editing::before_create(cx, &args.print, args.save_config, validation)?;
         return editing.each(found).await;
     }
-    let (mut failures, mut count) = (found.failures, 0);
-    for mut object in found.objects {
+    let (mut failures, mut count) = (Vec::new(), 0);
+    for object in found.in_order() {
+        let mut object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         args.save_config.annotate(&mut object.value, applied::untyped);
         match one(&args, cx, &object, dry_run, validation).await {
             Ok(created) => {

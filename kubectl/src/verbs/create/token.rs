@@ -49,6 +49,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (name, _) = one_name(cx, "token", &args.names)?;
     let namespace = cx.namespace()?;
     validate(name, &args).map_err(plain)?;
+    let show = Show::new(&args.print, "created", DryRun::None)?;
     let mapping = cx.discovery()?.kind("v1", "ServiceAccount").await?;
     let helper = Helper::new(cx, &mapping).subresource("token");
     let failed = |why: String| plain(format!("failed to create token: {why}"));
@@ -56,7 +57,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let token = response["status"]["token"].as_str().filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| failed("no token in server response".to_owned()))?;
     if args.print.output.is_some() {
-        return Show::new(&args.print, "created", DryRun::None)?.typed(&response);
+        return show.typed(&response);
     }
     let end = if std::io::stdout().is_terminal() { "\n" } else { "" };
     print!("{token}{end}");

@@ -12,6 +12,7 @@ use crate::{context::Context, failure::Failure, resources::FileArgs};
 
 /// Arguments of `rollout`.
 #[derive(clap::Args, Debug)]
+#[command(override_usage = "kubectl rollout SUBCOMMAND [options]")]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -74,6 +75,11 @@ impl Which {
 /// Bad arguments, or what failed.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     match args.command {
+        // Of all such commands this one's help goes to stdout.
+        None if args.arguments.is_empty() => {
+            print!("{}", crate::help::of(&crate::cli::declared(), &["rollout".to_owned()]));
+            Err(Failure::Silent(1))
+        }
         None => Err(no_command(&["rollout"], &args.arguments)),
         Some(Command::History(args)) => view::run(args, cx).await,
         Some(Command::Pause(args)) => change::run(args, cx, change::Change::Pause).await,

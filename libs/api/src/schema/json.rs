@@ -33,6 +33,36 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
     }
 }
 
+/// What begins a stream of documents.
+#[derive(Clone, Debug, PartialEq)]
+pub enum First {
+    /// A value, and how many bytes it took with the space around it.
+    Value(Value, usize),
+    /// There is nothing but space.
+    Nothing,
+    /// The stream ends in the middle of a value.
+    Cut,
+    /// What is wrong, and how many bytes Go's decoder had read when it saw that.
+    Wrong(SyntaxError, usize),
+}
+
+/// Reads the first of several documents, one after another.
+pub fn first(bytes: &[u8]) -> First {
+    let mut reader = Reader { bytes, at: 0, path: Vec::new(), duplicates: Vec::new() };
+    reader.skip_space();
+    if reader.peek().is_none() {
+        return First::Nothing;
+    }
+    match reader.value("looking for beginning of value") {
+        Ok(value) => {
+            reader.skip_space();
+            First::Value(value, reader.at)
+        }
+        Err(_) if reader.peek().is_none() => First::Cut,
+        Err(error) => First::Wrong(error, reader.at + 1),
+    }
+}
+
 /// How deep a value nests: 0 for a scalar.
 pub fn depth(value: &Value) -> usize {
     match value {

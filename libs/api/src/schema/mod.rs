@@ -7,6 +7,7 @@ pub mod openapi;
 mod proto;
 pub mod table;
 pub mod yaml;
+mod yaml_words;
 
 pub use self::{
     check::{DecodeError, Decoded, FieldValidation, MediaType, decode},

@@ -4,7 +4,7 @@
 use serde_json::Value;
 use serde_saphyr::{DuplicateKeyPolicy, Error, Options};
 
-use super::json::MAX_DEPTH;
+use super::{json::MAX_DEPTH, yaml_words::message};
 
 /// A parsed document and what strict validation complains of.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,18 +29,6 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
     }
 }
 
-fn message(error: &Error) -> String {
-    match error.location() {
-        // Upstream's parser puts the line first.
-        Some(location) if location.line() > 0 => format!("yaml: line {}: {}", location.line(), first_line(error)),
-        _ => format!("yaml: {}", first_line(error)),
-    }
-}
-
-fn first_line(error: &Error) -> String {
-    error.without_snippet().to_string().lines().next().unwrap_or_default().to_owned()
-}
-
 /// Parses one document.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
@@ -48,20 +36,20 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
         Err(error) => {
             let Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
-                return Err(message(&error));
+                return Err(message(text, &error));
             };
             let key = crate::field::go_quote(key.as_deref().unwrap_or_default());
             let duplicates = vec![format!("line {}: key {key} already set in map", location.line())];
             let value = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::LastWins));
-            Ok(Parsed { value: value.map_err(|e| message(&e))?, duplicates })
+            Ok(Parsed { value: value.map_err(|e| message(text, &e))?, duplicates })
         }
     }
 }
 
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let values: Vec<Value> =
-        serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::LastWins)).map_err(|e| message(&e))?;
+    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::LastWins))
+        .map_err(|e| message(text, &e))?;
     Ok(values.into_iter().filter(|v| !v.is_null()).collect())
 }
 

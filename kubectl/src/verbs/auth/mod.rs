@@ -1,5 +1,7 @@
 //! `kubectl auth`: who one is and what one may do.
 
+pub mod reconcile;
+
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
@@ -9,7 +11,7 @@ use crate::{
     client::Call,
     context::Context,
     failure::{Failure, plain},
-    output::{OutputArgs, table::TabWriter},
+    output::{OutputArgs, Printer, json, table::TabWriter},
 };
 
 /// What `auth` takes.
@@ -26,8 +28,14 @@ pub struct Args {
 pub enum Command {
     /// Check whether an action is allowed
     CanI(CanI),
-    /// Check self subject attributes
+    /// Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects
+    Reconcile(reconcile::Args),
+    /// Experimental: Check self subject attributes
+    #[command(override_usage = "kubectl auth whoami [options]")]
     Whoami {
+        /// Nothing.
+        #[arg(hide = true)]
+        args: Vec<String>,
         /// Output.
         #[command(flatten)]
         output: OutputArgs,
@@ -57,6 +65,9 @@ pub struct CanI {
     pub no_headers: bool,
 }
 
+/// The order of the fields of a review.
+const ORDER: &[&str] = &["kind", "apiVersion", "metadata", "status", "userInfo", "username", "uid", "groups", "extra"];
+
 const VERBS: &[&str] = &[
     "get",
     "list",
@@ -85,11 +96,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     match args.command {
         Some(Command::CanI(args)) if args.list => list(&args, cx).await,
         Some(Command::CanI(args)) => can_i(&args, cx).await,
-        Some(Command::Whoami { output }) => whoami(&output, cx).await,
-        None => {
-            print!("{}", crate::help::of(&crate::cli::declared(), &["auth".to_owned()]));
-            Ok(())
-        }
+        Some(Command::Reconcile(args)) => reconcile::run(args, cx).await,
+        Some(Command::Whoami { output, .. }) => whoami(&output, cx).await,
+        None => Err(super::create::no_command(&["auth"], &[])),
     }
 }
 
@@ -277,7 +286,10 @@ async fn whoami(output: &OutputArgs, cx: &Context) -> Result<(), Failure> {
     if let Some(printer) = printer {
         // Upstream prints its typed object.
         answer["metadata"]["creationTimestamp"] = answer["metadata"]["creationTimestamp"].take();
-        print!("{}", printer.print(&answer, 0)?);
+        match printer {
+            Printer::Json => println!("{}", json::pretty_in_order(&answer, "    ", ORDER)),
+            other => print!("{}", other.print(&answer, 0)?),
+        }
         return Ok(());
     }
     let user = &answer["status"]["userInfo"];

@@ -1,20 +1,27 @@
 //! `kubectl cluster-info`: where the control plane and its services are.
 
+mod dump;
+
 use serde_json::Value;
 
-use crate::{
-    client::Call,
-    context::Context,
-    failure::{Failure, usage},
-};
+use crate::{client::Call, context::Context, failure::Failure};
 
 /// What `cluster-info` takes.
 #[derive(clap::Args, Debug)]
-#[command(args_conflicts_with_subcommands = false)]
+#[command(override_usage = "kubectl cluster-info [flags] [options]")]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Nothing.
     #[arg(hide = true)]
     pub args: Vec<String>,
+}
+
+/// What else there is to know.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Dump relevant information for debugging and diagnosis
+    Dump(dump::Args),
 }
 
 fn colored(code: u8, text: &str) -> String {
@@ -54,8 +61,8 @@ fn link(service: &Value, host: &str) -> String {
 /// # Errors
 /// If the server cannot be asked.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    if !args.args.is_empty() {
-        return Err(usage("cluster-info", format!("unexpected arguments: [{}]", args.args.join(" "))));
+    if let Some(Command::Dump(args)) = args.command {
+        return Box::pin(dump::run(args, cx)).await;
     }
     let client = cx.client()?;
     let host = client.endpoint().url();

@@ -1,6 +1,8 @@
 //! `kubectl explain`: the documentation of a resource and its fields, from the server's OpenAPI v3 document of its group and
 //! version.
 
+mod older;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::{Value, json};
@@ -28,7 +30,7 @@ pub struct Args {
     /// The group and version to explain.
     #[arg(long, default_value = "")]
     pub api_version: String,
-    /// plaintext.
+    /// plaintext or plaintext-openapiv2.
     #[arg(long, short, default_value = "plaintext")]
     pub output: String,
 }
@@ -47,8 +49,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         [wanted] => wanted.trim_end_matches('.'),
         _ => return Err(plain("We accept only this format: explain RESOURCE\n")),
     };
-    if args.output != "plaintext" {
-        return Err(plain(format!("unrecognized format: {}", args.output)));
+    if wanted.starts_with('.') || wanted.contains('[') {
+        return Err(plain("invalid jsonpath syntax, first node must be field node"));
     }
     let found = cx.discovery()?.find(|catalog| find(catalog, wanted)).await?;
     let Some((mapping, fields)) = found else {
@@ -61,6 +63,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         "" => (mapping.group.as_str(), mapping.version.as_str()),
         other => split_api_version(other),
     };
+    if args.output == "plaintext-openapiv2" {
+        let document = cx.client()?.json(Call::get("/openapi/v2")).await?;
+        let page = older::Page::print(&document, args.recursive, (group, version, &mapping.kind), &fields)?;
+        print!("{page}");
+        return Ok(());
+    }
+    if args.output != "plaintext" {
+        return Err(plain(format!("unrecognized format: {}", args.output)));
+    }
     let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
     let not_found = || plain(format!("couldn't find resource for \"{group}/{version}, Resource={}\"", mapping.resource));
     let document = match cx.client()?.json(Call::get(format!("/openapi/v3/{at}"))).await {

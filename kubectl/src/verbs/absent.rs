@@ -1,0 +1,45 @@
+//! Commands that upstream has and this kubectl has not: each says so, after what upstream would say first.
+
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    resources::kustomization,
+};
+
+/// Any arguments.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Arguments.
+    args: Vec<String>,
+}
+
+/// `kubectl kustomize`.
+///
+/// # Errors
+/// Always.
+pub async fn kustomize(args: Args, _: &Context) -> Result<(), Failure> {
+    let directory = match args.args.as_slice() {
+        [] => ".",
+        [directory] => directory.as_str(),
+        _ => return Err(plain("specify one path to kustomization.yaml")),
+    };
+    kustomization(directory)?;
+    Err(plain("kustomizations are not supported by this kubectl"))
+}
+
+/// `kubectl alpha`.
+///
+/// # Errors
+/// None.
+pub async fn alpha(_: Args, _: &Context) -> Result<(), Failure> {
+    eprintln!("No alpha commands are available in this version of kubectl");
+    Ok(())
+}
+
+/// A command that is only named here.
+///
+/// # Errors
+/// Always.
+pub async fn unsupported(name: &str, _: Args) -> Result<(), Failure> {
+    Err(plain(format!("kubectl {name} is not supported by this kubectl")))
+}

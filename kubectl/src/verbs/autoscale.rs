@@ -1,0 +1,113 @@
+//! `kubectl autoscale`.
+
+use serde_json::{Value, json};
+
+use super::create::generator::required;
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRun, DryRunArgs, OutputArgs},
+    resources::{FileArgs, Object, Query},
+    typed,
+    write::{Helper, SaveConfig, Show, applied},
+};
+
+/// What `autoscale` takes.
+#[derive(clap::Args, Debug)]
+#[command(
+    override_usage = "kubectl autoscale (-f FILENAME | TYPE NAME | TYPE/NAME) [--min=MINPODS] --max=MAXPODS [--cpu-percent=CPU] [options]"
+)]
+pub struct Args {
+    #[command(flatten)]
+    print: OutputArgs,
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+    #[command(flatten)]
+    save_config: SaveConfig,
+    #[command(flatten)]
+    files: FileArgs,
+    /// The fewest pods; the server decides where it is below zero
+    #[arg(long, default_value_t = -1)]
+    min: i32,
+    /// The most pods
+    #[arg(long)]
+    max: Option<i32>,
+    /// The wanted average of the pods' CPU, in percent of what they request; the server decides where it is below zero
+    #[arg(long, default_value_t = -1)]
+    cpu_percent: i32,
+    /// Name of the autoscaler; the object's where nothing is said
+    #[arg(long, default_value = "", hide_default_value = true)]
+    name: String,
+    /// Name of the manager that owns the fields
+    #[arg(long, default_value = "kubectl-autoscale")]
+    field_manager: String,
+    /// What to scale
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad arguments, or what could not be made.
+pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    required(&[("max", args.max.is_some())])?;
+    let max = args.max.unwrap_or_default();
+    if max < 1 {
+        return Err(plain(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
+    }
+    if max < args.min {
+        let min = args.min;
+        return Err(plain(format!("--max=MAXPODS must be larger or equal to --min=MINPODS, max: {max}, min: {min}")));
+    }
+    let dry_run = args.dry_run.strategy()?;
+    let show = Show::new(&args.print, "autoscaled", dry_run)?;
+    let query = Query { args: &args.arguments, files: Some(&args.files), latest: true, ..Query::default() };
+    let found = query.objects(cx).await?;
+    let mut failures = found.failures;
+    let mut count = 0;
+    for object in found.objects {
+        match one(&args, cx, &object, max, dry_run, &show).await {
+            Ok(()) => count += 1,
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Failure::of(failures)?;
+    if count == 0 { Err(plain("no objects passed to autoscale")) } else { Ok(()) }
+}
+
+async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun, show: &Show) -> Result<(), Failure> {
+    let mapping = &of.mapping;
+    if !matches!(mapping.kind.as_str(), "ReplicationController" | "Deployment" | "StatefulSet" | "ReplicaSet") {
+        let group = if mapping.group.is_empty() { String::new() } else { format!(".{}", mapping.group) };
+        return Err(plain(format!("cannot autoscale a {}{group}: no such kind can be scaled", mapping.kind)));
+    }
+    let mut object = typed::complete(autoscaler(args, of, max));
+    args.save_config.annotate(&mut object, applied::typed_text);
+    if dry_run != DryRun::Client {
+        let mapping = cx.discovery()?.kind("autoscaling/v1", "HorizontalPodAutoscaler").await?;
+        let helper = Helper::new(cx, &mapping).dry_run(dry_run).manager(&args.field_manager);
+        object = helper.create(of.namespace.as_deref().unwrap_or_default(), &object).await?;
+    }
+    show.typed(&object)
+}
+
+fn autoscaler(args: &Args, of: &Object, max: i32) -> Value {
+    let name = if args.name.is_empty() { of.name.as_str() } else { args.name.as_str() };
+    let mut spec = json!({
+        "scaleTargetRef": {"apiVersion": of.mapping.api_version(), "kind": of.mapping.kind, "name": of.name},
+        "maxReplicas": max,
+    });
+    if args.min > 0 {
+        spec["minReplicas"] = json!(args.min);
+    }
+    if args.cpu_percent >= 0 {
+        spec["targetCPUUtilizationPercentage"] = json!(args.cpu_percent);
+    }
+    json!({
+        "apiVersion": "autoscaling/v1",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name},
+        "spec": spec,
+        "status": {"currentReplicas": 0, "desiredReplicas": 0},
+    })
+}

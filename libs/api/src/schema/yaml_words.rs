@@ -1,0 +1,117 @@
+//! What is wrong with a YAML document, in the words of the parser that upstream uses: people search for these sentences.
+//!
+//! Go's parser counts lines from zero and adds one for mistakes that its scanner finds, not for those that its grammar finds;
+//! on the first line it names no line. Our parser sees some mistakes at another token, so each kind says where upstream would
+//! have stood.
+
+use serde_saphyr::Error;
+
+/// Where upstream stands when it complains.
+enum Stands {
+    /// No line is named.
+    Nowhere,
+    /// The scanner, at this line (from one).
+    Scanner(u64),
+    /// The grammar, at this line (from one).
+    Grammar(u64),
+}
+
+/// The message for an error in a text.
+pub(super) fn message(text: &str, error: &Error) -> String {
+    let shown = error.without_snippet().to_string();
+    let said = shown.lines().next().unwrap_or_default();
+    let place = error.location();
+    let line = place.as_ref().map_or(0, |at| at.line());
+    let column = place.as_ref().map_or(0, |at| at.column());
+    let (stands, problem) = words(text, said, line, column);
+    let named = match stands {
+        Stands::Nowhere => 0,
+        Stands::Scanner(line) if line > 1 => line,
+        Stands::Grammar(line) => line.saturating_sub(1),
+        Stands::Scanner(_) => 0,
+    };
+    if named == 0 { format!("yaml: {problem}") } else { format!("yaml: line {named}: {problem}") }
+}
+
+fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
+    let has = |part: &str| said.contains(part);
+    // The line after the last one, where the document ends.
+    let end = text.matches('\n').count() as u64 + 1;
+    let scanner = |at: u64, problem: &str| (Stands::Scanner(at), problem.to_owned());
+    let grammar = |at: u64, problem: &str| (Stands::Grammar(at), problem.to_owned());
+    let rest = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();
+    let from: String = rest.chars().skip(column.saturating_sub(1) as usize).collect();
+    let before: String = rest.chars().take(column.saturating_sub(1) as usize).collect();
+    if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}')) {
+        (Stands::Nowhere, "control characters are not allowed".to_owned())
+    } else if has("mapping values are not allowed") {
+        scanner(line, "mapping values are not allowed in this context")
+    } else if has("multiline quoted scalar") || has("unexpected end of stream") {
+        scanner(end, "found unexpected end of stream")
+    } else if has("found a tab") {
+        scanner(line + 1, "found a tab character that violates indentation")
+    } else if has("tabs disallowed") || has("unexpected character") {
+        scanner(line, "found character that cannot start any token")
+    } else if has("simple key expected") {
+        scanner(line + 1, "could not find expected ':'")
+    } else if has("found unknown escape character") {
+        scanner(line, "found unknown escape character")
+    } else if has("did not find expected comment or line break") {
+        scanner(line, "did not find expected comment or line break")
+    } else if has("did not find expected key") || has("trailing content after") {
+        grammar(line, "did not find expected key")
+    } else if has("did not find expected '-' indicator") {
+        grammar(line, "did not find expected '-' indicator")
+    } else if has("illegal placement of ':' indicator") || has("mismatched bracket '['") {
+        grammar(line, "did not find expected ',' or ']'")
+    } else if has("mismatched bracket '{'") {
+        grammar(line, "did not find expected ',' or '}'")
+    } else if has("unclosed bracket") {
+        match text.trim_end().chars().last() {
+            Some('[' | '{' | ',') => grammar(end, "did not find expected node content"),
+            _ if has("'{'") => grammar(end, "did not find expected ',' or '}'"),
+            _ => grammar(end, "did not find expected ',' or ']'"),
+        }
+    } else if has("misplaced bracket") {
+        match before.trim_end().chars().last() {
+            Some(':' | '-' | ',' | '[' | '{') | None => grammar(line, "did not find expected node content"),
+            Some(_) => grammar(line, "did not find expected key"),
+        }
+    } else if has("unknown anchor") {
+        let name: String = from.chars().skip(1).take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
+        (Stands::Nowhere, format!("unknown anchor '{name}' referenced"))
+    } else if has("expected string scalar") && from.starts_with('{') {
+        // A map as a key, as templates that nobody has filled in have it.
+        let key: String = from[1..].chars().take_while(|c| !matches!(c, '}' | ',' | ':')).collect();
+        let key = crate::field::go_quote(key.trim());
+        (Stands::Nowhere, format!("invalid map key: map[interface {{}}]interface {{}}{{{key}:interface {{}}(nil)}}"))
+    } else {
+        let problem = said.rsplit_once(" at line ").map_or(said, |(problem, _)| problem);
+        (Stands::Scanner(line), problem.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn mistakes_are_told_as_upstream_does() {
+        for (text, want) in [
+            ("a: b: c\n", "yaml: mapping values are not allowed in this context"),
+            ("a: b\nc: d: e\n", "yaml: line 2: mapping values are not allowed in this context"),
+            ("a: \"unclosed\n", "yaml: line 2: found unexpected end of stream"),
+            ("a:\n\tb: c\n", "yaml: line 2: found character that cannot start any token"),
+            ("a: [1, 2\nb: 3\n", "yaml: line 1: did not find expected ',' or ']'"),
+            ("a: 1\nb\nc: 2\n", "yaml: line 3: could not find expected ':'"),
+            ("a: 1\n- b\n", "yaml: line 1: did not find expected key"),
+            ("- a\nb: c\n", "yaml: line 1: did not find expected '-' indicator"),
+            ("a: *x\n", "yaml: unknown anchor 'x' referenced"),
+            ("a: @x\n", "yaml: found character that cannot start any token"),
+            ("a:\n  b: {c\n", "yaml: line 2: did not find expected ',' or '}'"),
+            ("c: [\n", "yaml: line 1: did not find expected node content"),
+            ("a: 1\nb: \"c\" d\n", "yaml: line 1: did not find expected key"),
+            ("a: {{ .x }}\n", "yaml: invalid map key: map[interface {}]interface {}{\".x\":interface {}(nil)}"),
+        ] {
+            assert_eq!(super::super::yaml::parse(text.as_bytes()).unwrap_err(), want, "{text:?}");
+        }
+    }
+}
