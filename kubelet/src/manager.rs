@@ -18,6 +18,7 @@ use crate::{
     pod::{
         admission,
         record::keys,
+        resize::{self, Pending},
         resources::{self, Qos},
         spec,
     },
@@ -55,6 +56,8 @@ pub struct Manager {
     ended: mpsc::UnboundedSender<Finished>,
     shutdown: CancellationToken,
     burstable_cpu: i64,
+    /// What pods wait for before they get the resources that they ask for, by UID.
+    resizing: BTreeMap<String, Pending>,
     /// Pods from files, by UID.
     statics: BTreeMap<String, Arc<Pod>>,
 }
@@ -75,6 +78,7 @@ impl Manager {
             ended,
             shutdown: shutdown.clone(),
             burstable_cpu: 0,
+            resizing: BTreeMap::new(),
             statics: BTreeMap::new(),
         };
         tokio::spawn(watch_runtime(ctx.clone(), runtime_changes, poke, shutdown.clone()));
@@ -164,6 +168,7 @@ impl Manager {
             }
             Signal::Pod(pod) => self.pod(pod),
         }
+        self.retry_resizes();
         self.share();
     }
 
@@ -172,9 +177,11 @@ impl Manager {
         if spec::is_mirror(&pod) {
             return self.mirror(&uid, pod);
         }
-        if let Some((handle, known)) = self.workers.get_mut(&uid) {
-            *known = pod.clone();
-            return handle.send(Input::Pod(pod));
+        if let Some((handle, known)) = self.workers.get(&uid) {
+            let (pod, pending) = self.allocate(known, pod);
+            handle.send(Input::Resize(pending.clone()));
+            handle.send(Input::Pod(pod.clone()));
+            return self.holds(uid, pod, pending);
         }
         if self.done.contains(&uid) {
             return;
@@ -184,8 +191,46 @@ impl Manager {
             self.ctx.event(&pod, "Warning", &r.reason, r.message.clone());
             self.rejected.insert(uid.clone());
         }
-        let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), rejected, self.ended.clone(), self.shutdown.clone());
-        self.workers.insert(uid, (handle, pod));
+        let (pod, pending) = self.allocate(&resize::held(&pod), pod);
+        let first = worker::First { rejected, resize: pending.clone() };
+        let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), first, self.ended.clone(), self.shutdown.clone());
+        self.workers.insert(uid.clone(), (handle, pod.clone()));
+        self.holds(uid, pod, pending);
+    }
+
+    /// The pod with the resources that it may have now, given those it holds, and what it waits for to have all.
+    fn allocate(&self, held: &Pod, pod: Arc<Pod>) -> (Arc<Pod>, Option<Pending>) {
+        let uid = spec::uid(&pod);
+        let others: Vec<&Pod> = self.active().filter(|other| spec::uid(other) != uid).collect();
+        match resize::judge(held, &pod, &self.ctx.facts.allocatable, &others) {
+            None => (pod, None),
+            pending => (Arc::new(resize::with_resources_of(Pod::clone(&pod), held)), pending),
+        }
+    }
+
+    /// Takes note of what a pod holds and waits for.
+    fn holds(&mut self, uid: String, pod: Arc<Pod>, pending: Option<Pending>) {
+        if let Some((_, known)) = self.workers.get_mut(&uid) {
+            *known = pod;
+        }
+        match pending {
+            Some(pending) => self.resizing.insert(uid, pending),
+            None => self.resizing.remove(&uid),
+        };
+    }
+
+    /// Gives pods the resources that they wait for as soon as there is room.
+    fn retry_resizes(&mut self) {
+        for (uid, pending) in self.resizing.clone() {
+            let Some((_, known)) = self.workers.get(&uid) else {
+                self.resizing.remove(&uid);
+                continue;
+            };
+            let asks = self.pods.get(&client::Key::of(&known.metadata)).filter(|pod| spec::uid(pod) == uid);
+            if let Some(asks) = asks.filter(|asks| self.allocate(known, asks.clone()).1.as_ref() != Some(&pending)) {
+                self.pod(asks);
+            }
+        }
     }
 
     /// A mirror object appeared or changed: its worker reports to it, unless it shows nothing (any more).
@@ -253,7 +298,13 @@ impl Manager {
             if self.workers.values().any(|(_, other)| same(other)) {
                 continue;
             }
-            let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), None, self.ended.clone(), self.shutdown.clone());
+            let handle = worker::spawn(
+                self.ctx.clone(),
+                Pod::clone(&pod),
+                worker::First::default(),
+                self.ended.clone(),
+                self.shutdown.clone(),
+            );
             if let Some(mirror) = self.pods.get(&client::Key::of(&pod.metadata)).filter(|m| spec::uid(m) == uid) {
                 handle.send(Input::Mirror(Some(mirror)));
             }
@@ -322,6 +373,7 @@ impl Manager {
             self.done.insert(uid.to_owned());
         }
         self.start_statics();
+        self.retry_resizes();
         self.share();
     }
 

@@ -19,6 +19,8 @@ use crate::state::{Container, ContainerRecord, Exit, container_name, now_ns};
 
 /// How long a killed container may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long after its start a container may still be setting up its signal handlers.
+const YOUNG: Duration = Duration::from_millis(500);
 /// How often a cgroup's removal is tried: the kernel lets go of a dead process a little after it was reaped.
 const GROUP_TRIES: u32 = 50;
 
@@ -198,9 +200,15 @@ impl Core {
         let shim = container.sandbox.shim()?;
         if !patience.is_zero() {
             let signal = signal::stop_signal(&container.config, &container.record().run.stop_signal);
-            shim.kill(&container.id, signal, false).await?;
-            if tokio::time::timeout(patience, container.wait()).await.is_ok() {
-                return Ok(());
+            let gently = async {
+                await_handler(&container, signal).await;
+                shim.kill(&container.id, signal, false).await?;
+                container.wait().await;
+                Ok(())
+            };
+            match tokio::time::timeout(patience, gently).await {
+                Ok(done) => return done,
+                Err(_) => tracing::debug!(container = container.id, "killing a container that does not stop"),
             }
         }
         shim.kill(&container.id, libc::SIGKILL, true).await?;
@@ -248,6 +256,20 @@ impl Core {
             return Err(Error::State(format!("container {id} is not running")));
         }
         container.sandbox.shim()?.order(&Request::ReopenLog(container.id.clone())).await
+    }
+}
+
+/// Waits while a container has just started and does not handle the signal yet. The kernel drops what a process namespace's
+/// first process does not handle, so a container stopped right after its start would otherwise live for its whole grace
+/// period.
+async fn await_handler(container: &Container, signal: i32) {
+    let record = container.record();
+    let deaf = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", record.pid));
+        status.is_ok_and(|status| signal::is_dropped(&status, signal))
+    };
+    while !*container.ended.borrow() && now_ns() - record.started_ns < YOUNG.as_nanos() as i64 && deaf() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -55,6 +55,20 @@ async fn stopping() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopping_right_after_the_start() {
+    let node = Node::start().await;
+    let began = Instant::now();
+    for number in 0..5 {
+        let id = node
+            .container(&format!("new{number}"), script("main", "trap 'exit 5' TERM; while :; do sleep 0.05; done"))
+            .await;
+        node.cri().stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 60 }).await.unwrap();
+        assert_eq!(node.status(&id).await.exit_code, 5);
+    }
+    assert!(began.elapsed() < Duration::from_secs(50), "no signal was lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_rotated() {
     let node = Node::start().await;
     let id = node.container("rotate", script("main", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done")).await;

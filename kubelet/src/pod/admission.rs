@@ -65,7 +65,8 @@ pub fn check(pod: &Pod, node: &Node, allocatable: &Amounts, others: &[&Pod]) -> 
     fits(pod, allocatable, others)
 }
 
-fn fits(pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Rejection> {
+/// Checks whether what the pod asks for is left beside what `others` have.
+pub fn fits(pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Rejection> {
     let mut used = Amounts::new();
     for other in others {
         for (name, value) in resources::pod_requests(other) {

@@ -11,6 +11,7 @@ pub mod expand;
 pub mod image;
 pub mod memory;
 pub mod record;
+pub mod resize;
 pub mod resources;
 pub mod sandbox_config;
 pub mod spec;

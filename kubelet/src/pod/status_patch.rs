@@ -1,10 +1,12 @@
 //! The smallest strategic-merge patch that turns the status in the API into ours.
 //!
-//! Conditions merge by type, so that those of others (readiness gates, disruption) are never touched; addresses merge by
+//! Conditions merge by type, so that those of others (readiness gates, disruption) are never touched and ours go by name; addresses merge by
 //! their value and need explicit deletions; every other list is replaced as a whole.
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::{Map, Value, json};
+
+use super::resize;
 
 /// The patch, or `None` if nothing differs.
 pub fn diff(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
@@ -15,8 +17,8 @@ pub fn diff(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             continue;
         }
         let value = match key.as_str() {
-            "conditions" => keyed(old.get(key), value, "type", false),
-            "podIPs" | "hostIPs" => keyed(old.get(key), value, "ip", true),
+            "conditions" => keyed(old.get(key), value, "type", |kind| kind == resize::PENDING),
+            "podIPs" | "hostIPs" => keyed(old.get(key), value, "ip", |_| true),
             _ => Some(value.clone()),
         };
         if let Some(value) = value {
@@ -36,8 +38,8 @@ fn to_map(status: &PodStatus) -> Map<String, Value> {
     }
 }
 
-/// Changed elements of a list that merges by `key`, with deletions of what is gone where we own the whole list.
-fn keyed(old: Option<&Value>, new: &Value, key: &str, owned: bool) -> Option<Value> {
+/// Changed elements of a list that merges by `key`, with deletions of what is gone where we own it.
+fn keyed(old: Option<&Value>, new: &Value, key: &str, owned: impl Fn(&Value) -> bool) -> Option<Value> {
     let empty = Vec::new();
     let old = old.and_then(Value::as_array).unwrap_or(&empty);
     let new = new.as_array().unwrap_or(&empty);
@@ -56,10 +58,8 @@ fn keyed(old: Option<&Value>, new: &Value, key: &str, owned: bool) -> Option<Val
             n
         })
         .collect();
-    if owned {
-        let gone = old.iter().filter(|o| !new.iter().any(|n| n[key] == o[key]));
-        patch.extend(gone.map(|o| json!({"$patch": "delete", key: o[key]})));
-    }
+    let gone = old.iter().filter(|o| owned(&o[key]) && !new.iter().any(|n| n[key] == o[key]));
+    patch.extend(gone.map(|o| json!({"$patch": "delete", key: o[key]})));
     (!patch.is_empty()).then_some(Value::Array(patch))
 }
 
@@ -79,13 +79,15 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}})).unwrap();
         let old = status(json!({"phase": "Pending", "reason": "x", "podIPs": [{"ip": "10.42.0.1"}], "conditions": [
             {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
-            {"type": "Mine", "status": "True"}, {"type": "PodScheduled", "status": "True"}]}));
+            {"type": "Mine", "status": "True"}, {"type": "PodScheduled", "status": "True"},
+            {"type": "PodResizePending", "status": "True"}]}));
         let new = status(json!({"phase": "Running", "podIPs": [{"ip": "10.42.0.2"}], "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}]}));
         let patch = json!({"metadata": {"uid": "u"}, "status": {
             "phase": "Running", "reason": null,
             "podIPs": [{"ip": "10.42.0.2"}, {"$patch": "delete", "ip": "10.42.0.1"}],
-            "conditions": [{"type": "Ready", "status": "True", "reason": null}]}});
+            "conditions": [{"type": "Ready", "status": "True", "reason": null},
+                {"$patch": "delete", "type": "PodResizePending"}]}});
         assert_eq!(diff(&pod, &old, &new), Some(patch));
         assert_eq!(diff(&pod, &new, &new), None);
     }

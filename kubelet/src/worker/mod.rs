@@ -23,9 +23,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
-use crate::eviction::Eviction;
+use crate::{eviction::Eviction, pod::resize::Pending};
 
-pub use work::{Finished, spawn};
+pub use work::{Finished, First, spawn};
 
 /// Something that a worker should know.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub enum Input {
     Node,
     /// The node wants it gone.
     Evict(Eviction),
+    /// What the pod waits for before it gets the resources that it asks for.
+    Resize(Option<Pending>),
     /// A probe reached a verdict.
     Probe {
         /// The container.

@@ -13,6 +13,7 @@ use crate::{
     pod::{
         memory::ProbeResults,
         record::State,
+        resize,
         spec::{self, Role},
         status, status_patch,
     },
@@ -27,7 +28,7 @@ impl Worker {
             pod.status = mirror.status.clone();
         }
         let Some(said) = &self.said else { return pod };
-        let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+        let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", resize::PENDING];
         let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| {
             own.contains(&c.type_.as_str()) || (c.type_ == "DisruptionTarget" && self.disrupted.is_some())
         };
@@ -70,6 +71,7 @@ impl Worker {
         if let Some(message) = &self.disrupted {
             status::disrupt(&mut status, message, now);
         }
+        resize::show(&mut status, self.resize.as_ref(), self.pod.metadata.generation, now);
         if matches!(self.stage, Stage::Terminating { .. }) {
             hold_phase(&mut status, &view);
         }

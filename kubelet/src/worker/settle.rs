@@ -10,7 +10,7 @@ use super::{
     start::Failure,
     work::{Stage, Worker},
 };
-use crate::pod::{memory::StartFailure, spec, terminate};
+use crate::pod::{memory::StartFailure, resize, spec, terminate};
 
 impl Worker {
     /// Takes note of what an operation came to.
@@ -88,6 +88,8 @@ impl Worker {
                         if let Some((_, at)) = &mut self.last_patch {
                             *at = pod.metadata.resource_version.clone();
                         }
+                        // A change of resources is the manager's to judge; it hears of it by its watch.
+                        let pod = resize::with_resources_of(*pod, &self.pod);
                         self.take(&pod);
                     }
                     // Gone, or another pod of that name: the watch will say so.

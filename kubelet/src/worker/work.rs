@@ -29,6 +29,7 @@ use crate::{
         decide::{self, Action, Observed},
         memory::{Memory, Stopping},
         record::PodRecord,
+        resize::Pending,
         resources, spec,
         terminate::{self, StopAction},
     },
@@ -110,6 +111,8 @@ pub(super) struct Worker {
     /// It was ended for the node's sake: what its condition says.
     pub disrupted: Option<String>,
     pub rejected: Option<Rejection>,
+    /// What the pod waits for before it gets the resources that it asks for.
+    pub resize: Option<Pending>,
     pub record: PodRecord,
     /// The runtime has answered at least once: before, nothing can be said of containers.
     pub observed: bool,
@@ -135,16 +138,25 @@ pub(super) struct Worker {
     began: Timestamp,
 }
 
-/// Starts a worker. `ended` hears of its end; with `rejected` it only reports that the node does not take the pod.
+/// What was decided of a pod before its worker starts.
+#[derive(Clone, Debug, Default)]
+pub struct First {
+    /// The node does not take the pod: the worker only reports that.
+    pub rejected: Option<Rejection>,
+    /// What the pod waits for before it gets the resources that it asks for.
+    pub resize: Option<Pending>,
+}
+
+/// Starts a worker. `ended` hears of its end.
 pub fn spawn(
     ctx: Ctx,
     pod: Pod,
-    rejected: Option<Rejection>,
+    first: First,
     ended: mpsc::UnboundedSender<Finished>,
     shutdown: CancellationToken,
 ) -> Handle {
     let (inputs, mailbox) = mpsc::unbounded_channel();
-    let worker = Worker::new(ctx, pod, rejected, probe::Probes::new(inputs.downgrade()));
+    let worker = Worker::new(ctx, pod, first, probe::Probes::new(inputs.downgrade()));
     let uid = worker.uid.clone();
     let loop_ = Box::pin(worker.run(mailbox));
     tokio::spawn(async move {
@@ -157,7 +169,8 @@ pub fn spawn(
 }
 
 impl Worker {
-    fn new(ctx: Ctx, pod: Pod, rejected: Option<Rejection>, probes: probe::Probes) -> Self {
+    fn new(ctx: Ctx, pod: Pod, first: First, probes: probe::Probes) -> Self {
+        let First { rejected, resize } = first;
         Self {
             uid: spec::uid(&pod),
             mirror: None,
@@ -167,6 +180,7 @@ impl Worker {
             failed: None,
             disrupted: None,
             rejected,
+            resize,
             record: PodRecord::default(),
             observed: false,
             dirty: true,
@@ -247,6 +261,7 @@ impl Worker {
                 }
             }
             Input::Evict(eviction) => self.evict(eviction),
+            Input::Resize(pending) => self.resize = pending,
             Input::Probe { container, id, kind, ok } => {
                 let memory = self.memory.container_mut(&container);
                 if memory.probed.as_deref() == Some(id.as_str()) {

@@ -45,6 +45,15 @@ pub fn stop_signal(config: &cri::ContainerConfig, image: &str) -> i32 {
     chosen.or_else(|| parse(image)).unwrap_or(libc::SIGTERM)
 }
 
+/// Whether the kernel drops a signal for the process whose /proc/PID/status this is: the first one of a process namespace gets
+/// no signal that it does not handle.
+pub fn is_dropped(status: &str, signal: i32) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let first = field("NSpid:").split_whitespace().last() == Some("1");
+    let handled = u64::from_str_radix(field("SigCgt:"), 16).unwrap_or(u64::MAX);
+    first && handled & (1 << (signal - 1)) == 0
+}
+
 /// The signal in CRI's numbering.
 pub fn to_cri(number: i32) -> cri::Signal {
     let all = (1..=65).filter_map(|value| cri::Signal::try_from(value).ok());
@@ -66,6 +75,17 @@ mod tests {
         let texts = ["SIGTERM", "quit", "9", "RTMIN+3", "SIGRTMAX-1", "SIGRTMAX", "0", "65", "FOO", "RTMIN+99", "SIGPOLL"];
         let expected = [Some(15), Some(3), Some(9), Some(37), Some(63), Some(64), None, None, None, None, Some(29)];
         assert_eq!(texts.map(parse), expected);
+    }
+
+    #[test]
+    fn first_processes_miss_what_they_do_not_handle() {
+        let status = |pids: &str, handled: &str| format!("Name:\tx\nNSpid:\t{pids}\nSigIgn:\t0\nSigCgt:\t{handled}\n");
+        let term = |pids, handled| is_dropped(&status(pids, handled), libc::SIGTERM);
+        assert_eq!(
+            [term("77\t1", "0"), term("77\t1", "4000"), term("77\t2", "0"), term("77", "0")],
+            [true, false, false, false]
+        );
+        assert!(!is_dropped("", libc::SIGTERM));
     }
 
     #[test]

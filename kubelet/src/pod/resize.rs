@@ -1,0 +1,149 @@
+//! Changes of a running pod's resources (KEP-1287): what it may have now, and what it waits for.
+//!
+//! What a pod holds is in its containers' statuses, which outlive this process. What it asks for and cannot have stays in its
+//! spec; until it can, everything here looks at a pod with the resources that it holds.
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Pod, PodCondition, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use super::{
+    admission,
+    resources::{self, Amounts},
+    status::whole_second,
+};
+
+/// The condition's type.
+pub const PENDING: &str = "PodResizePending";
+
+/// Why a pod does not have the resources that it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// `Infeasible` or `Deferred`.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// The pod with the containers' resources that `held` has.
+pub fn with_resources_of(mut pod: Pod, held: &Pod) -> Pod {
+    let known = held.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let known: Vec<_> = known.collect();
+    if let Some(spec) = pod.spec.as_mut() {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+            if let Some(same) = known.iter().find(|k| k.name == container.name) {
+                container.resources.clone_from(&same.resources);
+            }
+        }
+    }
+    pod
+}
+
+/// What a pod that was here before this process held, as its status says.
+pub fn held(pod: &Pod) -> Pod {
+    let mut held = pod.clone();
+    let said = pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
+    let said: Vec<_> = said.filter(|s| s.container_id.is_some()).collect();
+    if let Some(spec) = held.spec.as_mut() {
+        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+            let resources = said.iter().find(|s| s.name == container.name).and_then(|s| s.resources.clone());
+            if let Some(resources) = resources {
+                let claims = container.resources.take().and_then(|r| r.claims);
+                container.resources = Some(k8s_openapi::api::core::v1::ResourceRequirements { claims, ..resources });
+            }
+        }
+    }
+    held
+}
+
+/// Whether a pod that holds what `held` says may have what it asks for, besides what `others` hold.
+pub fn judge(held: &Pod, pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Pending> {
+    if resources::resizes(held, pod).is_empty() {
+        return None;
+    }
+    let (had, asks) = (resources::pod_requests(held), resources::pod_requests(pod));
+    let grows = |name: &&str| asks.get(*name).unwrap_or(&0) > had.get(*name).unwrap_or(&0);
+    let grown: Vec<&str> = ["memory", "cpu"].into_iter().filter(grows).collect();
+    for name in &grown {
+        let (requested, capacity) = (asks[*name], allocatable.get(*name).copied().unwrap_or(0));
+        if requested > capacity {
+            let message = format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
+            return Some(Pending { reason: "Infeasible", message });
+        }
+    }
+    let short = if grown.is_empty() { None } else { admission::fits(pod, allocatable, others) };
+    short.map(|short| Pending { reason: "Deferred", message: short.message })
+}
+
+/// Says in a status what the pod waits for, or that it waits for nothing.
+pub fn show(status: &mut PodStatus, pending: Option<&Pending>, generation: Option<i64>, now: Timestamp) {
+    let conditions = status.conditions.get_or_insert_default();
+    let before = conditions.iter().position(|c| c.type_ == PENDING).map(|at| conditions.remove(at));
+    if let Some(pending) = pending {
+        let kept = before.filter(|c| c.reason.as_deref() == Some(pending.reason)).and_then(|c| c.last_transition_time);
+        conditions.push(PodCondition {
+            last_probe_time: None,
+            last_transition_time: kept.or(Some(Time(whole_second(now)))),
+            message: Some(pending.message.clone()),
+            observed_generation: generation,
+            reason: Some(pending.reason.to_owned()),
+            status: "True".to_owned(),
+            type_: PENDING.to_owned(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(cpu: &str) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}}))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_growing_pod_waits_for_room_or_for_ever() {
+        let allocatable: Amounts = [("cpu".to_owned(), 2000), ("pods".to_owned(), 10)].into();
+        let other = pod("1500m");
+        let judged = |from, to| judge(&pod(from), &pod(to), &allocatable, &[&other]).map(|p| (p.reason, p.message));
+        assert_eq!(judged("200m", "500m"), None);
+        assert_eq!(judged("200m", "200m"), None);
+        let deferred = "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000";
+        assert_eq!(judged("200m", "600m"), Some(("Deferred", deferred.to_owned())));
+        let infeasible = "Node didn't have enough capacity: cpu, requested: 3000, capacity: 2000";
+        assert_eq!(judged("200m", "3"), Some(("Infeasible", infeasible.to_owned())));
+        // What is too large already may still shrink.
+        assert_eq!(judged("900m", "800m"), None);
+    }
+
+    #[test]
+    fn a_status_remembers_what_was_held() {
+        let mut asking = pod("3");
+        let said = json!({"containerStatuses": [{"name": "c", "containerID": "knarr://1", "image": "", "imageID": "",
+            "ready": true, "restartCount": 0, "resources": {"requests": {"cpu": "200m"}}}]});
+        asking.status = Some(serde_json::from_value(said).unwrap());
+        let held = held(&asking);
+        assert_eq!(held.spec, pod("200m").spec);
+        assert_eq!(with_resources_of(asking, &held).spec, held.spec);
+    }
+
+    #[test]
+    fn the_condition_comes_and_goes() {
+        let mut status = PodStatus::default();
+        let pending = Pending { reason: "Deferred", message: "m".into() };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        show(&mut status, Some(&pending), Some(2), at(5));
+        show(&mut status, Some(&pending), Some(3), at(9));
+        let shown: Vec<_> =
+            status.conditions.iter().flatten().map(|c| (c.observed_generation, c.last_transition_time.clone())).collect();
+        assert_eq!(shown, [(Some(3), Some(Time(at(5))))]);
+        show(&mut status, None, Some(4), at(10));
+        assert_eq!(status.conditions, Some(Vec::new()));
+    }
+}
