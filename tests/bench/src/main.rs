@@ -14,6 +14,7 @@ mod measure;
 mod node;
 mod objects;
 mod scheduler;
+mod table;
 mod watch;
 
 use anyhow::{Result, bail};
@@ -23,6 +24,9 @@ const BENCHES: &[&str] = &["cold", "idle", "pods", "deploy", "api", "list", "wat
 fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut asked: Vec<String> = std::env::args().skip(1).collect();
+    if asked == ["table"] {
+        return table::print();
+    }
     if asked.is_empty() || asked.iter().any(|a| a == "all") {
         asked = BENCHES.iter().map(|b| (*b).to_owned()).collect();
     }
