@@ -253,7 +253,8 @@ async fn a_pod_that_does_not_fit_is_turned_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_ends_a_pod() {
     let stage = Stage::start().await;
-    stage.pod("p", json!({"activeDeadlineSeconds": 1, "containers": [{"name": "a"}]}));
+    // It counts from a whole second, so of the first one nothing may be left.
+    stage.pod("p", json!({"activeDeadlineSeconds": 2, "containers": [{"name": "a"}]}));
     let pod = stage.wait("p", "failed", |p| phase(p) == "Failed").await;
     assert_eq!(pod["status"]["reason"], "DeadlineExceeded");
     assert!(lifecycle(&stage).contains(&"stop a".to_owned()));
