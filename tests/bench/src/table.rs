@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 /// One number of a row.
+#[derive(Clone, Copy)]
 struct Figure {
     bench: &'static str,
     metric: &'static str,
