@@ -148,7 +148,7 @@ pub enum Command {
     /// Inspect authorization
     Auth(verbs::auth::Args),
     /// Create debugging sessions for troubleshooting workloads and nodes
-    Debug(verbs::absent::Args),
+    Debug(verbs::absent::Debug),
     /// List events
     Events(verbs::events::Args),
     /// Diff the live version against a would-be applied version
@@ -236,7 +236,7 @@ impl Command {
             Self::Plugin(args) => Box::pin(verbs::plugin::run(args, cx)).await,
             Self::Alpha(args) => Box::pin(verbs::absent::alpha(args, cx)).await,
             Self::Kustomize(args) => Box::pin(verbs::absent::kustomize(args, cx)).await,
-            Self::Debug(args) => Box::pin(verbs::absent::unsupported("debug", args)).await,
+            Self::Debug(args) => Box::pin(verbs::absent::debug(args, cx)).await,
             Self::Proxy(args) => Box::pin(verbs::absent::unsupported("proxy", args)).await,
         }
     }

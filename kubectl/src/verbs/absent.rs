@@ -43,3 +43,28 @@ pub async fn alpha(_: Args, _: &Context) -> Result<(), Failure> {
 pub async fn unsupported(name: &str, _: Args) -> Result<(), Failure> {
     Err(plain(format!("kubectl {name} is not supported by this kubectl")))
 }
+
+/// What `debug` takes, as far as it is looked at.
+#[derive(clap::Args, Debug)]
+pub struct Debug {
+    /// The image of the container to debug with
+    #[arg(long, default_value = "", hide_default_value = true)]
+    image: String,
+    /// The name of a copy of the pod
+    #[arg(long, default_value = "", hide_default_value = true)]
+    copy_to: String,
+    /// Whom to debug
+    arguments: Vec<String>,
+}
+
+/// `kubectl debug`.
+///
+/// # Errors
+/// Always.
+pub async fn debug(args: Debug, _: &Context) -> Result<(), Failure> {
+    if args.image.is_empty() && args.copy_to.is_empty() {
+        return Err(plain("you must specify --image when not using --copy-to."));
+    }
+    let what = if args.arguments.is_empty() { String::new() } else { format!(" ({})", args.arguments.join(" ")) };
+    Err(plain(format!("kubectl debug is not supported by this kubectl{what}")))
+}

@@ -468,8 +468,23 @@ async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
     let mut stream = client.open(call).await?;
     // A watch of one object begins with the object itself, which has been shown.
     let mut shown = list;
-    // How a watch ends is no error: servers end them after a while.
-    while let Ok(Some((event, object))) = stream.event().await {
+    // How a watch ends is no error: servers end them after a while, and so does --request-timeout.
+    let limit = client.endpoint().timeout;
+    let ended = async {
+        match limit.is_zero() {
+            true => std::future::pending().await,
+            false => tokio::time::sleep(limit).await,
+        }
+    };
+    tokio::pin!(ended);
+    loop {
+        let (event, object) = tokio::select! {
+            next = stream.event() => match next {
+                Ok(Some(next)) => next,
+                _ => break,
+            },
+            () = &mut ended => break,
+        };
         if shown {
             show.print(args, &object, &event)?;
         }

@@ -96,10 +96,9 @@ fn find(catalog: &Catalog, wanted: &str) -> Option<(Arc<Mapping>, Vec<String>)> 
         let rest = wanted.strip_prefix(&m.group_resource())?;
         (rest.is_empty() || rest.starts_with('.')).then(|| rest.to_owned())
     };
-    let named = catalog.mappings.iter().filter(|m| m.preferred && !m.group.is_empty() && m.resource == first.resource);
-    let best = named.filter_map(|m| Some((m.clone(), whole(m)?))).max_by_key(|(m, _)| m.group.len());
-    match best {
-        Some((mapping, rest)) => Some((mapping, fields(&rest))),
+    // Upstream looks for a group only in the resource that the bare name stands for: `events.events.k8s.io` are core's events.
+    match whole(first).filter(|_| !first.group.is_empty()) {
+        Some(rest) => Some((first.clone(), fields(&rest))),
         None => Some((first.clone(), fields(&wanted[name.len()..]))),
     }
 }

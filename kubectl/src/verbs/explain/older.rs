@@ -130,8 +130,12 @@ impl<'a> Page<'a> {
                 said.push(description);
                 self.descriptions(&said);
             }
-            Shape::Map(None) | Shape::Arbitrary => {
+            shape @ (Shape::Map(None) | Shape::Arbitrary) => {
                 self.out.push_str(head);
+                if matches!(shape, Shape::Map(_)) {
+                    // The map says it, and so does what it holds.
+                    said.push(description);
+                }
                 said.push(description);
                 self.descriptions(&said);
             }
