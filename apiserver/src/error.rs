@@ -57,11 +57,7 @@ pub fn refused(info: &KindInfo, name: &str, refused: &Refused) -> Status {
 
 /// A failure with no reason of its own (upstream's errors that are no API errors): 500.
 pub fn plain(message: impl Into<String>) -> Status {
-    let mut status = Status::default();
-    "Failure".clone_into(&mut status.status);
-    status.message = message.into();
-    status.code = 500;
-    status
+    Status::unexpected(message)
 }
 
 /// A broken rule of the options of a request.

@@ -157,16 +157,15 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
         return subresource::bind(app, &ask, body).await;
     }
     let Some(entry) = app.registry.entry(&ask.info.group, &ask.info.version, &ask.info.resource).cloned() else {
-        return Ok(not_found());
+        return Ok(unknown(app, &ask.info.path));
     };
     let in_place = entry.info().namespaced || ask.info.namespace.is_empty() || ask.info.resource == "namespaces";
-    let complete = !entry.info().namespaced
-        || !ask.info.namespace.is_empty()
-        || matches!(ask.info.verb, "list" | "watch" | "deletecollection");
+    // Across namespaces one may look, and no more.
+    let complete = !entry.info().namespaced || !ask.info.namespace.is_empty() || matches!(ask.info.verb, "list" | "watch");
     if !in_place {
-        return Ok(not_found());
+        return Ok(unknown(app, &ask.info.path));
     }
-    if !complete {
+    if !complete || parts.method == http::Method::HEAD {
         return Err(Status::method_not_allowed());
     }
     if !ask.info.subresource.is_empty() {
@@ -188,8 +187,12 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
     }
 }
 
-/// What upstream's router says to a path it does not know.
-pub fn not_found() -> Response {
+/// What is said to a path that is not known: a Status below the roots of APIs that there are, else what upstream's
+/// outermost router says.
+pub fn unknown(app: &App, path: &str) -> Response {
+    if plain::is_below_a_root(app, path) {
+        return error::respond(&Status::no_such_resource());
+    }
     let mut response = Response::new(Body::from("404 page not found\n"));
     *response.status_mut() = StatusCode::NOT_FOUND;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -121,8 +121,14 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Respon
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn json_or_missing(body: Option<Vec<u8>>) -> Response {
-    body.map_or_else(super::not_found, |body| text(StatusCode::OK, JSON, body))
+/// Whether a path is below a root of an API that there is.
+pub fn is_below_a_root(app: &App, path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some("api" | "version"), Some(_), _) => true,
+        (Some("apis"), Some(group), Some(_)) => app.static_documents.kinds.iter().any(|kind| kind.group == group),
+        _ => false,
+    }
 }
 
 /// The paths that `/` lists.
@@ -169,6 +175,9 @@ pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Re
     let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     let infos = app.static_documents.infos();
     let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
+    let found = |body: Option<Vec<u8>>| {
+        body.map_or_else(|| super::unknown(app, &info.path), |body| text(StatusCode::OK, JSON, body))
+    };
     match parts.as_slice() {
         [] => text(StatusCode::OK, JSON, paths(app)),
         [name @ ("healthz" | "livez" | "readyz"), rest @ ..] => {
@@ -188,16 +197,16 @@ pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Re
             None if parts[0] == "api" => text(StatusCode::OK, JSON, discovery::api_versions(&app.address)),
             None => text(StatusCode::OK, JSON, discovery::api_group_list(&infos)),
         },
-        ["api", version] => json_or_missing(discovery::api_resource_list(&infos, "", version)),
-        ["apis", group] => json_or_missing(discovery::api_group(&infos, group)),
-        ["apis", group, version] => json_or_missing(discovery::api_resource_list(&infos, group, version)),
+        ["api", version] => found(discovery::api_resource_list(&infos, "", version)),
+        ["apis", group] => found(discovery::api_group(&infos, group)),
+        ["apis", group, version] => found(discovery::api_resource_list(&infos, group, version)),
         ["openapi", "v2"] => openapi_v2(app, accept, request),
         ["openapi", "v3"] => text(StatusCode::OK, JSON, openapi::v3_index(&infos)),
         ["openapi", "v3", "api", version] => openapi_v3(app, "", version, request),
         ["openapi", "v3", "apis", group, version] => openapi_v3(app, group, version, request),
         _ => match (app.documents)(&info.path) {
             Some((kind, document)) => text(StatusCode::OK, kind, document.to_string()),
-            None => super::not_found(),
+            None => super::unknown(app, &info.path),
         },
     }
 }
@@ -243,6 +252,6 @@ fn openapi_v3(app: &App, group: &str, version: &str, request: &Request<Body>) ->
     });
     match found {
         Some((body, etag)) => cached(body, JSON, &etag, request),
-        None => super::not_found(),
+        None => super::unknown(app, "/openapi"),
     }
 }

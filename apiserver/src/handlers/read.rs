@@ -38,6 +38,7 @@ async fn freshen(registry: &Registry, revision: Option<u64>) -> Result<()> {
 /// One object.
 pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    check_include(ask, form)?;
     let revision = parse_revision(ask.query.get("resourceVersion").unwrap_or(""))?;
     freshen(&app.registry, revision).await?;
     let namespace = if entry.info().namespaced { ask.info.namespace.as_str() } else { "" };
@@ -49,6 +50,18 @@ pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
 /// Columns of kinds that have none of their own.
 pub fn cells(entry: &Entry, ask: &Ask, json: &[u8]) -> Vec<serde_json::Value> {
     entry.hooks().cells_from_bytes(json, ask.now)
+}
+
+/// Refuses a table whose rows are to say of their objects what there is no name for.
+pub fn check_include(ask: &Ask, form: negotiate::Form) -> Result<()> {
+    let wanted = ask.query.get("includeObject").unwrap_or("");
+    if matches!(form.shape, Shape::Table(_)) && IncludeObject::parse(wanted).is_none() {
+        return Err(Status::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+            api::status::quote(wanted)
+        )));
+    }
+    Ok(())
 }
 
 /// What a table's rows say of their objects.
@@ -251,6 +264,7 @@ async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, opti
 /// LIST.
 pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::List)?;
+    check_include(ask, form)?;
     let options = ListOptions::parse(&ask.query, false)?;
     let selection = selection(entry, ask, &options)?;
     let listing = listing(&app.registry, entry, &selection, &options).await?;

@@ -45,7 +45,7 @@ pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>)
 /// Any other subresource.
 pub async fn answer(app: &App, entry: &Arc<Entry>, ask: Ask, body: Body) -> Result<Response> {
     let part = entry.info().subresources.iter().copied().find(|s| subresource_name(*s) == ask.info.subresource);
-    let Some(part) = part else { return Ok(super::not_found()) };
+    let Some(part) = part else { return Ok(super::unknown(app, &ask.info.path)) };
     match (part, ask.info.verb) {
         (Subresource::Scale, "get" | "update" | "patch") => scale(app, entry, &ask, body).await,
         (Subresource::Binding, "create") => bind(app, &ask, body).await,

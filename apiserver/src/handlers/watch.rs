@@ -59,6 +59,7 @@ struct Stream {
 /// Starts a watch.
 pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Watch)?;
+    read::check_include(ask, form)?;
     let options = ListOptions::parse(&ask.query, true)?;
     let mut selection = read::selection(entry, ask, &options)?;
     if ask.info.path.contains("/watch/") && !ask.info.name.is_empty() && options.fields.is_none() {

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use super::{App, Ask, read};
 use crate::{
-    error::Result,
-    registry::{Entry, Write, metadata},
+    error::{self, Result},
+    registry::{Entry, Write, Written, metadata},
     wire::{
         body,
         negotiate::{self, Encoding, For, Form},
@@ -98,8 +98,20 @@ pub async fn create(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
     let (object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
     escalation(app, ask, &object)?;
     let write = Write { user: &ask.user, now: ask.now, options: &options };
-    let written = app.registry.create(entry, place(entry, ask).0, object, write).await?;
-    Ok(super::written(entry, ask, form, warnings, written))
+    let created = app.registry.create(entry, place(entry, ask).0, object, write).await;
+    Ok(outcome(entry, ask, form, warnings, created))
+}
+
+/// What a body was warned of is said whatever becomes of it.
+fn outcome(entry: &Entry, ask: &Ask, form: Form, warnings: Vec<String>, result: Result<Written>) -> Response {
+    match result {
+        Ok(written) => super::written(entry, ask, form, warnings, written),
+        Err(status) => {
+            let mut response = error::respond_as(&status, form);
+            super::warn(&mut response, &warnings);
+            response
+        }
+    }
 }
 
 /// The name in a body must be the path's.
@@ -115,6 +127,19 @@ fn check_name(object: &Value, name: &str) -> Result<()> {
     }
 }
 
+/// A replacement that names a uid replaces that object and no other.
+fn check_uid(entry: &Entry, (namespace, name): (&str, &str), object: &Value, current: &Value) -> Result<()> {
+    let (uid, own) = (metadata::text(object, "uid"), metadata::text(current, "uid"));
+    if uid.is_empty() || uid == own {
+        return Ok(());
+    }
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {own}",
+        entry.cache.key(namespace, name)
+    );
+    Err(Status::conflict(entry.info().group_resource(), name, &why))
+}
+
 /// PUT, of the object or of a part of it.
 pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
@@ -125,16 +150,20 @@ pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>
     check_name(&object, name)?;
     escalation(app, ask, &object)?;
     let write = Write { user: &ask.user, now: ask.now, options: &options };
-    let result = app.registry.update(entry, (namespace, name), at, write, &mut |_| Ok(object.clone())).await;
+    let mut wish = |current: &Value| {
+        check_uid(entry, (namespace, name), &object, current)?;
+        Ok(object.clone())
+    };
+    let result = app.registry.update(entry, (namespace, name), at, write, &mut wish).await;
     let written = match result {
         Err(status) if status.is("NotFound") && at.is_none() && entry.info().create_on_update => {
             let mut object = object;
             metadata::of(&mut object).remove("resourceVersion");
-            app.registry.create(entry, namespace, object, write).await?
+            app.registry.create(entry, namespace, object, write).await
         }
-        other => other?,
+        other => other,
     };
-    Ok(super::written(entry, ask, form, warnings, written))
+    Ok(outcome(entry, ask, form, warnings, written))
 }
 
 /// PATCH, of the object or of a part of it.
@@ -148,13 +177,14 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
         let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
+        let result = object.to_string();
+        let refuse = |why: &str| {
+            let mut errors = api::field::FieldErrors::default();
+            errors.invalid("patch", &result, why);
+            Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
+        };
+        metadata::check_kind(&object, entry.info()).map_err(|why| refuse(&why))?;
         if let Some(ty) = ty {
-            let result = object.to_string();
-            let refuse = |why: &str| {
-                let mut errors = api::field::FieldErrors::default();
-                errors.invalid("patch", &result, why);
-                Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
-            };
             let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
             unknown = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
             if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
@@ -177,8 +207,11 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
 /// Reads a patch; the second part is what strict validation complains of.
 pub async fn parse_patch(ask: &Ask, body: Body, options: &WriteOptions) -> Result<(Patch, Vec<String>)> {
     let text = ask.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let kind = PatchType::from_content_type(text).filter(|k| *k != PatchType::Apply);
-    let kind = kind.ok_or_else(|| Status::unsupported_media_type(PATCHES))?;
+    let kind = match PatchType::from_content_type(text) {
+        None => return Err(Status::unsupported_patch()),
+        Some(PatchType::Apply) => return Err(Status::unsupported_media_type(PATCHES)),
+        Some(kind) => kind,
+    };
     let bytes = body::read(body).await?;
     let (patch, problems) = Patch::parse(kind, &bytes).map_err(|e| e.to_status())?;
     if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
@@ -193,8 +226,15 @@ pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body
     if bytes.is_empty() {
         return DeleteOptions::parse(query, None);
     }
-    let (value, _) = check::parse(&bytes, media_type(headers)?, None)
-        .map_err(|e| Status::bad_request(e.message("v1", "DeleteOptions", &bytes)))?;
+    let (value, _) = check::parse(&bytes, media_type(headers)?, None).map_err(|e| Status::unexpected(e.to_string()))?;
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    if !matches!(text("kind"), "" | "DeleteOptions") {
+        return Err(Status::unexpected(format!(
+            "no kind {:?} is registered for version {:?} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
+            text("kind"),
+            text("apiVersion")
+        )));
+    }
     DeleteOptions::parse(query, Some(value))
 }
 

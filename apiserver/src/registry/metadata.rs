@@ -85,36 +85,44 @@ fn internal_package(group: &str) -> &str {
     }
 }
 
+/// Why an object's kind and apiVersion, which may be missing, are not those of a kind; in upstream's words.
+pub fn check_kind(object: &Value, info: &KindInfo) -> std::result::Result<(), String> {
+    let given = |name: &str| object.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let (kind, wanted) = (given("kind").unwrap_or(info.kind), info.api_version());
+    let told = given("apiVersion").unwrap_or(&wanted);
+    if kind == info.kind && told == wanted {
+        return Ok(());
+    }
+    let (group, bare) = meta::split_api_version(told);
+    Err(if table::table().by_kind(group, bare, kind).is_none() {
+        format!("no kind {kind:?} is registered for version {told:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+    } else {
+        let internal = internal_package(info.group);
+        format!("converting ({bare}.{kind}) to ({internal}.{}): unknown conversion", info.kind)
+    })
+}
+
 /// A body may leave out kind and apiVersion, but may not contradict the path.
 pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
+    if let Err(why) = check_kind(object, info) {
+        let given = |name: &str| object.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let (kind, wanted) = (given("kind").unwrap_or(info.kind), info.api_version());
+        let told = given("apiVersion").unwrap_or(&wanted);
+        let (group, bare) = meta::split_api_version(told);
+        return Err(Status::bad_request(if kind == info.kind && table::table().by_kind(group, bare, kind).is_some() {
+            format!("the API version in the data ({told}) does not match the expected API version ({wanted})")
+        } else {
+            format!("{kind} in version {bare:?} cannot be handled as a {}: {why}", info.kind)
+        }));
+    }
     let Some(fields) = object.as_object_mut() else {
         return Err(Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: the body is no JSON object",
-            info.kind, info.version, info.kind
+            "{0} in version {1:?} cannot be handled as a {0}: the body is no JSON object",
+            info.kind, info.version
         )));
     };
-    let wanted = info.api_version();
-    let given =
-        |name: &str, fields: &Map<String, Value>| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (kind, version) = (given("kind", fields), given("apiVersion", fields));
-    let told = if version.is_empty() { wanted.clone() } else { version };
-    if !kind.is_empty() && kind != info.kind {
-        let (group, bare) = meta::split_api_version(&told);
-        let why = if table::table().by_kind(group, bare, &kind).is_some() {
-            let internal = internal_package(info.group);
-            format!("converting ({bare}.{kind}) to ({internal}.{}): unknown conversion", info.kind)
-        } else {
-            format!("no kind {kind:?} is registered for version {told:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
-        };
-        return Err(Status::bad_request(format!("{kind} in version {bare:?} cannot be handled as a {}: {why}", info.kind)));
-    }
-    if told != wanted {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({told}) does not match the expected API version ({wanted})"
-        )));
-    }
     fields.insert("kind".to_owned(), info.kind.into());
-    fields.insert("apiVersion".to_owned(), wanted.into());
+    fields.insert("apiVersion".to_owned(), info.api_version().into());
     Ok(())
 }
 

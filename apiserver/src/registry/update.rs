@@ -171,12 +171,6 @@ fn check_revision(entry: &Entry, name: &str, new: &Value, current: &Current) -> 
     if wanted != current.revision {
         return Err(Status::modified(info.group_resource(), name));
     }
-    let uid = metadata::text(new, "uid");
-    let own = metadata::text(&current.value, "uid");
-    if !uid.is_empty() && uid != own {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
-        return Err(Status::conflict(info.group_resource(), name, &why));
-    }
     Ok(())
 }
 

@@ -150,9 +150,6 @@ impl ListOptions {
                 }
             }
         }
-        if limit < 0 {
-            errors.invalid("limit", &limit, "must be greater than or equal to 0");
-        }
         if !errors.is_empty() {
             return Err(invalid_options("ListOptions", &errors));
         }
@@ -167,7 +164,7 @@ impl ListOptions {
             },
             bookmarks: query.flag("allowWatchBookmarks").unwrap_or(false),
             timeout_seconds,
-            limit: limit as usize,
+            limit: usize::try_from(limit).unwrap_or(0),
             continue_token,
             send_initial_events,
         })
@@ -226,6 +223,9 @@ impl WriteOptions {
                 FieldValidation::Warn
             }
         };
+        if kind == "PatchOptions" && query.get("force").is_some() {
+            errors.forbidden("force", "may not be specified for non-apply patch");
+        }
         if !errors.is_empty() {
             return Err(invalid_options(kind, &errors));
         }

@@ -35,7 +35,7 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
             (400, "BadRequest", "Thing in version \"v1\" cannot be handled as a ConfigMap: no kind \"Thing\" is registered for version \"v1\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"".into()),
         ),
         ("POST", MAPS.into(), JSON, json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion".into())),
-        ("POST", DEPLOYMENTS.into(), JSON, json!({"kind": "Deployment", "apiVersion": "apps/v1beta9", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "the API version in the data (apps/v1beta9) does not match the expected API version (apps/v1)".into())),
+        ("POST", DEPLOYMENTS.into(), JSON, json!({"kind": "Deployment", "apiVersion": "apps/v1beta9", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "Deployment in version \"v1beta9\" cannot be handled as a Deployment: no kind \"Deployment\" is registered for version \"apps/v1beta9\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"".into())),
         ("POST", MAPS.into(), "text/plain", "{}".into(), (415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf".into())),
         ("POST", MAPS.into(), JSON, deep.clone(), (400, "BadRequest", String::new())),
         ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "A_b"}}).to_string(), (422, "Invalid", format!("ConfigMap \"A_b\" is invalid: metadata.name: Invalid value: \"A_b\": {subdomain}"))),
@@ -48,7 +48,7 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ("PUT", item.clone(), JSON, map("b", "").to_string(), (400, "BadRequest", "the name of the object (b) does not match the name on the URL (a)".into())),
         ("PUT", item.clone(), JSON, json!({"metadata": {"name": "a", "resourceVersion": "1"}}).to_string(), (409, "Conflict", "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again".into())),
         ("PUT", item.clone(), JSON, json!({"metadata": {"name": "a", "resourceVersion": "x"}}).to_string(), (422, "Invalid", "ConfigMap \"a\" is invalid: metadata.resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax".into())),
-        ("PATCH", item.clone(), JSON, "{}".into(), (415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json".into())),
+        ("PATCH", item.clone(), JSON, "{}".into(), (415, "UnsupportedMediaType", "415: Unsupported Media Type".into())),
         ("PATCH", item.clone(), MERGE, "[".into(), (400, "BadRequest", String::new())),
         ("PATCH", item.clone(), "application/json-patch+json", json!([{"op": "test", "path": "/data/k", "value": "2"}]).to_string(), (422, "Invalid", String::new())),
         ("PATCH", item.clone(), "application/json-patch+json", json!({"op": "test"}).to_string(), (400, "BadRequest", String::new())),
@@ -67,6 +67,20 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ("GET", format!("{MAPS}?continue=%21"), JSON, String::new(), (400, "BadRequest", "invalid continue token: continue key is not valid: illegal base64 data at input byte 0".into())),
         ("POST", format!("{MAPS}?dryRun=Some"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"".into())),
         ("POST", format!("{MAPS}?fieldValidation=Maybe"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \"Ignore\", \"Strict\", \"Warn\"".into())),
+        ("POST", MAPS.into(), JSON, "[]".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" } (5b5d)"))),
+        ("POST", MAPS.into(), JSON, "null".into(), (422, "Invalid", "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required".into())),
+        ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b", "finalizers": ["x", "orphan", "a.io/b"]}}).to_string(), (422, "Invalid", "ConfigMap \"b\" is invalid: metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified".into())),
+        ("PATCH", item.clone(), MERGE, json!({"metadata": {"finalizers": ["x"]}}).to_string(), (422, "Invalid", "ConfigMap \"a\" is invalid: metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified".into())),
+        ("PATCH", item.clone(), MERGE, json!({"metadata": {"uid": "x"}}).to_string(), (422, "Invalid", "ConfigMap \"a\" is invalid: metadata.uid: Invalid value: \"x\": field is immutable".into())),
+        ("PUT", item.clone(), JSON, json!({"metadata": {"name": "a", "uid": "x"}}).to_string(), (409, "Conflict", String::new())),
+        ("PATCH", item.clone(), MERGE, json!({"kind": "Thing"}).to_string(), (422, "Invalid", String::new())),
+        ("PATCH", format!("{item}?force=true"), MERGE, "{}".into(), (422, "Invalid", "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch".into())),
+        ("PATCH", item.clone(), "application/apply-patch+yaml", "{}".into(), (415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json".into())),
+        ("PATCH", item.clone(), "application/json-patch+json", json!([{"op": "turn", "path": "/data"}]).to_string(), (422, "Invalid", "the server rejected our request due to an error in our request".into())),
+        ("PATCH", item.clone(), "application/strategic-merge-patch+json", json!({"$patch": "turn"}).to_string(), (500, "", "unknown patch type: turn in map: map[$patch:turn]".into())),
+        ("DELETE", item.clone(), JSON, "{".into(), (500, "", "couldn't get version/kind; json parse error: unexpected end of JSON input".into())),
+        ("DELETE", item.clone(), JSON, json!({"kind": "Thing", "apiVersion": "v1"}).to_string(), (500, "", "no kind \"Thing\" is registered for version \"v1\" in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"".into())),
+        ("DELETE", "/api/v1/configmaps".into(), JSON, String::new(), (405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into())),
         ("POST", item.clone(), JSON, "{}".into(), (405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into())),
         ("PUT", MAPS.into(), JSON, "{}".into(), (405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into())),
     ];
@@ -108,10 +122,10 @@ async fn unknown_and_repeated_fields_are_refused_warned_of_or_dropped() {
         async move { door.ask("POST", &path, &[("content-type", JSON)], body).await }
     };
     let strict = ask("a", "Strict").await;
-    let want = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"extra\", duplicate field \"metadata.labels.a\"";
+    let want = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: duplicate field \"metadata.labels.a\", unknown field \"extra\"";
     assert_eq!(strict.told(), (400, "BadRequest".into(), want.into()));
     let warned = ask("b", "Warn").await;
-    let want = ["299 - \"unknown field \\\"extra\\\"\"", "299 - \"duplicate field \\\"metadata.labels.a\\\"\""];
+    let want = ["299 - \"duplicate field \\\"metadata.labels.a\\\"\"", "299 - \"unknown field \\\"extra\\\"\""];
     assert_eq!((warned.status, warned.warnings()), (201, want.to_vec()));
     assert_eq!((warned.json().get("extra"), &warned.json()["metadata"]["labels"]["a"]), (None, &json!("2")));
     let ignored = ask("c", "Ignore").await;

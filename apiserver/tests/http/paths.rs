@@ -51,7 +51,12 @@ async fn both_forms_of_discovery_name_the_same_resources() {
 #[tokio::test]
 async fn unknown_paths_are_unknown() {
     let door = door().await;
-    for path in ["/nothing", "/api/v1/nothings", "/apis/none/v1", "/apis/apps/v1/namespaces/default/deployments/a/nothing"] {
+    for path in ["/api/v1/nothings", "/apis/apps/v9", "/apis/apps/v1/namespaces/default/deployments/a/nothing", "/version/x"]
+    {
+        let words = "the server could not find the requested resource";
+        assert_eq!(door.get(path).await.told(), (404, "NotFound".into(), words.into()), "{path}");
+    }
+    for path in ["/nothing", "/apis/none/v1", "/openapi/v4"] {
         let answer = door.get(path).await;
         assert_eq!(
             (answer.status, answer.text().as_str(), answer.header("content-type")),

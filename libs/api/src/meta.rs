@@ -174,6 +174,16 @@ fn validate_finalizers(finalizers: &[String], path: &str, errors: &mut FieldErro
     }
 }
 
+/// What built-in kinds ask of finalizers beyond what all do: a known one, or one with a domain.
+fn validate_qualified_finalizers(finalizers: &[String], path: &str, errors: &mut FieldErrors) {
+    for (index, finalizer) in finalizers.iter().enumerate() {
+        if !finalizer.contains('/') && !matches!(finalizer.as_str(), "kubernetes" | "orphan" | "foregroundDeletion") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(format!("{path}[{index}]"), finalizer, why);
+        }
+    }
+}
+
 /// A field manager's name, as query parameter or in managedFields.
 pub fn validate_field_manager(manager: &str, path: &str, errors: &mut FieldErrors) {
     if manager.len() > FIELD_MANAGER_MAX {
@@ -244,6 +254,8 @@ pub fn validate(meta: &ObjectMeta, namespaced: bool, rule: NameRule, path: &str,
     validate_common(meta, path, errors);
     validate_finalizers(meta.finalizers.as_deref().unwrap_or_default(), &format!("{path}.finalizers"), errors);
     validate_managed_fields(meta.managed_fields.as_deref().unwrap_or_default(), &format!("{path}.managedFields"), errors);
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    validate_qualified_finalizers(finalizers, &format!("{path}.finalizers"), errors);
 }
 
 /// Pushes `field is immutable` when the two differ.
@@ -293,6 +305,8 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, path: &str, errors: &
     );
     validate_common(new, path, errors);
     validate_managed_fields(new.managed_fields.as_deref().unwrap_or_default(), &format!("{path}.managedFields"), errors);
+    let finalizers = new.finalizers.as_deref().unwrap_or_default();
+    validate_qualified_finalizers(finalizers, &format!("{path}.finalizers"), errors);
 }
 
 #[cfg(test)]

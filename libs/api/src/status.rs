@@ -256,6 +256,25 @@ impl Status {
         status
     }
 
+    /// 404 for a path below an API's root that leads nowhere.
+    pub fn no_such_resource() -> Self {
+        let mut status = Self::failure(404, "NotFound", "the server could not find the requested resource");
+        status.details = Some(Box::default());
+        status
+    }
+
+    /// 500 without a reason: errors of upstream's that are none of its API's.
+    pub fn unexpected(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message)
+    }
+
+    /// 415 for a patch, by the router.
+    pub fn unsupported_patch() -> Self {
+        let mut status = Self::failure(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+        status.details = Some(Box::default());
+        status
+    }
+
     /// 410 `Expired`: the resourceVersion or continue token is too old.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::failure(410, "Expired", message)

@@ -1,6 +1,6 @@
 //! Applying a JSON patch with bounds: `copy` can double a document with every operation, in size and in depth.
 
-use json_patch::{Patch, PatchOperation};
+use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::Value;
 
 use super::PatchError;
@@ -31,10 +31,19 @@ pub(super) fn apply(mut object: Value, patch: &Patch) -> Result<Value, PatchErro
         if value.is_some_and(|v| depth(v) + to.matches('/').count() > MAX_DEPTH) {
             return Err(PatchError::DoesNotApply("exceeded max depth".to_owned()));
         }
-        json_patch::patch_unsafe(&mut object, std::slice::from_ref(operation))
+        let adding = as_addition(operation, &object);
+        json_patch::patch_unsafe(&mut object, std::slice::from_ref(adding.as_ref().unwrap_or(operation)))
             .map_err(|e| PatchError::DoesNotApply(e.to_string()))?;
     }
     Ok(object)
+}
+
+/// Upstream's library replaces fields of objects that are not there: it adds them.
+fn as_addition(operation: &PatchOperation, object: &Value) -> Option<PatchOperation> {
+    let PatchOperation::Replace(op) = operation else { return None };
+    let (parent, _) = op.path.as_str().rsplit_once('/')?;
+    let missing = object.pointer(parent)?.is_object() && object.pointer(op.path.as_str()).is_none();
+    missing.then(|| PatchOperation::Add(AddOperation { path: op.path.clone(), value: op.value.clone() }))
 }
 
 #[cfg(test)]
@@ -61,6 +70,13 @@ mod tests {
             ]),
         );
         assert_eq!(patched, Ok(json!({"a": [2], "c": [1, 2], "d": "x"})));
+    }
+
+    #[test]
+    fn replacing_a_field_that_is_not_there_adds_it() {
+        let replace = |path: &str| run(json!({"a": [1]}), json!([{"op": "replace", "path": path, "value": 2}]));
+        assert_eq!(replace("/b"), Ok(json!({"a": [1], "b": 2})));
+        assert!(replace("/a/1").is_err() && replace("/b/c").is_err());
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl PatchError {
             Self::Malformed(why) => Status::bad_request(why.clone()),
             Self::TooManyOperations(_) => Status::request_entity_too_large(&self.to_string()),
             Self::DoesNotApply(_) => Status::unprocessable(),
-            _ => Status::internal(&self.to_string()),
+            _ => Status::unexpected(self.to_string()),
         }
     }
 }
@@ -126,8 +126,9 @@ impl Patch {
                 if operations.len() > MAX_JSON_PATCH_OPERATIONS {
                     return Err(PatchError::TooManyOperations(operations.len()));
                 }
+                // Operations that are none are found when they are applied.
                 let operations = serde_json::from_value(Value::Array(operations));
-                Self::Json(operations.map_err(|e| bad(e.to_string()))?)
+                Self::Json(operations.map_err(|e| PatchError::DoesNotApply(e.to_string()))?)
             }
             (PatchType::Json, other) => return Err(bad(cannot(&other, "[]handlers.jsonPatchOp"))),
             (PatchType::Merge, value @ Value::Object(_)) => Self::Merge(value),

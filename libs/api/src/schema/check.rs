@@ -101,16 +101,30 @@ pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result
             let parsed = json::parse(bytes)
                 .map_err(|e| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {e}")))?;
             let told = |path: &String| format!("duplicate field {}", go_quote(path));
-            Ok((parsed.value, parsed.duplicates.iter().map(told).collect()))
+            Ok((an_object(parsed.value)?, parsed.duplicates.iter().map(told).collect()))
         }
         MediaType::Yaml => {
             let parsed =
                 yaml::parse(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
-            Ok((parsed.value, parsed.duplicates))
+            Ok((an_object(parsed.value)?, parsed.duplicates))
         }
         MediaType::Protobuf => {
             let value = protobuf::decode(bytes, expected).map_err(|e| DecodeError::Syntax(e.to_string()))?;
             Ok((value, Vec::new()))
+        }
+    }
+}
+
+/// What has a version and a kind: an object. `null` is an empty one.
+fn an_object(value: Value) -> Result<Value, DecodeError> {
+    match value {
+        Value::Object(_) => Ok(value),
+        Value::Null => Ok(Value::Object(Map::new())),
+        other => {
+            const META: &str =
+                r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+            let why = format!("json: cannot unmarshal {} into Go value of type {META}", go_kind(&other));
+            Err(DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}")))
         }
     }
 }
@@ -129,8 +143,8 @@ pub fn conform(
     validation: FieldValidation,
 ) -> Result<Decoded, DecodeError> {
     let unknown = check(&mut object, ty).map_err(DecodeError::Type)?;
-    let problems: Vec<String> =
-        unknown.iter().map(|path| format!("unknown field {}", go_quote(path))).chain(duplicates).collect();
+    let unknown = unknown.iter().map(|path| format!("unknown field {}", go_quote(path)));
+    let problems: Vec<String> = duplicates.into_iter().chain(unknown).collect();
     match validation {
         FieldValidation::Strict if !problems.is_empty() => Err(DecodeError::Strict(problems)),
         FieldValidation::Warn => Ok(Decoded { object, warnings: problems }),
@@ -443,7 +457,7 @@ mod tests {
                 object: json!({"kind": "Pod", "spec": {"containers": [
                     {"name": "b", "resources": {"limits": {"cpu": "500m", "memory": "1Mi"}}}
                 ]}}),
-                warnings: vec!["unknown field \"x\"".to_owned(), "duplicate field \"spec.containers[0].name\"".to_owned()],
+                warnings: vec!["duplicate field \"spec.containers[0].name\"".to_owned(), "unknown field \"x\"".to_owned()],
             }
         );
     }
