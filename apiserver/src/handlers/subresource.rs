@@ -118,9 +118,13 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         let json = serde_json::to_vec(&scale_of(entry, object)).unwrap_or_default();
         super::encoded(status, form, json.into())
     };
+    let missing = || {
+        let resource = format!("{}/scale", entry.info().plural);
+        Status::not_found(GroupResource { group: entry.info().group, resource: &resource }, name)
+    };
     if ask.info.verb == "get" {
         let current = app.registry.current(entry, namespace, name).await?;
-        let current = current.ok_or_else(|| Status::not_found(entry.info().group_resource(), name))?;
+        let current = current.ok_or_else(missing)?;
         return Ok(show(&current.value, StatusCode::OK));
     }
     let ty = write::type_of("autoscaling", "v1", "Scale");
@@ -132,14 +136,14 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
             let scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
             with_scale(entry, current, &scale)
         };
-        app.registry.update(entry, (namespace, name), None, write_, &mut wish).await?
+        app.registry.update(entry, (namespace, name), None, write_, &mut wish).await
     } else {
         let bytes = body::read(body).await?;
         let (scale, _) = write::decode(&ask.headers, &bytes, ("autoscaling", "v1", "Scale"), &options)?;
-        app.registry
-            .update(entry, (namespace, name), None, write_, &mut |current| with_scale(entry, current, &scale))
-            .await?
+        write::check_name(&scale, name)?;
+        app.registry.update(entry, (namespace, name), None, write_, &mut |current| with_scale(entry, current, &scale)).await
     };
+    let written = written.map_err(|status| if status.is("NotFound") { missing() } else { status })?;
     let object: Value = serde_json::from_slice(&written.json).unwrap_or_default();
     Ok(show(&object, StatusCode::OK))
 }
@@ -174,7 +178,7 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
         errors.required("target.name", "");
     }
     if !errors.is_empty() {
-        return Err(Status::invalid(GroupResource { group: "", resource: "Binding" }, name, &errors));
+        return Err(Status::unexpected(errors.to_string()));
     }
     let uid = metadata::text(&binding, "uid");
     let now = metadata::timestamp(ask.now);

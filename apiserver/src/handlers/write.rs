@@ -115,7 +115,7 @@ fn outcome(entry: &Entry, ask: &Ask, form: Form, warnings: Vec<String>, result: 
 }
 
 /// The name in a body must be the path's.
-fn check_name(object: &Value, name: &str) -> Result<()> {
+pub fn check_name(object: &Value, name: &str) -> Result<()> {
     match metadata::text(object, "name") {
         own if own == name => Ok(()),
         "" => Err(Status::bad_request(format!(

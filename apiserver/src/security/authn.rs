@@ -25,6 +25,8 @@ use crate::{
     identity::{Identity, User},
 };
 
+/// What is said of tokens that are none of ours.
+const INVALID: &str = "invalid bearer token";
 const REMEMBER: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 4096;
 /// Browsers cannot set headers on WebSockets: the token stands among the protocols.
@@ -131,7 +133,8 @@ impl Authenticate for Authenticator {
         let token = spec.get("token").and_then(Value::as_str).unwrap_or_default();
         match self.for_audiences(token, &wanted).await {
             Ok((user, audiences)) => json!({"authenticated": true, "user": info(&user), "audiences": audiences}),
-            Err(error) => json!({"authenticated": false, "user": {}, "error": format!("[invalid bearer token, {error}]")}),
+            Err(error) if error == INVALID => json!({"user": {}, "error": error}),
+            Err(error) => json!({"user": {}, "error": format!("[{INVALID}, {error}]")}),
         }
     }
 }

@@ -74,7 +74,9 @@ impl Resource for Pod {
         pod_defaults::pod_spec(spec);
         pod_defaults::pod_only(spec);
         let status = self.status.get_or_insert_default();
-        if let (Some(ip), None) = (&status.pod_ip, &status.pod_ips) {
+        // One that contradicts the list replaces it.
+        let first = status.pod_ips.as_ref().and_then(|ips| ips.first()).map(|first| &first.ip);
+        if let Some(ip) = status.pod_ip.as_ref().filter(|ip| Some(*ip) != first) {
             status.pod_ips = Some(vec![k8s_openapi::api::core::v1::PodIP { ip: ip.clone() }]);
         }
         if let (Some(ip), None) = (&status.host_ip, &status.host_ips) {
