@@ -299,6 +299,10 @@ async fn nothing_is_created_in_a_namespace_that_is_missing_or_going() {
 async fn a_revision_from_the_future_times_out() {
     let server = testing::start_with(|config| config.patience = std::time::Duration::from_millis(50)).await;
     let client = server.client();
+    let request = http::Request::get("/api/v1/configmaps?timeout=soon").body(Vec::new()).unwrap();
+    let refused = code(client.request_text(request).await.unwrap_err());
+    let want = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
+    assert_eq!((refused.0, refused.2.as_str()), (400, want));
     let request = http::Request::get("/api/v1/configmaps?resourceVersion=999999").body(Vec::new()).unwrap();
     let refused = code(client.request::<Value>(request).await.unwrap_err());
     assert_eq!((refused.0, refused.1.as_str()), (504, "Timeout"));

@@ -30,7 +30,7 @@ async fn what_a_container_sees() {
     stage.api.put("/api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "cm"}, "data": {"k": "from-map"}}));
     let mut main = script(
         "a",
-        "cat /cm/k /sub/f; echo $HOST $GREETING; cat /etc/hosts | grep p-host; id -G; printf bye > /dev/termination-log; exit 3",
+        "cat /cm/k /sub/f; echo $HOST $GREETING; cat /etc/hosts | grep p-host; id -G; stat -c %a /mem; printf bye > /dev/termination-log; exit 3",
     );
     main["env"] = json!([
         {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
@@ -63,6 +63,7 @@ async fn what_a_container_sees() {
     assert_eq!(said[1], "192.0.2.77 hello-192.0.2.77");
     assert_eq!(said[2], "192.0.2.77\tp-host");
     assert!(said[3].split(' ').any(|g| g == "4711"), "{said:?}");
+    assert_eq!(said[4], "3777");
     stage.api.delete_pod("p", 30);
     stage.gone("p").await;
     let dir = stage.config.root_dir.join("pods/uid-p");

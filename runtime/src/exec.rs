@@ -228,7 +228,10 @@ impl Core {
             stderr: options.stderr,
         };
         to.write_all(&shim::frame(shim::REQUEST, 1, &Request::Attach(spec).to_bytes())).await.step("talk to shim")?;
-        let feeding = tokio::spawn(async move {
+        // Where the container's input is for this client alone, its end is the container's and output goes on; else the
+        // client leaves with the end of its own.
+        let alone = container.config.stdin_once && !container.config.tty;
+        let mut feeding = tokio::spawn(async move {
             let Some(mut stdin) = stdin else { return std::future::pending().await };
             while let Some(bytes) = stdin.next().await {
                 for part in bytes.chunks(32 << 10) {
@@ -237,9 +240,11 @@ impl Core {
                     }
                 }
             }
-            let _ = to.write_all(&shim::frame(shim::STDIN, 0, &[])).await;
-            // Output goes on; the connection's end is ours to say.
-            std::future::pending::<()>().await;
+            if alone {
+                let _ = to.write_all(&shim::frame(shim::STDIN, 0, &[])).await;
+                // Output goes on; the connection's end is ours to say.
+                std::future::pending::<()>().await;
+            }
         });
         let target = container.id.clone();
         let sizing = tokio::spawn(async move {
@@ -253,9 +258,12 @@ impl Core {
         let ended = 'frames: loop {
             let (kind, body, used) = match shim::parse(&buffer) {
                 Ok(Some((kind, _, body, used))) => (kind, body.to_vec(), used),
-                Ok(None) => match from.read_buf(&mut buffer).await {
-                    Ok(count) if count > 0 => continue,
-                    _ => break Ok(()),
+                Ok(None) => tokio::select! {
+                    read = from.read_buf(&mut buffer) => match read {
+                        Ok(count) if count > 0 => continue,
+                        _ => break Ok(()),
+                    },
+                    _ = &mut feeding => break Ok(()),
                 },
                 Err(_) => break Err(Error::Failed("shim sent something odd".to_owned())),
             };

@@ -169,6 +169,17 @@ pub struct Container {
     pub live: Mutex<ContainerRecord>,
 }
 
+impl ContainerRecord {
+    /// The state that it tells.
+    pub fn state(&self) -> cri::ContainerState {
+        match (&self.exit, self.started_ns) {
+            (Some(_), _) => cri::ContainerState::ContainerExited,
+            (None, 0) => cri::ContainerState::ContainerCreated,
+            (None, _) => cri::ContainerState::ContainerRunning,
+        }
+    }
+}
+
 impl Container {
     /// A copy of the record.
     pub fn record(&self) -> ContainerRecord {
@@ -177,12 +188,7 @@ impl Container {
 
     /// Its state.
     pub fn state(&self) -> cri::ContainerState {
-        let live = self.live.lock();
-        match (&live.exit, live.started_ns) {
-            (Some(_), _) => cri::ContainerState::ContainerExited,
-            (None, 0) => cri::ContainerState::ContainerCreated,
-            (None, _) => cri::ContainerState::ContainerRunning,
-        }
+        self.live.lock().state()
     }
 
     /// Changes the record, in memory and on disk.

@@ -148,6 +148,27 @@ async fn attaching() {
     assert!(support::log(&status).contains("stdout F end\n"));
 }
 
+/// A client that has no more to say leaves a container whose input is not its alone, and that goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attached_client_that_ends_its_input_leaves() {
+    let node = Node::start().await;
+    let mut config = script("main", "read line; echo got $line; exec sleep 60");
+    config.stdin = true;
+    let id = node.container("attach", config).await;
+    let options = Options { stdin: true, stdout: true, stderr: false, tty: false };
+    let request = cri::AttachRequest { container_id: id.clone(), stdin: true, tty: false, stdout: true, stderr: false };
+    let url = node.cri().attach(request).await.unwrap().into_inner().url;
+    let mut client = command(&url, Wire::Spdy, options).await;
+    let mut stdin = client.stdin.take().unwrap();
+    stdin.write_all(b"ping\n").await.unwrap();
+    until(client.stdout.as_mut().unwrap(), "got ping").await;
+    stdin.shutdown().await.unwrap();
+    assert!(all(&mut client.error).await.contains("Success"));
+    let request = cri::ContainerStatusRequest { container_id: id, verbose: false };
+    let status = node.cri().container_status(request).await.unwrap().into_inner().status.unwrap();
+    assert_eq!(status.state(), cri::ContainerState::ContainerRunning);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_with_a_terminal() {
     let node = Node::start().await;

@@ -129,6 +129,8 @@ fn three_nodes_serve_on_every_address() -> Result<()> {
     let status = cluster.status()?;
     let ready = status["nodes"].as_array().context("read the nodes")?.iter().filter(|n| n["ready"] == true).count();
     assert_eq!(ready, 3);
+    let node = format!("{}-2", cluster.name);
+    assert_eq!(cluster.knarr(&["enter", "--name", &cluster.name, "--node", &node, "hostname"])?.trim(), node);
     Ok(())
 }
 

@@ -107,6 +107,7 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
         if is_long(&info) {
             return route(app, user, info, request).await;
         }
+        deadline(request.uri().query())?;
         let reading = matches!(info.verb, "get" | "list") || !info.is_resource;
         let permits = if reading { &app.limits.0 } else { &app.limits.1 };
         let unlimited = user.is_in(crate::identity::MASTERS);
@@ -121,6 +122,18 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
             .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
     };
     result.await.unwrap_or_else(|status| error::respond_as(&status, form))
+}
+
+/// Refuses a `timeout` that is no duration; requests that are answered at once have no other use for it.
+fn deadline(query: Option<&str>) -> Result<()> {
+    let asked = query.and_then(|query| crate::request::query_value(query, "timeout")).unwrap_or_default();
+    if asked.is_empty() || process::flags::duration(&asked).is_ok() {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "invalid timeout specified in the request URL - time: invalid duration {}",
+        api::status::quote(&asked)
+    )))
 }
 
 fn too_many() -> Response {

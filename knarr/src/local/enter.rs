@@ -1,4 +1,4 @@
-//! How a process becomes a node's: its cgroup and cgroup namespace, its network namespace, a mount namespace.
+//! How a process becomes a node's: its cgroup and cgroup namespace, its network namespace, a hostname and a mount namespace.
 //!
 //! The cgroup namespace is made by the node's first process and kept as a file in the node's folder. A later one joins it:
 //! it could not make the same again, since a version 2 group whose controllers are passed down takes no more members, and a
@@ -38,6 +38,9 @@ pub fn node(cluster: &str, node: &str) -> Result<()> {
         keep(&kept)?;
     }
     setns(netns::open(&netns::named(node))?, CloneFlags::CLONE_NEWNET).context("enter the node's network namespace")?;
+    // Pods on the node's network are called what the node is called.
+    unshare(CloneFlags::CLONE_NEWUTS).context("make a hostname namespace")?;
+    nix::unistd::sethostname(node).context("set the node's hostname")?;
     unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
     // What the host mounts later shows up here; what we mount stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)

@@ -140,11 +140,12 @@ impl Volumes {
         let Some(payload) = payload else { return Err(VolumeError::Unsupported(kind(volume))) };
         let fresh = !path.exists();
         make_dir(&path, 0o755)?;
-        if volume.config_map.is_none() && !is_mount_point(&path) {
+        let in_memory = volume.config_map.is_none();
+        if in_memory && !is_mount_point(&path) {
             mount_tmpfs(&path, None)?;
         }
         if fresh {
-            open_to_all(&path, owner)?;
+            open_to_all(&path, if in_memory { IN_MEMORY } else { ON_DISK }, owner)?;
         }
         atomic::write(&path, &payload, owner)
     }
@@ -219,15 +220,22 @@ fn empty_dir(path: &Path, empty: &EmptyDirVolumeSource, size: i64, owner: Owner)
         _ => return Err(VolumeError::Unsupported("emptyDir with medium HugePages")),
     }
     // The umask may have taken bits away; a restart must not undo what containers changed since.
-    if fresh || empty.medium.as_deref() == Some("Memory") {
-        open_to_all(path, owner)?;
+    match empty.medium.as_deref() {
+        Some("Memory") => open_to_all(path, IN_MEMORY, owner)?,
+        _ if fresh => open_to_all(path, ON_DISK, owner)?,
+        _ => {}
     }
     Ok(())
 }
 
+/// The mode of a volume's own directory.
+const ON_DISK: u32 = 0o777;
+/// A tmpfs is sticky, and upstream leaves it so.
+const IN_MEMORY: u32 = 0o1777;
+
 /// Everyone in the pod may use a volume's own directory, the umask notwithstanding; what is made in it is its group's.
-fn open_to_all(path: &Path, owner: Owner) -> Result<(), VolumeError> {
-    let mode = if owner.group.is_some() { 0o2777 } else { 0o777 };
+fn open_to_all(path: &Path, mode: u32, owner: Owner) -> Result<(), VolumeError> {
+    let mode = if owner.group.is_some() { mode | 0o2000 } else { mode };
     if let Some(group) = owner.group {
         std::os::unix::fs::chown(path, None, Some(group)).map_err(|e| VolumeError::io("changing the group of", path, e))?;
     }

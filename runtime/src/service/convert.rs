@@ -74,7 +74,8 @@ pub fn container(container: &Container, images: &ImageStore) -> cri::Container {
         metadata: container.config.metadata.clone(),
         image: container.config.image.clone(),
         image_ref,
-        state: container.state().into(),
+        // Of the same moment as the rest: it may end meanwhile.
+        state: record.state().into(),
         created_at: record.created_ns,
         labels: container.config.labels.clone(),
         annotations: container.config.annotations.clone(),
@@ -91,7 +92,8 @@ pub fn container_status(container: &Container, images: &ImageStore) -> cri::Cont
     cri::ContainerStatus {
         id: container.id.clone(),
         metadata: container.config.metadata.clone(),
-        state: container.state().into(),
+        // Of the same moment as the rest: it may end meanwhile.
+        state: record.state().into(),
         created_at: record.created_ns,
         started_at: record.started_ns,
         finished_at: exit.as_ref().map_or(0, |exit| exit.finished_ns),
