@@ -5,7 +5,6 @@
 
 use std::{io::Write, path::PathBuf};
 
-use api::status::Status;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
@@ -120,16 +119,8 @@ fn typed_list(list: &Value) -> String {
 }
 
 /// A list as upstream's client has it.
-async fn list(client: &Client, kind: &str, version: &str, path: &str, resource: &str) -> Result<Value, Failure> {
-    let answer = client.json(Call::get(path)).await.map_err(|failure| {
-        let group = version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
-        if failure.is_not_found() {
-            let mut status = Status::no_such_path();
-            status.message = format!("the server could not find the requested resource (get {resource}{group})");
-            return Failure::Status(Box::new(status));
-        }
-        failure
-    })?;
+async fn list(client: &Client, kind: &str, version: &str, path: &str) -> Result<Value, Failure> {
+    let answer = client.json(Call::get(path)).await?;
     let items: Vec<Value> = answer["items"].as_array().cloned().unwrap_or_default();
     let items: Vec<Value> = items
         .into_iter()
@@ -174,7 +165,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let client = cx.client()?;
     let keep = matches!(dump.printer, Printer::Json);
     let shaped = |list: Value| if keep { list } else { bare(list) };
-    let nodes = list(client, "Node", "v1", "/api/v1/nodes", "nodes").await?;
+    let nodes = list(client, "Node", "v1", "/api/v1/nodes").await?;
     dump.object("nodes", &shaped(nodes))?;
     let namespaces: Vec<String> = if args.all_namespaces {
         let all = client.json(Call::get("/api/v1/namespaces")).await?;
@@ -190,7 +181,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         for (kind, version, resource, file) in KINDS {
             let root = if version.contains('/') { "apis" } else { "api" };
             let path = format!("/{root}/{version}/namespaces/{namespace}/{resource}");
-            let found = list(client, kind, version, &path, resource).await?;
+            let found = list(client, kind, version, &path).await?;
             dump.object(&format!("{namespace}/{file}"), &shaped(found.clone()))?;
             pods = found;
         }

@@ -83,8 +83,9 @@ fn unserved(failure: Failure) -> Failure {
     let Failure::NoKind(group, kind, _) = &failure else { return failure };
     let kind = kind.to_lowercase();
     let resource = if kind.ends_with('s') { format!("{kind}es") } else { format!("{kind}s") };
-    let resource = if group.is_empty() { resource } else { format!("{resource}.{group}") };
-    let message = format!("the server could not find the requested resource (post {resource})");
+    let message = "the server could not find the requested resource";
+    // Below a group that is not there either the server's router answers, and the client says what it asked for.
+    let message = if group.is_empty() { message.to_owned() } else { format!("{message} (post {resource}.{group})") };
     let mut status = Status::no_such_path();
     status.message = message;
     Failure::Status(Box::new(status))
