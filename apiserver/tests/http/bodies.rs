@@ -167,3 +167,21 @@ async fn yaml_goes_in_and_out() {
     );
     assert_eq!(door.ask("POST", MAPS, &[("content-type", YAML)], bomb).await.status, 400);
 }
+
+#[tokio::test]
+async fn what_nobody_wants_is_read_before_it_is_refused() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut server = knarr_apiserver::testing::start().await;
+    let url = server.url().await;
+    let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    // The body comes later than the head, and another request after both.
+    stream.write_all(b"DELETE /nothing HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), stream.read_u8()).await;
+    assert!(early.is_err(), "answered before the body had come");
+    stream.write_all(b"{}GET /version HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let codes: Vec<&str> = answers.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
+    assert_eq!(codes, ["HTTP/1.1 405 Method Not Allowed", "HTTP/1.1 200 OK"]);
+}
