@@ -55,11 +55,6 @@ pub fn refused(info: &KindInfo, name: &str, refused: &Refused) -> Status {
     Status::refused(info, name, refused)
 }
 
-/// A failure with no reason of its own (upstream's errors that are no API errors): 500.
-pub fn plain(message: impl Into<String>) -> Status {
-    Status::unexpected(message)
-}
-
 /// A broken rule of the options of a request.
 pub fn invalid_options(kind: &str, errors: &api::field::FieldErrors) -> Status {
     Status::invalid(GroupResource { group: "meta.k8s.io", resource: kind }, "", errors)

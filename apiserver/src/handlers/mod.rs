@@ -220,7 +220,7 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
 /// outermost router says.
 pub fn unknown(app: &App, path: &str) -> Response {
     if plain::is_below_a_root(app, path) {
-        return error::respond(&Status::no_such_resource());
+        return error::respond(&Status::no_such_path());
     }
     let mut response = Response::new(Body::from("404 page not found\n"));
     *response.status_mut() = StatusCode::NOT_FOUND;

@@ -177,8 +177,9 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
         let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
-        let result = object.to_string();
+        // Checking drops fields; what is refused is shown with them.
         let refuse = |why: &str| {
+            let result = patch.apply(current, ty).map(|object| object.to_string()).unwrap_or_default();
             let mut errors = api::field::FieldErrors::default();
             errors.invalid("patch", &result, why);
             Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)

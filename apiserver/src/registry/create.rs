@@ -21,7 +21,7 @@ impl Registry {
         metadata::fit_kind(&mut object, info)?;
         metadata::fit_namespace(&mut object, namespace, info.namespaced)?;
         if !matches!(metadata::text(&object, "resourceVersion"), "" | "0") {
-            return Err(error::plain("resourceVersion should not be set on objects to be created"));
+            return Err(Status::unexpected("resourceVersion should not be set on objects to be created"));
         }
         let base = metadata::text(&object, "generateName").to_owned();
         let generated = metadata::text(&object, "name").is_empty() && !base.is_empty();

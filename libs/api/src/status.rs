@@ -256,13 +256,6 @@ impl Status {
         status
     }
 
-    /// 404 for a path below an API's root that leads nowhere.
-    pub fn no_such_resource() -> Self {
-        let mut status = Self::failure(404, "NotFound", "the server could not find the requested resource");
-        status.details = Some(Box::default());
-        status
-    }
-
     /// 500 without a reason: errors of upstream's that are none of its API's.
     pub fn unexpected(message: impl Into<String>) -> Self {
         Self::failure(500, "", message)
