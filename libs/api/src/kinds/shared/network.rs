@@ -9,13 +9,76 @@ pub const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 /// Whether the text is an address range, leading zeros allowed as upstream's sloppy parser does.
 pub fn is_cidr(range: &str) -> bool {
-    let Some((address, bits)) = range.split_once('/') else { return false };
-    let max = match names::parse_ip(address) {
-        Some(IpAddr::V4(_)) => 32,
-        Some(IpAddr::V6(_)) => 128,
-        None => return false,
-    };
-    bits.bytes().all(|byte| byte.is_ascii_digit()) && bits.parse::<u8>().is_ok_and(|bits| bits <= max)
+    parse_cidr(range).is_some()
+}
+
+/// An address range as it is written: the address with the bits behind its prefix, and the prefix' length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address before the slash.
+    pub address: IpAddr,
+    /// The number of leading bits that count.
+    pub bits: u8,
+}
+
+/// See [`is_cidr`].
+pub fn parse_cidr(range: &str) -> Option<Cidr> {
+    let (address, bits) = range.split_once('/')?;
+    let address = names::parse_ip(address)?;
+    let all_digits = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
+    let bits = all_digits.then(|| bits.parse::<u8>().ok()).flatten()?;
+    (bits <= width(address)).then_some(Cidr { address, bits })
+}
+
+/// How many bits an address has.
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+impl Cidr {
+    /// The range's first address.
+    pub fn network(&self) -> IpAddr {
+        let behind = u32::from(width(self.address) - self.bits);
+        match self.address {
+            IpAddr::V4(ip) => IpAddr::V4((ip.to_bits() & u32::MAX.checked_shl(behind).unwrap_or(0)).into()),
+            IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & u128::MAX.checked_shl(behind).unwrap_or(0)).into()),
+        }
+    }
+
+    /// Whether every address of `other` is in this range.
+    pub fn contains(&self, other: &Self) -> bool {
+        let inside = Self { address: other.network(), bits: self.bits };
+        self.address.is_ipv4() == other.address.is_ipv4() && other.bits >= self.bits && inside.network() == self.network()
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network(), self.bits)
+    }
+}
+
+/// What upstream warns of in a valid range (`GetWarningsForCIDR`).
+pub fn cidr_warnings(path: &Path, range: &str) -> Vec<String> {
+    let Some(cidr) = parse_cidr(range) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    if cidr.address != cidr.network() {
+        let (alone, width) = (cidr.address, width(cidr.address));
+        warnings.push(format!(
+            "{path}: CIDR value {range:?} is ambiguous in this context (should be \"{cidr}\" or \"{alone}/{width}\"?)"
+        ));
+    }
+    let strict = range
+        .split_once('/')
+        .is_some_and(|(ip, bits)| ip.parse::<IpAddr>().is_ok() && (bits == "0" || !bits.starts_with('0')));
+    if !strict {
+        warnings.push(format!(
+            "{path}: non-standard CIDR value {range:?} will be considered invalid in a future Kubernetes release: use \"{cidr}\""
+        ));
+    } else if warnings.is_empty() && cidr.address.is_ipv6() && cidr.to_string() != range {
+        warnings.push(format!("{path}: IPv6 CIDR value {range:?} should be in RFC 5952 canonical format (\"{cidr}\")"));
+    }
+    warnings
 }
 
 /// No address that means something else on every host.
