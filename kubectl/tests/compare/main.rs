@@ -19,18 +19,21 @@
 //!
 //! Both sides have a home directory, a kubeconfig
 //! (context `test`) and a clock in common; `TZ` is UTC. What must differ is masked, narrowly, by `mask.rs`: UUIDs, the
-//! servers' ports, times of today; ages may differ by a second. A command that reads and whose outcomes differ is run once
-//! more, in case a second made a column wider.
+//! servers' ports, times of today; ages may differ by a few seconds. A command that reads and whose outcomes differ is run
+//! again, in case a second made a column wider.
+//!
+//! A command that ends by its time (`timeout`, `--timeout`) says `$T` or `${T}` for the seconds: few at first, many on further
+//! tries, so that a busy machine takes longer and decides nothing. It must be one that may be run again.
 //!
 //! `cargo test -p kubectl --test compare NAME` runs one script; with `CASE=TEXT` set, only commands with that text in them are
-//! compared (the others still run). Without a real kubectl of 1.32 or newer in PATH (or in `KUBECTL`) all are skipped, which is
-//! printed.
+//! compared (the others still run); with `CASES=FOLDER`, scripts are read from there, for trying something out. Without a real
+//! kubectl of 1.32 or newer in PATH (or in `KUBECTL`) all are skipped, which is printed.
 
 mod mask;
 mod script;
 mod side;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use script::{Script, Step};
 use side::{Outcome, Side};
@@ -49,8 +52,12 @@ macro_rules! scripts {
 
 scripts! { apply basics change config create describe edit events files get output run set shell streams usage verbs }
 
-fn folder() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases"))
+/// What `$T` is, in seconds, try by try.
+const TIMES: [&str; 4] = ["0.5", "2", "6", "20"];
+
+fn folder() -> PathBuf {
+    let ours = || concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compare/cases").into();
+    std::env::var_os("CASES").map_or_else(ours, PathBuf::from)
 }
 
 #[test]
@@ -99,16 +106,21 @@ async fn run(real: &Path, script: &Script) -> Vec<String> {
             }
             Step::Run(command, stdin) => {
                 for (side, who) in [(&real, "the real one"), (&ours, "ours")] {
-                    let outcome = side.run(command, stdin).await;
+                    let outcome = side.run(command, stdin, TIMES[0]).await;
                     if outcome.code != 0 {
                         differences.push(format!("line {line}: {command}: fails with {who}: {}", outcome.stderr));
                     }
                 }
             }
             Step::Compare(command, stdin) => {
-                let (mut want, mut got) = tokio::join!(real.run(command, stdin), ours.run(command, stdin));
-                if !want.same(&got) && reads(command) {
-                    (want, got) = tokio::join!(real.run(command, stdin), ours.run(command, stdin));
+                let again = reads(command) || command.contains("$T") || command.contains("${T}");
+                let both = async |time| tokio::join!(real.run(command, stdin, time), ours.run(command, stdin, time));
+                let (mut want, mut got) = both(TIMES[0]).await;
+                for time in &TIMES[1..] {
+                    if !again || want.same(&got) {
+                        break;
+                    }
+                    (want, got) = both(time).await;
                 }
                 if !want.same(&got) && command.contains(&wanted) {
                     differences.push(difference(*line, heading, command, &want, &got));

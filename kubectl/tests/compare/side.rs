@@ -65,14 +65,20 @@ impl Side {
         self.server.client().request_text(request).await.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Runs a shell command with this side's kubectl.
-    pub async fn run(&self, command: &str, stdin: &str) -> Outcome {
+    /// Runs a shell command with this side's kubectl; `time` is what it may take if that is asked of it.
+    pub async fn run(&self, command: &str, stdin: &str, time: &str) -> Outcome {
         let folder = self.folder.path();
         let path = format!("{}:/usr/local/bin:/usr/bin:/bin", folder.join("bin").display());
         let mut child = tokio::process::Command::new("/bin/sh")
             .args(["-c", command])
             .env_clear()
-            .envs([("PATH", path.as_str()), ("TZ", "UTC"), ("LC_ALL", "C.UTF-8"), ("KUBECTL_COMMAND_HEADERS", "false")])
+            .envs([
+                ("PATH", path.as_str()),
+                ("TZ", "UTC"),
+                ("LC_ALL", "C.UTF-8"),
+                ("KUBECTL_COMMAND_HEADERS", "false"),
+                ("T", time),
+            ])
             .env("HOME", folder.join("home"))
             .env("TMPDIR", folder.join("tmp"))
             .current_dir(folder.join("work"))
