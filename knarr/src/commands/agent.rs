@@ -7,7 +7,7 @@ use net::Cidr;
 use process::flags::LogFlags;
 
 use crate::{
-    commands::component,
+    commands::{component, network::NetworkFlags},
     compose::{agent, parts::Parts, registries},
 };
 
@@ -48,6 +48,8 @@ pub struct Args {
     #[arg(long)]
     registries_file: Option<PathBuf>,
     #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
     logs: LogFlags,
 }
 
@@ -62,6 +64,7 @@ pub fn run(args: Args) -> Result<()> {
             address: args.node_ip.map_or_else(component::own_address, Ok)?,
             folder: args.data_dir,
             pods: args.pod_cidr,
+            network: args.network.into(),
             client_ca: args.client_ca_file,
             serving: (args.tls_cert_file, args.tls_private_key_file),
             registries: registries::load(args.registries_file.as_deref())?,

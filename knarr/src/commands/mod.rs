@@ -8,6 +8,7 @@ pub mod enter;
 pub mod image;
 pub mod kubeconfig;
 pub mod kubelet;
+pub mod network;
 pub mod node;
 pub mod proxy;
 pub mod run_node;

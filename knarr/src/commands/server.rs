@@ -15,7 +15,7 @@ use net::Cidr;
 use process::{flags::LogFlags, metrics::Metrics};
 
 use crate::{
-    commands::component,
+    commands::{component, network::NetworkFlags},
     compose::{
         agent,
         control_plane::{self, Backend, ControlPlane},
@@ -78,6 +78,8 @@ pub struct Args {
     /// Mirrors of registries and access to them [default: /etc/knarr/registries.yaml if it exists].
     #[arg(long)]
     registries_file: Option<PathBuf>,
+    #[command(flatten)]
+    network: NetworkFlags,
     #[command(flatten)]
     logs: LogFlags,
 }
@@ -210,6 +212,7 @@ pub fn run(args: Args) -> Result<()> {
                 folder: data.join("node"),
                 address,
                 pods: Some(args.pod_cidr),
+                network: args.network.into(),
                 client_ca: data.join("pki/ca.crt"),
                 serving,
                 registries: registries::load(args.registries_file.as_deref())?,

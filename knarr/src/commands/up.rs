@@ -36,6 +36,9 @@ pub struct Args {
     /// What it keeps its objects in [default: redb, or what it was made with].
     #[arg(long, value_enum)]
     store: Option<Store>,
+    /// How nodes reach each other's pods: auto, host-gw or vxlan [default: auto, or what it was made with].
+    #[arg(long)]
+    pod_network: Option<net::peers::Mode>,
 }
 
 /// Does it.
@@ -69,6 +72,9 @@ async fn ensure_record(args: &Args) -> Result<Cluster> {
             if args.store.is_some_and(|store| store != cluster.store) {
                 bail!("cluster {} was made with another --store; take it down first", args.name);
             }
+            if args.pod_network.is_some_and(|mode| cluster.pod_network().ok() != Some(mode)) {
+                bail!("cluster {} was made with another --pod-network; take it down first", args.name);
+            }
             cluster.nodes = cluster.nodes.max(args.nodes.unwrap_or(1));
             cluster
         }
@@ -79,6 +85,7 @@ async fn ensure_record(args: &Args) -> Result<Cluster> {
                 subnet: link::free_subnet().await?.to_string(),
                 nodes: args.nodes.unwrap_or(1),
                 store: args.store.unwrap_or_default(),
+                pod_network: args.pod_network.map(|mode| mode.to_string()),
             };
             cluster.save()?;
             cluster

@@ -1,4 +1,4 @@
-//! A node's own components in one process: runtime, kubelet, proxy, DNS. The kubelet reaches the runtime in process; the runtime
+//! A node's own components in one process: runtime, kubelet, routes to other nodes' pods, proxy, DNS. The kubelet reaches the runtime in process; the runtime
 //! serves the same interface on a socket for everybody else.
 
 use std::{
@@ -16,6 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CLUSTER_DNS, parts::Parts};
 
+/// How a node's pods are connected.
+#[derive(Clone, Debug, Default)]
+pub struct Network {
+    /// How other nodes' pods are reached.
+    pub mode: net::peers::Mode,
+}
+
 /// What an agent is made from.
 pub struct Plan {
     /// The node's name.
@@ -26,6 +33,8 @@ pub struct Plan {
     pub folder: PathBuf,
     /// The node's pods; assigned by the cluster if `None`.
     pub pods: Option<Cidr>,
+    /// How pods are connected.
+    pub network: Network,
     /// The authority whose clients the kubelet's port lets in.
     pub client_ca: PathBuf,
     /// The kubelet's serving certificate and key.
@@ -63,6 +72,12 @@ pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageSt
             let config = dns::Config { listen, ..dns::Config::default() };
             Ok(dns::run(config, client, shutdown).await?)
         }
+    });
+    let config = network::routes::Config::new(plan.name.clone(), plan.network.mode);
+    let client = plan.proxy_client.clone();
+    parts.run("routes", move |shutdown: CancellationToken| {
+        let (config, client) = (config.clone(), client.clone());
+        async move { Ok(network::routes::run(config, client, shutdown).await?) }
     });
     let config = proxy::Config { node_name: plan.name, ..proxy::Config::default() };
     let client = plan.proxy_client;

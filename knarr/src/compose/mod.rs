@@ -84,6 +84,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         address: node.address,
         folder: node.folder.clone(),
         pods: Some(node.pods),
+        network: agent::Network { mode: cluster.pod_network()? },
         client_ca: folder.join("pki/ca.crt"),
         serving,
         // The nodes of a local cluster have no way to a registry.

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use net::{Cidr, Netlink, Route, VethEnd, Via, netns};
+use net::{Cidr, Netlink, VethEnd, netns};
 
 use super::{
     layout,
@@ -74,10 +74,6 @@ pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
     let eth0 = inside.existing("eth0").await?.index;
     inside.set_up(eth0).await?;
     inside.add_address(eth0, node.address, cluster.subnet()?.prefix()).await?;
-    // The nodes share a link: each leads to the others' pods by their addresses.
-    for other in cluster.nodes()?.iter().filter(|other| other.n != node.n) {
-        inside.set_route(Route { destination: other.pods, via: Via::Gateway(other.address), metric: 0 }).await?;
-    }
     Ok(())
 }
 

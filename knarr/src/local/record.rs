@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
-use net::Cidr;
+use anyhow::{Context, Result, anyhow};
+use net::{Cidr, peers::Mode};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
@@ -34,6 +34,9 @@ pub struct Cluster {
     pub nodes: u8,
     /// What it keeps its objects in.
     pub store: Store,
+    /// How nodes reach each other's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_network: Option<String>,
 }
 
 /// A node of a cluster.
@@ -92,6 +95,12 @@ impl Cluster {
     /// The cluster's range of node addresses.
     pub fn subnet(&self) -> Result<Cidr> {
         self.subnet.parse().context("read the cluster's subnet")
+    }
+
+    /// How nodes reach each other's pods.
+    pub fn pod_network(&self) -> Result<Mode> {
+        let parse = |text: &String| text.parse().map_err(|error| anyhow!("read the cluster's pod network: {error}"));
+        self.pod_network.as_ref().map_or(Ok(Mode::default()), parse)
     }
 
     /// Its nodes.

@@ -3,6 +3,8 @@
 //! - [`netns`]: network namespaces as files, and work inside them;
 //! - [`netlink`]: links, addresses and routes of one namespace;
 //! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and host ports;
+//! - [`peers`]: the ways to other nodes' pods, by route or by [`vxlan`];
+//! - [`testing`]: namespaces with real packets for tests;
 //! - [`iptables`]: the save and restore programs, which the service proxy uses too.
 
 pub mod cidr;
@@ -11,7 +13,10 @@ pub mod ipam;
 pub mod iptables;
 pub mod netlink;
 pub mod netns;
+pub mod peers;
 pub mod pods;
+pub mod testing;
+pub mod vxlan;
 
 pub use cidr::Cidr;
 pub use error::{Error, Result};

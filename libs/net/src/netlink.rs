@@ -4,6 +4,7 @@
 //! what is already as asked for is no error, so that a start after a crash can simply do everything again.
 
 use std::{
+    fmt::Display,
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -11,10 +12,13 @@ use std::{
 
 use futures::TryStreamExt;
 use netlink_packet_route::{
+    address::AddressMessage,
     link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use crate::{Cidr, Error, Result, netns};
 
@@ -103,13 +107,26 @@ impl Netlink {
         })
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// The link called `name`.
     pub async fn link(&self, name: &str) -> Result<Option<Link>> {
-        let mut answer = Box::pin(self.handle.link().get().match_name(name).execute());
-        match answer.try_next().await {
-            Ok(message) => Ok(message.map(|m| read_link(&m))),
+        let found = self.find_link(self.handle.link().get().match_name(name), name).await?;
+        Ok(found.map(|message| read_link(&message)))
+    }
+
+    /// The link of this index.
+    pub async fn link_of_index(&self, index: u32) -> Result<Option<Link>> {
+        let found = self.find_link(self.handle.link().get().match_index(index), index).await?;
+        Ok(found.map(|message| read_link(&message)))
+    }
+
+    pub(crate) async fn find_link(&self, request: LinkGetRequest, what: impl Display) -> Result<Option<LinkMessage>> {
+        match Box::pin(request.execute()).try_next().await {
             Err(rtnetlink::Error::NetlinkError(m)) if m.code.is_some_and(|c| c.get() == -libc::ENODEV) => Ok(None),
-            Err(e) => Err(Error::netlink(format!("look up link {name}"))(e)),
+            other => other.map_err(Error::netlink(format!("look up link {what}"))),
         }
     }
 
@@ -200,6 +217,18 @@ impl Netlink {
     pub async fn add_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
         let added = self.handle.address().add(link, IpAddr::V4(address), prefix).execute().await;
         ignore(libc::EEXIST, added, || format!("add address {address}/{prefix}"))
+    }
+
+    /// Takes an address off a link; none is fine.
+    pub async fn delete_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        use netlink_packet_route::{AddressFamily, address::AddressAttribute};
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.index = link;
+        message.header.prefix_len = prefix;
+        message.attributes.push(AddressAttribute::Local(address.into()));
+        let done = self.handle.address().del(message).execute().await;
+        ignore(libc::EADDRNOTAVAIL, done, || format!("delete address {address}/{prefix}"))
     }
 
     /// Every IPv4 address of the namespace, with its link and prefix.
@@ -300,7 +329,11 @@ fn read_link(message: &LinkMessage) -> Link {
     link
 }
 
-fn ignore(errno: i32, outcome: std::result::Result<(), rtnetlink::Error>, step: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn ignore(
+    errno: i32,
+    outcome: std::result::Result<(), rtnetlink::Error>,
+    step: impl FnOnce() -> String,
+) -> Result<()> {
     match outcome {
         Err(rtnetlink::Error::NetlinkError(m)) if m.code.is_some_and(|c| c.get() == -errno) => Ok(()),
         other => other.map_err(|e| Error::netlink(step())(e)),

@@ -26,7 +26,7 @@ use crate::{
     Cidr, Error, Netlink, Result, Route, VethEnd, Via, hash,
     ipam::{Ipam, Lease},
     iptables::Iptables,
-    netns,
+    netns, vxlan,
 };
 
 /// What a node's pod network is made from.
@@ -42,7 +42,7 @@ pub struct Config {
     pub node_address: Option<Ipv4Addr>,
     /// The bridge's name.
     pub bridge: String,
-    /// The pods' MTU; the kernel's default (1500) if `None`.
+    /// The pods' MTU; what the way to other nodes has room for if `None`.
     pub mtu: Option<u32>,
     /// Where leases are kept.
     pub state: PathBuf,
@@ -191,7 +191,7 @@ impl PodNetwork {
         let address = self.ipam.allocate(key, &notes)?;
         let gateway = self.config.pod_cidr.gateway();
         let name = host_interface(key);
-        let mtu = self.config.mtu;
+        let mtu = self.mtu().await?;
         let near = VethEnd { name: &name, bridge: Some(self.bridge), mtu, ..VethEnd::default() };
         let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)), bridge: None };
         if let Err(error) = self.netlink.add_veth(near, far).await {
@@ -254,14 +254,17 @@ impl PodNetwork {
         &self.config
     }
 
-    /// Leads the pods of another node on the same link to that node.
-    pub async fn add_peer(&self, pods: Cidr, node: Ipv4Addr) -> Result<()> {
-        self.netlink.set_route(Route { destination: pods, via: Via::Gateway(node), metric: 0 }).await
-    }
-
-    /// Forgets another node's pods: they are unreachable then.
-    pub async fn remove_peer(&self, pods: Cidr, node: Ipv4Addr) -> Result<()> {
-        self.netlink.delete_route(Route { destination: pods, via: Via::Gateway(node), metric: 0 }).await
+    /// The MTU of a new pod: that of the link which bears the node's address, or the overlay's where there is one. Pods that
+    /// are there already learn of a narrower way by the node's ICMP messages.
+    async fn mtu(&self) -> Result<Option<u32>> {
+        let (None, Some(node)) = (self.config.mtu, self.config.node_address) else { return Ok(self.config.mtu) };
+        if let Some(overlay) = self.netlink.link(vxlan::NAME).await? {
+            return Ok(Some(overlay.mtu));
+        }
+        let bearer = self.netlink.addresses().await?.into_iter().find(|(_, address, _)| *address == node);
+        let Some((index, ..)) = bearer else { return Ok(None) };
+        let link = self.netlink.link_of_index(index).await?;
+        Ok(link.filter(|link| link.name != "lo").map(|link| link.mtu))
     }
 
     async fn write_rules(&self) -> Result<()> {

@@ -1,97 +1,19 @@
-//! The pod network with real packets, in namespaces of the test's own. Needs root and iptables.
+//! The pod network of one node.
 
-use std::{
-    collections::HashSet,
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, net::Ipv4Addr, path::Path};
 
 use knarr_net::{
-    Cidr, Error, HostPort, Netlink, PodNetwork, Protocol, Result, Route, VethEnd, Via, iptables::Iptables, netns, pods,
+    Cidr, HostPort, Netlink, PodNetwork, Protocol, Result, Route, Via,
+    iptables::Iptables,
+    netns, pods,
+    testing::{Scene, call, serve, wire},
 };
 
-/// A folder with namespaces that go when the test ends, however it ends.
-struct Scene {
-    folder: tempfile::TempDir,
-    namespaces: Vec<PathBuf>,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), namespaces: Vec::new() }
-    }
-
-    fn namespace(&mut self, name: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
-        netns::create(&path).unwrap();
-        self.namespaces.push(path.clone());
-        path
-    }
-
-    fn config(&self, node: &Path) -> pods::Config {
-        let mut config = pods::Config::new("10.42.3.0/24".parse().unwrap(), self.folder.path().join("state"));
-        config.namespace = Some(node.to_owned());
-        config.node_address = Some(Ipv4Addr::new(172, 30, 0, 2));
-        config
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        for path in &self.namespaces {
-            let _ = netns::delete(path);
-        }
-    }
-}
-
-/// A server in a namespace that tells every caller who called, until the test ends.
-fn serve(namespace: &Path, port: u16) {
-    let (listening, ready) = std::sync::mpsc::channel();
-    let namespace = namespace.to_owned();
-    std::thread::spawn(move || {
-        netns::within(&namespace, move || {
-            let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
-            listening.send(()).unwrap();
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap();
-                let _ = write!(stream, "{}", peer.ip());
-            }
-            Ok(())
-        })
-    });
-    ready.recv().unwrap();
-}
-
-/// Whom the server at `address` saw when called from `namespace`.
-fn call(namespace: &Path, address: Ipv4Addr, port: u16) -> Result<String> {
-    netns::within(namespace, move || {
-        let mut answer = String::new();
-        let stream = TcpStream::connect_timeout(&SocketAddr::from((address, port)), Duration::from_secs(3));
-        stream
-            .and_then(|mut s| s.read_to_string(&mut answer))
-            .map(|_| answer)
-            .map_err(|source| Error::System { step: "call".into(), source })
-    })
-}
-
-/// Joins two namespaces with a veth pair of the given addresses.
-async fn wire(a: &Path, a_address: Ipv4Addr, b: &Path, b_address: Ipv4Addr) {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let (near, far) = (format!("a{n}"), format!("b{n}"));
-    let here = Netlink::in_namespace(a).unwrap();
-    let there = netns::open(b).unwrap();
-    let end = |name| VethEnd { name, ..VethEnd::default() };
-    here.add_veth(end(&near), VethEnd { namespace: Some(std::os::fd::AsFd::as_fd(&there)), ..end(&far) }).await.unwrap();
-    here.add_address(here.existing(&near).await.unwrap().index, a_address, 24).await.unwrap();
-    let there = Netlink::in_namespace(b).unwrap();
-    let far = there.existing(&far).await.unwrap().index;
-    there.set_up(far).await.unwrap();
-    there.add_address(far, b_address, 24).await.unwrap();
+fn config(scene: &Scene, node: &Path) -> pods::Config {
+    let mut config = pods::Config::new("10.42.3.0/24".parse().unwrap(), scene.folder().join("state"));
+    config.namespace = Some(node.to_owned());
+    config.node_address = Some(Ipv4Addr::new(172, 30, 0, 2));
+    config
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +21,7 @@ async fn pods_reach_each_other_the_node_and_the_world_and_nothing_strays() {
     let mut scene = Scene::new();
     let [node, a, b, outside] = ["node", "a", "b", "outside"].map(|name| scene.namespace(name));
     wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
-    let network = PodNetwork::start(scene.config(&node)).await.unwrap();
+    let network = PodNetwork::start(config(&scene, &node)).await.unwrap();
 
     let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 8088, container_port: 80 };
     let a_address = network.attach(&a, "default/a", &[]).await.unwrap().address;
@@ -145,7 +67,7 @@ async fn pods_do_not_reach_the_nodes_loopback() {
     let mut scene = Scene::new();
     let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
     wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
-    let network = PodNetwork::start(scene.config(&node)).await.unwrap();
+    let network = PodNetwork::start(config(&scene, &node)).await.unwrap();
     network.attach(&a, "default/a", &[]).await.unwrap();
     serve(&node, 10248);
     // A pod that sends such packets on purpose: the way to 127.0.0.2 is the node.
@@ -167,7 +89,7 @@ async fn a_nodes_own_packets_can_be_translated_to_a_pod() {
     let mut scene = Scene::new();
     let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
     wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
-    let network = PodNetwork::start(scene.config(&node)).await.unwrap();
+    let network = PodNetwork::start(config(&scene, &node)).await.unwrap();
     let address = network.attach(&a, "default/a", &[]).await.unwrap().address;
     serve(&a, 80);
     let dnat = format!("*nat\n-A OUTPUT -d 10.43.0.9/32 -p tcp --dport 80 -j DNAT --to-destination {address}:80\nCOMMIT\n");
@@ -181,7 +103,7 @@ async fn attach_and_detach_repeat_and_survive_a_restart() {
     let mut scene = Scene::new();
     let [node, a, again] = ["node", "a", "again"].map(|name| scene.namespace(name));
     let port = HostPort { protocol: Protocol::Udp, host_ip: None, host_port: 53, container_port: 53 };
-    let config = pods::Config { node_address: None, ..scene.config(&node) };
+    let config = pods::Config { node_address: None, ..config(&scene, &node) };
     let network = PodNetwork::start(config.clone()).await.unwrap();
     let first = network.attach(&a, "default/a", &[port]).await.unwrap();
     drop(network);

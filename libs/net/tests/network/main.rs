@@ -1,0 +1,4 @@
+//! Tests with real packets, in namespaces of their own. They need root and iptables.
+
+mod peers;
+mod pods;

@@ -1,0 +1,5 @@
+//! What makes a cluster's pods one network, on each node: the ways to other nodes' pods ([`routes`]).
+//!
+//! A node's own pods are connected by its runtime (`net::pods`) or by a CNI plugin.
+
+pub mod routes;
