@@ -70,12 +70,17 @@ pub fn not_marshalable(error: &api::protobuf::Error) -> Status {
 /// The response of an error in the form that the client prefers.
 pub fn respond_as(status: &Status, form: Form) -> Response {
     let mut response = respond(status);
-    if form.encoding == Encoding::Protobuf
-        && let Ok(bytes) = serde_json::to_value(status).map_err(drop).and_then(|v| api::protobuf::encode(&v).map_err(drop))
-    {
-        *response.body_mut() = Body::from(bytes);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
-    }
+    let value = || serde_json::to_value(status).unwrap_or_default();
+    let body = match form.encoding {
+        Encoding::Json => return response,
+        Encoding::Yaml => Body::from(crate::wire::yaml::write(&value())),
+        Encoding::Protobuf => match api::protobuf::encode(&value()) {
+            Ok(bytes) => Body::from(bytes),
+            Err(_) => return response,
+        },
+    };
+    *response.body_mut() = body;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
     response
 }
 

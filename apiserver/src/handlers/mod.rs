@@ -96,10 +96,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
 }
 
 async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
-    let form = Form {
-        encoding: if negotiate::prefers_protobuf(request.headers()) { Encoding::Protobuf } else { Encoding::Json },
-        ..Form::default()
-    };
+    let form = Form { encoding: negotiate::preferred(request.headers()), ..Form::default() };
     let result = async {
         let request = guard::admit(&app.gate, request).await?;
         let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
@@ -127,11 +124,14 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
 /// Refuses a `timeout` that is no duration; requests that are answered at once have no other use for it.
 fn deadline(query: Option<&str>) -> Result<()> {
     let asked = query.and_then(|query| crate::request::query_value(query, "timeout")).unwrap_or_default();
-    if asked.is_empty() || process::flags::duration(&asked).is_ok() {
+    let length = asked.strip_prefix('-').unwrap_or(&asked);
+    if asked.is_empty() || process::flags::duration(length).is_ok() {
         return Ok(());
     }
+    let number = length.bytes().all(|b| b.is_ascii_digit() || b == b'.') && length.bytes().any(|b| b.is_ascii_digit());
+    let why = if number { "missing unit in duration" } else { "invalid duration" };
     Err(Status::bad_request(format!(
-        "invalid timeout specified in the request URL - time: invalid duration {}",
+        "invalid timeout specified in the request URL - time: {why} {}",
         api::status::quote(&asked)
     )))
 }

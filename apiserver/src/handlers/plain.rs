@@ -18,7 +18,11 @@ use process::health::{self, Check};
 use serde_json::json;
 
 use super::App;
-use crate::{error, request::RequestInfo};
+use crate::{
+    error,
+    request::RequestInfo,
+    wire::negotiate::{self, Encoding},
+};
 
 /// Documents about the served kinds, each made when first asked for.
 pub struct Documents {
@@ -113,9 +117,29 @@ impl Documents {
 fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if kind == TEXT {
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
     response
+}
+
+/// Discovery in the encoding that the client prefers.
+fn document(request: &Request<Body>, json: Vec<u8>) -> Response {
+    let encoding = match negotiate::document(request.headers()) {
+        Ok(encoding) => encoding,
+        Err(status) => return error::respond(&status),
+    };
+    let value = || serde_json::from_slice(&json).unwrap_or_default();
+    match encoding {
+        Encoding::Json => text(StatusCode::OK, JSON, json),
+        Encoding::Yaml => text(StatusCode::OK, "application/yaml", crate::wire::yaml::write(&value())),
+        Encoding::Protobuf => match api::protobuf::encode(&value()) {
+            Ok(bytes) => text(StatusCode::OK, api::protobuf::MEDIA_TYPE, bytes),
+            Err(error) => error::respond(&error::not_marshalable(&error)),
+        },
+    }
 }
 
 const JSON: &str = "application/json";
@@ -168,16 +192,19 @@ fn version() -> Vec<u8> {
 
 /// Answers such a path.
 pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Response {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return error::respond(&Status::method_not_allowed());
-    }
     let query = request.uri().query().unwrap_or("");
     let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
     let infos = app.static_documents.infos();
     let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
-    let found = |body: Option<Vec<u8>>| {
-        body.map_or_else(|| super::unknown(app, &info.path), |body| text(StatusCode::OK, JSON, body))
-    };
+    let found = |body: Option<Vec<u8>>| body.map_or_else(|| super::unknown(app, &info.path), |body| document(request, body));
+    // Health, metrics and the list of paths are answered whatever the method is, documents of the API are only read.
+    let documents = matches!(parts.first(), Some(&("api" | "apis" | "version" | "openapi")));
+    if documents && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return error::respond(&Status::method_not_allowed());
+    }
+    if parts.len() == 1 && info.path.ends_with('/') && matches!(parts[0], "healthz" | "livez" | "readyz" | "metrics") {
+        return super::unknown(app, &info.path);
+    }
     match parts.as_slice() {
         [] => text(StatusCode::OK, JSON, paths(app)),
         [name @ ("healthz" | "livez" | "readyz"), rest @ ..] => {
@@ -194,8 +221,8 @@ pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Re
                 let etag = openapi::etag(infos.iter().copied().filter(|k| k.group.is_empty() == core));
                 cached(body.into(), form.content_type(), &etag, request)
             }
-            None if parts[0] == "api" => text(StatusCode::OK, JSON, discovery::api_versions(&app.address)),
-            None => text(StatusCode::OK, JSON, discovery::api_group_list(&infos)),
+            None if parts[0] == "api" => document(request, discovery::api_versions(&app.address)),
+            None => document(request, discovery::api_group_list(&infos)),
         },
         ["api", version] => found(discovery::api_resource_list(&infos, "", version)),
         ["apis", group] => found(discovery::api_group(&infos, group)),

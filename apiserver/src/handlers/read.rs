@@ -22,7 +22,7 @@ use crate::{
         body::Pieces,
         compress,
         negotiate::{self, Encoding, For, Shape},
-        options::{ListOptions, Match, parse_revision},
+        options::{ListOptions, Match, read_revision},
     },
 };
 
@@ -39,7 +39,8 @@ async fn freshen(registry: &Registry, revision: Option<u64>) -> Result<()> {
 pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     check_include(ask, form)?;
-    let revision = parse_revision(ask.query.get("resourceVersion").unwrap_or(""))?;
+    let revision = read_revision(ask.query.get("resourceVersion").unwrap_or(""));
+    let revision = revision.map_err(|errors| Status::unexpected(errors.to_string()))?;
     freshen(&app.registry, revision).await?;
     let namespace = if entry.info().namespaced { ask.info.namespace.as_str() } else { "" };
     let found = entry.cache.get(namespace, &ask.info.name);
@@ -74,13 +75,13 @@ pub fn shaped(entry: &Entry, ask: &Ask, shape: Shape, json: Bytes) -> Bytes {
     match shape {
         Shape::Object => json,
         Shape::Metadata(_) => partial_metadata(&json).into(),
-        Shape::Table(_) => {
+        Shape::Table(version) => {
             let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
             let meta = ListMeta {
                 resource_version: crate::registry::metadata::text(&value, "resourceVersion").to_owned(),
                 ..ListMeta::default()
             };
-            let mut table = Table::new(&meta, Some(entry.info().columns), include(ask));
+            let mut table = Table::new(version, &meta, Some(entry.info().columns), include(ask));
             let row = if entry.converts() { entry.hooks().cells(&value, ask.now) } else { cells(entry, ask, &json) };
             table.row(&row, &json);
             table.finish().into()
@@ -119,8 +120,11 @@ pub fn selection(entry: &Entry, ask: &Ask, options: &ListOptions) -> Result<Sele
 /// Where a paged list goes on.
 #[derive(Deserialize, Serialize)]
 struct Continue {
+    #[serde(default)]
     v: String,
+    #[serde(default)]
     rv: i64,
+    #[serde(default)]
     start: String,
 }
 
@@ -139,6 +143,7 @@ fn continue_token(entry: &Entry, revision: u64, last: &Object) -> String {
 fn parse_token(text: &str) -> Result<Continue> {
     let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| bad(&illegal_base64(&e)))?;
+    api::schema::json::parse(&bytes).map_err(|e| bad(&e.to_string()))?;
     let token: Continue = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
@@ -258,7 +263,9 @@ async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, opti
         return range(registry, entry, selection, None, options.limit, at).await;
     }
     freshen(registry, options.revision).await?;
-    Ok(entry.cache.list(selection, None, options.limit))
+    // As upstream, who takes any state gets all of it.
+    let limit = if options.revision == Some(0) { 0 } else { options.limit };
+    Ok(entry.cache.list(selection, None, limit))
 }
 
 /// LIST.
@@ -289,8 +296,8 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
             let all: Vec<u8> = pieces(entry, &meta, &objects).iter().flat_map(|p| p.to_vec()).collect();
             Ok(super::encoded(StatusCode::OK, form, all.into()))
         }
-        Shape::Table(_) => {
-            let mut table = Table::new(&meta, Some(entry.info().columns), include(ask));
+        Shape::Table(version) => {
+            let mut table = Table::new(version, &meta, Some(entry.info().columns), include(ask));
             for object in &objects {
                 table.row(&cells(entry, ask, object.json()), &entry.encoded(object));
             }
@@ -314,9 +321,20 @@ fn whole(form: negotiate::Form, json: Vec<u8>, zip: bool) -> Response {
 const SMALL: usize = 16 * 1024;
 const CHUNK: usize = 64 * 1024;
 
+/// How encoded objects of a kind begin.
+pub fn head(info: &api::kind::KindInfo) -> String {
+    format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", info.kind, info.api_version())
+}
+
+/// What a list's item has of an encoded object, the first brace aside: kind and version are told by the list.
+pub fn item(json: &Bytes, head: &str) -> Bytes {
+    json.slice(if json.starts_with(head.as_bytes()) { head.len() } else { 1 }..)
+}
+
 /// A list's body.
 fn pieces(entry: &Entry, meta: &ListMeta, objects: &[Arc<Object>]) -> VecDeque<Bytes> {
     let info = entry.info();
+    let item_head = head(info);
     let mut out = VecDeque::new();
     let mut chunk = BytesMut::with_capacity(CHUNK.min(1024 + objects.len() * 1024));
     let meta = serde_json::to_string(meta).unwrap_or_default();
@@ -329,10 +347,8 @@ fn pieces(entry: &Entry, meta: &ListMeta, objects: &[Arc<Object>]) -> VecDeque<B
         .as_bytes(),
     );
     for (at, object) in objects.iter().enumerate() {
-        if at > 0 {
-            chunk.extend_from_slice(b",");
-        }
-        let json = entry.encoded(object);
+        chunk.extend_from_slice(if at > 0 { b",{" } else { b"{" });
+        let json = item(&entry.encoded(object), &item_head);
         if json.len() > SMALL {
             out.push_back(chunk.split().freeze());
             out.push_back(json);

@@ -131,7 +131,7 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let options = WriteOptions::parse(&ask.query, if ask.info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" })?;
     let write_ = Write { user: &ask.user, now: ask.now, options: &options };
     let written = if ask.info.verb == "patch" {
-        let (patch, _) = write::parse_patch(ask, body, &options).await?;
+        let (patch, _) = write::parse_patch(ask, body).await?;
         let mut wish = |current: &Value| {
             let scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
             with_scale(entry, current, &scale)

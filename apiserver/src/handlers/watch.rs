@@ -168,11 +168,11 @@ impl Stream {
         match self.shape {
             Shape::Object => json,
             Shape::Metadata(_) => trimmed(partial_metadata(&json)),
-            Shape::Table(_) => {
+            Shape::Table(version) => {
                 let meta = ListMeta { resource_version: object.revision().to_string(), ..ListMeta::default() };
                 let columns = (!self.columns_sent).then_some(self.entry.info().columns);
                 self.columns_sent = true;
-                let mut table = Table::new(&meta, columns, self.include);
+                let mut table = Table::new(version, &meta, columns, self.include);
                 table.row(&self.hooks().cells_from_bytes(object.json(), Timestamp::now()), &json);
                 trimmed(table.finish())
             }

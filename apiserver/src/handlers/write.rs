@@ -59,8 +59,20 @@ pub fn decode(
         (text("kind").is_empty() || text("kind") == kind) && (text("apiVersion").is_empty() || text("apiVersion") == own);
     match ty {
         Some(ty) if same => {
-            let decoded = check::conform(raw, duplicates, ty, validation(options)).map_err(refuse)?;
-            Ok((decoded.object, decoded.warnings))
+            let json = media_type(headers)? == MediaType::Json;
+            let ordered = |mut problems: Vec<String>| {
+                if json {
+                    check::in_order(&mut problems, bytes);
+                }
+                problems
+            };
+            let decoded = check::conform(raw, duplicates, ty, validation(options)).map_err(|error| {
+                refuse(match error {
+                    check::DecodeError::Strict(problems) => check::DecodeError::Strict(ordered(problems)),
+                    other => other,
+                })
+            })?;
+            Ok((decoded.object, ordered(decoded.warnings)))
         }
         _ => Ok((raw, Vec::new())),
     }
@@ -172,7 +184,7 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
     let (group, version, kind) = id(entry);
     let ty = type_of(group, version, kind);
-    let (patch, mut warnings) = parse_patch(ask, body, &options).await?;
+    let (patch, mut warnings) = parse_patch(ask, body).await?;
     let mut unknown = Vec::new();
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
@@ -188,8 +200,9 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
         if let Some(ty) = ty {
             let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
             unknown = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
-            if options.field_validation == FieldValidation::Strict && !unknown.is_empty() {
-                return Err(refuse(&format!("strict decoding error: {}", unknown.join(", "))));
+            let problems: Vec<&str> = warnings.iter().chain(&unknown).map(String::as_str).collect();
+            if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
+                return Err(refuse(&format!("strict decoding error: {}", problems.join(", "))));
             }
         }
         check_name(&object, &ask.info.name)?;
@@ -206,7 +219,7 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
 }
 
 /// Reads a patch; the second part is what strict validation complains of.
-pub async fn parse_patch(ask: &Ask, body: Body, options: &WriteOptions) -> Result<(Patch, Vec<String>)> {
+pub async fn parse_patch(ask: &Ask, body: Body) -> Result<(Patch, Vec<String>)> {
     let text = ask.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let kind = match PatchType::from_content_type(text) {
         None => return Err(Status::unsupported_patch()),
@@ -214,11 +227,7 @@ pub async fn parse_patch(ask: &Ask, body: Body, options: &WriteOptions) -> Resul
         Some(kind) => kind,
     };
     let bytes = body::read(body).await?;
-    let (patch, problems) = Patch::parse(kind, &bytes).map_err(|e| e.to_status())?;
-    if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
-        return Err(Status::bad_request(format!("strict decoding error: {}", problems.join(", "))));
-    }
-    Ok((patch, problems))
+    Patch::parse(kind, &bytes).map_err(|e| e.to_status())
 }
 
 /// The options of a deletion.
@@ -267,7 +276,13 @@ pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) 
         info.kind,
         info.api_version()
     );
-    let json = [head.as_bytes(), &deleted.join(&b","[..]), b"]}"].concat();
+    let item_head = read::head(info);
+    let mut json = head.into_bytes();
+    for (i, object) in deleted.iter().enumerate() {
+        json.extend_from_slice(if i > 0 { b",{" } else { b"{" });
+        json.extend_from_slice(&read::item(object, &item_head));
+    }
+    json.extend_from_slice(b"]}");
     Ok(super::encoded(StatusCode::OK, Form { shape: Default::default(), ..form }, json.into()))
 }
 

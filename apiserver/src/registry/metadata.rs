@@ -61,10 +61,7 @@ pub fn typed(object: &Value) -> Result<ObjectMeta> {
 pub fn fit_namespace(object: &mut Value, namespace: &str, namespaced: bool) -> Result<()> {
     let own = text(object, "namespace").to_owned();
     if !namespaced {
-        // Upstream drops nothing here: validation says "not allowed on this type".
-        if own.is_empty() {
-            of(object).remove("namespace");
-        }
+        of(object).remove("namespace");
         return Ok(());
     }
     if own.is_empty() {

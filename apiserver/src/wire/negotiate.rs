@@ -72,6 +72,41 @@ pub enum For {
 const ACCEPTED: &[&str] = &["application/json", "application/yaml", api::protobuf::MEDIA_TYPE];
 const STREAMED: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
+const LISTED: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    api::protobuf::MEDIA_TYPE,
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
+
+/// Whether upstream's router finds a representation: it knows no wildcard but the whole one, and no parameters.
+fn is_routed(accept: &str) -> bool {
+    let kinds = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    accept.is_empty() || kinds.into_iter().any(|kind| kind == "*/*" || ACCEPTED.contains(&kind))
+}
+
+fn unroutable(representations: &[&str]) -> Status {
+    let mut status = Status::not_acceptable(&[]);
+    status.message = format!("406: Not Acceptable\n\nAvailable representations: {}", representations.join(", "));
+    status.details = Some(Box::default());
+    status
+}
+
+/// The encoding of a document that has only itself to show: discovery.
+pub fn document(headers: &HeaderMap) -> Result<Encoding> {
+    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("").trim();
+    if !is_routed(text) {
+        return Err(unroutable(ACCEPTED));
+    }
+    if text.is_empty() {
+        return Ok(Encoding::Json);
+    }
+    let clauses = clauses(text);
+    let plain = clauses.iter().filter(|clause| !clause.parameters.iter().any(|(key, _)| *key == "as"));
+    plain.filter_map(Clause::encoding).next().ok_or_else(|| Status::not_acceptable(ACCEPTED))
+}
+
 struct Clause<'a> {
     kind: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
@@ -148,6 +183,12 @@ pub fn accept(headers: &HeaderMap, pretty: Option<&str>, purpose: For) -> Result
     if text.is_empty() || text == "application/json" || text == "*/*" {
         return Ok(Form { pretty, ..Form::default() });
     }
+    if !is_routed(text) {
+        return Err(unroutable(match purpose {
+            For::Object | For::Review => ACCEPTED,
+            For::List | For::Watch => LISTED,
+        }));
+    }
     let mut unstreamed = false;
     for clause in clauses(text) {
         let Some(encoding) = clause.encoding() else { continue };
@@ -165,16 +206,19 @@ pub fn accept(headers: &HeaderMap, pretty: Option<&str>, purpose: For) -> Result
     Err(Status::not_acceptable(if unstreamed { STREAMED } else { ACCEPTED }))
 }
 
-/// Whether errors are answered as protobuf: it is the first thing the client lists that can be served.
-pub fn prefers_protobuf(headers: &HeaderMap) -> bool {
+/// How errors are written: as the first thing the client lists that can be served.
+pub fn preferred(headers: &HeaderMap) -> Encoding {
     let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    text.contains(api::protobuf::MEDIA_TYPE) && clauses(text).iter().find_map(Clause::encoding) == Some(Encoding::Protobuf)
+    if text.is_empty() || text.starts_with("application/json") && !text.contains(";q=") {
+        return Encoding::Json;
+    }
+    clauses(text).iter().find_map(Clause::encoding).unwrap_or_default()
 }
 
 /// How a request's body is written; `patch` types are the caller's.
 pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding> {
-    match media_type(headers) {
-        "" | "application/json" | "*/*" => Ok(Encoding::Json),
+    match media_type(headers).to_ascii_lowercase().as_str() {
+        "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         api::protobuf::MEDIA_TYPE => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(ACCEPTED)),

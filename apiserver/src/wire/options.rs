@@ -17,10 +17,17 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Query(Vec<(String, String)>);
 
+/// Whether each `%` begins an escape.
+fn is_escaped(text: &str) -> bool {
+    let hex = |part: &str| part.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    text.split('%').skip(1).all(hex)
+}
+
 impl Query {
     /// Takes a query string apart.
     pub fn parse(query: Option<&str>) -> Self {
-        let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty());
+        // Like Go, what is not escaped as it should be is passed over.
+        let pairs = query.unwrap_or("").split('&').filter(|p| !p.is_empty() && !p.contains(';') && is_escaped(p));
         Self(pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
     }
 
@@ -47,9 +54,8 @@ impl Query {
     /// A whole number.
     pub fn number(&self, name: &str) -> Result<Option<i64>> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", api::status::quote(text)))
-        })
+        let why = |_| format!("strconv.ParseInt: parsing {}: {}", api::status::quote(text), not_a_number(text, true));
+        text.parse().map(Some).map_err(why).map_err(Status::bad_request)
     }
 }
 
@@ -85,17 +91,31 @@ pub struct ListOptions {
     pub send_initial_events: Option<bool>,
 }
 
-/// Reads a resourceVersion; empty is unset.
-pub fn parse_revision(text: &str) -> Result<Option<Revision>> {
+/// Why Go's parser does not take a text for a number: it is none, or none of 64 bits.
+fn not_a_number(text: &str, signed: bool) -> &'static str {
+    let digits = if signed { text.strip_prefix(['-', '+']).unwrap_or(text) } else { text };
+    let digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if digits { "value out of range" } else { "invalid syntax" }
+}
+
+/// Reads a resourceVersion; empty is unset. `Err` says why it is none.
+pub fn read_revision(text: &str) -> std::result::Result<Option<Revision>, FieldErrors> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
+    let number = text.parse().ok().filter(|_| !text.starts_with('+'));
+    number.map(Some).ok_or_else(|| {
         let quoted = api::status::quote(text);
         let mut errors = FieldErrors::default();
-        errors.invalid("resourceVersion", &text, format!("strconv.ParseUint: parsing {quoted}: invalid syntax"));
-        Status::bad_request(format!("invalid resource version: {errors}"))
+        let why = not_a_number(text, false);
+        errors.invalid("resourceVersion", &text, format!("strconv.ParseUint: parsing {quoted}: {why}"));
+        errors
     })
+}
+
+/// The resourceVersion of a list.
+pub fn parse_revision(text: &str) -> Result<Option<Revision>> {
+    read_revision(text).map_err(|errors| Status::bad_request(format!("invalid resource version: {errors}")))
 }
 
 impl ListOptions {
@@ -123,7 +143,8 @@ impl ListOptions {
                         field,
                         "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
                     );
-                } else if match_text != "NotOlderThan" {
+                }
+                if match_text != "NotOlderThan" {
                     errors.not_supported(field, &match_text, &["NotOlderThan"]);
                 }
                 if continue_token.is_some() {
@@ -195,16 +216,11 @@ pub struct WriteOptions {
 }
 
 fn dry_run<'a>(values: impl IntoIterator<Item = &'a str>, errors: &mut FieldErrors) -> bool {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "All" => dry = true,
-            other => {
-                errors.push(ErrorKind::NotSupported, "dryRun", &[other], "supported values: \"All\"");
-            }
-        }
+    let values: Vec<&str> = values.into_iter().collect();
+    if values.iter().any(|value| *value != "All") {
+        errors.push(ErrorKind::NotSupported, "dryRun", &values, "supported values: \"All\"");
     }
-    dry
+    !values.is_empty()
 }
 
 impl WriteOptions {
@@ -219,7 +235,7 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                errors.not_supported("fieldValidation", &other, &["Ignore", "Strict", "Warn"]);
+                errors.not_supported("fieldValidation", &other, &["", "Ignore", "Strict", "Warn"]);
                 FieldValidation::Warn
             }
         };
@@ -282,9 +298,12 @@ impl DeleteOptions {
     /// Reads and checks the options of a deletion: the body's if there is one, else the query's.
     pub fn parse(query: &Query, body: Option<serde_json::Value>) -> Result<Self> {
         let raw = match body {
-            Some(body) => serde_json::from_value(body).map_err(|e| {
-                Status::bad_request(format!("DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {e}"))
-            })?,
+            Some(mut body) => {
+                if let Some(ty) = api::schema::table::table().by_kind("meta.k8s.io", "v1", "DeleteOptions") {
+                    api::schema::check::check(&mut body, ty).map_err(Status::unexpected)?;
+                }
+                serde_json::from_value(body).map_err(|e| Status::unexpected(e.to_string()))?
+            }
             None => RawDeleteOptions {
                 dry_run: Some(query.all("dryRun").into_iter().map(str::to_owned).collect()),
                 grace_period_seconds: query.number("gracePeriodSeconds")?,

@@ -133,6 +133,18 @@ const STRING_MAPS: &[&str] = &["annotations", "data", "labels", "matchLabels", "
 /// Lists that upstream writes even when empty.
 const KEPT_LISTS: &[&str] = &["addresses", "containers", "endpoints", "rules", "verbs"];
 
+/// Fields that are pointers upstream where they are in this parent: their zeros are values.
+const POINTERS: &[(&str, &str)] = &[
+    ("addresses", "nodeName"),
+    ("clientIP", "timeoutSeconds"),
+    ("containers", "restartPolicy"),
+    ("endpoints", "hostname"),
+    ("endpoints", "nodeName"),
+    ("ephemeralContainers", "restartPolicy"),
+    ("initContainers", "restartPolicy"),
+    ("notReadyAddresses", "nodeName"),
+];
+
 /// Subtrees whose content is not ours to read.
 const OPAQUE: &[&str] = &["binaryData", "data", "fieldsV1", "stringData"];
 
@@ -152,7 +164,19 @@ pub fn normalize(value: &mut Value) -> Result<(), quantity::ParseError> {
         fill_null_strings(value);
     }
     drop_zero_values(value);
+    keep_empty_selector(value);
     canonical_quantities(value)
+}
+
+/// Types cannot tell a missing label selector from an empty one, which is refused with words of its own: an empty one is
+/// written with an empty map in it.
+fn keep_empty_selector(value: &mut Value) {
+    let selects_by_label = value.get("apiVersion").is_some_and(|version| version == "apps/v1");
+    if let Some(Value::Object(selector)) = value.pointer_mut("/spec/selector").filter(|_| selects_by_label)
+        && selector.is_empty()
+    {
+        selector.insert("matchLabels".to_owned(), Value::Object(serde_json::Map::new()));
+    }
 }
 
 fn fill_null_strings(value: &mut Value) {
@@ -208,18 +232,22 @@ fn canonical_quantity(value: &mut Value) -> Result<(), quantity::ParseError> {
 
 /// Removes nulls and zero values that mean "unset", at every depth but inside opaque data.
 pub fn drop_zero_values(value: &mut Value) {
+    drop_zeros_in("", value);
+}
+
+fn drop_zeros_in(parent: &str, value: &mut Value) {
     match value {
         Value::Object(fields) => fields.retain(|name, field| {
             if is_unset(name, field) {
-                return false;
+                return !field.is_null() && POINTERS.contains(&(parent, name.as_str()));
             }
             let own_keys = OPAQUE.contains(&name.as_str()) || (field.is_object() && STRING_MAPS.contains(&name.as_str()));
             if !own_keys && (field.is_object() || field.is_array()) {
-                drop_zero_values(field);
+                drop_zeros_in(name, field);
             }
             true
         }),
-        Value::Array(items) => items.iter_mut().for_each(drop_zero_values),
+        Value::Array(items) => items.iter_mut().for_each(|item| drop_zeros_in(parent, item)),
         _ => {}
     }
 }
@@ -272,14 +300,17 @@ mod tests {
             "metadata": {"labels": {}, "annotations": {"a": "", "role": ""}, "uid": "", "creationTimestamp": null},
             "spec": {
                 "clusterIP": "", "replicas": 0, "automountServiceAccountToken": false, "hostNetwork": false,
-                "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [],
+                "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [], "nodeName": "",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
             },
             "data": {"reason": "", "empty": ""},
         });
         drop_zero_values(&mut object);
         let want = json!({
             "metadata": {"annotations": {"a": "", "role": ""}},
-            "spec": {"replicas": 0, "automountServiceAccountToken": false, "volumes": [{"name": "v", "emptyDir": {}}]},
+            "spec": {"replicas": 0, "automountServiceAccountToken": false, "volumes": [{"name": "v", "emptyDir": {}}],
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
+            },
             "data": {"reason": "", "empty": ""},
         });
         assert_eq!(object, want);

@@ -70,8 +70,8 @@ pub struct Table {
 
 impl Table {
     /// Begins a table. `columns` is `None` for all but the first of a watch's tables.
-    pub fn new(meta: &ListMeta, columns: Option<&[Column]>, include: IncludeObject) -> Self {
-        let mut out = b"{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":".to_vec();
+    pub fn new(version: &str, meta: &ListMeta, columns: Option<&[Column]>, include: IncludeObject) -> Self {
+        let mut out = format!("{{\"kind\":\"Table\",\"apiVersion\":\"{version}\",\"metadata\":").into_bytes();
         push_json(&mut out, meta);
         out.extend_from_slice(b",\"columnDefinitions\":");
         let definition = |c: &Column| ColumnDefinition {
@@ -218,7 +218,7 @@ mod tests {
             ),
             (IncludeObject::Object, r#"{"kind":"Pod","metadata":{"name":"x"},"spec":{}}"#),
         ] {
-            let mut table = Table::new(&meta, Some(&[NAME]), include);
+            let mut table = Table::new("meta.k8s.io/v1", &meta, Some(&[NAME]), include);
             table.row(&[json!("x")], OBJECT);
             let want = format!(
                 "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{{\"resourceVersion\":\"7\"}},\"columnDefinitions\":[{{\"name\":\"Name\",\"type\":\"string\",\"format\":\"name\",\"description\":\"d\",\"priority\":0}}],\"rows\":[{{\"cells\":[\"x\"],\"object\":{object}}}]}}\n"

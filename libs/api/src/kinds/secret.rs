@@ -37,6 +37,7 @@ impl Resource for Secret {
         for (key, value) in self.string_data.take().into_iter().flatten() {
             self.data.get_or_insert_default().insert(key, ByteString(value.into_bytes()));
         }
+        self.type_ = self.type_.take().filter(|kind| !kind.is_empty());
         default_to(&mut self.type_, "Opaque");
     }
 

@@ -135,6 +135,29 @@ pub fn decode(bytes: &[u8], media: MediaType, ty: TypeId, validation: FieldValid
     conform(object, duplicates, ty, validation)
 }
 
+/// Puts problems into the order of the JSON they were found in, as upstream's decoder meets them. It does not look into
+/// fields that it does not know: keys given twice there are none of its problems.
+pub fn in_order(problems: &mut Vec<String>, body: &[u8]) {
+    let parts = |problem: &str| {
+        let (kind, path) = problem.split_once(" field ")?;
+        Some((kind == "unknown", serde_json::from_str::<String>(path).ok()?))
+    };
+    if problems.len() < 2 {
+        return;
+    }
+    let unknown: Vec<String> =
+        problems.iter().filter_map(|p| parts(p)).filter(|(unknown, _)| *unknown).map(|(_, path)| path).collect();
+    let inside = |path: &str| {
+        unknown.iter().any(|of| path.strip_prefix(of.as_str()).is_some_and(|r| r.is_empty() || r.starts_with(['.', '['])))
+    };
+    let places = json::places(body);
+    problems.retain(|problem| parts(problem).is_none_or(|(unknown, path)| unknown || !inside(&path)));
+    problems.sort_by_cached_key(|problem| {
+        let Some((unknown, path)) = parts(problem) else { return usize::MAX };
+        places.get(&path).map_or(usize::MAX, |(first, again)| if unknown { *first } else { again.unwrap_or(*first) })
+    });
+}
+
 /// The second half of [`decode`], of what [`parse`] returned.
 pub fn conform(
     mut object: Value,
@@ -186,9 +209,13 @@ impl Walk {
                 Some(text) => check_base64(text),
                 None => self.mismatch(value, ty),
             },
-            Type::Time | Type::MicroTime => match value.as_str() {
-                Some(text) => check_time(text),
-                None => Err(format!("json: cannot unmarshal {} into Go value of type string", go_kind(value))),
+            Type::Time => match value.as_str() {
+                Some(text) => check_time(text, "2006-01-02T15:04:05Z07:00"),
+                None => self.mismatch(value, ty),
+            },
+            Type::MicroTime => match value.as_str() {
+                Some(text) => check_time(text, "2006-01-02T15:04:05.000000Z07:00"),
+                None => self.mismatch(value, ty),
             },
             Type::Quantity => check_quantity(value),
             Type::IntOrString => self.int_or_string(value),
@@ -290,12 +317,11 @@ impl Walk {
 
     fn int_or_string(&self, value: &Value) -> Result<(), String> {
         let fits = |n: &serde_json::Number| n.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
-        let refuse = |what: &str| Err(format!("json: cannot unmarshal {what} into Go value of type int32"));
         match value {
             Value::String(_) => Ok(()),
             Value::Number(n) if fits(n) => Ok(()),
-            Value::Number(n) => refuse(&format!("number {n}")),
-            other => refuse(go_kind(other)),
+            Value::Number(n) => self.refuse(&format!("number {n}"), &Type::Int32),
+            other => self.refuse(go_kind(other), &Type::Int32),
         }
     }
 
@@ -360,11 +386,10 @@ fn check_base64(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_time(text: &str) -> Result<(), String> {
+fn check_time(text: &str, layout: &str) -> Result<(), String> {
     if text.parse::<jiff::Timestamp>().is_ok() {
         return Ok(());
     }
-    let layout = "2006-01-02T15:04:05Z07:00";
     let quoted = go_quote(text);
     // Where Go's parser stops: at the first element of the layout that does not fit.
     let bytes = text.as_bytes();

@@ -1,6 +1,8 @@
 //! JSON bytes to values, with the checks that serde_json leaves out: duplicate keys (with their paths), depth, and Go's
 //! words for syntax errors, which upstream's clients get to read.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Number, Value};
 
 /// Nesting beyond this is refused. Go allows 10,000, which no API object comes near; serde_json, which reads stored objects
@@ -23,7 +25,7 @@ pub struct Parsed {
 
 /// Parses one JSON document.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
-    let mut reader = Reader { bytes, at: 0, path: Vec::new(), duplicates: Vec::new() };
+    let mut reader = Reader::new(bytes);
     reader.skip_space();
     let value = reader.value("looking for beginning of value")?;
     reader.skip_space();
@@ -31,6 +33,15 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
         None => Ok(Parsed { value, duplicates: reader.duplicates }),
         Some(_) => Err(reader.unexpected("after top-level value")),
     }
+}
+
+/// Where each path of a key is first given, and where it is first given again: numbers that grow through the document.
+pub fn places(bytes: &[u8]) -> HashMap<String, (usize, Option<usize>)> {
+    let mut reader = Reader { places: Some(HashMap::new()), ..Reader::new(bytes) };
+    reader.skip_space();
+    // What is no JSON was told when it was parsed first.
+    let _ = reader.value("looking for beginning of value");
+    reader.places.unwrap_or_default()
 }
 
 /// What begins a stream of documents.
@@ -48,7 +59,7 @@ pub enum First {
 
 /// Reads the first of several documents, one after another.
 pub fn first(bytes: &[u8]) -> First {
-    let mut reader = Reader { bytes, at: 0, path: Vec::new(), duplicates: Vec::new() };
+    let mut reader = Reader::new(bytes);
     reader.skip_space();
     if reader.peek().is_none() {
         return First::Nothing;
@@ -83,6 +94,8 @@ struct Reader<'a> {
     /// Where we are: ends of keys borrowed from the object being built would tie knots, so keys are kept here.
     path: Vec<Place>,
     duplicates: Vec<String>,
+    /// See [`places`].
+    places: Option<HashMap<String, (usize, Option<usize>)>>,
 }
 
 enum Place {
@@ -91,6 +104,10 @@ enum Place {
 }
 
 impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, path: Vec::new(), duplicates: Vec::new(), places: None }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -148,6 +165,13 @@ impl<'a> Reader<'a> {
                 return Err(self.unexpected(KEY));
             }
             let key = self.string()?;
+            if self.places.is_some() {
+                let (path, at) = (self.path_with(&Step::Key(&key)), self.at);
+                let place = self.places.get_or_insert_default().entry(path).or_insert((at, None));
+                if place.0 != at && place.1.is_none() {
+                    place.1 = Some(at);
+                }
+            }
             self.skip_space();
             if self.peek() != Some(b':') {
                 return Err(self.unexpected("after object key"));

@@ -281,7 +281,9 @@ fn traffic(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     }
     let internal = path.child("internalTrafficPolicy");
     match &spec.internal_traffic_policy {
-        None if has_cluster_ip(spec) => errors.required(internal, ""),
+        None if has_cluster_ip(spec) && matches!(text(spec.type_.as_ref()), "ClusterIP" | "NodePort" | "LoadBalancer") => {
+            errors.required(internal, "");
+        }
         policy => errors.one_of(&internal, policy.as_deref(), &["Cluster", "Local"]),
     }
     let distributions = ["PreferClose", "PreferSameNode", "PreferSameZone"];

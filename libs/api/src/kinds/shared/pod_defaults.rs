@@ -211,8 +211,15 @@ pub fn has_no_source(volume: &Volume) -> bool {
     *volume == Volume { name: volume.name.clone(), ..Volume::default() }
 }
 
-/// `Always` for images without tag and digest or with tag `latest`, else `IfNotPresent`.
+/// `Always` for images without tag and digest or with tag `latest`, else `IfNotPresent`, also for what is no name of an image.
 pub fn pull_policy(image: &str) -> &'static str {
+    // Repositories have no capitals; only a registry's host may.
+    let path = image.split_once('/').filter(|(host, _)| host.contains(['.', ':'])).map_or(image, |(_, path)| path);
+    let repository = path.split(['@', ':']).next().unwrap_or_default();
+    let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
+    if repository.is_empty() || !repository.chars().all(lower) || repository.len() > 255 {
+        return "IfNotPresent";
+    }
     let (reference, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
     let last = reference.rsplit('/').next().unwrap_or_default();
     match last.split_once(':').map(|(_, tag)| tag) {
@@ -292,10 +299,11 @@ mod tests {
 
     #[test]
     fn pull_policies_follow_the_tag() {
-        let images = ["a", "a:latest", "a:1", "host:5000/a", "host:5000/a:2", "a@sha256:00", "a:latest@sha256:00"];
+        let images =
+            ["a", "a:latest", "a:1", "host:5000/a", "host:5000/a:2", "a@sha256:00", "a:latest@sha256:00", "Bad_Name!"];
         assert_eq!(
             images.map(pull_policy),
-            ["Always", "Always", "IfNotPresent", "Always", "IfNotPresent", "IfNotPresent", "Always"]
+            ["Always", "Always", "IfNotPresent", "Always", "IfNotPresent", "IfNotPresent", "Always", "IfNotPresent"]
         );
     }
 }

@@ -17,9 +17,14 @@ pub fn selector_and_template(
     let labels = selector.match_labels.iter().flatten().count();
     let expressions = selector.match_expressions.iter().flatten().count();
     let parsed = if labels + expressions == 0 {
-        // Decoding does not tell a missing selector from an empty one; a missing one is what people send. It selects nothing.
-        errors.required(selector_path, "");
-        Ok(Selector::nothing())
+        // See `normalize`: an empty selector has an empty map, a missing one has none.
+        if selector.match_labels.is_some() {
+            errors.invalid(&selector_path, &serde_json::Map::new(), "empty selector is invalid for deployment");
+            Ok(Selector::everything())
+        } else {
+            errors.required(&selector_path, "");
+            Ok(Selector::nothing())
+        }
     } else {
         Selector::from_label_selector(Some(selector))
     };

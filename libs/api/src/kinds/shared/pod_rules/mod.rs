@@ -156,7 +156,9 @@ fn pod_spec(spec: &PodSpec, pod: Option<&ObjectMeta>, path: &Path, errors: &mut 
         }
     }
     named(path, "priorityClassName", spec.priority_class_name.as_ref(), names::dns1123_subdomain, errors);
-    named(path, "runtimeClassName", spec.runtime_class_name.as_ref(), names::dns1123_subdomain, errors);
+    if let Some(class) = &spec.runtime_class_name {
+        errors.each(&path.child("runtimeClassName"), class, names::dns1123_subdomain(class));
+    }
     if let Some(policy) = &spec.preemption_policy {
         scheduling::preemption_policy(policy, &path.child("preemptionPolicy"), errors);
     }

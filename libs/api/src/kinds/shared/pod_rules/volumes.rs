@@ -45,6 +45,15 @@ pub(super) fn check<'a>(rules: &Rules<'a>, path: &Path, errors: &mut FieldErrors
     valid
 }
 
+/// What upstream calls a source that is one too many.
+fn second_name(field: &str) -> &str {
+    match field {
+        "cephfs" => "cephFS",
+        "downwardAPI" => "downwarAPI",
+        field => field,
+    }
+}
+
 /// Exactly one source, valid by its own rules.
 fn sources(volume: &Volume, pod: &str, path: &Path, errors: &mut FieldErrors) {
     let mut found = false;
@@ -58,9 +67,9 @@ fn sources(volume: &Volume, pod: &str, path: &Path, errors: &mut FieldErrors) {
     fn check<T: Check>(source: Option<&T>, field: &str, found: &mut bool, path: &Path, errors: &mut FieldErrors) {
         let Some(source) = source else { return };
         if std::mem::replace(found, true) {
-            errors.forbidden(path.child(field), ONE_SOURCE);
+            errors.forbidden(path.child(second_name(field)), ONE_SOURCE);
         } else {
-            source.check(&path.child(field), errors);
+            source.check(&path.child(if field == "gcePersistentDisk" { "persistentDisk" } else { field }), errors);
         }
     }
     macro_rules! check {
