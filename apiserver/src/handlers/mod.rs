@@ -182,8 +182,11 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
     if crate::security::reviews::is_review(&ask.info.group, &ask.info.resource) {
         return write::review(app, &ask, body).await;
     }
-    if ask.info.group.is_empty() && ask.info.resource == "bindings" && ask.info.verb == "create" {
-        return subresource::bind(app, &ask, body).await;
+    if ask.info.group.is_empty() && ask.info.resource == "bindings" && !ask.info.namespace.is_empty() {
+        return match ask.info.verb {
+            "create" => subresource::bind(app, &ask, body).await,
+            _ => Err(Status::method_not_allowed()),
+        };
     }
     let Some(entry) = app.registry.entry(&ask.info.group, &ask.info.version, &ask.info.resource).cloned() else {
         return Ok(unknown(app, &ask.info.path));
@@ -191,7 +194,10 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
     let in_place = entry.info().namespaced || ask.info.namespace.is_empty() || ask.info.resource == "namespaces";
     // Across namespaces one may look, and no more.
     let complete = !entry.info().namespaced || !ask.info.namespace.is_empty() || matches!(ask.info.verb, "list" | "watch");
-    if !in_place {
+    // An object in a namespace is nowhere else, to look at or to watch.
+    let by_path = !ask.info.name.is_empty() && ask.info.path.ends_with(&format!("/{}", ask.info.name));
+    let elsewhere = entry.info().namespaced && ask.info.namespace.is_empty() && by_path;
+    if !in_place || elsewhere && matches!(ask.info.verb, "get" | "watch") {
         return Ok(unknown(app, &ask.info.path));
     }
     if !complete || parts.method == http::Method::HEAD {

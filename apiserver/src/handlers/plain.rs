@@ -131,14 +131,20 @@ fn document(request: &Request<Body>, json: Vec<u8>) -> Response {
         Ok(encoding) => encoding,
         Err(status) => return error::respond(&status),
     };
-    let value = || serde_json::from_slice(&json).unwrap_or_default();
-    match encoding {
-        Encoding::Json => text(StatusCode::OK, JSON, json),
-        Encoding::Yaml => text(StatusCode::OK, "application/yaml", crate::wire::yaml::write(&value())),
-        Encoding::Protobuf => match api::protobuf::encode(&value()) {
-            Ok(bytes) => text(StatusCode::OK, api::protobuf::MEDIA_TYPE, bytes),
-            Err(error) => error::respond(&error::not_marshalable(&error)),
-        },
+    if encoding == Encoding::Json {
+        return text(StatusCode::OK, JSON, json);
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+    if encoding == Encoding::Yaml {
+        return text(StatusCode::OK, "application/yaml", crate::wire::yaml::write(&value));
+    }
+    // Some of these kinds tell no version.
+    if value["apiVersion"].is_null() {
+        value["apiVersion"] = "v1".into();
+    }
+    match api::protobuf::encode(&value) {
+        Ok(bytes) => text(StatusCode::OK, api::protobuf::MEDIA_TYPE, bytes),
+        Err(_) => text(StatusCode::OK, JSON, json),
     }
 }
 

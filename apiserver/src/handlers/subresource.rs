@@ -98,6 +98,11 @@ fn with_scale(entry: &Entry, current: &Value, scale: &Value) -> Result<Value> {
         let kind = GroupResource { group: "autoscaling", resource: "Scale" };
         return Err(Status::invalid(kind, metadata::text(current, "name"), &errors));
     }
+    let (uid, own) = (metadata::text(scale, "uid"), metadata::text(current, "uid"));
+    if !uid.is_empty() && uid != own {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+        return Err(Status::conflict(entry.info().group_resource(), metadata::text(current, "name"), &why));
+    }
     let replicas = i32::try_from(replicas).map_err(|_| Status::bad_request("spec.replicas is too large"))?;
     let mut object = entry
         .hooks()
@@ -133,19 +138,55 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let written = if ask.info.verb == "patch" {
         let (patch, _) = write::parse_patch(ask, body).await?;
         let mut wish = |current: &Value| {
-            let scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
+            let mut scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
+            let shown = scale.to_string();
+            if let Some(ty) = ty {
+                api::schema::check::check(&mut scale, ty).map_err(|why| {
+                    let mut errors = api::field::FieldErrors::default();
+                    errors.invalid("patch", &shown, why);
+                    Status::invalid(GroupResource { group: "", resource: "" }, "", &errors)
+                })?;
+            }
+            write::check_name(&scale, name)?;
+            check_namespace(&scale, namespace)?;
             with_scale(entry, current, &scale)
         };
         app.registry.update(entry, (namespace, name), None, write_, &mut wish).await
     } else {
         let bytes = body::read(body).await?;
         let (scale, _) = write::decode(&ask.headers, &bytes, ("autoscaling", "v1", "Scale"), &options)?;
+        check_namespace(&scale, namespace)?;
         write::check_name(&scale, name)?;
         app.registry.update(entry, (namespace, name), None, write_, &mut |current| with_scale(entry, current, &scale)).await
     };
     let written = written.map_err(|status| if status.is("NotFound") { missing() } else { status })?;
     let object: Value = serde_json::from_slice(&written.json).unwrap_or_default();
     Ok(show(&object, StatusCode::OK))
+}
+
+/// What is created below an object may name no other namespace.
+fn check_namespace(object: &Value, namespace: &str) -> Result<()> {
+    match metadata::text(object, "namespace") {
+        own if own.is_empty() || own == namespace => Ok(()),
+        _ => {
+            Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+        }
+    }
+}
+
+/// What is created below an object is of one kind, which it may leave out.
+fn check_kind(object: &Value, group: &str, wanted: &str) -> Result<()> {
+    let given = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    let kind = given("kind");
+    if matches!(kind, "" | "DeleteOptions") || kind == wanted {
+        return Ok(());
+    }
+    let version =
+        if given("apiVersion").is_empty() { api::meta::api_version(group, "v1") } else { given("apiVersion").to_owned() };
+    let bare = api::meta::split_api_version(&version).1;
+    Err(Status::bad_request(format!(
+        "{kind} in version {bare:?} cannot be handled as a {wanted}: no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+    )))
 }
 
 /// `{"status":"Success","code":201}`: what creating a binding or an eviction answers.
@@ -162,11 +203,13 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     let (binding, _) = write::decode(&ask.headers, &bytes, ("", "v1", "Binding"), &options)?;
     let entry = app.registry.core("pods")?;
     let name = if ask.info.name.is_empty() { metadata::text(&binding, "name") } else { ask.info.name.as_str() };
-    let own = metadata::text(&binding, "name");
-    if !own.is_empty() && own != name {
-        return Err(Status::bad_request(format!(
-            "the name in the URL ({name}) does not match the name in the object ({own})"
-        )));
+    check_kind(&binding, "", "Binding")?;
+    check_namespace(&binding, &ask.info.namespace)?;
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
+    if metadata::text(&binding, "name") != name {
+        return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let target = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
     let kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
@@ -224,8 +267,9 @@ async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
     let (eviction, _) = write::decode(&ask.headers, &bytes, ("policy", "v1", "Eviction"), &options)?;
-    let own = metadata::text(&eviction, "name");
-    if !own.is_empty() && own != ask.info.name {
+    check_kind(&eviction, "policy", "Eviction")?;
+    check_namespace(&eviction, &ask.info.namespace)?;
+    if metadata::text(&eviction, "name") != ask.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let wanted = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned();
@@ -246,6 +290,7 @@ async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let account = current.ok_or_else(|| Status::not_found(entry.info().group_resource(), name))?.value;
     request["kind"] = json!("TokenRequest");
     request["apiVersion"] = json!("authentication.k8s.io/v1");
+    check_namespace(&request, namespace)?;
     let meta = metadata::of(&mut request);
     meta.insert("name".to_owned(), name.into());
     meta.insert("namespace".to_owned(), namespace.into());

@@ -38,15 +38,15 @@ pub async fn answer(gate: &Gate, user: &User, info: &RequestInfo, mut object: Va
     let authorize = gate.authorize.as_ref();
     let status = match info.resource.as_str() {
         "selfsubjectaccessreviews" => {
-            check("SelfSubjectAccessReview", &object, None, false)?;
+            check(&object, None, false)?;
             decide(authorize, user, &spec)
         }
         "subjectaccessreviews" => {
-            check("SubjectAccessReview", &object, None, true)?;
+            check(&object, None, true)?;
             decide(authorize, &subject(&spec)?, &spec)
         }
         "localsubjectaccessreviews" => {
-            check("LocalSubjectAccessReview", &object, Some(&info.namespace), true)?;
+            check(&object, Some(&info.namespace), true)?;
             decide(authorize, &subject(&spec)?, &spec)
         }
         "selfsubjectrulesreviews" => match text("namespace") {
@@ -65,7 +65,7 @@ pub async fn answer(gate: &Gate, user: &User, info: &RequestInfo, mut object: Va
 }
 
 /// What upstream checks of an access review.
-fn check(kind: &str, object: &Value, namespace: Option<&str>, names_subject: bool) -> Result<(), Status> {
+fn check(object: &Value, namespace: Option<&str>, names_subject: bool) -> Result<(), Status> {
     let mut errors = FieldErrors::default();
     let spec = object.get("spec").cloned().unwrap_or_default();
     let part = |field: &str| spec.get(field).filter(|v| !v.is_null());
@@ -88,6 +88,16 @@ fn check(kind: &str, object: &Value, namespace: Option<&str>, names_subject: boo
             errors.invalid("spec.user", &user, "at least one of user or group must be specified");
         }
     }
+    let own = object.get("metadata").and_then(Value::as_object);
+    let said = own.into_iter().flatten().any(|(field, value)| match field.as_str() {
+        "managedFields" | "creationTimestamp" => false,
+        "namespace" => namespace.is_none() && value.as_str().is_some_and(|text| !text.is_empty()),
+        _ => !value.is_null() && value != "",
+    });
+    if said {
+        let except = if namespace.is_some() { " except for namespace" } else { "" };
+        errors.invalid("metadata", &object["metadata"], format!("must be empty{except}"));
+    }
     if let Some(namespace) = namespace {
         let asked = resource.and_then(|r| r.get("namespace")).and_then(Value::as_str).unwrap_or_default();
         if resource.is_some() && asked != namespace {
@@ -100,7 +110,7 @@ fn check(kind: &str, object: &Value, namespace: Option<&str>, names_subject: boo
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(GroupResource { group: AUTHORIZATION, resource: kind }, "", &errors))
+    Err(Status::invalid(GroupResource { group: AUTHORIZATION, resource: "" }, "", &errors))
 }
 
 /// The user that a spec names.
@@ -204,7 +214,7 @@ mod tests {
         assert_eq!(ask("subjectaccessreviews", "", other.clone()).await, Ok(json!({"allowed": false})));
         assert_eq!(ask("localsubjectaccessreviews", "d", other.clone()).await, Ok(json!({"allowed": false})));
         let (code, message) = ask("localsubjectaccessreviews", "x", other).await.unwrap_err();
-        let want = "LocalSubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.resourceAttributes.namespace: \
+        let want = ".authorization.k8s.io \"\" is invalid: spec.resourceAttributes.namespace: \
                     Invalid value: \"d\": must match metadata.namespace";
         assert_eq!((code, message.as_str()), (422, want));
     }

@@ -66,7 +66,7 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ("GET", format!("{MAPS}?limit=x"), JSON, String::new(), (400, "BadRequest", "strconv.ParseInt: parsing \"x\": invalid syntax".into())),
         ("GET", format!("{MAPS}?continue=%21"), JSON, String::new(), (400, "BadRequest", "invalid continue token: continue key is not valid: illegal base64 data at input byte 0".into())),
         ("POST", format!("{MAPS}?dryRun=Some"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"".into())),
-        ("POST", format!("{MAPS}?fieldValidation=Maybe"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \"Ignore\", \"Strict\", \"Warn\"".into())),
+        ("POST", format!("{MAPS}?fieldValidation=Maybe"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"".into())),
         ("POST", MAPS.into(), JSON, "[]".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" } (5b5d)"))),
         ("POST", MAPS.into(), JSON, "null".into(), (422, "Invalid", "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required".into())),
         ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b", "finalizers": ["x", "orphan", "a.io/b"]}}).to_string(), (422, "Invalid", "ConfigMap \"b\" is invalid: metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified".into())),
@@ -169,6 +169,16 @@ async fn yaml_goes_in_and_out() {
 }
 
 #[tokio::test]
+async fn problems_are_told_in_the_order_of_the_body() {
+    let door = door().await;
+    let body = r#"{"metadata":{"name":"a","name":"b","zone":1},"data":{"k":"1","k":"2"},"dat":{"x":1,"x":2},"dat":2}"#;
+    let json = [("content-type", "application/json")];
+    let (_, _, words) = door.ask("POST", &format!("{MAPS}?fieldValidation=Strict"), &json, body).await.told();
+    let want = r#"ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: duplicate field "metadata.name", unknown field "metadata.zone", duplicate field "data.k", unknown field "dat""#;
+    assert_eq!(words, want);
+}
+
+#[tokio::test]
 async fn what_nobody_wants_is_read_before_it_is_refused() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -176,7 +186,7 @@ async fn what_nobody_wants_is_read_before_it_is_refused() {
     let url = server.url().await;
     let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
     // The body comes later than the head, and another request after both.
-    stream.write_all(b"DELETE /nothing HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+    stream.write_all(b"DELETE /version HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n").await.unwrap();
     let early = tokio::time::timeout(std::time::Duration::from_millis(50), stream.read_u8()).await;
     assert!(early.is_err(), "answered before the body had come");
     stream.write_all(b"{}GET /version HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();

@@ -42,7 +42,9 @@ async fn a_bound_pod_goes_in_its_own_time_and_only_faster() {
     let door = door().await;
     let path = format!("{PODS}/p");
     door.post(PODS, &pod("p")).await.ok();
-    door.post(&format!("{path}/binding"), &json!({"target": {"kind": "Node", "name": "n"}})).await.ok();
+    door.post(&format!("{path}/binding"), &json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}}))
+        .await
+        .ok();
     let seconds = |object: &Value| object["metadata"]["deletionGracePeriodSeconds"].clone();
     let uid = door.get(&path).await.ok()["metadata"]["uid"].as_str().unwrap().to_owned();
     let stale = door.delete(&path, &json!({"preconditions": {"uid": "other"}})).await.told();

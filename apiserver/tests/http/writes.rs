@@ -84,8 +84,23 @@ async fn parts_of_pods_are_changed_by_their_paths() {
     assert_eq!(door.get(&path).await.ok()["spec"]["nodeName"], "n");
     assert_eq!(door.post(&format!("{path}/eviction"), &json!({"metadata": {"name": "q"}})).await.status, 400);
     assert_eq!(door.post(&format!("{PODS}/none/eviction"), &json!({"metadata": {"name": "none"}})).await.status, 404);
-    assert_eq!(door.post(&format!("{path}/eviction"), &json!({})).await.status, 201);
+    assert_eq!(door.post(&format!("{path}/eviction"), &json!({})).await.status, 400);
+    assert_eq!(door.post(&format!("{path}/eviction"), &json!({"metadata": {"name": "p"}})).await.status, 201);
     assert_eq!(door.get(&path).await.ok()["metadata"]["deletionGracePeriodSeconds"], 30);
+}
+
+#[tokio::test]
+async fn a_scale_is_of_its_object_and_a_number() {
+    let door = door().await;
+    door.post(DEPLOYMENTS, &deployment("web")).await.ok();
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    let codes = [
+        door.merge(&path, &json!({"spec": {"replicas": "x"}})).await.status,
+        door.merge(&path, &json!({"metadata": {"name": "other"}})).await.status,
+        door.put(&path, &json!({"metadata": {"name": "web", "namespace": "other"}})).await.status,
+        door.put(&path, &json!({"metadata": {"name": "web", "uid": "other"}})).await.status,
+    ];
+    assert_eq!(codes, [422, 400, 400, 409]);
 }
 
 #[tokio::test]

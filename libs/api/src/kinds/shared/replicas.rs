@@ -19,10 +19,10 @@ pub fn selector_and_template(
     let parsed = if labels + expressions == 0 {
         // See `normalize`: an empty selector has an empty map, a missing one has none.
         if selector.match_labels.is_some() {
-            errors.invalid(&selector_path, &serde_json::Map::new(), "empty selector is invalid for deployment");
+            errors.invalid(selector_path, &serde_json::Map::new(), "empty selector is invalid for deployment");
             Ok(Selector::everything())
         } else {
-            errors.required(&selector_path, "");
+            errors.required(selector_path, "");
             Ok(Selector::nothing())
         }
     } else {
