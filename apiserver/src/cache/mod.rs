@@ -5,6 +5,7 @@
 //! a consistent read asks the store for its newest revision and waits until that number has reached it. Kinds that share
 //! their storage (core and events.k8s.io Event) share a cache.
 
+pub mod bell;
 pub mod feed;
 pub mod object;
 pub mod ring;
@@ -24,6 +25,7 @@ use store::{Revision, Store};
 use tokio::sync::watch;
 
 pub use self::{
+    bell::Bell,
     object::{Change, Object, Selectable},
     ring::{Event, Limits, Ring},
     selection::Selection,
@@ -125,7 +127,7 @@ pub struct Cache {
     prefix: String,
     kind: Arc<Kind>,
     state: RwLock<State>,
-    next: watch::Sender<u64>,
+    bell: Bell,
     applied: Applied,
 }
 
@@ -154,7 +156,7 @@ impl Cache {
                 ring: Ring::new(0, limits),
                 revision: 0,
             }),
-            next: watch::Sender::new(0),
+            bell: Bell::default(),
             applied,
         }
     }
@@ -290,8 +292,8 @@ impl Cache {
         }
     }
 
-    fn subscribe(&self) -> watch::Receiver<u64> {
-        self.next.subscribe()
+    fn bell(&self) -> &Bell {
+        &self.bell
     }
 
     /// Applies one change of the store.
@@ -334,8 +336,7 @@ impl Cache {
     }
 
     fn announce(&self) {
-        let next = self.state.read().ring.next();
-        self.next.send_if_modified(|at| std::mem::replace(at, next) != next);
+        self.bell.ring();
     }
 
     /// Starts over with the objects of a fresh listing; running watchers are let go.

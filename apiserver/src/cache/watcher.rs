@@ -1,11 +1,14 @@
 //! One watch: a place in a resource's ring of changes.
 
-use std::sync::Arc;
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use store::Revision;
-use tokio::sync::watch;
 
-use super::{Cache, Event};
+use super::{Cache, Event, bell::Seat};
 
 /// Changes that were asked for are no longer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +24,7 @@ pub struct Gone {
 pub struct Watcher {
     cache: Arc<Cache>,
     next: u64,
-    news: watch::Receiver<u64>,
+    seat: Seat,
 }
 
 /// How many events are taken at once.
@@ -29,8 +32,7 @@ const BATCH: usize = 256;
 
 impl Watcher {
     pub(super) fn new(cache: Arc<Cache>, next: u64) -> Self {
-        let news = cache.subscribe();
-        Self { cache, next, news }
+        Self { cache, next, seat: Seat::default() }
     }
 
     /// The cache that is watched.
@@ -38,30 +40,31 @@ impl Watcher {
         &self.cache
     }
 
-    /// What has happened since the last call; empty if nothing has. `Err` if the watcher was too slow.
-    pub fn ready(&mut self) -> Result<Vec<Arc<Event>>, Gone> {
-        self.news.borrow_and_update();
-        let mut events = Vec::new();
-        self.cache.read_ring(self.next, BATCH, &mut events)?;
-        self.next += events.len() as u64;
-        Ok(events)
-    }
-
-    /// Waits until something may have happened. `false` if nothing ever will.
-    pub async fn changed(&mut self) -> bool {
-        self.news.changed().await.is_ok()
+    /// The next changes, appended to `events` (at least one); `Err` if the watcher was too slow.
+    pub fn poll(&mut self, cx: &mut Context<'_>, events: &mut Vec<Arc<Event>>) -> Poll<Result<(), Gone>> {
+        let before = events.len();
+        loop {
+            let heard = self.cache.bell().rings();
+            self.cache.read_ring(self.next, BATCH, events)?;
+            if events.len() > before {
+                self.next += (events.len() - before) as u64;
+                return Poll::Ready(Ok(()));
+            }
+            if self.cache.bell().listen(&mut self.seat, heard, cx.waker()) {
+                return Poll::Pending;
+            }
+        }
     }
 
     /// Waits for the next changes.
     pub async fn next(&mut self) -> Result<Vec<Arc<Event>>, Gone> {
-        loop {
-            let events = self.ready()?;
-            if !events.is_empty() {
-                return Ok(events);
-            }
-            if !self.changed().await {
-                return Err(Gone { requested: 0, oldest: 0 });
-            }
-        }
+        let mut events = Vec::new();
+        poll_fn(|cx| self.poll(cx, &mut events)).await.map(|()| events)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.cache.bell().leave(&mut self.seat);
     }
 }

@@ -1,6 +1,12 @@
 //! WATCH: the cache's events as lines, each encoded once and shared by all watchers that take it as it is.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use api::{
     status::Status,
@@ -9,6 +15,7 @@ use api::{
 use axum::{body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
+use http_body::Frame;
 use jiff::Timestamp;
 use rand::Rng;
 use serde_json::{Value, json};
@@ -18,7 +25,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{App, Ask, read};
 use crate::{
     cache::{Change, Event, Object, Selection, Watcher, object::write_frame},
-    error::{self, Result},
+    error::{self, Result as Answer},
     metrics::InFlight,
     registry::Entry,
     wire::{
@@ -41,6 +48,8 @@ struct Stream {
     encoding: Encoding,
     include: api::table::IncludeObject,
     watcher: Watcher,
+    /// Room for the events that are being written.
+    events: Vec<Arc<Event>>,
     initial: std::vec::IntoIter<Arc<Object>>,
     /// The bookmark that ends the initial events.
     initial_end: Option<u64>,
@@ -57,7 +66,7 @@ struct Stream {
 }
 
 /// Starts a watch.
-pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response> {
+pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Watch)?;
     read::check_include(ask, form)?;
     let options = ListOptions::parse(&ask.query, true)?;
@@ -104,6 +113,7 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
         encoding: form.encoding,
         include: read::include(ask),
         watcher,
+        events: Vec::new(),
         initial: initial.into_iter(),
         initial_end,
         bookmarks: options.bookmarks,
@@ -115,11 +125,7 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Result<Response>
         done: false,
         _counted: app.metrics.long_running(&ask.info),
     };
-    let lines = futures::stream::unfold(stream, |mut stream| async move {
-        let chunk = stream.next().await?;
-        Some((Ok::<Bytes, std::convert::Infallible>(chunk), stream))
-    });
-    let mut response = Response::new(Body::from_stream(lines));
+    let mut response = Response::new(Body::new(stream));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(form.encoding)));
     Ok(response)
 }
@@ -244,60 +250,75 @@ impl Stream {
         (!out.is_empty()).then(|| out.freeze())
     }
 
+    /// What these events are to this watcher, all in one piece.
+    fn lines(&mut self, events: &[Arc<Event>]) -> Option<Bytes> {
+        let mut first = None;
+        let mut all = BytesMut::new();
+        for event in events {
+            let Some(line) = self.line(event) else { continue };
+            match first.take() {
+                None if all.is_empty() => first = Some(line),
+                before => {
+                    before.iter().for_each(|before| all.extend_from_slice(before));
+                    all.extend_from_slice(&line);
+                }
+            }
+        }
+        if let Some(last) = events.last() {
+            self.seen = self.seen.max(last.revision());
+        }
+        first.or_else(|| (!all.is_empty()).then(|| all.freeze()))
+    }
+
     /// The next bytes to send; `None` ends the watch.
-    async fn next(&mut self) -> Option<Bytes> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.done {
-            return None;
+            return Poll::Ready(None);
         }
         if let Some(chunk) = self.take_initial() {
-            return Some(chunk);
+            return Poll::Ready(Some(chunk));
         }
         loop {
             // Taken before the events: everything up to it is among them.
             let applied = self.entry.cache.applied().revision();
-            let events = match self.watcher.ready() {
-                Ok(events) => events,
+            let mut events = std::mem::take(&mut self.events);
+            let polled = self.watcher.poll(cx, &mut events);
+            let lines = self.lines(&events);
+            events.clear();
+            self.events = events;
+            match polled {
                 // Overtaken: the stream ends, and the client goes on from the last revision that it has seen.
-                Err(_) => return None,
-            };
-            let mut lines = Vec::new();
-            for event in &events {
-                lines.extend(self.line(event));
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Ready(Ok(())) if lines.is_some() => return Poll::Ready(lines),
+                Poll::Ready(Ok(())) => continue,
+                Poll::Pending => {}
             }
-            if let Some(last) = events.last() {
-                self.seen = self.seen.max(last.revision());
+            if self.bookmarks && self.next_bookmark.as_mut().poll(cx).is_ready() {
+                self.next_bookmark.as_mut().reset(Instant::now() + BOOKMARKS);
+                return Poll::Ready(Some(self.progress(applied)));
             }
-            match lines.len() {
-                0 if !events.is_empty() => continue,
-                0 => {}
-                1 => return lines.pop(),
-                _ => return Some(lines.concat().into()),
+            if self.deadline.as_mut().poll(cx).is_ready() {
+                self.done = true;
+                return Poll::Ready(self.bookmarks.then(|| self.progress(applied)));
             }
-            tokio::select! {
-                biased;
-                alive = self.watcher.changed() => {
-                    if !alive {
-                        return None;
-                    }
-                }
-                () = &mut self.next_bookmark, if self.bookmarks => {
-                    self.next_bookmark.as_mut().reset(Instant::now() + BOOKMARKS);
-                    self.seen = self.seen.max(applied);
-                    let revision = self.seen;
-                    return Some(self.bookmark(revision, false));
-                }
-                () = &mut self.deadline => {
-                    self.done = true;
-                    if !self.bookmarks {
-                        return None;
-                    }
-                    self.seen = self.seen.max(applied);
-                    let revision = self.seen;
-                    return Some(self.bookmark(revision, false));
-                }
-                () = &mut self.shutdown => return None,
-            }
+            return if self.shutdown.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending };
         }
+    }
+
+    /// A bookmark of a revision up to which everything has been sent.
+    fn progress(&mut self, applied: u64) -> Bytes {
+        self.seen = self.seen.max(applied);
+        self.bookmark(self.seen, false)
+    }
+}
+
+// Polled as it is: a stream made of a future would move all of this with every event.
+impl http_body::Body for Stream {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.get_mut().poll_bytes(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 
