@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -90,4 +91,38 @@ pub async fn cluster(registry: &Arc<Registry>, cluster_ip: Ipv4Addr, advertised:
         service(registry, cluster_ip, address, port).await?;
     }
     Ok(())
+}
+
+/// Publishes where the cluster is and by which authority it is known, for machines that are to join: everybody may read
+/// `kube-public/cluster-info`, and who has the authority's hash can tell a true one. As kubeadm writes it.
+pub async fn cluster_info(registry: &Registry, server: &str, authorities: &str) -> Result<()> {
+    const NAME: &str = "cluster-info";
+    let authority = STANDARD.encode(authorities);
+    let kubeconfig = format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {authority}\n    server: {server}\n  name: \"\"\n\
+         contexts: null\ncurrent-context: \"\"\nkind: Config\npreferences: {{}}\nusers: null\n"
+    );
+    let entry = registry.core("configmaps")?;
+    let user = User::new("system:apiserver", &[MASTERS]);
+    let options = WriteOptions::default();
+    let write = Write { user: &user, now: Timestamp::now(), options: &options };
+    let known = registry.current(entry, "kube-public", NAME).await?;
+    let kept = known.as_ref().and_then(|found| found.value.pointer("/data/kubeconfig")?.as_str().map(str::to_owned));
+    if kept.is_some_and(|text| text.contains(&authority)) {
+        // Another server's address is as good as ours.
+        return Ok(());
+    }
+    if known.is_none() {
+        let object = json!({"metadata": {"name": NAME, "namespace": "kube-public"}, "data": {"kubeconfig": kubeconfig}});
+        return match registry.create(entry, "kube-public", object, write).await {
+            Err(status) if status.is("AlreadyExists") => Ok(()),
+            other => other.map(drop),
+        };
+    }
+    let mut wish = |current: &Value| {
+        let mut new = current.clone();
+        new["data"]["kubeconfig"] = json!(kubeconfig);
+        Ok(new)
+    };
+    registry.update(entry, ("kube-public", NAME), None, write, &mut wish).await.map(drop)
 }

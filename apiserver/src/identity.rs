@@ -21,6 +21,8 @@ pub type Identity = Arc<User>;
 
 /// The group that may do anything.
 pub const MASTERS: &str = "system:masters";
+/// The group of kubelets.
+pub const NODES: &str = "system:nodes";
 /// The group of every authenticated user.
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// The user of requests without credentials.
@@ -41,6 +43,11 @@ impl User {
     /// Nobody in particular.
     pub fn anonymous() -> Self {
         Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() }
+    }
+
+    /// The node that the user is the kubelet of; empty where the name says none.
+    pub fn node(&self) -> Option<&str> {
+        self.name.strip_prefix("system:node:").filter(|_| self.is_in(NODES))
     }
 
     /// Whether the user is in `group`.

@@ -24,6 +24,8 @@ pub struct RequestInfo {
     pub subresource: String,
     /// The object's name; empty for collections (but set by `fieldSelector=metadata.name=x`).
     pub name: String,
+    /// Of a list or watch of pods: the node that `fieldSelector=spec.nodeName=x` asks for.
+    pub selected_node: String,
     /// What follows the subresource (`/proxy/metrics/cadvisor` gives `metrics/cadvisor`).
     pub rest: String,
 }
@@ -94,10 +96,10 @@ pub fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// `metadata.name=x` in a field selector names the object for authorization.
-fn selected_name(selector: &str) -> Option<&str> {
+/// What a field selector says that `field` must be: `metadata.name=x` names the object for authorization.
+pub fn selected<'a>(selector: &'a str, field: &str) -> Option<&'a str> {
     selector.split(',').find_map(|term| {
-        let rest = term.strip_prefix("metadata.name")?;
+        let rest = term.strip_prefix(field)?;
         let value = rest.strip_prefix("==").or_else(|| rest.strip_prefix('='))?;
         (!value.is_empty()).then_some(value)
     })
@@ -161,7 +163,10 @@ impl RequestInfo {
             };
             if matches!(info.verb, "list" | "watch" | "deletecollection") && query.contains("fieldSelector") {
                 let selector = query_value(query, "fieldSelector").unwrap_or_default();
-                info.name = selected_name(&selector).unwrap_or("").to_owned();
+                info.name = selected(&selector, "metadata.name").unwrap_or("").to_owned();
+                if info.resource == "pods" {
+                    info.selected_node = selected(&selector, "spec.nodeName").unwrap_or("").to_owned();
+                }
             }
         }
         if forced_watch {

@@ -138,10 +138,15 @@ impl Server {
         let security = match &config.security {
             Some(security) => {
                 let lookup = Arc::new(FromCache(registry.clone()));
-                Some(Security::start(security, config.store.clone(), lookup, shutdown.clone()).await?)
+                let pods = registry.core("pods").map_err(Error::Bootstrap)?.cache.clone();
+                Some(Security::start(security, config.store.clone(), lookup, pods, shutdown.clone()).await?)
             }
             None => None,
         };
+        if let (Some(security), Some((host, port))) = (&security, &config.advertise) {
+            let server = format!("https://{host}:{port}");
+            bootstrap::cluster_info(&registry, &server, &security.authorities).await.map_err(Error::Bootstrap)?;
+        }
         let gate = security.as_ref().map_or_else(Gate::open, |s| s.gate.clone());
         let tokens = security.as_ref().map(|s| s.tokens.clone());
         let (fed, going) = (registry.clone(), shutdown.clone());

@@ -51,11 +51,26 @@ pub async fn start_with(change: impl FnOnce(&mut Config)) -> TestServer {
 /// # Panics
 /// If the server does not start.
 pub async fn start_secure() -> TestServer {
+    start_secure_with(|_| {}).await
+}
+
+/// The same with a changed configuration.
+///
+/// # Panics
+/// If the server does not start.
+pub async fn start_secure_with(change: impl FnOnce(&mut Config)) -> TestServer {
     start_in(|config, directory| {
         let addresses = vec!["127.0.0.1".to_owned()];
         let pki = directory.join("pki");
-        config.security = Some(security::Config { pki, addresses, loopback_kubelets: true, files: Default::default() });
+        config.security = Some(security::Config {
+            pki,
+            addresses,
+            loopback_kubelets: true,
+            files: Default::default(),
+            access: Default::default(),
+        });
         config.listen = Some(([127, 0, 0, 1], 0).into());
+        change(config);
     })
     .await
 }

@@ -1,6 +1,7 @@
 //! What happens to objects before their kind decides: the built-in admission of upstream's default set, as far as it
 //! concerns the kinds that are served.
 
+mod certificates;
 mod pods;
 
 use api::{
@@ -36,6 +37,8 @@ pub async fn on_create(
         pods::on_create(registry, namespace, object, write).await?;
     } else if is(entry, "nodes") {
         api::kinds::node::taint_until_ready(object);
+    } else if certificates::concern(entry) {
+        certificates::on_create(entry, object)?;
     }
     Ok(())
 }

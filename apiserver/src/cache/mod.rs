@@ -206,6 +206,12 @@ impl Cache {
         self.state.read().objects.values().cloned().collect()
     }
 
+    /// The objects whose indexed field has a value.
+    pub fn indexed(&self, value: &str) -> Vec<Arc<Object>> {
+        let state = self.state.read();
+        state.index.keys.get(value).into_iter().flatten().filter_map(|key| state.objects.get(key)).cloned().collect()
+    }
+
     /// How many changes the cache has seen, and the revision of the last.
     pub fn seen(&self) -> (u64, Revision) {
         let state = self.state.read();

@@ -1,5 +1,6 @@
 //! From a request that was let in to its answer: one dispatcher for every kind.
 
+pub mod certificates;
 pub mod plain;
 pub mod read;
 pub mod subresource;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use serde_json::Value;
 
-use super::{App, Ask, read};
+use super::{App, Ask, certificates, read};
 use crate::{
     error::{self, Result},
     registry::{Entry, Write, Written, metadata},
@@ -164,6 +164,7 @@ pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
         check_uid(entry, (namespace, name), &object, current)?;
+        certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object.clone())
     };
     let result = app.registry.update(entry, (namespace, name), at, write, &mut wish).await;
@@ -207,6 +208,7 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
         }
         check_name(&object, &ask.info.name)?;
         escalation(app, ask, &object)?;
+        certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object)
     };
     let written = app.registry.update(entry, place(entry, ask), at, write, &mut wish).await?;

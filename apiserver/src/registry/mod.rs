@@ -17,7 +17,7 @@ use std::{
 };
 
 use api::{
-    kind::{Context, Hooks, Kind, KindInfo},
+    kind::{Context, Hooks, Kind, KindInfo, Requester},
     status::Status,
 };
 use bytes::Bytes;
@@ -88,7 +88,8 @@ pub struct Write<'a> {
 impl<'a> Write<'a> {
     /// What a kind's hooks may know.
     pub fn context(&self) -> Context<'a> {
-        Context { now: self.now, user: &self.user.name }
+        let User { uid, groups, extra, .. } = self.user;
+        Context { now: self.now, user: &self.user.name, requester: Requester { uid, groups, extra: Some(extra) } }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who sent a request: a client certificate, else a bearer token, else nobody.
+//! Who sent a request: a client certificate, else a bearer token (a service account's or a bootstrap token), else nobody.
 //!
 //! Tokens are checked against stored objects; a success is remembered for ten seconds (upstream's figure), so that a
 //! busy pod costs one signature check in that time and a revoked token lives on no longer than that.
@@ -17,6 +17,8 @@ use ring::digest;
 use serde_json::{Value, json};
 
 use super::{
+    bootstrap_token,
+    lookup::Lookup,
     tls::{Certificate, Peer, unix_now},
     tokens::{ISSUER, Tokens},
 };
@@ -42,6 +44,7 @@ struct Known {
 /// The authenticator.
 pub struct Authenticator {
     tokens: Arc<Tokens>,
+    bootstrap: Option<Arc<dyn Lookup>>,
     known: Mutex<HashMap<[u8; 32], Known>>,
 }
 
@@ -64,9 +67,23 @@ pub fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Authenticator {
-    /// Tokens are checked by `tokens`, certificates have been by the listener.
-    pub fn new(tokens: Arc<Tokens>) -> Self {
-        Self { tokens, known: Mutex::default() }
+    /// Service accounts' tokens are checked by `tokens`, bootstrap tokens (if they are let in) by the Secrets in `bootstrap`;
+    /// certificates have been by the listener.
+    pub fn new(tokens: Arc<Tokens>, bootstrap: Option<Arc<dyn Lookup>>) -> Self {
+        Self { tokens, bootstrap, known: Mutex::default() }
+    }
+
+    /// The user behind a token of either sort, with its audiences and its end.
+    async fn check(&self, token: &str) -> Result<(User, Vec<String>, i64), String> {
+        let (Some(secrets), Some((id, secret))) = (&self.bootstrap, bootstrap_token::parse(token)) else {
+            return self.tokens.user(token).await;
+        };
+        let (user, end) =
+            bootstrap_token::user(secrets.as_ref(), id, secret, jiff::Timestamp::now()).await.map_err(|why| {
+                tracing::debug!(id, "{why}");
+                INVALID.to_owned()
+            })?;
+        Ok((user, vec![ISSUER.to_owned()], end))
     }
 
     async fn token(&self, token: &str) -> Result<(Identity, Vec<String>), String> {
@@ -79,7 +96,7 @@ impl Authenticator {
         {
             return Ok((known.user.clone(), known.audiences.clone()));
         }
-        let (user, audiences, end) = self.tokens.user(token).await?;
+        let (user, audiences, end) = self.check(token).await?;
         let user: Identity = Arc::new(user);
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {

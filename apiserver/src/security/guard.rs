@@ -133,11 +133,16 @@ mod tests {
         let dir = Dir::new();
         let options = store::redb::Options::default();
         let store: Arc<dyn Store> = Arc::new(store::redb::RedbStore::open(dir.0.join("store.redb"), options).unwrap());
-        let config =
-            Config { pki: dir.0.join("pki"), addresses: Vec::new(), loopback_kubelets: true, files: Default::default() };
+        let config = Config {
+            pki: dir.0.join("pki"),
+            addresses: Vec::new(),
+            loopback_kubelets: true,
+            files: Default::default(),
+            access: Default::default(),
+        };
         let shutdown = CancellationToken::new();
         let lookup = Arc::new(InStore(store.clone()));
-        let security = Security::start(&config, store.clone(), lookup, shutdown.clone()).await.unwrap();
+        let security = Security::start(&config, store.clone(), lookup, Arc::new(()), shutdown.clone()).await.unwrap();
         let who = any(|Extension(user): Extension<Identity>| async move { user.name.clone() });
         let layer = axum::middleware::from_fn_with_state(security.gate.clone(), guard);
         let router = Router::new().fallback(who).layer(layer);

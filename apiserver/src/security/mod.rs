@@ -1,13 +1,17 @@
-//! Who may come in: keys and certificates, the TLS listener, authentication, RBAC and its bootstrap policy, tokens.
+//! Who may come in: keys and certificates, the TLS listener, authentication, authorization (nodes, RBAC and its
+//! bootstrap policy), tokens.
 //!
 //! The registry knows none of this; it calls the seams in [`crate::gate`], which [`setup::Security`] fills.
 
 pub mod authn;
+pub mod bootstrap_token;
 pub mod guard;
 pub mod impersonation;
 pub mod jwt;
 pub mod kubeconfig;
 pub mod lookup;
+pub mod modes;
+pub mod node;
 pub mod pki;
 pub mod rbac;
 pub mod reviews;

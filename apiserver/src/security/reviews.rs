@@ -13,10 +13,11 @@ use super::authn;
 use crate::{
     gate::{Authorize, Decision, Gate},
     identity::User,
-    request::RequestInfo,
+    request::{self, RequestInfo},
 };
 
 const AUTHORIZATION: &str = "authorization.k8s.io";
+const NODE_NAME: &str = "spec.nodeName";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 
 /// Whether [`answer`] answers creates of this resource.
@@ -149,6 +150,19 @@ fn verb(text: &str) -> &'static str {
     }
 }
 
+/// The node that a review's field selector asks for, in requirements or as text.
+fn selected_node(resource: &Map<String, Value>) -> String {
+    let Some(selector) = resource.get("fieldSelector") else { return String::new() };
+    let of_raw = selector.get("rawSelector").and_then(Value::as_str).and_then(|raw| request::selected(raw, NODE_NAME));
+    let requirements = selector.get("requirements").and_then(Value::as_array);
+    let of_requirements = requirements.into_iter().flatten().find_map(|requirement| {
+        let fits = requirement["key"] == NODE_NAME && requirement["operator"] == "In";
+        let [Value::String(node)] = requirement["values"].as_array()?.as_slice() else { return None };
+        fits.then_some(node.as_str())
+    });
+    of_raw.or(of_requirements).unwrap_or_default().to_owned()
+}
+
 fn decide(authorize: &dyn Authorize, user: &User, spec: &Value) -> Value {
     let attributes = |field: &str| spec.get(field).and_then(Value::as_object).cloned();
     let text = |map: &Map<String, Value>, key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -162,6 +176,7 @@ fn decide(authorize: &dyn Authorize, user: &User, spec: &Value) -> Value {
             resource: text(&resource, "resource"),
             subresource: text(&resource, "subresource"),
             name: text(&resource, "name"),
+            selected_node: selected_node(&resource),
             ..RequestInfo::default()
         },
         (None, other) => {

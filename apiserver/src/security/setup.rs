@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     authn::Authenticator,
     lookup::Lookup,
+    modes::{Mode, Modes},
+    node::{BoundPods, NodeAuthorizer},
     pki::{self, Pki},
-    rbac::{Rbac, follow},
+    rbac::{Rbac, follow, policy},
     tls::{self, Tls},
     tokens::Tokens,
     x509,
@@ -32,6 +34,23 @@ pub struct Config {
     pub loopback_kubelets: bool,
     /// What is brought along instead of being made.
     pub files: Files,
+    /// Which ways in there are.
+    pub access: Access,
+}
+
+/// Which ways in there are, besides certificates and service accounts' tokens.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Bootstrap tokens are taken.
+    pub bootstrap_tokens: bool,
+    /// Who decides what users may do.
+    pub modes: Vec<Mode>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { bootstrap_tokens: true, modes: vec![Mode::Rbac] }
+    }
 }
 
 /// Keys and certificates that were made elsewhere.
@@ -86,10 +105,12 @@ pub struct Security {
     pub tls: Tls,
     /// The seams.
     pub gate: Gate,
-    /// The authorizer behind the gate.
+    /// The roles and bindings behind the gate.
     pub rbac: Arc<Rbac>,
     /// The token signer behind the gate; also answers token discovery.
     pub tokens: Arc<Tokens>,
+    /// The certificates of the authorities that are trusted (PEM).
+    pub authorities: String,
     follower: tokio::task::JoinHandle<()>,
 }
 
@@ -99,6 +120,7 @@ impl Security {
         config: &Config,
         store: Arc<dyn Store>,
         lookup: Arc<dyn Lookup>,
+        pods: Arc<dyn BoundPods>,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let mut pki = Pki::open(&config.pki, SystemTime::now().into())?;
@@ -112,22 +134,28 @@ impl Security {
         publish_authority(store.as_ref(), &authorities).await?;
         let follower = follow::start(store, rbac.clone()).await?;
         let tokens = Arc::new(Tokens::new(&pki, lookup.clone()).map_err(Error::Signer)?);
+        let has = |mode: Mode| config.access.modes.contains(&mode);
+        let authorize = Arc::new(Modes {
+            node: has(Mode::Node).then(|| NodeAuthorizer::new(pods, policy::rules_of_role("system:node"))),
+            rbac: has(Mode::Rbac).then(|| rbac.clone()),
+        });
+        let bootstrap = config.access.bootstrap_tokens.then(|| lookup.clone());
         let kubelets = Kubelets {
             tls: Arc::new(tls::client(Some(&pki.kubelet_client()?), pki.authority_pem())?),
             insecure: Arc::new(tls::insecure_client()?),
             lookup,
-            authorize: rbac.clone(),
+            authorize: authorize.clone(),
             loopback: config.loopback_kubelets,
         };
         let gate = Gate {
-            authenticate: Arc::new(Authenticator::new(tokens.clone())),
-            authorize: rbac.clone(),
+            authenticate: Arc::new(Authenticator::new(tokens.clone(), bootstrap)),
+            authorize,
             tokens: tokens.clone(),
             connect: Arc::new(kubelets),
         };
         tokio::spawn(renew(config.clone(), tls.clone(), shutdown.clone()));
         let follower = tokio::spawn(follower.run(shutdown));
-        Ok(Self { pki, tls, gate, rbac, tokens, follower })
+        Ok(Self { pki, tls, gate, rbac, tokens, authorities, follower })
     }
 
     /// `/.well-known/openid-configuration` and `/openid/v1/jwks`: content type and document.

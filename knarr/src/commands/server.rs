@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use apiserver::{
     registry::ServiceRanges,
-    security::{pki, setup::Files},
+    security::{
+        modes::Mode,
+        pki,
+        setup::{Access, Files},
+    },
 };
 use net::Cidr;
 use process::{flags::LogFlags, metrics::Metrics};
@@ -112,9 +116,19 @@ pub struct ApiServerArgs {
     /// tokens; only the one that signs is.
     #[arg(long)]
     service_account_key_file: Option<PathBuf>,
-    /// How requests are authorized.
-    #[arg(long, value_delimiter = ',', default_value = "RBAC", value_parser = ["RBAC"])]
+    /// Who is asked whether a request may be done.
+    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC", value_parser = ["Node", "RBAC"])]
     authorization_mode: Vec<String>,
+    /// Let bearers of bootstrap tokens in: Secrets of type 'bootstrap.kubernetes.io/token' in the 'kube-system' namespace.
+    #[arg(
+        long,
+        action = clap::ArgAction::Set,
+        default_value_t = false,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    enable_bootstrap_token_auth: bool,
     #[command(flatten)]
     logs: LogFlags,
 }
@@ -129,8 +143,8 @@ impl ApiServerFlags {
             (_, false) => Backend::Etcd(self.etcd()?),
         };
         let listen: SocketAddr = (self.bind_address, self.secure_port).into();
-        let (ranges, files) = Default::default();
-        Ok(control_plane::Plan { data, address: self.address()?, listen, store, ranges, files })
+        let (ranges, files, access) = Default::default();
+        Ok(control_plane::Plan { data, address: self.address()?, listen, store, ranges, files, access })
     }
 
     fn etcd(&self) -> Result<store::etcd::Options> {
@@ -165,8 +179,14 @@ impl ApiServerArgs {
                 client_authorities: self.client_ca_file.clone(),
                 service_account_key: self.token_key()?,
             },
+            access: Access { bootstrap_tokens: self.enable_bootstrap_token_auth, modes: self.modes() },
             ..self.server.plan()?
         })
+    }
+
+    fn modes(&self) -> Vec<Mode> {
+        let mode = |name: &String| if name == "Node" { Mode::Node } else { Mode::Rbac };
+        self.authorization_mode.iter().map(mode).collect()
     }
 
     /// The file of the one key that signs and verifies tokens.

@@ -14,7 +14,7 @@ use apiserver::{
         self,
         kubeconfig::Kubeconfig,
         pki::{Pair, Pki},
-        setup::Files,
+        setup::{Access, Files},
     },
 };
 use process::metrics::Metrics;
@@ -44,6 +44,8 @@ pub struct Plan {
     pub ranges: ServiceRanges,
     /// Keys and certificates that are brought along.
     pub files: Files,
+    /// Which ways in there are.
+    pub access: Access,
 }
 
 /// All nodes' pods.
@@ -104,6 +106,7 @@ impl ControlPlane {
             addresses: vec![plan.address.to_string(), first_address(&plan.ranges).to_string()],
             loopback_kubelets: false,
             files: plan.files,
+            access: plan.access,
         });
         config.ranges = plan.ranges;
         config.metrics = metrics.clone();

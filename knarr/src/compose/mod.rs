@@ -64,6 +64,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             store,
             ranges: Default::default(),
             files: Default::default(),
+            access: Default::default(),
         };
         let control_plane = control_plane.insert(ControlPlane::start(plan, &mut parts).await?);
         control_plane.write_kubeconfig(

@@ -4,6 +4,8 @@
 //! kubectl's printers and RBAC read nothing else. [`Hooks`] is the same thing with the type erased; the blanket
 //! implementation decodes an object once, lets the kind default, prepare and validate it, and encodes it once.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -176,6 +178,24 @@ pub struct Context<'a> {
     pub now: jiff::Timestamp,
     /// The requesting user's name.
     pub user: &'a str,
+    /// What else is known of the user.
+    pub requester: Requester<'a>,
+}
+
+/// What authentication knows of a user besides the name.
+#[derive(Clone, Copy, Debug)]
+pub struct Requester<'a> {
+    /// A unique id behind the name, empty if there is none.
+    pub uid: &'a str,
+    /// Groups.
+    pub groups: &'a [String],
+    /// Whatever else the authenticator knows.
+    pub extra: Option<&'a BTreeMap<String, Vec<String>>>,
+}
+
+impl Requester<'static> {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self { uid: "", groups: &[], extra: None };
 }
 
 /// A kind's decisions over its typed form. Every method has the default that most kinds share.

@@ -1,5 +1,5 @@
 //! Kinds and the machinery they share, without I/O and without a runtime: metadata, selectors, quantities, defaults,
-//! validation, patches, schemas, tables and `Status` errors.
+//! validation, patches, schemas, tables, certificate requests and `Status` errors.
 
 // Tests write objects in place: `pod(json!({..}))`.
 #![cfg_attr(test, allow(clippy::needless_pass_by_value))]
@@ -15,6 +15,8 @@ pub mod meta;
 pub mod names;
 pub mod normalize;
 pub mod patch;
+pub mod pem;
+pub mod pkcs10;
 pub mod pluck;
 pub mod protobuf;
 pub mod quantity;

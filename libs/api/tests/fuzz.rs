@@ -15,7 +15,7 @@ use std::{
 
 use knarr_api::{
     duration, jsonpath,
-    kind::Context,
+    kind::{Context, Requester},
     kinds,
     patch::{Patch, PatchType},
     protobuf,
@@ -98,7 +98,8 @@ fn decisions() -> impl Fn(&[u8]) {
     let kinds = kinds::all();
     let old: Vec<Value> = golden().into_iter().skip(1).step_by(2).collect();
     move |input| {
-        let context = Context { now: "2026-01-02T03:04:05Z".parse().expect("a time"), user: "fuzz" };
+        let context =
+            Context { now: "2026-01-02T03:04:05Z".parse().expect("a time"), user: "fuzz", requester: Requester::UNKNOWN };
         let Ok((value, _)) = check::parse(input, MediaType::Json, None) else { return };
         let named = value.get("kind").cloned().unwrap_or_default();
         for (kind, old) in kinds.iter().zip(&old).filter(|(k, _)| named == k.info.kind) {

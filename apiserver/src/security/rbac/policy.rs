@@ -151,6 +151,12 @@ fn fill_aggregates(all: &mut [Wanted]) {
     }
 }
 
+/// The rules of a cluster role of the policy, whatever is stored of it.
+pub fn rules_of_role(name: &str) -> Vec<Rule> {
+    let role = wanted().into_iter().find(|wanted| wanted.place.0 == Source::ClusterRole && wanted.place.2 == name);
+    role.map(|role| rules_of(&role.object)).unwrap_or_default()
+}
+
 fn rules_of(object: &Value) -> Vec<Rule> {
     serde_json::from_value(object.get("rules").cloned().unwrap_or_default()).unwrap_or_default()
 }

@@ -21,6 +21,8 @@ mod fields;
 mod label_keys;
 #[path = "pod/qos.rs"]
 mod qos;
+#[path = "pod/refs.rs"]
+pub mod refs;
 #[path = "pod/row.rs"]
 mod row;
 
@@ -237,7 +239,7 @@ fn prepare_for_resize(new: &mut Pod, old: &Pod) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::Kind;
+    use crate::kind::{Kind, Requester};
     use serde_json::json;
 
     #[test]
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn generation_counts_changes_of_the_spec() {
         let kind = Kind::of::<Pod>();
-        let ctx = Context { now: Timestamp::UNIX_EPOCH, user: "tester" };
+        let ctx = Context { now: Timestamp::UNIX_EPOCH, user: "tester", requester: Requester::UNKNOWN };
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         let old = kind.hooks.create(pod, &ctx).map_err(|refused| format!("{refused:?}")).unwrap().object;
         let generation = |change: Value, at| {

@@ -304,10 +304,10 @@ fn ports(ports: &[ServicePort]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::{Kind, Refused};
+    use crate::kind::{Kind, Refused, Requester};
     use serde_json::json;
 
-    const CTX: Context = Context { now: Timestamp::UNIX_EPOCH, user: "tester" };
+    const CTX: Context = Context { now: Timestamp::UNIX_EPOCH, user: "tester", requester: Requester::UNKNOWN };
 
     fn stored(spec: Value) -> Value {
         let object = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec});

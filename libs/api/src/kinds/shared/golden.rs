@@ -6,14 +6,14 @@ use std::{fs, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kind::{Context, Refused};
+use crate::kind::{Context, Refused, Requester};
 
 fn golden_path(file: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/kinds").join(format!("{file}.json"))
 }
 
 fn context() -> Context<'static> {
-    Context { now: "2026-01-02T03:04:05Z".parse().unwrap(), user: "tester" }
+    Context { now: "2026-01-02T03:04:05Z".parse().unwrap(), user: "tester", requester: Requester::UNKNOWN }
 }
 
 #[test]

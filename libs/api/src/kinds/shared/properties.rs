@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::kind::{Context, Subresource};
+use crate::kind::{Context, Requester, Subresource};
 
 /// The golden object of each kind.
 static INPUTS: std::sync::LazyLock<Vec<Value>> = std::sync::LazyLock::new(|| {
@@ -93,7 +93,7 @@ proptest! {
         choices in proptest::collection::vec(prop::bool::weighted(0.95), 0..200),
         places in proptest::collection::vec(proptest::option::weighted(0.05, odd()), 0..300),
     ) {
-        let ctx = Context { now: jiff::Timestamp::UNIX_EPOCH, user: "tester" };
+        let ctx = Context { now: jiff::Timestamp::UNIX_EPOCH, user: "tester", requester: Requester::UNKNOWN };
         let whole = INPUTS[which].clone();
         let mut object = whole.clone();
         thin_out(&mut object, &mut choices.into_iter());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::*;
-use crate::kind::{Admitted, Context, Hooks, Refused, Subresource};
+use crate::kind::{Admitted, Context, Hooks, Refused, Requester, Subresource};
 
 #[derive(Deserialize, Serialize)]
 struct Suite {
@@ -30,6 +30,7 @@ struct Case {
 fn place(update: &str) -> Option<Subresource> {
     match update {
         "status" => Some(Subresource::Status),
+        "approval" => Some(Subresource::Approval),
         "finalize" => Some(Subresource::Finalize),
         "ephemeralcontainers" => Some(Subresource::EphemeralContainers),
         "resize" => Some(Subresource::Resize),
@@ -38,7 +39,7 @@ fn place(update: &str) -> Option<Subresource> {
 }
 
 fn said(hooks: &dyn Hooks, base: &Value, case: &Case) -> Vec<String> {
-    let ctx = Context { now: "2026-01-02T03:04:05Z".parse().unwrap(), user: "tester" };
+    let ctx = Context { now: "2026-01-02T03:04:05Z".parse().unwrap(), user: "tester", requester: Requester::UNKNOWN };
     let outcome = match &case.update {
         None => {
             let mut object = base.clone();

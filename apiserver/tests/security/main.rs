@@ -1,0 +1,4 @@
+//! Who may come in and what they may do, as stories over the whole server.
+
+mod ask;
+mod joining;
