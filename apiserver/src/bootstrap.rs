@@ -33,7 +33,6 @@ async fn ensure(
             other => other.map(drop),
         };
     }
-    // What other servers' endpoints say stays; ours is added by content.
     let mut wish = |current: &Value| {
         let mut new = current.clone();
         for field in ["subsets", "endpoints", "ports", "addressType"] {
@@ -54,8 +53,8 @@ pub async fn namespaces(registry: &Registry) -> Result<()> {
     Ok(())
 }
 
-/// Makes the `kubernetes` Service for an API server at `address:port`.
-pub async fn service(registry: &Registry, cluster_ip: Ipv4Addr, address: &str, port: u16) -> Result<()> {
+/// Makes the `kubernetes` Service.
+async fn service(registry: &Registry, cluster_ip: Ipv4Addr, port: u16) -> Result<()> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
@@ -64,33 +63,39 @@ pub async fn service(registry: &Registry, cluster_ip: Ipv4Addr, address: &str, p
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
     });
-    ensure(registry, ("", "v1", "services"), "default", service).await?;
-    if address.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback()) {
+    ensure(registry, ("", "v1", "services"), "default", service).await
+}
+
+/// Makes the `kubernetes` Service lead to the API servers at these addresses, and to no others.
+pub async fn endpoints(registry: &Registry, addresses: &[String], port: u16) -> Result<()> {
+    let loopback = |address: &String| address.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
+    if let Some(address) = addresses.iter().find(|address| loopback(address)) {
         tracing::warn!(address, "no pod can reach a loopback address: the kubernetes Service has no endpoints");
         return Ok(());
     }
+    let each = |entry: &dyn Fn(&String) -> Value| addresses.iter().map(entry).collect::<Vec<_>>();
     let mirrored = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
     let endpoints = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": mirrored},
-        "subsets": [{"addresses": [{"ip": address}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        "subsets": [{"addresses": each(&|ip| json!({"ip": ip})), "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
     });
     ensure(registry, ("", "v1", "endpoints"), "default", endpoints).await?;
     let slice = json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": "IPv4",
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "endpoints": each(&|ip| json!({"addresses": [ip], "conditions": {"ready": true}})),
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     ensure(registry, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice).await
 }
 
-/// Both, as far as they are missing.
+/// Namespaces and the Service, as far as they are missing.
 pub async fn cluster(registry: &Arc<Registry>, cluster_ip: Ipv4Addr, advertised: Option<(&str, u16)>) -> Result<()> {
     namespaces(registry).await?;
-    if let Some((address, port)) = advertised {
-        service(registry, cluster_ip, address, port).await?;
+    match advertised {
+        Some((_, port)) => service(registry, cluster_ip, port).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Publishes where the cluster is and by which authority it is known, for machines that are to join: everybody may read

@@ -10,6 +10,7 @@ mod error;
 pub mod gate;
 mod handlers;
 pub mod identity;
+mod living;
 mod measured;
 mod metrics;
 pub mod registry;

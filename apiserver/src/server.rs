@@ -20,6 +20,7 @@ use crate::{
     gate::Gate,
     handlers::{App, plain::Documents, serve},
     identity::{Identity, User},
+    living::Lease,
     measured::Measured,
     metrics::ApiMetrics,
     registry::{Registry, ServiceRanges},
@@ -37,6 +38,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The address that the `kubernetes` Service leads to, with the port; `None` makes no such Service.
     pub advertise: Option<(String, u16)>,
+    /// Other API servers use the same store.
+    pub shared: bool,
     /// Addresses and ports of Services.
     pub ranges: ServiceRanges,
     /// How often older history is forgotten.
@@ -63,6 +66,7 @@ impl Config {
             security: None,
             listen: None,
             advertise: None,
+            shared: false,
             ranges: ServiceRanges::default(),
             compaction: Duration::from_secs(300),
             patience: Duration::from_secs(3),
@@ -96,6 +100,9 @@ pub enum Error {
     /// The objects that every cluster has.
     #[error("make the default objects")]
     Bootstrap(#[source] Status),
+    /// The record of the API servers that live.
+    #[error("join the other API servers")]
+    Lease(#[source] crate::living::Error),
 }
 
 /// A running server. Dropping it stops it.
@@ -103,6 +110,7 @@ pub struct Server {
     app: Arc<App>,
     security: Option<Security>,
     address: Option<SocketAddr>,
+    lease: Option<Arc<Lease>>,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -134,6 +142,20 @@ impl Server {
         let first = std::net::Ipv4Addr::from(u32::from(base) + 1);
         let advertised = config.advertise.as_ref().map(|(a, p)| (a.as_str(), *p));
         bootstrap::cluster(&registry, first, advertised).await.map_err(Error::Bootstrap)?;
+        let mut lease = None;
+        match &config.advertise {
+            Some((own, port)) if config.shared => {
+                let of_ours = Arc::new(Lease::new(registry.clone(), own, *port));
+                of_ours.renew().await.map_err(Error::Lease)?;
+                tasks.spawn(of_ours.clone().keep(shutdown.clone()));
+                lease = Some(of_ours);
+            }
+            Some((own, port)) => {
+                let only = std::slice::from_ref(own);
+                bootstrap::endpoints(&registry, only, *port).await.map_err(Error::Bootstrap)?;
+            }
+            None => {}
+        }
 
         let security = match &config.security {
             Some(security) => {
@@ -185,7 +207,7 @@ impl Server {
         let compactor = registry.clone();
         let until = shutdown.clone();
         tasks.spawn(async move { compactor.compact_regularly(config.compaction, until).await });
-        let server = Self { app, security, address, shutdown, tasks };
+        let server = Self { app, security, address, lease, shutdown, tasks };
         Ok(server.listen(listener))
     }
 
@@ -257,6 +279,9 @@ impl Server {
 
     /// Ends watches, listeners and background work, then closes the store.
     pub async fn stop(mut self) {
+        if let Some(lease) = &self.lease {
+            lease.withdraw().await;
+        }
         self.shutdown.cancel();
         let store = self.app.registry.store().clone();
         while let Some(ended) = self.tasks.join_next().await {

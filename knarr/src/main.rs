@@ -1,9 +1,11 @@
 //! The one binary: local clusters (`up`, `down`, `status`, ...), whole nodes (`server`, `agent`) and every component by
 //! itself, also under upstream's names (`kubelet` as a link to `knarr` runs the kubelet).
 
+mod balance;
 mod commands;
 mod compose;
 mod local;
+mod token;
 
 use clap::Parser;
 

@@ -18,6 +18,6 @@ pub mod reviews;
 pub mod setup;
 pub mod tls;
 pub mod tokens;
-pub mod x509;
 
+pub use knarr_x509 as x509;
 pub use setup::{Config, Security};

@@ -292,6 +292,11 @@ impl Pki {
         CertificateDer::from_pem_slice(self.authority_pem.as_bytes()).ok()
     }
 
+    /// The authority's key, PEM: what signs.
+    pub fn authority_key_pem(&self) -> String {
+        pem("PRIVATE KEY", &self.authority.pkcs8)
+    }
+
     /// Where the files are.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -1,6 +1,6 @@
 //! `knarr run-node`: the process of one node of a local cluster. `up` starts it, puts it into its cgroup and records it, and only
 //! then lets it go by a line on its standard input; if `up` dies before, it ends with the input. It reports on its
-//! standard output until it is ready.
+//! standard output until it is ready. Number 0 is no node: the balancer of a cluster with several servers.
 
 use std::io::Write;
 
@@ -60,11 +60,17 @@ fn serve(args: &Args) -> Result<()> {
         bail!("this is started by `knarr up`");
     }
     let cluster = Cluster::existing(&args.cluster)?;
-    let node = cluster.nodes()?.into_iter().find(|node| node.n == args.number).context("find the node in the cluster")?;
+    let node = match args.number {
+        0 => cluster.outside()?,
+        n => cluster.nodes()?.into_iter().find(|node| node.n == n).context("find the node in the cluster")?,
+    };
     let _ = nix::unistd::setsid();
     // SAFETY: ignoring a signal installs no handler.
     unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }.context("ignore hang-ups")?;
     // Before any thread is started: namespaces belong to threads.
     enter::node(&cluster.name, &node.name)?;
-    crate::compose::run(&cluster, &node)
+    match args.number {
+        0 => crate::compose::outside::run(&cluster, &node),
+        _ => crate::compose::run(&cluster, &node),
+    }
 }

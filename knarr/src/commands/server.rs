@@ -23,11 +23,16 @@ use crate::{
     compose::{
         agent,
         control_plane::{self, Backend, ControlPlane},
+        keys::Sharing,
         parts::Parts,
         registries,
     },
     local::record::Store,
+    token::TokenFlags,
 };
+
+/// The only server's pods.
+const FIRST_PODS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 42, 0, 0), 24);
 
 /// Flags of the API server, by itself or within a server.
 #[derive(Debug, clap::Args)]
@@ -60,6 +65,9 @@ pub struct ApiServerFlags {
     /// SSL key file used to secure etcd communication.
     #[arg(long, requires = "etcd_certfile")]
     etcd_keyfile: Option<PathBuf>,
+    /// A name or an address by which the API server is reached, besides its own: goes into its certificate.
+    #[arg(long, value_delimiter = ',')]
+    tls_san: Vec<String>,
 }
 
 /// Flags of the whole server.
@@ -67,6 +75,8 @@ pub struct ApiServerFlags {
 pub struct Args {
     #[command(flatten)]
     server: ApiServerFlags,
+    #[command(flatten)]
+    token: TokenFlags,
     /// Run no node on this machine.
     #[arg(long)]
     disable_agent: bool,
@@ -76,9 +86,10 @@ pub struct Args {
     /// The disk is shared with other things than the node: how full it is says nothing about its pods, and evicts none.
     #[arg(long)]
     shared_disk: bool,
-    /// The pods' range of this node.
-    #[arg(long, default_value = "10.42.0.0/24")]
-    pod_cidr: Cidr,
+    /// The pods' range of this node [default: 10.42.0.0/24; with etcd, where there may be other servers, assigned by the
+    /// cluster].
+    #[arg(long)]
+    pod_cidr: Option<Cidr>,
     /// Mirrors of registries and access to them [default: /etc/knarr/registries.yaml if it exists].
     #[arg(long)]
     registries_file: Option<PathBuf>,
@@ -144,7 +155,8 @@ impl ApiServerFlags {
         };
         let listen: SocketAddr = (self.bind_address, self.secure_port).into();
         let (ranges, files, access) = Default::default();
-        Ok(control_plane::Plan { data, address: self.address()?, listen, store, ranges, files, access })
+        let (address, names) = (self.address()?, self.tls_san.clone());
+        Ok(control_plane::Plan { data, address, listen, store, ranges, files, access, names, sharing: None })
     }
 
     fn etcd(&self) -> Result<store::etcd::Options> {
@@ -221,8 +233,19 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
 pub fn run(args: Args) -> Result<()> {
     component::run(&args.logs, |shutdown| async move {
         let mut parts = Parts::new(shutdown);
-        let (plan, address) = (args.server.plan()?, args.server.address()?);
+        let (mut plan, address) = (args.server.plan()?, args.server.address()?);
         let data = plan.data.clone();
+        let token = args.token.read()?;
+        let pods = match &plan.store {
+            Backend::Redb(_) if token.is_some() => {
+                bail!("a server joins others by the etcd they share: give --etcd-servers")
+            }
+            Backend::Redb(_) => args.pod_cidr.or(Some(Cidr::new(FIRST_PODS.0, FIRST_PODS.1))),
+            Backend::Etcd(_) => {
+                plan.sharing = Some(Sharing { token, file: data.join("server-token") });
+                args.pod_cidr
+            }
+        };
         let control_plane = ControlPlane::start(plan, &mut parts).await?;
         write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
         if !args.disable_agent {
@@ -231,7 +254,7 @@ pub fn run(args: Args) -> Result<()> {
             let plan = agent::Plan {
                 folder: data.join("node"),
                 address,
-                pods: Some(args.pod_cidr),
+                pods,
                 network: args.network.into(),
                 client_ca: data.join("pki/ca.crt"),
                 serving,

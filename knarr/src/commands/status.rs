@@ -36,8 +36,12 @@ struct Status {
     name: String,
     server: String,
     subnet: String,
+    servers: u8,
     store: crate::local::record::Store,
     nodes: Vec<NodeStatus>,
+    /// What runs on no node, by name: etcd, in a cluster of two servers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    outside: BTreeMap<&'static str, i32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,7 +64,19 @@ pub fn run(args: &Args) -> Result<()> {
         server: cluster.server()?,
         subnet: cluster.subnet.clone(),
         store: cluster.store,
-        nodes: cluster.nodes()?.into_iter().map(|node| node_status(node, &ready)).collect(),
+        servers: cluster.servers,
+        nodes: cluster
+            .nodes()?
+            .into_iter()
+            .map(|node| {
+                let is_server = cluster.is_server(&node);
+                node_status(node, is_server, &ready)
+            })
+            .collect(),
+        outside: match Identity::load(&cluster.outside()?.folder, "etcd") {
+            Some(etcd) => BTreeMap::from([("etcd", etcd.pid)]),
+            None => BTreeMap::new(),
+        },
         name: cluster.name,
     };
     match args.output {
@@ -83,10 +99,10 @@ pub fn is_ready(node: &ApiNode) -> bool {
     conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-fn node_status(node: Node, ready: &[String]) -> NodeStatus {
+fn node_status(node: Node, is_server: bool, ready: &[String]) -> NodeStatus {
     let mut pids = BTreeMap::new();
     if let Some(process) = Identity::load(&node.folder, "knarr") {
-        let control_plane: &[&str] = if node.n == 1 { &["apiserver", "scheduler", "controller-manager"] } else { &[] };
+        let control_plane: &[&str] = if is_server { &["apiserver", "scheduler", "controller-manager"] } else { &[] };
         pids.extend(control_plane.iter().chain(&["kubelet", "runtime", "proxy", "dns"]).map(|&c| (c, process.pid)));
     }
     pids.extend(Identity::load(&node.folder, "etcd").map(|etcd| ("etcd", etcd.pid)));

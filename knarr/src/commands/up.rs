@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     commands::{run_node::Report, small_runtime},
     local::{
-        control, enter, kubeconfig, layout, link,
+        control, enter, etcd, kubeconfig, layout, link,
         process::Identity,
         progress::Progress,
         record::{self, Cluster, Node, Store},
@@ -33,6 +33,10 @@ pub struct Args {
     /// How many nodes it has [default: 1, or what it was made with].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(layout::MOST_NODES)))]
     nodes: Option<u8>,
+    /// How many of its nodes, from the first on, are servers, each with an API server, a scheduler and controllers [default: 1,
+    /// or what it was made with]; more than one need --store etcd.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=7))]
+    servers: Option<u8>,
     /// What it keeps its objects in [default: redb, or what it was made with].
     #[arg(long, value_enum)]
     store: Option<Store>,
@@ -55,10 +59,13 @@ pub fn run(args: &Args) -> Result<()> {
     let cluster = runtime.block_on(ensure_record(args))?;
     let nodes = cluster.nodes()?;
     runtime.block_on(ensure_network(&cluster, &nodes))?;
-    // Node 1 holds the control plane, which the others need.
-    let (first, others) = nodes.split_at(1);
-    start(&cluster, first, &mut progress)?;
-    start(&cluster, others, &mut progress)?;
+    if cluster.servers > 1 {
+        ensure_outside(&cluster, &mut progress)?;
+    }
+    // The servers hold the control plane, which the others need.
+    let (servers, others): (Vec<Node>, Vec<Node>) = nodes.into_iter().partition(|node| cluster.is_server(node));
+    start(&cluster, &servers, &mut progress)?;
+    start(&cluster, &others, &mut progress)?;
     progress.step("Writing kubeconfig");
     let path = kubeconfig::publish(&cluster.name)?;
     progress.done();
@@ -75,16 +82,28 @@ async fn ensure_record(args: &Args) -> Result<Cluster> {
             if args.pod_network.is_some_and(|mode| cluster.pod_network().ok() != Some(mode)) {
                 bail!("cluster {} was made with another --pod-network; take it down first", args.name);
             }
+            if args.servers.is_some_and(|servers| servers != cluster.servers) {
+                bail!("cluster {} was made with another --servers; take it down first", args.name);
+            }
             cluster.nodes = cluster.nodes.max(args.nodes.unwrap_or(1));
             cluster
         }
         None => {
+            let servers = args.servers.unwrap_or(1);
+            let (nodes, store) = (args.nodes.unwrap_or(servers), args.store.unwrap_or_default());
+            if servers > 1 && store != Store::Etcd {
+                bail!("--servers {servers} needs --store etcd: redb is one server's own");
+            }
+            if servers > nodes {
+                bail!("--servers {servers} are more than --nodes {nodes}");
+            }
             let _only_one_chooses = record::lock("")?;
             let cluster = Cluster {
                 name: args.name.clone(),
                 subnet: link::free_subnet().await?.to_string(),
-                nodes: args.nodes.unwrap_or(1),
-                store: args.store.unwrap_or_default(),
+                nodes,
+                servers,
+                store,
                 pod_network: args.pod_network.map(|mode| mode.to_string()),
             };
             cluster.save()?;
@@ -103,6 +122,19 @@ pub async fn ensure_network(cluster: &Cluster, nodes: &[Node]) -> Result<()> {
         link::ensure_node(cluster, node).await.with_context(|| format!("connect {}", node.name))?;
     }
     Ok(())
+}
+
+/// What a cluster of several servers has besides them: the token by which they share their keys, certificates for its etcd, and
+/// a process in `NAME-outside` with the balancer (and with etcd, where it is on no node).
+fn ensure_outside(cluster: &Cluster, progress: &mut Progress) -> Result<()> {
+    let token = cluster.server_token();
+    if !token.exists() {
+        record::write_whole(&token, crate::token::Share::generate()?.secret.as_bytes(), 0o600)?;
+    }
+    etcd::ensure_certificates(cluster)?;
+    let outside = cluster.outside()?;
+    fs::create_dir_all(&outside.folder).with_context(|| format!("create {}", outside.folder.display()))?;
+    start(cluster, &[outside], progress)
 }
 
 /// Starts those nodes that are dead, side by side, and returns when all of them are ready.

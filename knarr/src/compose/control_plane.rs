@@ -20,7 +20,12 @@ use apiserver::{
 use process::metrics::Metrics;
 use store::Store;
 
-use super::{CLUSTER_DNS, parts::Parts};
+use super::{
+    CLUSTER_DNS,
+    keys::{self, Sharing},
+    parts::Parts,
+};
+use crate::commands::component;
 
 /// Where objects are kept.
 pub enum Backend {
@@ -46,6 +51,10 @@ pub struct Plan {
     pub files: Files,
     /// Which ways in there are.
     pub access: Access,
+    /// Names and addresses by which people reach it, besides its own.
+    pub names: Vec<String>,
+    /// Other servers use the same store: how the common keys are come by.
+    pub sharing: Option<Sharing>,
 }
 
 /// All nodes' pods.
@@ -72,10 +81,10 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts the API server, and the other components among `parts`.
     pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
-        let services = plan.ranges.addresses;
+        let (services, leader_elect) = (plan.ranges.addresses, plan.sharing.is_some());
         let this = Self::start_api_server(plan, &metrics()).await?;
         let config = controller_manager::Config {
-            leader_elect: false,
+            leader_elect,
             cluster_dns: Some(IpAddr::V4(CLUSTER_DNS)),
             // Nodes that come with a range of their own keep it.
             allocate_node_cidrs: true,
@@ -89,7 +98,8 @@ impl ControlPlane {
             let (config, client) = (config.clone(), client.clone());
             async move { Ok(controller_manager::run(config, client, shutdown).await?) }
         });
-        let config = scheduler::Config { leader_elect: false, ..scheduler::Config::default() };
+        let lease = client::leader::Config::new("kube-scheduler", component::identity());
+        let config = scheduler::Config { leader_elect, lease, ..scheduler::Config::default() };
         let client = this.component_client("kube-scheduler");
         parts.run("scheduler", move |shutdown| {
             let (config, client) = (config.clone(), client.clone());
@@ -100,14 +110,18 @@ impl ControlPlane {
 
     /// Starts the API server alone; `metrics` are the process'.
     pub async fn start_api_server(plan: Plan, metrics: &Metrics) -> Result<Self> {
-        let mut config = apiserver::Config::new(open(plan.store).await.context("open the store")?);
-        config.security = Some(security::Config {
-            pki: plan.data.join("pki"),
-            addresses: vec![plan.address.to_string(), first_address(&plan.ranges).to_string()],
-            loopback_kubelets: false,
-            files: plan.files,
-            access: plan.access,
-        });
+        let store = open(plan.store).await.context("open the store")?;
+        let pki = plan.data.join("pki");
+        let shared = plan.sharing.is_some();
+        if let Some(sharing) = plan.sharing {
+            keys::share(store.as_ref(), &pki, sharing).await?;
+        }
+        let mut addresses = vec![plan.address.to_string(), first_address(&plan.ranges).to_string()];
+        addresses.extend(plan.names);
+        let mut config = apiserver::Config::new(store);
+        config.shared = shared;
+        config.security =
+            Some(security::Config { pki, addresses, loopback_kubelets: false, files: plan.files, access: plan.access });
         config.ranges = plan.ranges;
         config.metrics = metrics.clone();
         config.listen = Some(plan.listen);

@@ -3,6 +3,8 @@
 
 pub mod agent;
 pub mod control_plane;
+pub mod keys;
+pub mod outside;
 pub mod parts;
 pub mod registries;
 
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands::{image::names, run_node::Report, status::is_ready},
-    compose::{control_plane::ControlPlane, parts::Parts},
+    compose::{control_plane::ControlPlane, keys::Sharing, parts::Parts},
     local::{
         control, etcd, kubeconfig, layout,
         record::{Cluster, Node, Store},
@@ -45,26 +47,35 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     let state = Arc::new(State::default());
     tokio::spawn(control::serve(control::listen(&node.folder)?, handler(state.clone())));
     let folder = layout::folder(&cluster.name);
+    // Every server has its own keys and certificates, as on machines of their own.
+    let data = if node.n == 1 { folder.clone() } else { node.folder.join("server") };
     let mut control_plane = None;
-    let (kubelet_client, proxy_client) = if node.n == 1 {
+    let (kubelet_client, proxy_client) = if cluster.is_server(node) {
         let store = match cluster.store {
             Store::Redb => control_plane::Backend::Redb(folder.join("state.db")),
             Store::Etcd => {
-                Report::Step("starting etcd".into()).send();
-                etcd::ensure(&folder.join("etcd"), &node.folder).await?;
-                let endpoints = vec![etcd::ENDPOINT.to_owned()];
-                control_plane::Backend::Etcd(store::etcd::Options { endpoints, ..Default::default() })
+                if cluster.servers == 1 || cluster.etcd_members()?.contains(node) {
+                    Report::Step("starting etcd".into()).send();
+                    etcd::ensure(cluster, node).await?;
+                }
+                control_plane::Backend::Etcd(etcd::options(cluster)?)
             }
+        };
+        let sharing = match cluster.servers {
+            1 => None,
+            _ => Some(Sharing { token: None, file: cluster.server_token() }),
         };
         Report::Step("starting the control plane".into()).send();
         let plan = control_plane::Plan {
-            data: folder.clone(),
+            data: data.clone(),
             address: node.address,
             listen: (Ipv4Addr::UNSPECIFIED, 6443).into(),
             store,
             ranges: Default::default(),
             files: Default::default(),
             access: Default::default(),
+            names: vec![layout::outside_address(cluster.subnet()?).to_string()],
+            sharing,
         };
         let control_plane = control_plane.insert(ControlPlane::start(plan, &mut parts).await?);
         control_plane.write_kubeconfig(

@@ -1,47 +1,130 @@
-//! The local etcd of a cluster made with `--store etcd`: a process of node 1, on the loopback of its network namespace.
+//! The local etcd of a cluster made with `--store etcd`.
+//!
+//! With one server it is a process of node 1, on the loopback of its network namespace. With several it is reached over the
+//! cluster's link, where pods' packets go, too: so it speaks TLS and wants certificates of an authority of its own, which only the servers have.
 //!
 //! It is started once and outlives its node's agent; a new agent finds it by its recorded pid and start time. It says when
 //! it is ready the way systemd's services do, so nobody has to knock.
 
 use std::{
     fs,
+    net::Ipv4Addr,
     os::{
         linux::net::SocketAddrExt,
         unix::{net::SocketAddr, process::CommandExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use apiserver::security::{
+    pki::{Pki, Subject},
+    x509::Usage,
+};
 use tokio::net::UnixDatagram;
 
-use super::process::Identity;
+use super::{
+    layout,
+    process::Identity,
+    record::{Cluster, Node},
+};
 
-/// Where it listens, in its node's namespace.
-pub const ENDPOINT: &str = "http://127.0.0.1:2379";
-const PEER: &str = "http://127.0.0.1:2380";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The pair of the API servers.
+const CLIENT: &str = "client";
 
-/// Makes sure that etcd runs, with its data in `data` and its log and pid in the node's `folder`.
-pub async fn ensure(data: &Path, folder: &Path) -> Result<()> {
+fn certificates(cluster: &Cluster) -> PathBuf {
+    layout::folder(&cluster.name).join("etcd-pki")
+}
+
+/// Makes the authority and the certificates of a cluster's etcd members and of their clients.
+pub fn ensure_certificates(cluster: &Cluster) -> Result<()> {
+    let pki = Pki::open(&certificates(cluster), std::time::SystemTime::now().into())?;
+    for member in cluster.etcd_members()? {
+        let names = [member.address.to_string(), Ipv4Addr::LOCALHOST.to_string()];
+        let names = names.each_ref().map(String::as_str);
+        pki.keep(&member.name, &Subject { usage: Usage::Both, ..Subject::server(&member.name, &[], &names) })?;
+    }
+    pki.keep(CLIENT, &Subject::client("knarr", &[]))?;
+    Ok(())
+}
+
+/// How a server reaches the cluster's etcd.
+pub fn options(cluster: &Cluster) -> Result<store::etcd::Options> {
+    let members = cluster.etcd_members()?;
+    if members.is_empty() {
+        let endpoints = vec![url("http", Ipv4Addr::LOCALHOST, 2379)];
+        return Ok(store::etcd::Options { endpoints, ..Default::default() });
+    }
+    let folder = certificates(cluster);
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).with_context(|| format!("read {}", path.display()))
+    };
+    Ok(store::etcd::Options {
+        endpoints: members.iter().map(|member| url("https", member.address, 2379)).collect(),
+        ca_pem: Some(read("ca.crt")?),
+        identity_pem: Some((read(&format!("{CLIENT}.crt"))?, read(&format!("{CLIENT}.key"))?)),
+    })
+}
+
+fn url(scheme: &str, address: Ipv4Addr, port: u16) -> String {
+    format!("{scheme}://{address}:{port}")
+}
+
+/// What a member is told. With one server it is the only one and keeps its data where it always has.
+fn arguments(cluster: &Cluster, node: &Node) -> Result<Vec<String>> {
+    let members = cluster.etcd_members()?;
+    let (scheme, address, name, data) = match members.is_empty() {
+        true => ("http", Ipv4Addr::LOCALHOST, "knarr", layout::folder(&cluster.name).join("etcd")),
+        false => ("https", node.address, node.name.as_str(), node.folder.join("etcd")),
+    };
+    let (client, peer) = (url(scheme, address, 2379), url(scheme, address, 2380));
+    let peers: Vec<String> = match members.is_empty() {
+        true => vec![format!("{name}={peer}")],
+        false => members.iter().map(|m| format!("{}={}", m.name, url(scheme, m.address, 2380))).collect(),
+    };
+    let text = |path: &Path| path.display().to_string();
+    let mut arguments: Vec<String> = [
+        ("name", name.to_owned()),
+        ("log-level", "warn".to_owned()),
+        ("logger", "zap".to_owned()),
+        ("data-dir", text(&data)),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer),
+        ("initial-cluster", peers.join(",")),
+    ]
+    .map(|(flag, value)| format!("--{flag}={value}"))
+    .to_vec();
+    if !members.is_empty() {
+        let folder = certificates(cluster);
+        for prefix in ["", "peer-"] {
+            arguments.push(format!("--{prefix}client-cert-auth"));
+            arguments.push(format!("--{prefix}trusted-ca-file={}", text(&folder.join("ca.crt"))));
+            arguments.push(format!("--{prefix}cert-file={}", text(&folder.join(format!("{name}.crt")))));
+            arguments.push(format!("--{prefix}key-file={}", text(&folder.join(format!("{name}.key")))));
+        }
+    }
+    Ok(arguments)
+}
+
+/// Makes sure that the member of this node runs, with its log and pid in the node's folder.
+pub async fn ensure(cluster: &Cluster, node: &Node) -> Result<()> {
+    let folder = node.folder.as_path();
     if Identity::load(folder, "etcd").is_some() {
         return Ok(());
     }
-    fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
     let (ready, notify) = ready_socket()?;
     let path = folder.join("etcd.log");
     let log = fs::OpenOptions::new().create(true).append(true).open(&path);
     let log = log.with_context(|| format!("open {}", path.display()))?;
     let mut command = Command::new("etcd");
     command
-        .args(["--name", "knarr", "--log-level", "warn", "--logger", "zap"])
-        .arg("--data-dir")
-        .arg(data)
-        .args(["--listen-client-urls", ENDPOINT, "--advertise-client-urls", ENDPOINT])
-        .args(["--listen-peer-urls", PEER, "--initial-advertise-peer-urls", PEER])
-        .args(["--initial-cluster", &format!("knarr={PEER}")])
+        .args(arguments(cluster, node)?)
         .env("NOTIFY_SOCKET", notify)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -32,11 +32,18 @@ pub struct Cluster {
     pub subnet: String,
     /// How many nodes it has.
     pub nodes: u8,
+    /// How many of its nodes, from the first on, are servers.
+    #[serde(default = "one")]
+    pub servers: u8,
     /// What it keeps its objects in.
     pub store: Store,
     /// How nodes reach each other's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_network: Option<String>,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// A node of a cluster.
@@ -109,9 +116,44 @@ impl Cluster {
         Ok((1..=self.nodes).map(|n| self.node(subnet, n)).collect())
     }
 
-    /// The address of the API server, as users reach it.
+    /// Whether the node runs a control plane.
+    pub fn is_server(&self, node: &Node) -> bool {
+        (1..=self.servers).contains(&node.n)
+    }
+
+    /// The addresses of the servers.
+    pub fn servers(&self) -> Result<Vec<String>> {
+        Ok(self.nodes()?.iter().filter(|node| self.is_server(node)).map(|node| format!("{}:6443", node.address)).collect())
+    }
+
+    /// The address of the API server, as users reach it: the first node's, or with several servers that of a balancer, which is no
+    /// node and goes on when any of them is gone.
     pub fn server(&self) -> Result<String> {
-        Ok(format!("https://{}:6443", layout::node_address(self.subnet()?, 1)))
+        let subnet = self.subnet()?;
+        let address = if self.servers > 1 { layout::outside_address(subnet) } else { layout::node_address(subnet, 1) };
+        Ok(format!("https://{address}:6443"))
+    }
+
+    /// The namespace that is no node, as the place of a process: number 0.
+    pub fn outside(&self) -> Result<Node> {
+        let name = layout::outside_name(&self.name);
+        let folder = layout::node_folder(&self.name, &name);
+        Ok(Node { n: 0, address: layout::outside_address(self.subnet()?), pods: layout::node_pods(1), folder, name })
+    }
+
+    /// Where the members of its etcd are, if they are more than a process beside the only server: on the first three nodes if these are
+    /// servers, else outside, where no node's end is theirs.
+    pub fn etcd_members(&self) -> Result<Vec<Node>> {
+        match self.servers {
+            0 | 1 => Ok(Vec::new()),
+            2 => Ok(vec![self.outside()?]),
+            _ => Ok(self.nodes()?.into_iter().take(3).collect()),
+        }
+    }
+
+    /// Where the token is with which the cluster's servers share their keys.
+    pub fn server_token(&self) -> PathBuf {
+        layout::folder(&self.name).join("server-token")
     }
 
     fn node(&self, subnet: Cidr, n: u8) -> Node {

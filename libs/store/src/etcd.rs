@@ -3,6 +3,8 @@
 //! Revisions, comparisons, watches and compaction are etcd's own; this module only translates. Times to live become leases
 //! that several keys share, as upstream's API server does it: a lease a key would cost etcd more than the key.
 
+mod connect;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -12,8 +14,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse,
-    WatchOptions, WatchResponse,
+    Client, Compare, CompareOp, EventType, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse, WatchOptions,
+    WatchResponse,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, broadcast, mpsc};
@@ -58,20 +60,7 @@ struct Shared {
 impl EtcdStore {
     /// Connects, and makes sure that a member answers.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let mut connect = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10));
-        if options.endpoints.iter().any(|e| e.starts_with("https://")) {
-            let mut tls = etcd_client::TlsOptions::new();
-            if let Some(ca) = &options.ca_pem {
-                tls = tls.ca_certificate(etcd_client::Certificate::from_pem(ca));
-            }
-            if let Some((certificate, key)) = &options.identity_pem {
-                tls = tls.identity(etcd_client::Identity::from_pem(certificate, key));
-            }
-            connect = connect.with_tls(tls);
-        }
-        let client = Client::connect(&options.endpoints, Some(connect)).await.map_err(|e| backend("connect to etcd", e))?;
+        let client = connect::client(&options).await?;
         let store =
             Self { client, leases: Mutex::default(), granting: AsyncMutex::default(), progress: broadcast::channel(16).0 };
         store.revision().await?;

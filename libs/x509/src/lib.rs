@@ -1,4 +1,5 @@
-//! Certificates written and signed: values in, DER out.
+//! Certificates written and signed: values in, DER out. Shared by the API server, which makes the cluster's authority, and by the
+//! controller that signs what others ask for.
 //!
 //! `rcgen` would do but for one thing: its names keep one value a type, so that of several `O=` (a user's groups) one is
 //! left. With the subject written here anyway, the rest of a certificate is a page of DER, and nothing else of it is needed.
@@ -27,8 +28,19 @@ const SUBJECT_ALT_NAME: &[u64] = &[2, 5, 29, 17];
 const BASIC_CONSTRAINTS: &[u64] = &[2, 5, 29, 19];
 const AUTHORITY_KEY_ID: &[u64] = &[2, 5, 29, 35];
 const EXT_KEY_USAGE: &[u64] = &[2, 5, 29, 37];
-const SERVER_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
+/// What a certificate is for: TLS servers.
+pub const SERVER_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 1];
+/// What a certificate is for: TLS clients.
+pub const CLIENT_AUTH: &[u64] = &[1, 3, 6, 1, 5, 5, 7, 3, 2];
+
+/// The first of the nine bits of a certificate's key usage.
+pub const DIGITAL_SIGNATURE: u16 = 1 << 15;
+/// The third.
+pub const KEY_ENCIPHERMENT: u16 = 1 << 13;
+/// The sixth.
+pub const CERT_SIGN: u16 = 1 << 10;
+/// The seventh.
+pub const CRL_SIGN: u16 = 1 << 9;
 
 /// Why a key or certificate could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -103,10 +115,12 @@ impl Key {
 pub enum Usage {
     /// Signing other certificates.
     Authority,
-    /// TLS servers (and clients, as kubelets serve and call with one).
+    /// TLS servers.
     Server,
     /// TLS clients.
     Client,
+    /// TLS servers that call one another with the same certificate.
+    Both,
 }
 
 /// A name in a certificate's SubjectAltName.
@@ -116,6 +130,10 @@ pub enum AltName {
     Dns(String),
     /// An address.
     Ip(IpAddr),
+    /// A mail address.
+    Email(String),
+    /// A URI.
+    Uri(String),
 }
 
 impl From<&str> for AltName {
@@ -210,50 +228,105 @@ fn alt_names(names: &[AltName]) -> Vec<u8> {
                     AltName::Ip(IpAddr::V6(ip)) => {
                         w.next().write_tagged_implicit(Tag::context(7), |w| w.write_bytes(&ip.octets()));
                     }
+                    AltName::Email(address) => {
+                        w.next().write_tagged_implicit(Tag::context(1), |w| w.write_ia5_string(address));
+                    }
+                    AltName::Uri(uri) => {
+                        w.next().write_tagged_implicit(Tag::context(6), |w| w.write_ia5_string(uri));
+                    }
                 }
             }
         });
     })
 }
 
-fn extensions(w: &mut DERWriterSeq<'_>, contents: &Contents, own_id: &[u8], issuer_id: &[u8]) {
-    let authority = contents.usage == Usage::Authority;
-    // digitalSignature + keyEncipherment, or digitalSignature + keyCertSign + cRLSign.
-    let (bits, count) = if authority { (0b1000_0110u8, 7) } else { (0b1010_0000, 3) };
-    extension(w, KEY_USAGE, true, &yasna::construct_der(|w| w.write_bitvec_bytes(&[bits], count)));
-    let purposes: &[&[u64]] = match contents.usage {
-        Usage::Authority => &[],
-        Usage::Server => &[SERVER_AUTH],
-        Usage::Client => &[CLIENT_AUTH],
-    };
-    if !purposes.is_empty() {
+/// A bit string without the zeros at its end, as DER wants named bits.
+fn named_bits(bits: u16) -> (Vec<u8>, usize) {
+    let length = 16 - bits.trailing_zeros().min(16) as usize;
+    (bits.to_be_bytes()[..length.div_ceil(8)].to_vec(), length)
+}
+
+fn extensions(w: &mut DERWriterSeq<'_>, template: &Template<'_>, own_id: &[u8], issuer_id: &[u8]) {
+    if template.key_usage != 0 {
+        let (bits, length) = named_bits(template.key_usage);
+        extension(w, KEY_USAGE, true, &yasna::construct_der(|w| w.write_bitvec_bytes(&bits, length)));
+    }
+    if !template.purposes.is_empty() {
         let value = yasna::construct_der(|w| {
-            w.write_sequence(|w| purposes.iter().for_each(|p| oid(w.next(), p)));
+            w.write_sequence(|w| template.purposes.iter().for_each(|p| oid(w.next(), p)));
         });
         extension(w, EXT_KEY_USAGE, false, &value);
     }
     let constraints = yasna::construct_der(|w| {
         w.write_sequence(|w| {
-            if authority {
+            if template.authority {
                 w.next().write_bool(true);
             }
         });
     });
     extension(w, BASIC_CONSTRAINTS, true, &constraints);
-    if authority {
+    if template.authority {
         extension(w, SUBJECT_KEY_ID, false, &yasna::construct_der(|w| w.write_bytes(own_id)));
     }
     let authority_id = yasna::construct_der(|w| {
         w.write_sequence(|w| w.next().write_tagged_implicit(Tag::context(0), |w| w.write_bytes(issuer_id)));
     });
     extension(w, AUTHORITY_KEY_ID, false, &authority_id);
-    if !contents.alt_names.is_empty() {
-        extension(w, SUBJECT_ALT_NAME, false, &alt_names(&contents.alt_names));
+    if !template.alt_names.is_empty() {
+        extension(w, SUBJECT_ALT_NAME, false, &alt_names(template.alt_names));
     }
 }
 
-/// Signs a certificate over `public` (SubjectPublicKeyInfo DER with its point, see [`Key`]).
+/// Signs a certificate for a key of our own.
 pub fn issue(contents: &Contents, subject: &Key, signer: &Signer<'_>) -> Result<Vec<u8>, Error> {
+    let purposes: &[&[u64]] = match contents.usage {
+        Usage::Authority => &[],
+        Usage::Server => &[SERVER_AUTH],
+        Usage::Client => &[CLIENT_AUTH],
+        Usage::Both => &[SERVER_AUTH, CLIENT_AUTH],
+    };
+    let authority = contents.usage == Usage::Authority;
+    let key_usage = if authority { DIGITAL_SIGNATURE | CERT_SIGN | CRL_SIGN } else { DIGITAL_SIGNATURE | KEY_ENCIPHERMENT };
+    let template = Template {
+        subject: &name(&contents.common_name, &contents.organizations),
+        public_key: &subject.public_der(),
+        key_usage,
+        purposes,
+        alt_names: &contents.alt_names,
+        authority,
+        not_before: contents.not_before,
+        not_after: contents.not_after,
+    };
+    sign(&template, &key_id(subject.public_point()), signer)
+}
+
+/// What a certificate says, in the encodings in which somebody asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template<'a> {
+    /// The subject's name (DER).
+    pub subject: &'a [u8],
+    /// The subject's key (SubjectPublicKeyInfo, DER).
+    pub public_key: &'a [u8],
+    /// Key usage, its first bit the highest: [`DIGITAL_SIGNATURE`] and the like.
+    pub key_usage: u16,
+    /// Extended key usage.
+    pub purposes: &'a [&'a [u64]],
+    /// SubjectAltName.
+    pub alt_names: &'a [AltName],
+    /// It may sign others.
+    pub authority: bool,
+    /// Valid from.
+    pub not_before: OffsetDateTime,
+    /// Valid until.
+    pub not_after: OffsetDateTime,
+}
+
+/// Signs a leaf for somebody else's key.
+pub fn certify(template: &Template<'_>, signer: &Signer<'_>) -> Result<Vec<u8>, Error> {
+    sign(template, &[], signer)
+}
+
+fn sign(template: &Template<'_>, own_id: &[u8], signer: &Signer<'_>) -> Result<Vec<u8>, Error> {
     let mut serial = [0u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Key)?;
     // Positive, and of full length: DER would drop a leading zero.
@@ -266,14 +339,13 @@ pub fn issue(contents: &Contents, subject: &Key, signer: &Signer<'_>) -> Result<
             algorithm(w.next());
             w.next().write_der(signer.name);
             w.next().write_sequence(|w| {
-                date(w.next(), contents.not_before);
-                date(w.next(), contents.not_after);
+                date(w.next(), template.not_before);
+                date(w.next(), template.not_after);
             });
-            w.next().write_der(&name(&contents.common_name, &contents.organizations));
-            w.next().write_der(&subject.public_der());
+            w.next().write_der(template.subject);
+            w.next().write_der(template.public_key);
             w.next().write_tagged(Tag::context(3), |w| {
-                let (own, issuer) = (key_id(subject.public_point()), key_id(signer.key.public_point()));
-                w.write_sequence(|w| extensions(w, contents, &own, &issuer));
+                w.write_sequence(|w| extensions(w, template, own_id, &key_id(signer.key.public_point())));
             });
         });
     });
@@ -285,6 +357,35 @@ pub fn issue(contents: &Contents, subject: &Key, signer: &Signer<'_>) -> Result<
             w.next().write_bitvec_bytes(&signature, signature.len() * 8);
         });
     }))
+}
+
+/// An authority: who signs.
+#[derive(Debug)]
+pub struct Authority {
+    key: Key,
+    name: Vec<u8>,
+    /// When its certificate ends, in seconds since 1970.
+    pub not_after: i64,
+}
+
+impl Authority {
+    /// Reads certificate and key (P-256, PKCS#8) from PEM; they must belong together.
+    pub fn read(certificate: &str, key: &str) -> Result<Self, Error> {
+        use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| Error::Certificate)?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes()).map_err(|_| Error::Key)?;
+        let key = Key::from_pkcs8(key.secret_pkcs8_der())?;
+        let facts = read(&der)?;
+        if facts.public_key != key.public_der() {
+            return Err(Error::Key);
+        }
+        Ok(Self { key, name: facts.subject, not_after: facts.not_after })
+    }
+
+    /// Its side of [`certify`].
+    pub fn signer(&self) -> Signer<'_> {
+        Signer { name: &self.name, key: &self.key }
+    }
 }
 
 /// What is read back from a certificate.
@@ -302,6 +403,8 @@ pub struct Facts {
     pub not_after: i64,
     /// The subject as DER.
     pub subject: Vec<u8>,
+    /// The key, SubjectPublicKeyInfo as DER.
+    pub public_key: Vec<u8>,
 }
 
 /// Reads a certificate's facts; nothing is verified.
@@ -332,6 +435,7 @@ pub fn read(der: &[u8]) -> Result<Facts, Error> {
         not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
         subject: subject.as_raw().to_vec(),
+        public_key: certificate.public_key().raw.to_vec(),
     })
 }
 
@@ -359,7 +463,14 @@ mod tests {
             not_before: 1_763_690_000,
             not_after: 1_763_690_000 + 365 * 86_400,
             subject: name("alice", &contents.organizations),
+            public_key: key.public_der(),
         };
         assert_eq!(read(&der).unwrap(), want);
+    }
+
+    #[test]
+    fn named_bits_end_with_a_one() {
+        let all = [DIGITAL_SIGNATURE | KEY_ENCIPHERMENT, DIGITAL_SIGNATURE | CERT_SIGN | CRL_SIGN, 1 << 7];
+        assert_eq!(all.map(named_bits), [(vec![0b1010_0000], 3), (vec![0b1000_0110], 7), (vec![0, 0b1000_0000], 9)]);
     }
 }

@@ -1,0 +1,151 @@
+//! Several API servers behind one address: connections go to the server that answered last, and to the next one when it does not.
+//!
+//! For programs that know one address only, kubectl above all. Nothing of TLS is touched: certificates are the servers' own.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long one server may take to accept a connection before the next is tried.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A server of which nothing is heard for so long is given up, with its connections.
+const SILENCE: Duration = Duration::from_secs(12);
+
+/// Addresses of API servers (`HOST:PORT`), the one that answered last first.
+#[derive(Debug)]
+pub struct Servers {
+    list: Mutex<Vec<String>>,
+    /// Ends the connections of a server that no longer answers.
+    alive: Mutex<BTreeMap<String, CancellationToken>>,
+}
+
+impl Servers {
+    /// Those, in this order.
+    pub fn new(addresses: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { list: Mutex::new(addresses), alive: Mutex::default() })
+    }
+
+    /// As they are tried.
+    pub fn list(&self) -> Vec<String> {
+        self.list.lock().clone()
+    }
+
+    /// A connection to the first that accepts one, and what fires when that server is given up.
+    pub async fn connect(&self) -> io::Result<(TcpStream, CancellationToken)> {
+        let mut failed = io::Error::other("there is no server to connect with");
+        for address in self.list() {
+            match tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await {
+                Ok(Ok(stream)) => {
+                    notice_silence(&stream);
+                    self.prefer(&address);
+                    return Ok((stream, self.alive.lock().entry(address).or_default().clone()));
+                }
+                Ok(Err(error)) => failed = io::Error::new(error.kind(), format!("{address}: {error}")),
+                Err(_) => failed = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer")),
+            }
+            // What still hangs on its connections would hang for long.
+            if let Some(gone) = self.alive.lock().remove(&address) {
+                gone.cancel();
+            }
+        }
+        Err(failed)
+    }
+
+    fn prefer(&self, address: &str) {
+        let mut list = self.list.lock();
+        if let Some(place) = list.iter().position(|a| a == address).filter(|place| *place > 0) {
+            tracing::info!(server = address, "now by way of this API server");
+            list[..=place].rotate_right(1);
+        }
+    }
+}
+
+/// A machine that is gone says nothing, and the kernel would wait a quarter of an hour for it.
+fn notice_silence(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let millis = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+    let tuned = setsockopt(stream, sockopt::KeepAlive, &true)
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepIdle, &5))
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepInterval, &3))
+        .and_then(|()| setsockopt(stream, sockopt::TcpKeepCount, &3))
+        .and_then(|()| setsockopt(stream, sockopt::TcpUserTimeout, &millis));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "a connection will notice late that its other end is gone");
+    }
+}
+
+/// Joins every connection to `listener` with one to a server, until `shutdown`.
+pub async fn serve(listener: TcpListener, servers: Arc<Servers>, shutdown: CancellationToken) {
+    let joined = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        let mut near = match accepted {
+            Ok((near, _)) => near,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                // Out of descriptors, most likely: others have to end first.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (servers, shutdown) = (servers.clone(), shutdown.clone());
+        joined.spawn(async move {
+            let _ = near.set_nodelay(true);
+            match servers.connect().await {
+                Ok((mut far, gone)) => tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = gone.cancelled() => {}
+                    () = shutdown.cancelled() => {}
+                },
+                Err(error) => tracing::warn!(%error, "no API server answers"),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A server that answers every connection with its name.
+    async fn named(name: &'static str, stop: CancellationToken) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Some(Ok((mut stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+                let _ = stream.write_all(name.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn connections_go_to_the_server_that_answers() {
+        let (first, second) = (CancellationToken::new(), CancellationToken::new());
+        let servers = Servers::new(vec![named("first", first.clone()).await, named("second", second.clone()).await]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let end = CancellationToken::new();
+        let _end = end.clone().drop_guard();
+        tokio::spawn(serve(listener, servers.clone(), end));
+        let ask = async || {
+            let mut heard = String::new();
+            TcpStream::connect(address).await.unwrap().read_to_string(&mut heard).await.map(|_| heard).unwrap_or_default()
+        };
+        assert_eq!(ask().await, "first");
+        first.cancel();
+        // Its listener closes when its task has noticed.
+        while ask().await != "second" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(servers.list().len(), 2);
+    }
+}
