@@ -2,7 +2,10 @@
 //! concerns the kinds that are served.
 
 mod certificates;
+mod nodes;
 mod pods;
+
+pub use nodes::on_part;
 
 use api::{
     kind::Subresource,
@@ -34,7 +37,11 @@ pub async fn on_create(
         in_living_namespace(registry, entry, namespace, object).await?;
     }
     if is(entry, "pods") {
-        pods::on_create(registry, namespace, object, write).await?;
+        pods::service_account(registry, namespace, object).await?;
+    }
+    nodes::on_create(registry, entry, namespace, object, write.user).await?;
+    if is(entry, "pods") {
+        pods::on_create(registry, object)?;
     } else if is(entry, "nodes") {
         api::kinds::node::taint_until_ready(object);
     } else if certificates::concern(entry) {
@@ -44,14 +51,8 @@ pub async fn on_create(
 }
 
 /// Before an update is defaulted and checked.
-pub fn on_update(
-    _registry: &Registry,
-    entry: &Entry,
-    object: &mut Value,
-    _old: &Value,
-    at: Option<Subresource>,
-    _write: Write<'_>,
-) -> Result<()> {
+pub fn on_update(entry: &Entry, object: &mut Value, old: &Value, at: Option<Subresource>, write: Write<'_>) -> Result<()> {
+    nodes::on_update(entry, object, old, at, write.user)?;
     if is(entry, "pods") && at.is_none() {
         api::kinds::pod::default_toleration_seconds(object);
     }
@@ -59,11 +60,11 @@ pub fn on_update(
 }
 
 /// Before a deletion.
-pub fn on_delete(entry: &Entry, name: &str) -> Result<()> {
+pub async fn on_delete(registry: &Registry, entry: &Entry, (namespace, name): (&str, &str), write: Write<'_>) -> Result<()> {
     if is(entry, "namespaces") && IMMORTAL.contains(&name) {
         return Err(Status::forbidden(entry.info().group_resource(), name, "this namespace may not be deleted"));
     }
-    Ok(())
+    nodes::on_delete(registry, entry, namespace, name, write.user).await
 }
 
 /// `NamespaceLifecycle`: nothing is created in a namespace that is missing or going.

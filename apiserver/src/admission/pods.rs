@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use api::{kinds::pod, status::Status};
-use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::{core::v1::Pod, scheduling::v1::PriorityClass};
 use serde_json::{Value, json};
 
 use crate::{
     cache::Watcher,
     error::Result,
-    registry::{Registry, Write, metadata},
+    registry::{Registry, metadata},
 };
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -21,14 +21,28 @@ fn forbidden(pod: &Value, why: &str) -> Status {
     Status::forbidden(api::status::GroupResource { group: "", resource: "pods" }, metadata::text(pod, "name"), why)
 }
 
-/// The whole admission of a new pod.
-pub async fn on_create(registry: &Registry, namespace: &str, pod: &mut Value, _write: Write<'_>) -> Result<()> {
+/// Priority and tolerations of a new pod.
+pub fn on_create(registry: &Registry, pod: &mut Value) -> Result<()> {
     if !pod["spec"].is_object() {
         return Ok(());
     }
-    service_account(registry, namespace, pod).await?;
     priority(registry, pod)?;
     pod::default_toleration_seconds(pod);
+    Ok(())
+}
+
+/// A mirror pod must not be a way to secrets.
+fn mirrors_nothing(pod: &Value) -> Result<()> {
+    // What does not decode is told so by its kind.
+    let Ok(typed) = serde_json::from_value::<Pod>(pod.clone()) else { return Ok(()) };
+    if !pod::refs::references(&typed).secrets.is_empty() {
+        return Err(forbidden(pod, "a mirror pod may not reference secrets"));
+    }
+    let volumes = typed.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut sources = volumes.filter_map(|volume| volume.projected.as_ref()).flat_map(|p| p.sources.iter().flatten());
+    if sources.any(|source| source.service_account_token.is_some()) {
+        return Err(forbidden(pod, "a mirror pod may not use ServiceAccountToken volume projections"));
+    }
     Ok(())
 }
 
@@ -60,7 +74,11 @@ async fn find_account(registry: &Registry, namespace: &str, name: &str) -> Resul
     Ok(tokio::time::timeout(PATIENCE, appears).await.ok().flatten())
 }
 
-async fn service_account(registry: &Registry, namespace: &str, pod: &mut Value) -> Result<()> {
+/// The service account of a new pod, with its token volume.
+pub async fn service_account(registry: &Registry, namespace: &str, pod: &mut Value) -> Result<()> {
+    if !pod["spec"].is_object() {
+        return Ok(());
+    }
     let text = |pod: &Value, field: &str| pod["spec"][field].as_str().unwrap_or_default().to_owned();
     let mut name = text(pod, "serviceAccountName");
     if name.is_empty() {
@@ -70,7 +88,7 @@ async fn service_account(registry: &Registry, namespace: &str, pod: &mut Value) 
         if !name.is_empty() {
             return Err(forbidden(pod, "a mirror pod may not reference service accounts"));
         }
-        return Ok(());
+        return mirrors_nothing(pod);
     }
     if name.is_empty() {
         name = "default".to_owned();

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::{App, Ask, read, write};
 use crate::{
+    admission,
     error::Result,
     registry::{Entry, Write, metadata},
     request::RequestInfo,
@@ -211,6 +212,8 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     if metadata::text(&binding, "name") != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
+    let place = (ask.info.namespace.as_str(), name);
+    admission::on_part(&app.registry, ("pods", Subresource::Binding), place, &binding, &ask.user).await?;
     let target = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
     let kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
     let mut errors = api::field::FieldErrors::default();
@@ -272,11 +275,13 @@ async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     if metadata::text(&eviction, "name") != ask.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
+    let place = write::place(entry, ask);
+    admission::on_part(&app.registry, ("pods", Subresource::Eviction), place, &eviction, &ask.user).await?;
     let wanted = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned();
     let mut deletion = DeleteOptions::parse(&Query::default(), wanted)?;
     deletion.dry_run |= options.dry_run;
     let write_ = Write { user: &ask.user, now: ask.now, options: &options };
-    app.registry.delete(entry, write::place(entry, ask), &deletion, write_).await?;
+    app.registry.delete(entry, place, &deletion, write_).await?;
     Ok(created(form))
 }
 
@@ -286,6 +291,8 @@ async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let bytes = body::read(body).await?;
     let (mut request, _) = write::decode(&ask.headers, &bytes, ("authentication.k8s.io", "v1", "TokenRequest"), &options)?;
     let (namespace, name) = write::place(entry, ask);
+    let part = ("serviceaccounts", Subresource::Token);
+    admission::on_part(&app.registry, part, (namespace, name), &request, &ask.user).await?;
     let current = app.registry.current(entry, namespace, name).await?;
     let account = current.ok_or_else(|| Status::not_found(entry.info().group_resource(), name))?.value;
     request["kind"] = json!("TokenRequest");

@@ -23,6 +23,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 /// Kinds whose deletion answers with the object and not with a Status (upstream's `ReturnDeletedObject`).
 const RETURNED: &[&str] = &[
+    "csinodes",
     "namespaces",
     "persistentvolumeclaims",
     "persistentvolumes",
@@ -155,7 +156,7 @@ impl Registry {
     ) -> Result<Deleted> {
         let info = entry.info();
         let missing = || Status::not_found(info.group_resource(), name);
-        admission::on_delete(entry, name)?;
+        admission::on_delete(self, entry, (namespace, name), write).await?;
         let mut current = self.current(entry, namespace, name).await?.ok_or_else(missing)?;
         loop {
             check_preconditions(entry, name, &current, options)?;
@@ -193,7 +194,8 @@ impl Registry {
 
     fn answer(&self, entry: &Entry, object: &Value, revision: u64, gone: bool) -> Deleted {
         let info = entry.info();
-        if gone && !(info.group.is_empty() && RETURNED.contains(&info.plural)) {
+        let returned = matches!(info.group, "" | "storage.k8s.io") && RETURNED.contains(&info.plural);
+        if gone && !returned {
             let name = metadata::text(object, "name");
             return Deleted {
                 json: Status::success(info.group_resource(), name, metadata::text(object, "uid")).to_bytes(),

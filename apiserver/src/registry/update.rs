@@ -61,7 +61,7 @@ impl Registry {
         let info = entry.info();
         let name = metadata::text(&current.value, "name").to_owned();
         metadata::carry_over(&mut new, &current.value);
-        admission::on_update(self, entry, &mut new, &current.value, at, write)?;
+        admission::on_update(entry, &mut new, &current.value, at, write)?;
 
         let mut broken = metadata::check_update(&new, &current.value)?;
         let admitted = match entry.hooks().update(new, &current.value, at, &write.context()) {

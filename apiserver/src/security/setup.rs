@@ -49,7 +49,7 @@ pub struct Access {
 
 impl Default for Access {
     fn default() -> Self {
-        Self { bootstrap_tokens: true, modes: vec![Mode::Rbac] }
+        Self { bootstrap_tokens: true, modes: vec![Mode::Node, Mode::Rbac] }
     }
 }
 

@@ -149,27 +149,12 @@ pub struct Index {
     namespaces: HashMap<String, Scope>,
 }
 
-/// Users whose rights come from no binding.
-///
-/// One process runs all controllers under one identity, so that identity has what upstream gives to its controllers'
-/// service accounts. Kubelets have the node role, which upstream grants through an authorizer of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Implied {
-    Controllers,
-    Node,
-}
-
 const CONTROLLERS: &str = "system:controller:";
-const NODE_ROLE: &str = "system:node";
 
-fn implied(user: &User) -> Option<Implied> {
-    if user.name == "system:kube-controller-manager" {
-        Some(Implied::Controllers)
-    } else if user.name.starts_with("system:node:") && user.is_in("system:nodes") {
-        Some(Implied::Node)
-    } else {
-        None
-    }
+/// The one user whose rights come from no binding: one process runs all controllers under one identity, so that identity
+/// has what upstream gives to its controllers' service accounts.
+fn runs_controllers(user: &User) -> bool {
+    user.name == "system:kube-controller-manager"
 }
 
 impl Index {
@@ -246,13 +231,10 @@ impl Index {
         {
             return;
         }
-        let roles: &mut dyn Iterator<Item = (&String, &Rules)> = match implied(user) {
-            Some(Implied::Controllers) => {
-                &mut self.cluster_roles.range(CONTROLLERS.to_owned()..).take_while(|(name, _)| name.starts_with(CONTROLLERS))
-            }
-            Some(Implied::Node) => &mut self.cluster_roles.get_key_value(NODE_ROLE).into_iter(),
-            None => return,
-        };
+        if !runs_controllers(user) {
+            return;
+        }
+        let roles = self.cluster_roles.range(CONTROLLERS.to_owned()..).take_while(|(name, _)| name.starts_with(CONTROLLERS));
         for (name, rules) in roles {
             if !visit(&format_args!("built-in right of {:?} to ClusterRole {name:?}", user.name), rules) {
                 return;

@@ -11,7 +11,7 @@ use super::shared::{
     cells,
     columns::{AGE, NAME, column},
     default_to, metadata_accessors,
-    network::{PROTOCOLS, cidr_warnings, parse_cidr},
+    network::{cidr_warnings, parse_cidr},
     pod_rules,
 };
 use crate::{
@@ -120,7 +120,7 @@ fn each_rule(spec: &NetworkPolicySpec, mut look: impl FnMut(&Path, &[NetworkPoli
 }
 
 fn check_port(port: &NetworkPolicyPort, path: &Path, errors: &mut FieldErrors) {
-    errors.one_of(&path.child("protocol"), port.protocol.as_deref(), PROTOCOLS);
+    errors.one_of(&path.child("protocol"), port.protocol.as_deref(), &["TCP", "UDP", "SCTP"]);
     let (at, end) = (path.child("port"), path.child("endPort"));
     match (&port.port, port.end_port) {
         (Some(IntOrString::Int(number)), last) => {
@@ -181,6 +181,6 @@ fn check_types(types: &[String], path: &Path, errors: &mut FieldErrors) {
         return errors.invalid(path, &types, "may not specify more than two policyTypes");
     }
     for (i, direction) in types.iter().enumerate() {
-        errors.one_of(&path.index(i), Some(direction), &[EGRESS, INGRESS]);
+        errors.one_of(&path.index(i), Some(direction), &[INGRESS, EGRESS]);
     }
 }
