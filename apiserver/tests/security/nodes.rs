@@ -276,3 +276,19 @@ async fn whoever_only_looks_like_a_node_is_none() {
     let (code, message) = refusal(&nameless, "PATCH", "/api/v1/nodes/a/status", &json!({})).await;
     assert!(code == 403 && message.ends_with("unknown node for user \"system:node:\""), "{message}");
 }
+
+#[tokio::test]
+async fn a_nodes_proxy_acts_as_the_proxy_and_as_nobody_else() {
+    let cluster = cluster().await;
+    let slices = async |user: &str| {
+        let request = http::Request::get("/apis/discovery.k8s.io/v1/endpointslices").header("impersonate-user", user);
+        match cluster.kubelet.request::<Value>(request.body(Vec::new()).unwrap()).await {
+            Ok(_) => 200,
+            Err(kube::Error::Api(status)) => status.code,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!([slices("system:kube-proxy").await, slices("system:kube-scheduler").await], [200, 403]);
+    let path = "/apis/discovery.k8s.io/v1/endpointslices";
+    assert_eq!(refusal(&cluster.kubelet, "GET", path, &Value::Null).await.0, 403);
+}

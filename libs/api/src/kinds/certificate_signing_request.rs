@@ -212,7 +212,7 @@ fn check_spec(spec: &CertificateSigningRequestSpec, path: &Path, errors: &mut Fi
     }
     let (at, usages) = (path.child("usages"), spec.usages.as_deref().unwrap_or_default());
     if usages.is_empty() {
-        errors.required(&at, "");
+        errors.required(at, "");
     }
     for (i, usage) in usages.iter().enumerate() {
         errors.one_of(&at.index(i), Some(usage), USAGES);
@@ -282,7 +282,7 @@ fn check_status(
         && has_certificate(new)
         && let Some(Err(why)) = new.certificate.as_ref().map(|bytes| pkcs10::check_certificates(&bytes.0))
     {
-        errors.invalid(&certificate, &"<certificate data>", why);
+        errors.invalid(certificate, &"<certificate data>", why);
     }
     let counts = |kind: &str| {
         let of = |conditions: &[CertificateSigningRequestCondition]| conditions.iter().filter(|c| c.type_ == kind).count();
@@ -291,13 +291,13 @@ fn check_status(
     for kind in [APPROVED, DENIED, FAILED] {
         let (now, before) = counts(kind);
         if now < before {
-            errors.forbidden(&path, format!("updates may not remove a condition of type {kind:?}"));
+            errors.forbidden(path, format!("updates may not remove a condition of type {kind:?}"));
         }
     }
     for kind in [APPROVED, DENIED].iter().filter(|_| at != Some(Subresource::Approval)) {
         let (now, before) = counts(kind);
         if now > before {
-            errors.forbidden(&path, format!("updates may not add a condition of type {kind:?}"));
+            errors.forbidden(path, format!("updates may not add a condition of type {kind:?}"));
         }
     }
     if changed && at != Some(Subresource::Status) {
@@ -313,13 +313,13 @@ fn check_conditions(conditions: &[CertificateSigningRequestCondition], path: &Pa
         let path = path.index(i);
         let (kind, at) = (condition.type_.as_str(), path.child("type"));
         if kind.is_empty() {
-            errors.required(&at, "");
+            errors.required(at, "");
         }
         let allowed: &[&str] =
             if [APPROVED, DENIED, FAILED].contains(&kind) { &["True"] } else { &["False", "True", "Unknown"] };
         errors.required_one_of(&path.child("status"), Some(&condition.status), allowed);
         if (kind == APPROVED && seen.contains(DENIED)) || (kind == DENIED && seen.contains(APPROVED)) {
-            errors.invalid(&at, &kind, "Approved and Denied conditions are mutually exclusive");
+            errors.invalid(at, &kind, "Approved and Denied conditions are mutually exclusive");
         }
         if !seen.insert(kind) {
             errors.duplicate(at, &kind);

@@ -127,7 +127,7 @@ fn check_port(port: &NetworkPolicyPort, path: &Path, errors: &mut FieldErrors) {
             errors.each(&at, number, names::port_number((*number).into()));
             if let Some(last) = last {
                 if last < *number {
-                    errors.invalid(&end, number, "must be greater than or equal to `port`");
+                    errors.invalid(end, number, "must be greater than or equal to `port`");
                 }
                 errors.each(&end, &last, names::port_number(last.into()));
             }
