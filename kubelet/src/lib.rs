@@ -25,6 +25,7 @@ mod manager;
 mod node;
 mod pod;
 mod probe;
+mod pulled;
 mod references;
 mod runtime;
 mod server;

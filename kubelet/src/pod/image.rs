@@ -6,14 +6,16 @@ use serde::Deserialize;
 
 /// A name that is no image reference.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format")]
+#[error(
+    "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format{detail}"
+)]
 pub struct InvalidName {
     image: String,
+    detail: String,
 }
 
 /// The name with `:latest` where it has neither tag nor digest.
 pub fn with_default_tag(image: &str) -> Result<String, InvalidName> {
-    let invalid = || InvalidName { image: image.to_owned() };
     let (name, digest) = match image.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (image, None),
@@ -24,6 +26,13 @@ pub fn with_default_tag(image: &str) -> Result<String, InvalidName> {
         None => (name, None),
     };
     let (host, path) = split_host(repository);
+    let detail = if path.bytes().any(|b| b.is_ascii_uppercase()) {
+        // Names without a host are those of the default registry.
+        let library = if host.is_none() && !path.contains('/') { "library/" } else { "" };
+        format!(": repository name ({library}{path}) must be lowercase")
+    } else {
+        String::new()
+    };
     let host_ok = host.is_none_or(|h| {
         let (h, port) = h.rsplit_once(':').map_or((h, None), |(h, p)| (h, Some(p)));
         !h.is_empty()
@@ -47,7 +56,7 @@ pub fn with_default_tag(image: &str) -> Result<String, InvalidName> {
         })
     });
     if !(host_ok && path.split('/').all(component) && tag_ok && digest_ok) {
-        return Err(invalid());
+        return Err(InvalidName { image: image.to_owned(), detail });
     }
     Ok(if tag.is_none() && digest.is_none() { format!("{image}:latest") } else { image.to_owned() })
 }

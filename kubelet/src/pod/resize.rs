@@ -15,8 +15,19 @@ use super::{
     status::whole_second,
 };
 
-/// The condition's type.
+/// The condition of a pod that does not have what it asks for.
 pub const PENDING: &str = "PodResizePending";
+/// The condition of a pod whose containers are being given what it has been granted.
+pub const IN_PROGRESS: &str = "PodResizeInProgress";
+
+/// A container that is being given other resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changing {
+    /// The container that had the old ones: once another runs, the change is done.
+    pub id: String,
+    /// Why it did not work.
+    pub error: Option<String>,
+}
 
 /// Why a pod does not have the resources that it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,20 +90,46 @@ pub fn judge(held: &Pod, pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> O
 
 /// Says in a status what the pod waits for, or that it waits for nothing.
 pub fn show(status: &mut PodStatus, pending: Option<&Pending>, generation: Option<i64>, now: Timestamp) {
+    let told = pending.map(|p| (Some(p.reason.to_owned()), Some(p.message.clone())));
+    condition(status, PENDING, told, generation, now);
+}
+
+/// Says in a status that containers are being given other resources, and what came of it if that did not work.
+pub fn show_progress<'a>(
+    status: &mut PodStatus,
+    changing: impl IntoIterator<Item = &'a Changing>,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    let mut changing = changing.into_iter().peekable();
+    let told = changing.peek().is_some().then(|| {
+        let error = changing.find_map(|change| change.error.clone());
+        (error.is_some().then(|| "Error".to_owned()), error)
+    });
+    condition(status, IN_PROGRESS, told, generation, now);
+}
+
+/// Sets a condition to what is told (reason and message), or takes it out.
+fn condition(
+    status: &mut PodStatus,
+    kind: &str,
+    told: Option<(Option<String>, Option<String>)>,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
     let conditions = status.conditions.get_or_insert_default();
-    let before = conditions.iter().position(|c| c.type_ == PENDING).map(|at| conditions.remove(at));
-    if let Some(pending) = pending {
-        let kept = before.filter(|c| c.reason.as_deref() == Some(pending.reason)).and_then(|c| c.last_transition_time);
-        conditions.push(PodCondition {
-            last_probe_time: None,
-            last_transition_time: kept.or(Some(Time(whole_second(now)))),
-            message: Some(pending.message.clone()),
-            observed_generation: generation,
-            reason: Some(pending.reason.to_owned()),
-            status: "True".to_owned(),
-            type_: PENDING.to_owned(),
-        });
-    }
+    let before = conditions.iter().position(|c| c.type_ == kind).map(|at| conditions.remove(at));
+    let Some((reason, message)) = told else { return };
+    let kept = before.filter(|c| c.reason == reason).and_then(|c| c.last_transition_time);
+    conditions.push(PodCondition {
+        last_probe_time: None,
+        last_transition_time: kept.or(Some(Time(whole_second(now)))),
+        message,
+        observed_generation: generation,
+        reason,
+        status: "True".to_owned(),
+        type_: kind.to_owned(),
+    });
 }
 
 #[cfg(test)]
@@ -131,6 +168,24 @@ mod tests {
         let held = held(&asking);
         assert_eq!(held.spec, pod("200m").spec);
         assert_eq!(with_resources_of(asking, &held).spec, held.spec);
+    }
+
+    #[test]
+    fn a_change_under_way_is_told_and_its_failure_kept() {
+        let mut status = PodStatus::default();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut change = Changing { id: "1".into(), error: None };
+        let told = |status: &PodStatus| {
+            let conditions = status.conditions.iter().flatten();
+            conditions.map(|c| (c.type_.clone(), c.reason.clone(), c.message.clone())).collect::<Vec<_>>()
+        };
+        show_progress(&mut status, [&change], Some(2), at(5));
+        assert_eq!(told(&status), [(IN_PROGRESS.to_owned(), None, None)]);
+        change.error = Some("no".into());
+        show_progress(&mut status, [&change], Some(2), at(6));
+        assert_eq!(told(&status), [(IN_PROGRESS.to_owned(), Some("Error".into()), Some("no".into()))]);
+        show_progress(&mut status, [], Some(2), at(7));
+        assert_eq!(told(&status), []);
     }
 
     #[test]

@@ -11,13 +11,13 @@ use super::Outcome;
 /// Asks for the health of `service`.
 pub async fn check(ip: &str, port: u16, service: &str, timeout: Duration) -> Outcome {
     let place = if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
-    match tokio::time::timeout(timeout, call(&place, service)).await {
+    let within = format!("{}s", timeout.as_secs());
+    match tokio::time::timeout(timeout, call(&place, service, &within)).await {
         Ok(Ok(Health::Serving)) => Outcome::Success,
         Ok(Ok(other)) => Outcome::Failure(format!("service unhealthy (responded with \"{}\")", other.name())),
         Ok(Err(problem)) => Outcome::Failure(problem),
         Err(_) => Outcome::Failure(format!(
-            "timeout: failed to connect service \"{place}\" within {}s: context deadline exceeded",
-            timeout.as_secs()
+            "timeout: failed to connect service \"{place}\" within {within}: context deadline exceeded"
         )),
     }
 }
@@ -41,13 +41,14 @@ impl Health {
     }
 }
 
-async fn call(place: &str, service: &str) -> Result<Health, String> {
-    let failed = |e: &dyn std::fmt::Display| format!("error: this server does not answer health checks at \"{place}\": {e}");
-    let stream = tokio::net::TcpStream::connect(place)
-        .await
-        .map_err(|e| format!("timeout: failed to connect service \"{place}\": {e}"))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+async fn call(place: &str, service: &str, within: &str) -> Result<Health, String> {
+    let failed = |e: &dyn std::fmt::Display| format!("error: health rpc probe failed: {e}");
+    // Upstream dials again and again until its time is up; what it says then is all that tells who is not there.
+    let unreachable =
+        || format!("timeout: failed to connect service \"{place}\" within {within}: context deadline exceeded");
+    let stream = tokio::net::TcpStream::connect(place).await.map_err(|_| unreachable())?;
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(|_| unreachable())?;
     let connection = tokio::spawn(connection);
     let answer = async {
         let request = hyper::Request::post(format!("http://{place}/grpc.health.v1.Health/Check"))

@@ -60,10 +60,21 @@ fn query(text: &str, now: Timestamp) -> Result<Query, String> {
 }
 
 /// Which instance's log to read; the error is upstream's message.
-fn choose<'a>(record: &'a PodRecord, pod: &str, name: &str, waiting: &str, previous: bool) -> Result<&'a Record, String> {
+///
+/// `last` is the container that its status tells of as the one before: of a container that waits to be started again that is
+/// the newest there is.
+fn choose<'a>(
+    record: &'a PodRecord,
+    pod: &str,
+    name: &str,
+    (waiting, last): (&str, Option<&str>),
+    previous: bool,
+) -> Result<&'a Record, String> {
     let latest = record.latest(name);
     let chosen = match previous {
-        true => latest.and_then(|l| record.previous(name, &l.id)),
+        true => latest
+            .filter(|l| l.is_exited() && last == Some(l.id.as_str()))
+            .or_else(|| latest.and_then(|l| record.previous(name, &l.id))),
         false => latest
             .filter(|l| l.state != ContainerState::Created)
             .or_else(|| latest.and_then(|l| record.previous(name, &l.id))),
@@ -90,12 +101,11 @@ pub async fn handle(
     let said = pod.status.iter().flat_map(|s| {
         s.container_statuses.iter().chain(&s.init_container_statuses).chain(&s.ephemeral_container_statuses).flatten()
     });
-    let waiting = said
-        .into_iter()
-        .find(|s| s.name == container)
-        .and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone())
-        .unwrap_or("ContainerCreating".to_owned());
-    let chosen = choose(&record, &name, &container, &waiting, query.previous).map_err(bad)?;
+    let said = said.into_iter().find(|s| s.name == container);
+    let waiting = said.and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.as_deref()).unwrap_or("ContainerCreating");
+    let last = said.and_then(|s| s.last_state.as_ref()?.terminated.as_ref()?.container_id.as_deref());
+    let last = last.and_then(|id| id.split_once("://")).map(|(_, id)| id);
+    let chosen = choose(&record, &name, &container, (waiting, last), query.previous).map_err(bad)?;
     let path = PathBuf::from(&chosen.log_path);
     let (send, receive) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(IN_FLIGHT);
     let running = chosen.may_live().then(|| read::Running { runtime: app.ctx.runtime.clone(), id: chosen.id.clone() });
@@ -135,7 +145,7 @@ mod tests {
     #[test]
     fn what_has_no_log_says_so() {
         let none = PodRecord::default();
-        let text = |previous| choose(&none, "p", "c", "ContainerCreating", previous).unwrap_err();
+        let text = |previous| choose(&none, "p", "c", ("ContainerCreating", None), previous).unwrap_err();
         assert_eq!(text(false), "container \"c\" in pod \"p\" is waiting to start: ContainerCreating");
         assert_eq!(text(true), "previous terminated container \"c\" in pod \"p\" not found");
     }

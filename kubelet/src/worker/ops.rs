@@ -44,6 +44,15 @@ pub enum Done {
         /// What went wrong.
         result: Result<(), String>,
     },
+    /// A container was given other resources.
+    Resized {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: String,
+        /// What went wrong.
+        error: Option<String>,
+    },
     /// A preStop hook ended.
     PreStop {
         /// The container's id.
@@ -187,7 +196,7 @@ pub async fn stop(ctx: Ctx, id: String, seconds: i64) -> Done {
 }
 
 /// Gives a running container new limits, and its pod's cgroup first where that grows with them.
-pub async fn resize(ctx: Ctx, pod: Pod, id: String, linux: cri::v1::LinuxContainerResources) -> Done {
+pub async fn resize(ctx: Ctx, pod: Pod, name: String, id: String, linux: cri::v1::LinuxContainerResources) -> Done {
     let cgroups = {
         let (ctx, pod) = (ctx.clone(), pod.clone());
         move || ctx.cgroups.make_pod(&pod)
@@ -196,12 +205,13 @@ pub async fn resize(ctx: Ctx, pod: Pod, id: String, linux: cri::v1::LinuxContain
     let updated = ctx.runtime.update_resources(&id, linux).await;
     // Once more: a smaller limit only fits after the container has shrunk.
     let again = tokio::task::spawn_blocking(cgroups).await;
-    if let Err(error) = updated {
-        ctx.event(&pod, "Warning", "ResizeError", format!("Pod resize error: {}", error.rpc()));
+    let error = updated.err().map(|error| error.rpc().to_string());
+    if let Some(error) = &error {
+        ctx.event(&pod, "Warning", "ResizeError", format!("Pod resize error: {error}"));
     } else if made.is_err() || again.is_err() {
         tracing::warn!(pod = spec::full_name(&pod), "the pod's cgroup was not resized");
     }
-    Done::Nothing
+    Done::Resized { name, id, error }
 }
 
 fn api(ctx: &Ctx, pod: &Pod) -> Api<Pod> {

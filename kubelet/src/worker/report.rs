@@ -28,7 +28,15 @@ impl Worker {
             pod.status = mirror.status.clone();
         }
         let Some(said) = &self.said else { return pod };
-        let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", resize::PENDING];
+        let own = [
+            "PodReadyToStartContainers",
+            "Initialized",
+            "Ready",
+            "ContainersReady",
+            "PodScheduled",
+            resize::PENDING,
+            resize::IN_PROGRESS,
+        ];
         let ours = |c: &&k8s_openapi::api::core::v1::PodCondition| {
             own.contains(&c.type_.as_str()) || (c.type_ == "DisruptionTarget" && self.disrupted.is_some())
         };
@@ -72,6 +80,9 @@ impl Worker {
             status::disrupt(&mut status, message, now);
         }
         resize::show(&mut status, self.resize.as_ref(), self.pod.metadata.generation, now);
+        let record = &self.record;
+        self.changing.retain(|name, change| record.latest(name).is_some_and(|latest| latest.id == change.id));
+        resize::show_progress(&mut status, self.changing.values(), self.pod.metadata.generation, now);
         if matches!(self.stage, Stage::Terminating { .. }) {
             hold_phase(&mut status, &view);
         }

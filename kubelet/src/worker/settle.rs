@@ -19,6 +19,15 @@ impl Worker {
         let shown = || spec::full_name(&self.pod);
         match done {
             Done::Nothing => self.dirty = true,
+            Done::Resized { name, id, error } => {
+                self.dirty = true;
+                if let Some(change) = self.changing.get_mut(&name).filter(|change| change.id == id) {
+                    match error {
+                        Some(_) => change.error = error,
+                        None => drop(self.changing.remove(&name)),
+                    }
+                }
+            }
             Done::Volumes(result) => self.mounted(result, now),
             Done::Sandbox(result) => {
                 self.memory.sandbox_starting = false;

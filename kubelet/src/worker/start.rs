@@ -17,6 +17,7 @@ use crate::{
         env, image, sandbox_config,
         spec::{self, Member},
     },
+    pulled,
     shared::Ctx,
     volume::{hosts, mounts},
 };
@@ -164,7 +165,21 @@ async fn ensure_image(ctx: &Ctx, order: &Order, sources: Option<&env::Sources>) 
             return failure("ImageInspectError", message);
         }
     };
-    match image::pull(c.image_pull_policy.as_deref(), &image, present.is_some()) {
+    let wish = image::pull(c.image_pull_policy.as_deref(), &image, present.is_some());
+    let named = spec::spec(pod).image_pull_secrets.unwrap_or_default();
+    let secrets: Vec<Secret> = named.iter().filter_map(|r| sources?.secrets.get(&r.name).cloned()).collect();
+    let keys = pulled::keys(&image, &secrets);
+    let root = &ctx.config.root_dir;
+    let ours = present.as_ref().is_none_or(|found| pulled::may_use(root, &image, &found.id, &keys));
+    match wish {
+        // Somebody else's credentials brought it here: the registry is asked whether it is for this pod too.
+        image::Pull::Present if !ours && c.image_pull_policy.as_deref() != Some("Never") => {}
+        image::Pull::Present if !ours => {
+            let message = format!("Container image \"{image}\" is present but the pod has no credentials for it");
+            warn("ErrImageNeverPull", message.clone());
+            warn("Failed", "Error: ErrImageNeverPull".to_owned());
+            return failure("ErrImageNeverPull", message);
+        }
         image::Pull::Never => {
             let message = format!("Container image \"{image}\" is not present with pull policy of Never");
             warn("ErrImageNeverPull", message.clone());
@@ -178,9 +193,14 @@ async fn ensure_image(ctx: &Ctx, order: &Order, sources: Option<&env::Sources>) 
         }
         image::Pull::Yes => {}
     }
-    pull(ctx, order, &image, sources).await?;
+    let with = pull(ctx, order, &image, (&secrets, keys)).await?;
     match ctx.runtime.image(&image).await {
-        Ok(Some(found)) => Ok(facts(found)),
+        Ok(Some(found)) => {
+            if let Err(error) = pulled::note(root, &image, &found.id, with.as_ref(), ctx.now()) {
+                tracing::warn!(image, %error, "cannot record with what an image was pulled");
+            }
+            Ok(facts(found))
+        }
         Ok(None) => failure("ImageInspectError", format!("image \"{image}\" is gone after it was pulled")),
         Err(error) => failure("ImageInspectError", error.rpc()),
     }
@@ -191,14 +211,19 @@ fn facts(image: v1::Image) -> (String, ImageUser) {
     (image.id, user)
 }
 
-async fn pull(ctx: &Ctx, order: &Order, image: &str, sources: Option<&env::Sources>) -> Result<(), Failure> {
+/// Pulls an image; returns the key that opened it, if one did.
+async fn pull(
+    ctx: &Ctx,
+    order: &Order,
+    image: &str,
+    (secrets, keys): (&[Secret], Vec<(image::Credentials, pulled::Key)>),
+) -> Result<Option<pulled::Key>, Failure> {
     let (pod, name) = (&order.pod, &order.member.container.name);
     ctx.container_event(pod, name, "Normal", "Pulling", format!("Pulling image \"{image}\""));
     let waiting = Instant::now();
     let Ok(_turn) = ctx.pulls.acquire().await else { return failure("ErrImagePull", "the kubelet is stopping") };
     let pulling = Instant::now();
     let named = spec::spec(pod).image_pull_secrets.unwrap_or_default();
-    let secrets: Vec<Secret> = named.iter().filter_map(|r| sources?.secrets.get(&r.name).cloned()).collect();
     let missing: Vec<&str> = named
         .iter()
         .map(|r| r.name.as_str())
@@ -218,13 +243,12 @@ async fn pull(ctx: &Ctx, order: &Order, image: &str, sources: Option<&env::Sourc
         ..Default::default()
     };
     // With several credentials each is tried; without any, one anonymous try.
-    let mut tries: Vec<Option<v1::AuthConfig>> =
-        image::credentials(image, &secrets).into_iter().map(|c| Some(auth(c))).collect();
+    let mut tries: Vec<_> = keys.into_iter().map(|(credentials, key)| (Some(auth(credentials)), Some(key))).collect();
     if tries.is_empty() {
-        tries.push(None);
+        tries.push((None, None));
     }
     let mut last = String::new();
-    for auth in tries {
+    for (auth, key) in tries {
         match ctx.runtime.pull(image, auth, sandbox(ctx, pod, order.sandbox_attempt)).await {
             Ok(reference) => {
                 let size = ctx.runtime.image(&reference).await.ok().flatten().map_or(0, |i| i.size);
@@ -233,7 +257,7 @@ async fn pull(ctx: &Ctx, order: &Order, image: &str, sources: Option<&env::Sourc
                     "Successfully pulled image \"{image}\" in {took} ({all} including waiting). Image size: {size} bytes."
                 );
                 ctx.container_event(pod, name, "Normal", "Pulled", message);
-                return Ok(());
+                return Ok(key);
             }
             Err(error) => last = error.rpc(),
         }

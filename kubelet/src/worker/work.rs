@@ -1,6 +1,7 @@
 //! The worker's loop: what it looks at and what it starts. How operations end is in [`super::settle`].
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +30,7 @@ use crate::{
         decide::{self, Action, Observed},
         memory::{Memory, Stopping},
         record::PodRecord,
-        resize::Pending,
+        resize::{Changing, Pending},
         resources, spec,
         terminate::{self, StopAction},
     },
@@ -113,6 +114,8 @@ pub(super) struct Worker {
     pub rejected: Option<Rejection>,
     /// What the pod waits for before it gets the resources that it asks for.
     pub resize: Option<Pending>,
+    /// Containers that are being given other resources, by name.
+    pub changing: BTreeMap<String, Changing>,
     pub record: PodRecord,
     /// The runtime has answered at least once: before, nothing can be said of containers.
     pub observed: bool,
@@ -181,6 +184,7 @@ impl Worker {
             disrupted: None,
             rejected,
             resize,
+            changing: BTreeMap::new(),
             record: PodRecord::default(),
             observed: false,
             dirty: true,
@@ -313,6 +317,7 @@ impl Worker {
         for change in resources::resizes(old, &self.pod) {
             let Some(record) = self.record.latest(&change.name).filter(|r| r.is_running()) else { continue };
             let id = record.id.clone();
+            self.changing.insert(change.name.clone(), Changing { id: id.clone(), error: None });
             if change.restart {
                 let message = format!("Container {} resize requires restart", change.name);
                 self.ctx.container_event(&self.pod, &change.name, "Normal", "Killing", message);
@@ -320,7 +325,7 @@ impl Worker {
                 self.begin_stop(&id, &change.name, now + SignedDuration::from_secs(grace));
             } else {
                 let linux = container_config::limits(&change.requests, &change.limits);
-                self.running.spawn(ops::resize(self.ctx.clone(), self.pod.clone(), id, linux));
+                self.running.spawn(ops::resize(self.ctx.clone(), self.pod.clone(), change.name.clone(), id, linux));
             }
         }
     }
