@@ -9,7 +9,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
 };
-use store::{Entry, Error, Op, Outcome, Page, Range, Revision, Store, Txn, Watch};
+use store::{Entry, Error, Export, Op, Outcome, Page, Range, Revision, Store, Txn, Watch};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
@@ -104,6 +104,10 @@ impl Store for Measured {
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.inner.compact(revision).await
+    }
+
+    async fn export(&self) -> Result<Export, Error> {
+        self.inner.export().await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -156,9 +156,20 @@ impl Answers {
     }
 
     /// The answer to a query, aliases followed.
-    async fn resolve(&self, name: &str, kind: RecordType) -> Outcome {
+    async fn resolve(&self, asked: &str, kind: RecordType) -> Outcome {
+        let mut outcome = self.resolve_lower(asked, kind).await;
+        // Who asks in capitals is answered in capitals: some compare, to tell an answer from a forged one.
+        if let Some(asked) = full(asked) {
+            for record in outcome.answers.iter_mut().filter(|r| r.name == asked) {
+                record.name = asked.clone();
+            }
+        }
+        outcome
+    }
+
+    async fn resolve_lower(&self, asked: &str, kind: RecordType) -> Outcome {
         let mut outcome = Outcome { authoritative: true, ..Outcome::default() };
-        let mut name = name.to_ascii_lowercase();
+        let mut name = asked.to_ascii_lowercase();
         for _ in 0..DEPTH {
             let (answer, domain) = {
                 let zone = self.zone.read();
@@ -316,7 +327,7 @@ mod tests {
             assert_eq!(
                 answers,
                 [
-                    ["web.default.svc.cluster.local. A 10.43.0.7"],
+                    ["Web.default.svc.Cluster.local. A 10.43.0.7"],
                     ["_http._tcp.web.default.svc.cluster.local. SRV 0 100 80 web.default.svc.cluster.local."],
                     ["7.0.43.10.in-addr.arpa. PTR web.default.svc.cluster.local."],
                     ["DNS error: no records found"],

@@ -287,6 +287,8 @@ impl Zone {
                 rows(vec![Row { name: name.to_owned(), data: Data::Alias(to.clone()) }], Vec::new())
             }
             (Target::External(to), _) => Answer::Alias(name.to_owned(), to.clone()),
+            // So the specification has it (2.4.1).
+            (Target::Headless(list), _) if list.is_empty() => Answer::NoName,
             (_, Kind::Srv) => self.records_of_ports(name, key, target, |_| true),
             (Target::Cluster(list, _), _) => rows(addresses(name, list.iter().copied(), kind), Vec::new()),
             (Target::Headless(list), _) => rows(addresses(name, list.iter().map(|e| e.address), kind), Vec::new()),
@@ -303,6 +305,7 @@ impl Zone {
                 rows(addresses(name, named.iter().map(|e| e.address), kind), Vec::new())
             }
             // Above names of ports there is nothing to have.
+            Some(Entry(Target::Headless(list))) if list.is_empty() => Answer::NoName,
             Some(Entry(Target::Headless(_) | Target::Cluster(..))) if matches!(host, "_tcp" | "_udp" | "_sctp") => {
                 Answer::NoData
             }
@@ -376,7 +379,9 @@ fn addresses(name: &str, list: impl IntoIterator<Item = IpAddr>, kind: Kind) -> 
         Kind::Aaaa => address.is_ipv6(),
         _ => false,
     };
-    list.into_iter().filter(fits).map(|a| Row { name: name.to_owned(), data: Data::Address(a) }).collect()
+    // An endpoint that moves from one slice to another is in both for a moment.
+    let once: BTreeSet<IpAddr> = list.into_iter().filter(fits).collect();
+    once.into_iter().map(|a| Row { name: name.to_owned(), data: Data::Address(a) }).collect()
 }
 
 /// The address in a pod's name: `10-42-0-7`, `fd00--7`.

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{Config, ConfigError};
 pub use config_file::flags_of_file;
 pub use eviction::signals::Bounds;
-use pod::{resources::Amounts, sandbox_config};
+use pod::{resolver::Resolver, resources::Amounts, sandbox_config};
 use runtime::Runtime;
 use shared::{Ctx, NodeFacts, Shared};
 
@@ -179,6 +179,6 @@ fn allocatable(config: &Config, capacity: &Amounts) -> Amounts {
     amounts
 }
 
-fn resolver(path: &Path) -> sandbox_config::Resolver {
-    std::fs::read_to_string(path).map(|text| sandbox_config::Resolver::parse(&text)).unwrap_or_default()
+fn resolver(path: &Path) -> Resolver {
+    std::fs::read_to_string(path).map(|text| Resolver::parse(&text)).unwrap_or_default()
 }

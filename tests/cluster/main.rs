@@ -1,5 +1,6 @@
 //! Stories of whole clusters, as a user lives them. They need root and run one after another.
 
+mod backup;
 mod life;
 mod loss;
 mod names;

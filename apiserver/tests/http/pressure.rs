@@ -10,7 +10,7 @@ use axum::body::Body;
 use http::Request;
 use knarr_apiserver::identity::{Identity, User};
 use serde_json::{Value, json};
-use store::{Error, Outcome, Page, Range, Revision, Store, Txn, Watch};
+use store::{Error, Export, Outcome, Page, Range, Revision, Store, Txn, Watch};
 
 use crate::ask::*;
 
@@ -46,6 +46,9 @@ impl Store for Moody {
     }
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
         self.inner.compact(revision).await
+    }
+    async fn export(&self) -> Result<Export, Error> {
+        self.inner.export().await
     }
     async fn close(&self) -> Result<(), Error> {
         self.inner.close().await

@@ -18,6 +18,8 @@ fn zone() -> Zone {
         {"addresses": ["10.42.0.5"], "hostname": "db-0", "conditions": {"ready": true}},
         {"addresses": ["10.42.1.6"], "conditions": {}},
         {"addresses": ["10.42.1.7"], "hostname": "db-2", "conditions": {"ready": false}},
+    ]}, {"addressType": "IPv4", "ports": [{"name": "db", "port": 5432, "protocol": "TCP"}], "endpoints": [
+        {"addresses": ["10.42.1.6"], "conditions": {}},
     ]}]);
     zone.set_service("default", "db", Some(entry(&json!({"clusterIP": "None"}), slice)));
     zone.set_service("default", "idle", Some(entry(&json!({"clusterIP": "None"}), json!([]))));
@@ -84,7 +86,7 @@ fn names_stand_for_what_the_specification_says() {
                 "+ 10-42-1-6.db.default.svc.cluster.local 10.42.1.6",
             ],
         ),
-        ("idle.default.svc.cluster.local", Kind::A, &["no data"]),
+        ("idle.default.svc.cluster.local", Kind::A, &["no name"]),
         ("away.default.svc.cluster.local", Kind::A, &["away.default.svc.cluster.local -> example.com"]),
         ("away.default.svc.cluster.local", Kind::Cname, &["away.default.svc.cluster.local example.com"]),
         ("10-42-0-5.default.pod.cluster.local", Kind::A, &["10-42-0-5.default.pod.cluster.local 10.42.0.5"]),
@@ -119,5 +121,5 @@ fn a_service_that_is_gone_leaves_no_name_behind() {
         ask(&zone, "5.0.42.10.in-addr.arpa", Kind::Ptr),
         ask(&zone, "idle.default.svc.cluster.local", Kind::A),
     ];
-    assert_eq!(asked, [["no name"], ["no name"], ["no name"], ["no name"], ["no data"]]);
+    assert_eq!(asked, [["no name"], ["no name"], ["no name"], ["no name"], ["no name"]]);
 }

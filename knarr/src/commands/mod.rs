@@ -8,6 +8,7 @@ pub mod enter;
 pub mod image;
 pub mod kubeconfig;
 pub mod kubelet;
+pub mod migrate;
 pub mod network;
 pub mod node;
 pub mod proxy;
@@ -16,6 +17,7 @@ pub mod runtime;
 pub mod scheduler;
 pub mod secure;
 pub mod server;
+pub mod snapshot;
 pub mod status;
 pub mod up;
 
@@ -48,6 +50,10 @@ pub enum Command {
     Enter(enter::Args),
     /// Load or list the images of a local cluster's nodes.
     Image(image::Args),
+    /// Back up and restore the objects of a cluster.
+    Snapshot(snapshot::Args),
+    /// Carry the objects of a cluster from one store to another.
+    Migrate(migrate::Args),
     /// Run a control plane, and a node, on this machine.
     Server(Box<server::Args>),
     /// Run a node on this machine.
@@ -81,6 +87,8 @@ impl Command {
             Self::Down(args) => down::run(&args),
             Self::Enter(args) => enter::run(&args),
             Self::Image(args) => image::run(&args),
+            Self::Snapshot(args) => snapshot::run(&args),
+            Self::Migrate(args) => migrate::run(&args),
             Self::Server(args) => server::run(*args),
             Self::Agent(args) => agent::run(*args),
             Self::Apiserver(args) => server::run_api_server(*args),

@@ -25,7 +25,7 @@ use crate::{
         control_plane::{self, Backend, ControlPlane},
         keys::Sharing,
         parts::Parts,
-        registries,
+        registries, snapshot,
     },
     local::record::Store,
     token::TokenFlags,
@@ -247,6 +247,7 @@ pub fn run(args: Args) -> Result<()> {
             }
         };
         let control_plane = ControlPlane::start(plan, &mut parts).await?;
+        snapshot::serve(&data, control_plane.store())?;
         write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
         if !args.disable_agent {
             let name = args.node_name.map_or_else(component::host_name, Ok)?;
@@ -278,6 +279,7 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
         let (plan, address) = (args.plan()?, args.server.address()?);
         let data = plan.data.clone();
         let control_plane = ControlPlane::start_api_server(plan, &Metrics::default()).await?;
+        snapshot::serve(&data, control_plane.store())?;
         write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
         shutdown.cancelled().await;
         control_plane.stop().await;

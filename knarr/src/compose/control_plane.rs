@@ -76,6 +76,7 @@ fn metrics() -> Metrics {
 /// A running control plane.
 pub struct ControlPlane {
     server: Server,
+    store: Arc<dyn Store>,
 }
 
 impl ControlPlane {
@@ -118,7 +119,7 @@ impl ControlPlane {
         }
         let mut addresses = vec![plan.address.to_string(), first_address(&plan.ranges).to_string()];
         addresses.extend(plan.names);
-        let mut config = apiserver::Config::new(store);
+        let mut config = apiserver::Config::new(store.clone());
         config.shared = shared;
         config.security =
             Some(security::Config { pki, addresses, loopback_kubelets: false, files: plan.files, access: plan.access });
@@ -127,7 +128,12 @@ impl ControlPlane {
         config.listen = Some(plan.listen);
         config.advertise = Some((plan.address.to_string(), plan.listen.port()));
         let server = Server::start(config).await.context("start the API server")?;
-        Ok(Self { server })
+        Ok(Self { server, store })
+    }
+
+    /// What the API server keeps its objects in.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
     }
 
     /// A client in process that acts as the node.

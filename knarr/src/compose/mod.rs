@@ -7,6 +7,7 @@ pub mod keys;
 pub mod outside;
 pub mod parts;
 pub mod registries;
+pub mod snapshot;
 
 use std::{
     io::Read,
@@ -26,7 +27,8 @@ use crate::{
     commands::{image::names, run_node::Report, status::is_ready},
     compose::{control_plane::ControlPlane, keys::Sharing, parts::Parts},
     local::{
-        control, etcd, kubeconfig, layout,
+        control::{self, Answer},
+        etcd, kubeconfig, layout,
         record::{Cluster, Node, Store},
     },
 };
@@ -78,6 +80,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             sharing,
         };
         let control_plane = control_plane.insert(ControlPlane::start(plan, &mut parts).await?);
+        let _ = state.store.set(control_plane.store());
         control_plane.write_kubeconfig(
             &kubeconfig::own_path(&cluster.name),
             &cluster.name,
@@ -145,6 +148,7 @@ fn last_heartbeat(node: &ApiNode) -> i64 {
 /// What commands on the host may ask about.
 #[derive(Default)]
 struct State {
+    store: OnceLock<Arc<dyn store::Store>>,
     images: OnceLock<Arc<ImageStore>>,
     ready: watch::Sender<bool>,
 }
@@ -156,12 +160,16 @@ fn handler(state: Arc<State>) -> control::Handler {
         "wait ready" => {
             // The sender lives as long as this handler.
             let _ = runtime.block_on(state.ready.subscribe().wait_for(|ready| *ready));
-            Ok(Vec::new())
+            Ok(Answer::Lines(Vec::new()))
+        }
+        "snapshot save" => {
+            let store = state.store.get().context("this node has no store, or has not opened it yet")?;
+            snapshot::answer(store.clone(), &runtime)
         }
         "image load" => {
             let images = state.images.get().context("the node's runtime has not started yet")?;
             let loaded = images.import(rest).context("read the archive")?;
-            Ok(loaded.iter().flat_map(|image| names(image, &image.id)).collect())
+            Ok(Answer::Lines(loaded.iter().flat_map(|image| names(image, &image.id)).collect()))
         }
         "image ls" => {
             let images = state.images.get().context("the node's runtime has not started yet")?;
@@ -170,7 +178,7 @@ fn handler(state: Arc<State>) -> control::Handler {
                 let line = |name: String| format!("{name}\t{}\t{}", image.id, image.size);
                 names(&image, "<none>").into_iter().map(line).collect::<Vec<_>>()
             };
-            Ok(list.flat_map(lines).collect())
+            Ok(Answer::Lines(list.flat_map(lines).collect()))
         }
         other => bail!("this node does not know {other:?}"),
     })

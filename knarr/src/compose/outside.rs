@@ -11,7 +11,8 @@ use crate::{
     balance::{self, Servers},
     commands::run_node::Report,
     local::{
-        control, etcd,
+        control::{self, Answer},
+        etcd,
         record::{Cluster, Node},
     },
 };
@@ -31,7 +32,7 @@ pub fn run(cluster: &Cluster, outside: &Node) -> Result<()> {
         let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {}", outside.address))?;
         // It is ready as soon as anybody can ask.
         let handler: control::Handler = Arc::new(|command, _| match command {
-            "wait ready" => Ok(Vec::new()),
+            "wait ready" => Ok(Answer::Lines(Vec::new())),
             other => bail!("no node is here to do {other:?}"),
         });
         tokio::spawn(control::serve(socket, handler));

@@ -12,6 +12,7 @@ pub mod image;
 pub mod memory;
 pub mod record;
 pub mod resize;
+pub mod resolver;
 pub mod resources;
 pub mod sandbox_config;
 pub mod spec;

@@ -3,7 +3,11 @@
 use cri::v1;
 use k8s_openapi::api::core::v1::{Pod, SeccompProfile};
 
-use super::{record::keys, resources, spec};
+use super::{
+    record::keys,
+    resolver::{Resolver, dns},
+    resources, spec,
+};
 
 /// The node's part in a sandbox.
 #[derive(Clone, Debug, Default)]
@@ -14,34 +18,6 @@ pub struct NodeNet {
     pub cluster_domain: String,
     /// The node's own resolver.
     pub resolver: Resolver,
-}
-
-/// What a resolv.conf says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resolver {
-    /// `nameserver`.
-    pub servers: Vec<String>,
-    /// `search`.
-    pub searches: Vec<String>,
-    /// `options`.
-    pub options: Vec<String>,
-}
-
-impl Resolver {
-    /// Reads a resolv.conf.
-    pub fn parse(text: &str) -> Self {
-        let mut resolver = Self::default();
-        for line in text.lines().map(|l| l.split(['#', ';']).next().unwrap_or_default()) {
-            let mut words = line.split_whitespace().map(str::to_owned);
-            match words.next().as_deref() {
-                Some("nameserver") => resolver.servers.extend(words.next()),
-                Some("search") => resolver.searches = words.filter(|w| w != ".").collect(),
-                Some("options") => resolver.options = words.collect(),
-                _ => {}
-            }
-        }
-        resolver
-    }
 }
 
 /// Builds the configuration.
@@ -81,7 +57,7 @@ pub fn build(pod: &Pod, attempt: u32, net: &NodeNet, cgroup_parent: &str, log_di
         }),
         hostname: if network { String::new() } else { hostname(pod, &net.cluster_domain) },
         log_directory: log_directory.to_owned(),
-        dns_config: Some(dns(pod, net)),
+        dns_config: Some(dns(pod, net).0),
         port_mappings,
         labels: labels.into_iter().collect(),
         annotations: annotations.into_iter().collect(),
@@ -133,53 +109,6 @@ pub fn hostname(pod: &Pod, domain: &str) -> String {
 pub fn full_domain(pod: &Pod, domain: &str) -> Option<String> {
     let sub = pod.spec.as_ref()?.subdomain.clone().filter(|s| !s.is_empty())?;
     Some(format!("{sub}.{}.svc.{domain}", spec::namespace(pod)))
-}
-
-/// The pod's resolver, by dnsPolicy and dnsConfig.
-pub fn dns(pod: &Pod, net: &NodeNet) -> v1::DnsConfig {
-    let own = spec::spec(pod);
-    let policy = own.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let cluster = match policy {
-        "ClusterFirstWithHostNet" => true,
-        "ClusterFirst" => !spec::host_network(pod),
-        _ => false,
-    };
-    let host = &net.resolver;
-    let mut dns = match policy {
-        "None" => v1::DnsConfig::default(),
-        _ if cluster && !net.cluster_dns.is_empty() => {
-            let domain = &net.cluster_domain;
-            let namespace = spec::namespace(pod);
-            let mut searches = match domain.is_empty() {
-                true => Vec::new(),
-                false => vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()],
-            };
-            extend(&mut searches, &host.searches);
-            v1::DnsConfig { servers: net.cluster_dns.clone(), searches, options: vec!["ndots:5".to_owned()] }
-        }
-        _ => v1::DnsConfig { servers: host.servers.clone(), searches: host.searches.clone(), options: host.options.clone() },
-    };
-    if let Some(extra) = own.dns_config {
-        extend(&mut dns.servers, &extra.nameservers.unwrap_or_default());
-        extend(&mut dns.searches, &extra.searches.unwrap_or_default());
-        for option in extra.options.unwrap_or_default() {
-            let name = option.name.unwrap_or_default();
-            dns.options.retain(|o| o.split(':').next() != Some(name.as_str()));
-            dns.options.push(match option.value.filter(|v| !v.is_empty()) {
-                Some(value) => format!("{name}:{value}"),
-                None => name,
-            });
-        }
-    }
-    dns
-}
-
-fn extend(list: &mut Vec<String>, more: &[String]) {
-    for item in more {
-        if !list.contains(item) {
-            list.push(item.clone());
-        }
-    }
 }
 
 /// Which namespaces the pod's processes live in.
@@ -255,32 +184,6 @@ mod tests {
 
     fn pod(spec: Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap()
-    }
-
-    fn net() -> NodeNet {
-        NodeNet {
-            cluster_dns: vec!["10.43.0.10".into()],
-            cluster_domain: "cluster.local".into(),
-            resolver: Resolver::parse("# x\nnameserver 192.0.2.53\nsearch example.test\noptions rotate timeout:1\n"),
-        }
-    }
-
-    fn lines(spec: Value) -> String {
-        let d = dns(&pod(spec), &net());
-        format!("{} | {} | {}", d.servers.join(" "), d.searches.join(" "), d.options.join(" "))
-    }
-
-    #[test]
-    fn resolvers() {
-        let cluster = "10.43.0.10 | n.svc.cluster.local svc.cluster.local cluster.local example.test | ndots:5";
-        let host = "192.0.2.53 | example.test | rotate timeout:1";
-        assert_eq!(lines(json!({"containers": []})), cluster);
-        assert_eq!(lines(json!({"containers": [], "hostNetwork": true})), host);
-        assert_eq!(lines(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})), cluster);
-        assert_eq!(lines(json!({"containers": [], "dnsPolicy": "Default"})), host);
-        let own = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"],
-            "searches": ["a.test"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}});
-        assert_eq!(lines(own), "192.0.2.1 | a.test | ndots:2 edns0");
     }
 
     #[test]

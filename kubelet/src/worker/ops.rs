@@ -10,6 +10,7 @@ use super::start::{Failure, Order};
 use crate::{
     pod::{
         record::PodRecord,
+        resolver,
         spec::{self, Member},
     },
     runtime::RuntimeError,
@@ -132,6 +133,9 @@ pub async fn sandbox(ctx: Ctx, pod: Pod, attempt: u32) -> Done {
     if let Ok(Err(error)) = prepared {
         let status = tonic::Status::internal(format!("make the log directory: {error}"));
         return Done::Sandbox(Err(RuntimeError { call: "run_pod_sandbox", status }));
+    }
+    for note in resolver::dns(&pod, &ctx.facts.net).1 {
+        ctx.event(&pod, "Warning", "DNSConfigForming", note);
     }
     let config = super::start::sandbox(&ctx, &pod, attempt);
     let handler = spec::spec(&pod).runtime_class_name.unwrap_or_default();

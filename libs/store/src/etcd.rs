@@ -4,6 +4,9 @@
 //! that several keys share, as upstream's API server does it: a lease a key would cost etcd more than the key.
 
 mod connect;
+mod transfer;
+
+pub use transfer::Filled;
 
 use std::{
     collections::HashMap,
@@ -20,7 +23,7 @@ use etcd_client::{
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, broadcast, mpsc};
 
-use crate::{Entry, Error, Event, Op, Outcome, Page, Range, Revision, Store, Txn, Watch, WatchMessage};
+use crate::{Entry, Error, Event, Export, Op, Outcome, Page, Range, Revision, Store, Txn, Watch, WatchMessage};
 
 /// Messages a watcher may lag behind before etcd is no longer read for it.
 const WATCH_BUFFER: usize = 4096;
@@ -58,13 +61,21 @@ struct Shared {
 }
 
 impl EtcdStore {
-    /// Connects, and makes sure that a member answers.
+    /// Connects, and makes sure that a member answers and that nothing half-filled is taken for a store.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let client = connect::client(&options).await?;
-        let store =
-            Self { client, leases: Mutex::default(), granting: AsyncMutex::default(), progress: broadcast::channel(16).0 };
+        let store = Self::reach(options).await?;
+        if store.is_unfinished().await? { Err(Error::Unfinished) } else { Ok(store) }
+    }
+
+    /// Connects to an etcd that is to be filled, whatever is in it.
+    pub async fn reach(options: Options) -> Result<Self, Error> {
+        let store = Self::over(connect::client(&options).await?);
         store.revision().await?;
         Ok(store)
+    }
+
+    fn over(client: Client) -> Self {
+        Self { client, leases: Mutex::default(), granting: AsyncMutex::default(), progress: broadcast::channel(16).0 }
     }
 
     fn kv(&self) -> etcd_client::KvClient {
@@ -229,6 +240,10 @@ impl Store for EtcdStore {
             Ok(_) => Ok(()),
             Err(error) => Err(self.range_error(error, Some(revision)).await),
         }
+    }
+
+    async fn export(&self) -> Result<Export, Error> {
+        self.export_pages().await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -5,7 +5,10 @@
 //! revision is compacted; a watch replays every change since a revision, in order, once. `redb` (embedded, the default)
 //! and `etcd` implement it and pass the same suite (`tests/conformance`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use tokio::sync::mpsc;
 
 pub mod etcd;
 pub mod redb;
+pub mod snapshot;
 
 /// A point in the store's history. The first committed transaction has revision 2, as in etcd (an empty store is at 1).
 pub type Revision = u64;
@@ -149,6 +153,26 @@ pub enum WatchMessage {
 /// closed, or the watcher fell so far behind that the store let go of it: then the watcher lists again.
 pub type Watch = mpsc::Receiver<Result<WatchMessage, Error>>;
 
+/// An entry as it is carried from one store to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key with its value and revisions.
+    pub entry: Entry,
+    /// When it is to be deleted, for a key with a time to live.
+    pub expires: Option<SystemTime>,
+}
+
+/// Every live entry below [`ROOT`] as of one revision, however many writers go on meanwhile.
+pub struct Export {
+    /// The revision.
+    pub revision: Revision,
+    /// The records in key order, some at a time. An error ends them.
+    pub records: mpsc::Receiver<Result<Vec<Record>, Error>>,
+}
+
+/// Where an API server keeps its objects; what else an etcd holds is somebody else's.
+pub const ROOT: &str = "/registry/";
+
 /// Why a store could not do as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -175,6 +199,15 @@ pub enum Error {
     /// A watcher did not keep up with the changes.
     #[error("the watcher fell behind and was let go")]
     Lagged,
+    /// What was to be filled holds something already.
+    #[error("{0} holds objects already")]
+    NotEmpty(String),
+    /// Another process has the store's file open.
+    #[error("another process has the store open")]
+    InUse,
+    /// A store that was being filled when that was interrupted.
+    #[error("this etcd was being filled by a migration that did not finish; migrate again, with --replace")]
+    Unfinished,
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
@@ -207,6 +240,8 @@ pub trait Store: Send + Sync + 'static {
     async fn request_progress(&self) -> Result<(), Error>;
     /// Forgets history before `revision`: older reads and watches then fail with [`Error::Compacted`].
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
+    /// Reads everything at the newest revision.
+    async fn export(&self) -> Result<Export, Error>;
     /// Makes everything acknowledged durable and releases the files. Idempotent.
     async fn close(&self) -> Result<(), Error>;
 }

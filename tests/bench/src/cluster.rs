@@ -56,6 +56,12 @@ impl Cluster {
         self.knarr(&["image", "load", &image.to_string_lossy(), "--name", &self.name]).map(drop)
     }
 
+    /// The same for one node.
+    pub fn load_image_into(&self, node: &str) -> Result<()> {
+        let image = program("hello.tar")?;
+        self.knarr(&["image", "load", &image.to_string_lossy(), "--name", &self.name, "--node", node]).map(drop)
+    }
+
     /// `knarr down`.
     pub fn down(&self) {
         let _ = self.knarr(&["down", "--name", &self.name]);
@@ -71,10 +77,16 @@ impl Cluster {
         Subject::Cluster(self.name.clone())
     }
 
-    fn knarr(&self, arguments: &[&str]) -> Result<String> {
+    /// A `knarr` to be run.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(program("knarr")?);
         command.args(arguments).env("KUBECONFIG", self.folder.path().join("kubeconfig")).stdin(Stdio::null());
-        let output = command.output()?;
+        Ok(command)
+    }
+
+    /// Runs `knarr` and returns what it printed.
+    pub fn knarr(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments)?.output()?;
         if !output.status.success() {
             bail!("knarr {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }

@@ -14,12 +14,14 @@ mod measure;
 mod node;
 mod objects;
 mod scheduler;
+mod services;
 mod table;
 mod watch;
 
 use anyhow::{Result, bail};
 
-const BENCHES: &[&str] = &["cold", "idle", "pods", "deploy", "api", "list", "watch", "memory", "scheduler"];
+const BENCHES: &[&str] =
+    &["cold", "idle", "pods", "deploy", "api", "list", "watch", "memory", "scheduler", "services", "nodes"];
 
 fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -70,6 +72,12 @@ async fn run(asked: &[String]) -> Result<()> {
     }
     if is("scheduler") {
         scheduler::run().await?;
+    }
+    if is("services") {
+        services::run().await?;
+    }
+    if is("nodes") {
+        services::idle_nodes().await?;
     }
     Ok(())
 }

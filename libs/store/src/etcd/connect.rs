@@ -43,14 +43,14 @@ struct Member {
 struct Members {
     list: Vec<Member>,
     tls: TlsConnector,
-    /// The one that answered last.
-    current: AtomicUsize,
+    /// The one to try first: after the one that answered last, which may be frozen and still take connections.
+    next: AtomicUsize,
 }
 
 /// Connects, and makes sure that a member answers.
 pub(super) async fn client(options: &Options) -> Result<Client, Error> {
     let list = options.endpoints.iter().map(|endpoint| member(endpoint)).collect::<Result<Vec<_>, _>>()?;
-    let members = Arc::new(Members { list, tls: tls(options)?, current: AtomicUsize::new(0) });
+    let members = Arc::new(Members { list, tls: tls(options)?, next: AtomicUsize::new(0) });
     let connect = tower::service_fn(move |_| {
         let members = members.clone();
         async move { members.connect().await.map(TokioIo::new) }
@@ -113,7 +113,7 @@ fn tls(options: &Options) -> Result<TlsConnector, Error> {
 
 impl Members {
     async fn connect(&self) -> io::Result<Box<dyn Wire>> {
-        let first = self.current.load(Ordering::Relaxed);
+        let first = self.next.load(Ordering::Relaxed);
         let mut failed = io::Error::other("there is no member of etcd to connect with");
         for n in 0..self.list.len() {
             let place = (first + n) % self.list.len();
@@ -121,7 +121,7 @@ impl Members {
             let wire = tokio::time::timeout(PATIENCE, self.reach(member)).await;
             match wire.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"))) {
                 Ok(wire) => {
-                    self.current.store(place, Ordering::Relaxed);
+                    self.next.store(place + 1, Ordering::Relaxed);
                     return Ok(wire);
                 }
                 Err(error) => failed = io::Error::new(error.kind(), format!("{}: {error}", member.address)),

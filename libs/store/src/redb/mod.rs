@@ -9,6 +9,7 @@
 
 mod committer;
 mod tables;
+pub(crate) mod transfer;
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +24,7 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadableDatabase};
 use tokio::sync::oneshot;
 
-use crate::{Entry, Error, Outcome, Page, Range, Revision, Store, Txn, Watch};
+use crate::{Entry, Error, Export, Outcome, Page, Range, Revision, Store, Txn, Watch};
 use committer::{Command, Committer};
 
 /// How the file is kept.
@@ -140,6 +141,10 @@ impl Store for RedbStore {
         self.ask(|reply| Command::Compact { revision, reply }).await
     }
 
+    async fn export(&self) -> Result<Export, Error> {
+        transfer::export(&self.shared)
+    }
+
     async fn close(&self) -> Result<(), Error> {
         let thread = self.thread.lock().take();
         let Some(thread) = thread else { return Ok(()) };
@@ -160,7 +165,10 @@ impl Drop for RedbStore {
 }
 
 fn open_file(path: &Path, options: &Options) -> Result<Database, Error> {
-    redb::Builder::new().set_cache_size(options.cache_bytes).create(path).map_err(|e| backend("open the store's file", e))
+    redb::Builder::new().set_cache_size(options.cache_bytes).create(path).map_err(|e| match e {
+        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse,
+        other => backend("open the store's file", other),
+    })
 }
 
 /// An error of redb as ours: a full disk is told apart, wherever in the chain it shows.

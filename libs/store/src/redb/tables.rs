@@ -46,7 +46,7 @@ impl Version {
         value.map(|value| Entry { key, value, create_revision, mod_revision })
     }
 
-    fn decode(key: &str, revision: u64, bytes: &[u8]) -> Result<Self, Error> {
+    pub fn decode(key: &str, revision: u64, bytes: &[u8]) -> Result<Self, Error> {
         let corrupted = || backend("decode a version", redb::Error::Corrupted(format!("version {revision} of {key}")));
         let (head, rest) = bytes.split_first_chunk::<8>().ok_or_else(corrupted)?;
         let (flag, value) = rest.split_first().ok_or_else(corrupted)?;

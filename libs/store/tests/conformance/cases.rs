@@ -12,7 +12,7 @@ pub fn put(key: &str, value: &str) -> Op {
     Op::Put { key: key.into(), value: Bytes::copy_from_slice(value.as_bytes()), ttl: None }
 }
 
-fn delete(key: &str) -> Op {
+pub fn delete(key: &str) -> Op {
     Op::Delete { key: key.into() }
 }
 
@@ -330,4 +330,41 @@ pub async fn random_histories_equal_the_model(store: S) {
     seen.sort_by(|a, b| (a.revision, &a.key).cmp(&(b.revision, &b.key)));
     story.sort_by(|a, b| (a.revision, &a.key).cmp(&(b.revision, &b.key)));
     assert_eq!(seen, story);
+}
+
+/// Writers move units between two keys; whatever one moment holds, it holds all units.
+pub async fn an_export_is_one_moment_under_writers(store: S) {
+    let (left, right) = ("/registry/left", "/registry/right");
+    commit(&store, vec![put(left, "1000"), put(right, "0"), put_with_ttl("/registry/short", Duration::from_secs(3600))])
+        .await;
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (writing, until) = (store.clone(), stop.clone());
+    let writer = tokio::spawn(async move {
+        for moved in 1..=1000_u32 {
+            if until.load(std::sync::atomic::Ordering::Relaxed) {
+                return;
+            }
+            let ops = vec![put(left, &(1000 - moved).to_string()), put(right, &moved.to_string())];
+            commit(&writing, ops).await;
+        }
+    });
+    let mut revisions = Vec::new();
+    for _ in 0..10 {
+        let mut export = store.export().await.unwrap();
+        let mut records = Vec::new();
+        while let Some(piece) = export.records.recv().await {
+            records.extend(piece.unwrap());
+        }
+        let keys: Vec<&str> = records.iter().map(|r| &*r.entry.key).collect();
+        assert_eq!(keys, [left, right, "/registry/short"]);
+        let units = |n: usize| String::from_utf8(records[n].entry.value.to_vec()).unwrap().parse::<u32>().unwrap();
+        assert_eq!(units(0) + units(1), 1000);
+        assert!(records[0].entry.mod_revision <= export.revision && records[0].expires.is_none());
+        let left = records[2].expires.unwrap().duration_since(std::time::SystemTime::now()).unwrap().as_secs();
+        assert!((3000..=3700).contains(&left), "{left} s left");
+        revisions.push(export.revision);
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.await.unwrap();
+    assert!(revisions.is_sorted());
 }

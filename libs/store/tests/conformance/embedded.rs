@@ -90,10 +90,10 @@ async fn a_clean_end_keeps_revision_and_history() {
 }
 
 /// A small file system of its own; unmounted on drop.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount() -> Option<Self> {
+    pub fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mounted =
             nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=16m"));
@@ -105,6 +105,12 @@ impl SmallDisk {
                 None
             }
         }
+    }
+}
+
+impl SmallDisk {
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 

@@ -24,6 +24,7 @@ impl Redb {
 
 pub struct Etcd {
     pub store: Arc<dyn Store>,
+    pub endpoint: String,
     process: Child,
     _dir: tempfile::TempDir,
 }
@@ -59,7 +60,7 @@ impl Etcd {
             }
             Err(error) => panic!("starting etcd: {error}"),
         };
-        let mut it = Self { store: Redb::new().store, process, _dir: dir };
+        let mut it = Self { store: Redb::new().store, endpoint: client.clone(), process, _dir: dir };
         let options = knarr_store::etcd::Options { endpoints: vec![client], ..Default::default() };
         let connected = tokio::time::timeout(Duration::from_secs(30), async {
             loop {

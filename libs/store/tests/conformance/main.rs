@@ -1,6 +1,7 @@
 //! One suite for every store: each case runs on redb and on etcd. What only an embedded store promises (reopening after a
-//! crash, a full disk) follows in `embedded`.
+//! crash, a full disk) follows in `embedded`, snapshots and migrations in `backup`.
 
+mod backup;
 mod cases;
 mod embedded;
 mod fixture;
@@ -41,4 +42,5 @@ on_every_store!(
     a_key_with_a_time_to_live_goes_and_watchers_see_it,
     a_put_renews_the_time_to_live,
     random_histories_equal_the_model,
+    an_export_is_one_moment_under_writers,
 );
