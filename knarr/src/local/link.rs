@@ -66,7 +66,8 @@ pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
         outside.delete_link(&port).await?;
         let namespace = netns::open(&path)?;
         let near = VethEnd { name: &port, ..VethEnd::default() };
-        let far = VethEnd { name: "eth0", namespace: Some(namespace.as_fd()), ..VethEnd::default() };
+        let mac = Some(hardware_address(node));
+        let far = VethEnd { name: "eth0", namespace: Some(namespace.as_fd()), mac, ..VethEnd::default() };
         outside.add_veth(near, far).await?;
     }
     let bridge = outside.existing(SWITCH).await?.index;
@@ -75,6 +76,12 @@ pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
     inside.set_up(eth0).await?;
     inside.add_address(eth0, node.address, cluster.subnet()?.prefix()).await?;
     Ok(())
+}
+
+/// A node that was off comes back with the same card: its neighbours need not find out that it has another.
+fn hardware_address(node: &Node) -> [u8; 6] {
+    let [a, b, c, d] = node.address.octets();
+    [0x02, 0x6e, a, b, c, d]
 }
 
 /// Cuts the node's wire to the switch, until [`ensure_node`].
