@@ -164,7 +164,7 @@ fn handler(state: Arc<State>) -> control::Handler {
         }
         "snapshot save" => {
             let store = state.store.get().context("this node has no store, or has not opened it yet")?;
-            snapshot::answer(store.clone(), &runtime)
+            snapshot::answer(store, &runtime)
         }
         "image load" => {
             let images = state.images.get().context("the node's runtime has not started yet")?;

@@ -22,8 +22,11 @@ pub enum Answer {
     /// Lines of text.
     Lines(Vec<String>),
     /// Whatever this writes. The other end must be able to tell when it broke off.
-    Stream(Box<dyn FnOnce(&mut dyn Write) -> Result<()>>),
+    Stream(Produce),
 }
+
+/// Writes an answer.
+pub type Produce = Box<dyn FnOnce(&mut dyn Write) -> Result<()>>;
 
 /// The socket of the node with this folder.
 pub fn path(folder: &Path) -> PathBuf {

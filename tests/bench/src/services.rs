@@ -141,7 +141,7 @@ impl Bench {
                 let mut connection = target.connect().await?;
                 let mut addresses = Vec::new();
                 for n in (creator..COUNT).step_by(CREATORS) {
-                    let service = service(&format!("s-{n}"), Some(json!({"app": "bench"})));
+                    let service = service(&format!("s-{n}"), &json!({"app": "bench"}));
                     let made = connection.json("POST", &path, &service).await?;
                     addresses.push(cluster_ip(&made)?);
                 }
@@ -172,7 +172,7 @@ impl Bench {
         const CHANGES: usize = 50;
         let mut connection = self.target.connect().await?;
         let path = "/api/v1/namespaces/bench-0/services";
-        let address = cluster_ip(&connection.json("POST", path, &service("changing", None)).await?)?;
+        let address = cluster_ip(&connection.json("POST", path, &service("changing", &Value::Null)).await?)?;
         let slices = "/apis/discovery.k8s.io/v1/namespaces/bench-0/endpointslices";
         let endpoint = |ip: &Ipv4Addr| json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}]);
         let turns: Vec<(&Ipv4Addr, u8)> = self.pods.iter().map(|(ip, says)| (ip, *says)).collect();
@@ -276,7 +276,7 @@ pub async fn idle_nodes() -> Result<()> {
     Ok(())
 }
 
-fn service(name: &str, selector: Option<Value>) -> Value {
+fn service(name: &str, selector: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"selector": selector, "ports": [{"name": "http", "port": 80, "targetPort": PORT}]},
