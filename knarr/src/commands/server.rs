@@ -156,7 +156,18 @@ impl ApiServerFlags {
         let listen: SocketAddr = (self.bind_address, self.secure_port).into();
         let (ranges, files, access) = Default::default();
         let (address, names) = (self.address()?, self.tls_san.clone());
-        Ok(control_plane::Plan { data, address, listen, store, ranges, files, access, names, sharing: None })
+        Ok(control_plane::Plan {
+            data,
+            address,
+            listen,
+            store,
+            ranges,
+            files,
+            access,
+            names,
+            sharing: None,
+            node_monitor_grace: None,
+        })
     }
 
     fn etcd(&self) -> Result<store::etcd::Options> {

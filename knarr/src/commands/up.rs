@@ -43,6 +43,10 @@ pub struct Args {
     /// How nodes reach each other's pods: auto, host-gw or vxlan [default: auto, or what it was made with].
     #[arg(long)]
     pod_network: Option<net::peers::Mode>,
+    /// How long a node may be silent before it counts as lost, from the servers' next start on [default: 50s, or what was asked
+    /// for before].
+    #[arg(long, value_parser = process::flags::duration)]
+    node_monitor_grace_period: Option<Duration>,
 }
 
 /// Does it.
@@ -105,11 +109,14 @@ async fn ensure_record(args: &Args) -> Result<Cluster> {
                 servers,
                 store,
                 pod_network: args.pod_network.map(|mode| mode.to_string()),
+                node_monitor_grace_ms: None,
             };
             cluster.save()?;
             cluster
         }
     };
+    let grace = args.node_monitor_grace_period.map(|grace| grace.as_millis() as u64);
+    let cluster = Cluster { node_monitor_grace_ms: grace.or(cluster.node_monitor_grace_ms), ..cluster };
     cluster.save()?;
     Ok(cluster)
 }

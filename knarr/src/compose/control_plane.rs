@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -55,6 +56,8 @@ pub struct Plan {
     pub names: Vec<String>,
     /// Other servers use the same store: how the common keys are come by.
     pub sharing: Option<Sharing>,
+    /// How long a node may be silent, if not as long as upstream's.
+    pub node_monitor_grace: Option<Duration>,
 }
 
 /// All nodes' pods.
@@ -83,8 +86,11 @@ impl ControlPlane {
     /// Starts the API server, and the other components among `parts`.
     pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
         let (services, leader_elect) = (plan.ranges.addresses, plan.sharing.is_some());
+        let defaults = controller_manager::Config::default();
+        let node_monitor_grace_period = plan.node_monitor_grace.unwrap_or(defaults.node_monitor_grace_period);
         let this = Self::start_api_server(plan, &metrics()).await?;
         let config = controller_manager::Config {
+            node_monitor_grace_period,
             leader_elect,
             cluster_dns: Some(IpAddr::V4(CLUSTER_DNS)),
             // Nodes that come with a range of their own keep it.
@@ -92,7 +98,7 @@ impl ControlPlane {
             cluster_cidr: Some(PODS.to_owned()),
             service_cluster_ip_range: Some(format!("{}/{}", services.0, services.1)),
             root_ca: Some(this.pki()?.authority_pem().to_owned()),
-            ..controller_manager::Config::default()
+            ..defaults
         };
         let client = this.component_client("kube-controller-manager");
         parts.run("controller-manager", move |shutdown| {

@@ -13,6 +13,7 @@ use std::{
     io::Read,
     net::Ipv4Addr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -78,6 +79,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             access: Default::default(),
             names: vec![layout::outside_address(cluster.subnet()?).to_string()],
             sharing,
+            node_monitor_grace: cluster.node_monitor_grace_ms.map(Duration::from_millis),
         };
         let control_plane = control_plane.insert(ControlPlane::start(plan, &mut parts).await?);
         let _ = state.store.set(control_plane.store());

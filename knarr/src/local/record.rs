@@ -40,6 +40,9 @@ pub struct Cluster {
     /// How nodes reach each other's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_network: Option<String>,
+    /// After how many milliseconds of silence a node is lost, if not after upstream's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_monitor_grace_ms: Option<u64>,
 }
 
 fn one() -> u8 {

@@ -75,7 +75,8 @@ impl Etcd {
     }
 }
 
-fn address() -> String {
+/// An address on loopback that is free.
+pub fn address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("an ephemeral port");
     format!("http://{}", listener.local_addr().expect("its address"))
 }

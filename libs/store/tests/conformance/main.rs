@@ -5,6 +5,7 @@ mod backup;
 mod cases;
 mod embedded;
 mod fixture;
+mod members;
 
 use fixture::{Etcd, Redb};
 
