@@ -167,7 +167,7 @@ impl Server {
         };
         if let (Some(security), Some((host, port))) = (&security, &config.advertise) {
             let server = format!("https://{host}:{port}");
-            bootstrap::cluster_info(&registry, &server, &security.authorities).await.map_err(Error::Bootstrap)?;
+            Box::pin(bootstrap::cluster_info(&registry, &server, &security.authorities)).await.map_err(Error::Bootstrap)?;
         }
         let gate = security.as_ref().map_or_else(Gate::open, |s| s.gate.clone());
         let tokens = security.as_ref().map(|s| s.tokens.clone());

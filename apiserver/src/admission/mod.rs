@@ -39,7 +39,10 @@ pub async fn on_create(
     if is(entry, "pods") {
         pods::service_account(registry, namespace, object).await?;
     }
-    nodes::on_create(registry, entry, namespace, object, write.user).await?;
+    // Few writes are by nodes: all others' futures stay small.
+    if write.user.node().is_some() {
+        Box::pin(nodes::on_create(registry, entry, namespace, object, write.user)).await?;
+    }
     if is(entry, "pods") {
         pods::on_create(registry, object)?;
     } else if is(entry, "nodes") {
@@ -64,7 +67,10 @@ pub async fn on_delete(registry: &Registry, entry: &Entry, (namespace, name): (&
     if is(entry, "namespaces") && IMMORTAL.contains(&name) {
         return Err(Status::forbidden(entry.info().group_resource(), name, "this namespace may not be deleted"));
     }
-    nodes::on_delete(registry, entry, namespace, name, write.user).await
+    match write.user.node() {
+        Some(_) => Box::pin(nodes::on_delete(registry, entry, namespace, name, write.user)).await,
+        None => Ok(()),
+    }
 }
 
 /// `NamespaceLifecycle`: nothing is created in a namespace that is missing or going.

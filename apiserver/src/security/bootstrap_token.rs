@@ -107,7 +107,7 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdef";
 
-    fn stored(change: Value) -> Value {
+    fn stored(change: &Value) -> Value {
         let data = |text: &str| STANDARD.encode(text);
         let mut object = json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": TYPE, "data": {
             "token-id": data("abcdef"), "token-secret": data(SECRET), "usage-bootstrap-authentication": data("true"),
@@ -141,14 +141,14 @@ mod tests {
     fn a_good_token_is_a_bootstrapper() {
         let groups = ["system:bootstrappers", "system:bootstrappers:a", "system:bootstrappers:workers", AUTHENTICATED];
         let want = ("system:bootstrap:abcdef".to_owned(), groups.map(str::to_owned).to_vec(), 1_767_225_610);
-        assert_eq!(ask(&stored(json!({})), SECRET), Ok(want));
-        let (_, groups, end) = ask(&stored(json!({"expiration": null, "auth-extra-groups": null})), SECRET).unwrap();
+        assert_eq!(ask(&stored(&json!({})), SECRET), Ok(want));
+        let (_, groups, end) = ask(&stored(&json!({"expiration": null, "auth-extra-groups": null})), SECRET).unwrap();
         assert_eq!((groups, end), (vec![GROUP.to_owned(), AUTHENTICATED.to_owned()], i64::MAX));
     }
 
     #[test]
     fn anything_else_is_nobody() {
-        assert!(ask(&stored(json!({})), "0123456789abcdee").unwrap_err().contains("token-secret"));
+        assert!(ask(&stored(&json!({})), "0123456789abcdee").unwrap_err().contains("token-secret"));
         let changes = [
             ("token-id", json!("zzzzzz")),
             ("token-secret", Value::Null),
@@ -159,12 +159,12 @@ mod tests {
             ("auth-extra-groups", json!("system:bootstrappers:a,system:bootstrappers:-")),
         ];
         for (key, value) in changes {
-            assert!(ask(&stored(json!({key: value})), SECRET).is_err(), "{key} {value}");
+            assert!(ask(&stored(&json!({key: value})), SECRET).is_err(), "{key} {value}");
         }
-        let mut object = stored(json!({}));
+        let mut object = stored(&json!({}));
         object["type"] = json!("Opaque");
         assert!(ask(&object, SECRET).is_err());
-        let mut object = stored(json!({}));
+        let mut object = stored(&json!({}));
         object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert!(ask(&object, SECRET).is_err());
     }
