@@ -209,7 +209,7 @@ pub async fn resize(ctx: Ctx, pod: Pod, name: String, id: String, linux: cri::v1
     let updated = ctx.runtime.update_resources(&id, linux).await;
     // Once more: a smaller limit only fits after the container has shrunk.
     let again = tokio::task::spawn_blocking(cgroups).await;
-    let error = updated.err().map(|error| error.rpc().to_string());
+    let error = updated.err().map(|error| error.rpc());
     if let Some(error) = &error {
         ctx.event(&pod, "Warning", "ResizeError", format!("Pod resize error: {error}"));
     } else if made.is_err() || again.is_err() {
