@@ -111,7 +111,42 @@ pub struct Config {
     /// The same as text; set by the process that composes the components, and preferred over the file.
     #[arg(skip)]
     pub root_ca: Option<String>,
+    /// Filename containing a PEM-encoded X509 CA certificate used to issue cluster-scoped certificates; without one no certificate
+    /// requests are signed.
+    #[arg(long, requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<std::path::PathBuf>,
+    /// Filename containing a PEM-encoded ECDSA private key used to sign cluster-scoped certificates.
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<std::path::PathBuf>,
+    /// The max length of duration signed certificates will be given. Individual CSRs may request shorter certs by setting
+    /// spec.expirationSeconds.
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
+    /// The same pair as text; set by the process that composes the components, and preferred over the files.
+    #[arg(skip)]
+    pub signing: Option<SigningPair>,
+    /// Approve the serving certificates that kubelets ask for, where a node asks for its own name and addresses.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub approve_kubelet_serving_certificates: bool,
 }
+
+/// The authority that signs certificate requests, as PEM.
+#[derive(Clone)]
+pub struct SigningPair {
+    /// The certificate.
+    pub certificate: String,
+    /// The PKCS#8 key.
+    pub key: String,
+}
+
+impl std::fmt::Debug for SigningPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningPair").finish_non_exhaustive()
+    }
+}
+
+/// Controllers that run only when they are named.
+const ONLY_NAMED: [&str; 1] = [crate::tokencleaner::NAME];
 
 /// Why a configuration cannot be run with.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -137,6 +172,9 @@ pub enum ConfigError {
     /// The certificates cannot be read.
     #[error("cannot read --root-ca-file: {0}")]
     RootCa(String),
+    /// The authority that signs cannot be used.
+    #[error("cannot use the authority that signs certificates: {0}")]
+    Signing(String),
 }
 
 impl Default for Config {
@@ -182,7 +220,8 @@ impl Config {
     /// Whether a controller is to run: its own entry counts before `*`.
     pub fn enables(&self, controller: &str) -> bool {
         let own = self.controllers.iter().rev().find(|n| n.strip_prefix('-').unwrap_or(n) == controller);
-        own.map_or_else(|| self.controllers.iter().any(|n| n == "*"), |n| !n.starts_with('-'))
+        let by_star = || !ONLY_NAMED.contains(&controller) && self.controllers.iter().any(|n| n == "*");
+        own.map_or_else(by_star, |n| !n.starts_with('-'))
     }
 }
 
@@ -213,6 +252,11 @@ mod tests {
             ["*", "*,-a", "a", "-a", "b,-b"].map(enabled),
             [[true, true], [false, true], [true, false], [false, false], [false, false]]
         );
+        let cleaner = |list: &[&str]| {
+            let config = Config { controllers: list.iter().map(|n| (*n).to_owned()).collect(), ..Config::default() };
+            config.enables(crate::tokencleaner::NAME)
+        };
+        assert_eq!([cleaner(&["*"]), cleaner(&["*", crate::tokencleaner::NAME])], [false, true]);
     }
 
     #[test]

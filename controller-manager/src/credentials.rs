@@ -47,6 +47,10 @@ pub fn account(controller: &str) -> Option<&'static str> {
         "namespace-controller" => "namespace-controller",
         "serviceaccount-controller" => "service-account-controller",
         "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
+        "certificatesigningrequest-signing-controller"
+        | "certificatesigningrequest-approving-controller"
+        | "certificatesigningrequest-cleaner-controller" => "certificate-controller",
+        "token-cleaner-controller" => "token-cleaner",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-controller" => "endpointslice-controller",
         "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",

@@ -3,6 +3,7 @@
 //! Each controller watches through shared informers, is woken by the name of an object, decides in a plain function and applies the
 //! decision. None polls; timers exist only where time itself is the trigger (deadlines, grace periods, tolerations).
 
+pub mod certificates;
 pub mod clusterdns;
 pub mod config;
 pub mod context;
@@ -22,6 +23,7 @@ pub mod rootca;
 pub mod selection;
 pub mod serviceaccount;
 pub mod tainteviction;
+pub mod tokencleaner;
 
 use std::{future::Future, pin::Pin};
 
@@ -55,6 +57,10 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("namespace-controller", |ctx| Box::pin(namespace::run(ctx))),
     ("serviceaccount-controller", |ctx| Box::pin(serviceaccount::run(ctx))),
     ("root-ca-certificate-publisher-controller", |ctx| Box::pin(rootca::run(ctx))),
+    ("certificatesigningrequest-signing-controller", |ctx| Box::pin(certificates::signing::run(ctx))),
+    ("certificatesigningrequest-approving-controller", |ctx| Box::pin(certificates::approving::run(ctx))),
+    ("certificatesigningrequest-cleaner-controller", |ctx| Box::pin(certificates::cleaning::run(ctx))),
+    (tokencleaner::NAME, |ctx| Box::pin(tokencleaner::run(ctx))),
     ("cluster-dns-controller", |ctx| Box::pin(clusterdns::run(ctx))),
     ("endpoints-controller", |ctx| Box::pin(endpoints::run(ctx))),
     ("endpointslice-controller", |ctx| Box::pin(endpointslice::run(ctx))),
@@ -69,6 +75,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     let known: Vec<_> = CONTROLLERS.iter().map(|(name, _)| *name).collect();
     config.validate(&known)?;
     rootca::certificates(&config)?;
+    certificates::signing::authority(&config)?;
     if !config.leader_elect {
         work(Context::new(client, config, shutdown)).await;
         return Ok(());

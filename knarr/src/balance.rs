@@ -1,6 +1,7 @@
 //! Several API servers behind one address: connections go to the server that answered last, and to the next one when it does not.
 //!
-//! For programs that know one address only, kubectl above all. Nothing of TLS is touched: certificates are the servers' own.
+//! The agent's clients use [`Servers`] without a socket of their own; `knarr balancer` puts it behind a port for programs that know one
+//! address only, kubectl above all. Nothing of TLS is touched: certificates are the servers' own.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -33,6 +34,17 @@ impl Servers {
         self.list.lock().clone()
     }
 
+    /// These are the servers now. Whether that changed anything; an empty list is nobody's wish and changes nothing.
+    pub fn replace(&self, addresses: &[String]) -> bool {
+        let mut list = self.list.lock();
+        let new = merged(&list, addresses);
+        let changed = new.len() != list.len() || new.iter().any(|address| !list.contains(address));
+        if changed {
+            *list = new;
+        }
+        changed
+    }
+
     /// A connection to the first that accepts one, and what fires when that server is given up.
     pub async fn connect(&self) -> io::Result<(TcpStream, CancellationToken)> {
         let mut failed = io::Error::other("there is no server to connect with");
@@ -61,6 +73,15 @@ impl Servers {
             list[..=place].rotate_right(1);
         }
     }
+}
+
+/// The new addresses: those known in the order in which they are tried, then the others.
+fn merged(known: &[String], new: &[String]) -> Vec<String> {
+    if new.is_empty() {
+        return known.to_vec();
+    }
+    let stay = known.iter().filter(|address| new.contains(address));
+    stay.chain(new.iter().filter(|address| !known.contains(address))).cloned().collect()
 }
 
 /// A machine that is gone says nothing, and the kernel would wait a quarter of an hour for it.
@@ -114,6 +135,17 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    fn list(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_order_outlives_news() {
+        let got = [merged(&list(&["b", "a"]), &list(&["a", "b", "c"])), merged(&list(&["a", "b"]), &list(&["b"]))];
+        assert_eq!(got, [list(&["b", "a", "c"]), list(&["b"])]);
+        assert_eq!(merged(&list(&["a"]), &[]), list(&["a"]));
+    }
 
     /// A server that answers every connection with its name.
     async fn named(name: &'static str, stop: CancellationToken) -> String {

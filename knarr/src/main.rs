@@ -5,6 +5,7 @@ mod balance;
 mod commands;
 mod compose;
 mod local;
+mod notify;
 mod token;
 
 use clap::Parser;

@@ -1,6 +1,7 @@
 //! The tokens with which machines join a cluster.
 //!
-//! `K10HASH::server:SECRET` lets a server in: it opens the keys that the servers
+//! `K10HASH::ID.SECRET` lets an agent in: a bootstrap token, and the SHA-256 of the cluster's authority, so that an agent knows
+//! its server before it shows the secret. `K10HASH::server:SECRET` lets a server in: it opens the keys that the servers
 //! share. The form is the one that K3s made known.
 
 use std::{fmt, path::Path, str::FromStr};
@@ -58,6 +59,17 @@ impl FromStr for Fingerprint {
     }
 }
 
+/// What lets an agent in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Join {
+    /// The authority that the server must have.
+    pub authority: Fingerprint,
+    /// Six lower case letters and digits; no secret.
+    pub id: String,
+    /// Sixteen of them.
+    pub secret: String,
+}
+
 /// What lets a server in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Share {
@@ -70,15 +82,61 @@ pub struct Share {
 const PREFIX: &str = "K10";
 const LETTERS: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
 
+fn fits(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
 /// So many letters and digits, chosen by chance.
 pub fn random(length: usize) -> Result<String> {
     let mut bytes = vec![0; length];
     SystemRandom::new().fill(&mut bytes).ok().context("ask the system for randomness")?;
-    Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
+    Ok(letters(&bytes))
+}
+
+/// A letter or digit for each byte; what is evenly spread stays so.
+pub fn letters(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
 }
 
 fn split(text: &str) -> Option<(&str, &str)> {
     text.strip_prefix(PREFIX)?.split_once("::")
+}
+
+impl Join {
+    /// A new one for the cluster of this authority.
+    pub fn generate(authority: Fingerprint) -> Result<Self> {
+        Ok(Self { authority, id: random(6)?, secret: random(16)? })
+    }
+
+    /// `ID.SECRET`, as the API server takes it.
+    pub fn bearer(&self) -> String {
+        format!("{}.{}", self.id, self.secret)
+    }
+
+    /// The whole token.
+    pub fn text(&self) -> String {
+        format!("{PREFIX}{}::{}", self.authority, self.bearer())
+    }
+}
+
+impl FromStr for Join {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let Some((hash, credentials)) = split(text.trim()) else {
+            bail!("a join token looks like {PREFIX}HASH::ID.SECRET; a server keeps one in DATA/node-token");
+        };
+        if credentials.starts_with("server:") {
+            bail!("this token is for servers; agents join with the one in a server's DATA/node-token");
+        }
+        let authority = hash.parse().context("read the hash in the token")?;
+        match credentials.split_once('.') {
+            Some((id, secret)) if fits(id, 6) && fits(secret, 16) => {
+                Ok(Self { authority, id: id.to_owned(), secret: secret.to_owned() })
+            }
+            _ => bail!("the token does not end with ::ID.SECRET (6 and 16 lower case letters and digits)"),
+        }
+    }
 }
 
 impl Share {
@@ -154,13 +212,21 @@ mod tests {
     #[test]
     fn tokens_are_read_as_they_are_written() {
         let authority: Fingerprint = "0123456789abcdef".repeat(4).parse().unwrap();
+        let join = Join::generate(authority).unwrap();
+        assert!(join.text().parse::<Join>().unwrap() == join && join.text().starts_with("K100123456789abcdef"));
         let share = Share { authority: Some(authority), secret: random(32).unwrap() };
         assert!(share.text(authority).parse::<Share>().unwrap() == share);
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
-        let agents = format!("K10{}::abcdef.0123456789abcdef", "0".repeat(64));
-        assert!(agents.parse::<Share>().is_err() && "short".parse::<Share>().is_err());
+        let hash = "0".repeat(64);
+        let joins = ["", "abcdef.0123456789abcdef", "K10ab::abcdef.0123456789abcdef", &format!("K10{hash}::abcdef.0123")];
+        assert!(joins.into_iter().all(|text| text.parse::<Join>().is_err()));
+        let servers = format!("K10{hash}::server:0123456789abcdef");
+        assert!(servers.parse::<Join>().err().unwrap().to_string().contains("for servers"));
+        assert!(
+            format!("K10{hash}::abcdef.0123456789abcdef").parse::<Share>().is_err() && "short".parse::<Share>().is_err()
+        );
     }
 }

@@ -94,6 +94,9 @@ pub struct Config {
     /// Directory for certificates that the kubelet makes for itself when no files are given.
     #[arg(long)]
     pub cert_dir: Option<PathBuf>,
+    /// Serve with a certificate that the cluster signs, and ask for the next one before it ends; each has to be approved.
+    #[arg(long, conflicts_with = "tls_cert_file")]
+    pub rotate_server_certificates: bool,
     /// File or directory with static pods.
     #[arg(long)]
     pub pod_manifest_path: Option<PathBuf>,

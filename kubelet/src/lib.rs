@@ -13,6 +13,7 @@
 // Tests write objects in place: `pod(json!({..}))`.
 #![cfg_attr(test, allow(clippy::needless_pass_by_value))]
 
+pub mod certificate;
 mod cgroup;
 mod config;
 mod config_file;
@@ -61,6 +62,9 @@ pub enum Error {
     /// Its port cannot be served.
     #[error("serve the kubelet's port")]
     Server(#[from] server::ServerError),
+    /// Its serving certificate cannot be kept.
+    #[error("keep the serving certificate")]
+    Certificate(#[from] certificate::Error),
     /// A directory of its own cannot be made.
     #[error("make the directory {path}")]
     Directory {
@@ -126,7 +130,8 @@ pub async fn run(
         runtime,
         facts,
     });
-    let server = server::Server::bind(ctx.clone(), pods.clone()).await?;
+    let serving = ctx.config.rotate_server_certificates.then(|| serving(&ctx)).transpose()?;
+    let server = server::Server::bind(ctx.clone(), pods.clone(), serving.as_ref()).await?;
     let port = server.port().unwrap_or(ctx.config.port);
     let poke = Arc::new(Notify::new());
     let poked = poke.clone();
@@ -139,10 +144,25 @@ pub async fn run(
         node::lease::run(ctx.clone(), shutdown.clone()),
         logs::rotate::run(ctx.clone(), shutdown.clone()),
         server.run(shutdown.clone()),
+        renew(serving, ctx.clone(), shutdown.clone()),
         eviction::run(ctx.clone(), pods.clone(), thresholds, evict, shutdown.clone()),
         manager::Manager::run(ctx.clone(), pods, manager::Inputs { sources, evictions }, poke, shutdown.clone()),
     );
     Ok(())
+}
+
+/// The serving certificate, where the cluster is to sign it.
+fn serving(ctx: &Ctx) -> Result<certificate::Keeper, certificate::Error> {
+    let folder = ctx.config.cert_dir.clone().unwrap_or_else(|| ctx.config.root_dir.join("pki"));
+    let addresses = ctx.facts.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
+    let wish = certificate::Wish { node: ctx.facts.name.clone(), serving: Some(addresses) };
+    certificate::Keeper::open(folder.join("kubelet-server-current.pem"), wish)
+}
+
+async fn renew(serving: Option<certificate::Keeper>, ctx: Ctx, shutdown: CancellationToken) {
+    if let Some(serving) = serving {
+        serving.keep(&ctx.client, shutdown).await;
+    }
 }
 
 /// Of services only what becomes environment variables is kept.

@@ -14,24 +14,36 @@ use crate::life::both_replicas;
 const SECONDS_60: Duration = Duration::from_secs(60);
 
 /// Two machines on one link, with nothing running on them, and a folder that both see.
-struct Machines {
-    cluster: Cluster,
+pub struct Machines {
+    /// The cluster whose links they are.
+    pub cluster: Cluster,
     addresses: [String; 2],
     folder: tempfile::TempDir,
 }
 
 /// A running process and its log.
-struct Part {
-    child: Child,
+pub struct Part {
+    child: std::cell::RefCell<Child>,
     log: PathBuf,
 }
 
 impl Part {
     /// Ends it without a good-bye.
     fn kill(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
+        let mut child = self.child.borrow_mut();
+        child.kill()?;
+        child.wait()?;
         Ok(())
+    }
+
+    /// Its exit code, once it has ended by itself.
+    pub fn ended(&self, most: Duration) -> Result<Option<i32>> {
+        eventually("see it end", most, || Ok(self.child.borrow_mut().try_wait()?.map(|status| status.code())))
+    }
+
+    /// Its log.
+    pub fn said(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.log)?)
     }
 }
 
@@ -48,7 +60,7 @@ impl Drop for Part {
 
 impl Machines {
     /// Those of a local cluster, whose processes are ended: what follows finds links and addresses and nothing else.
-    fn two() -> Result<Self> {
+    pub fn two() -> Result<Self> {
         let cluster = Cluster::up(&["--nodes", "2"])?;
         let addresses = [cluster.address(1)?, cluster.address(2)?];
         cluster.kill_everything()?;
@@ -56,19 +68,20 @@ impl Machines {
         Ok(Self { cluster, addresses, folder: tempfile::tempdir()? })
     }
 
-    fn path(&self, name: &str) -> String {
+    /// A file in the common folder.
+    pub fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
     /// Runs a shell's script on a machine; `knarr`, and `$A` and `$B` for the addresses, `$T` for the folder, are known there.
-    fn start(&self, machine: usize, name: &str, script: &str) -> Result<Part> {
+    pub fn start(&self, machine: usize, name: &str, script: &str) -> Result<Part> {
         let log = self.folder.path().join(format!("{name}.log"));
         let file = std::fs::File::create(&log)?;
         let mut command = Command::new(program("knarr")?);
         let node = format!("{}-{machine}", self.cluster.name);
         command.args(["enter", "--name", &self.cluster.name, "--node", &node, "sh", "-ec", script]);
         let child = self.known(&mut command)?.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
-        Ok(Part { child, log })
+        Ok(Part { child: child.into(), log })
     }
 
     fn known<'c>(&self, command: &'c mut Command) -> Result<&'c mut Command> {
@@ -80,12 +93,12 @@ impl Machines {
     }
 
     /// Runs a script on the host.
-    fn run(&self, script: &str) -> Result<String> {
+    pub fn run(&self, script: &str) -> Result<String> {
         succeeded(self.known(Command::new("sh").args(["-ec", script]))?)
     }
 
     /// A kubectl of an administrator.
-    fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.cluster.kubectl_command()?;
         succeeded(command.env("KUBECONFIG", self.path("server/admin.kubeconfig")).args(arguments))
     }
@@ -104,7 +117,7 @@ impl Machines {
     }
 
     /// Waits until the API server is ready.
-    fn await_server(&self) -> Result<()> {
+    pub fn await_server(&self) -> Result<()> {
         eventually("reach the API server", SECONDS_60, || {
             let there = Path::new(&self.path("server/admin.kubeconfig")).exists();
             Ok((there && self.kubectl(&["get", "--raw", "/readyz"])? == "ok").then_some(()))
@@ -112,7 +125,7 @@ impl Machines {
     }
 
     /// Waits until these nodes are ready.
-    fn await_nodes(&self, names: &[&str]) -> Result<()> {
+    pub fn await_nodes(&self, names: &[&str]) -> Result<()> {
         eventually("see the nodes ready", SECONDS_60, || {
             let ready = "jsonpath={range .items[*]}{.metadata.name}={.status.conditions[?(@.type==\"Ready\")].status} {end}";
             let found = self.kubectl(&["get", "nodes", "-o", ready])?;
@@ -121,7 +134,7 @@ impl Machines {
     }
 
     /// Runs the example, and hears both replicas through every machine.
-    fn run_example(&self, stores: &[&str]) -> Result<()> {
+    pub fn run_example(&self, stores: &[&str]) -> Result<()> {
         // The image is built where it is missing.
         let image = program("knarr")?.with_file_name("hello.tar");
         if !image.exists() {

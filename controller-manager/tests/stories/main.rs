@@ -1,5 +1,6 @@
 //! Stories of whole clusters: all controllers at work against an API server in the same process.
 
+mod certificates;
 mod cluster;
 mod deployments;
 mod garbage;

@@ -1,4 +1,5 @@
-//! `knarr agent`: a node on this machine (runtime, kubelet and proxy in one process) for an API server elsewhere.
+//! `knarr agent`: a node on this machine (runtime, kubelet and proxy in one process) for an API server elsewhere. It joins with a
+//! token, or acts by kubeconfigs and certificates that somebody made for it.
 
 use std::{net::Ipv4Addr, path::PathBuf};
 
@@ -8,17 +9,24 @@ use process::flags::LogFlags;
 
 use crate::{
     commands::{component, network::NetworkFlags},
-    compose::{agent, parts::Parts, registries},
+    compose::{agent, join, parts::Parts, registries},
+    notify,
+    token::TokenFlags,
 };
 
 /// Flags; the kubelet's where they exist.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Path to a kubeconfig file that acts as the node.
-    #[arg(long)]
-    kubeconfig: PathBuf,
+    /// A server to join by, as https://HOST:PORT; may be given several times. The others are learned.
+    #[arg(long, value_delimiter = ',', required_unless_present = "kubeconfig", conflicts_with = "kubeconfig")]
+    server: Vec<String>,
+    #[command(flatten)]
+    token: TokenFlags,
+    /// Path to a kubeconfig file that acts as the node, instead of joining.
+    #[arg(long, requires = "client_ca_file", requires = "tls_cert_file")]
+    kubeconfig: Option<PathBuf>,
     /// Path to a kubeconfig file that acts as the proxy [default: the node's].
-    #[arg(long)]
+    #[arg(long, requires = "kubeconfig")]
     proxy_kubeconfig: Option<PathBuf>,
     /// Where everything of the node is kept.
     #[arg(long, default_value = "/var/lib/knarr-agent")]
@@ -36,14 +44,14 @@ pub struct Args {
     #[arg(long)]
     pod_cidr: Option<Cidr>,
     /// Requests with a client certificate signed by one of these authorities are authenticated.
-    #[arg(long)]
-    client_ca_file: PathBuf,
+    #[arg(long, requires = "kubeconfig")]
+    client_ca_file: Option<PathBuf>,
     /// File containing the x509 certificate used for serving HTTPS.
-    #[arg(long)]
-    tls_cert_file: PathBuf,
+    #[arg(long, requires = "tls_private_key_file", requires = "kubeconfig")]
+    tls_cert_file: Option<PathBuf>,
     /// File containing the x509 private key matching --tls-cert-file.
-    #[arg(long)]
-    tls_private_key_file: PathBuf,
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
     /// Mirrors of registries and access to them [default: /etc/knarr/registries.yaml if it exists].
     #[arg(long)]
     registries_file: Option<PathBuf>,
@@ -56,23 +64,38 @@ pub struct Args {
 /// Does it.
 pub fn run(args: Args) -> Result<()> {
     component::run(&args.logs, |shutdown| async move {
-        let mut parts = Parts::new(shutdown);
+        let mut parts = Parts::new(shutdown.clone());
         std::fs::create_dir_all(&args.data_dir).with_context(|| format!("create {}", args.data_dir.display()))?;
-        let proxy = args.proxy_kubeconfig.as_ref().unwrap_or(&args.kubeconfig);
+        let name = args.hostname_override.map_or_else(component::host_name, Ok)?;
+        let serving = args.tls_cert_file.zip(args.tls_private_key_file);
+        let (client_ca, kubelet_client, proxy_client) = match (&args.kubeconfig, args.client_ca_file) {
+            (Some(kubeconfig), Some(authority)) => {
+                let proxy = args.proxy_kubeconfig.as_ref().unwrap_or(kubeconfig);
+                let own = component::client(Some(kubeconfig), None).await?;
+                (authority, own, component::client(Some(proxy), None).await?)
+            }
+            _ => {
+                let (token, folder) = (args.token.read()?, args.data_dir.clone());
+                let plan = join::Plan { servers: args.server, token, folder, node: name.clone() };
+                let joined = join::join(plan, &shutdown).await?;
+                (joined.authority, joined.client, joined.proxy)
+            }
+        };
         let plan = agent::Plan {
-            name: args.hostname_override.map_or_else(component::host_name, Ok)?,
+            name,
             address: args.node_ip.map_or_else(component::own_address, Ok)?,
             folder: args.data_dir,
             pods: args.pod_cidr,
             network: args.network.into(),
-            client_ca: args.client_ca_file,
-            serving: (args.tls_cert_file, args.tls_private_key_file),
+            client_ca,
+            serving,
             registries: registries::load(args.registries_file.as_deref())?,
             shared_disk: args.shared_disk,
-            kubelet_client: component::client(Some(&args.kubeconfig), None).await?,
-            proxy_client: component::client(Some(proxy), None).await?,
+            kubelet_client,
+            proxy_client,
         };
         agent::start(plan, &mut parts).await?;
+        notify::ready();
         parts.finish().await;
         Ok(())
     })

@@ -1,11 +1,13 @@
 //! The command line: one file a subcommand.
 
 pub mod agent;
+pub mod balancer;
 pub mod component;
 pub mod controller_manager;
 pub mod down;
 pub mod enter;
 pub mod image;
+pub mod install_service;
 pub mod kubeconfig;
 pub mod kubelet;
 pub mod migrate;
@@ -19,6 +21,7 @@ pub mod secure;
 pub mod server;
 pub mod snapshot;
 pub mod status;
+pub mod token;
 pub mod up;
 
 use std::{ffi::OsString, path::Path};
@@ -70,6 +73,12 @@ pub enum Command {
     Runtime(runtime::Args),
     /// Run the service proxy.
     Proxy(proxy::Args),
+    /// Stand in front of several API servers.
+    Balancer(balancer::Args),
+    /// Make, list or take back tokens with which agents join.
+    Token(token::Args),
+    /// Run a server or an agent as a systemd service.
+    InstallService(install_service::Args),
     /// Stop, cut off or start a local cluster's node.
     Node(node::Args),
     /// One node of a local cluster; `up` starts it.
@@ -97,6 +106,9 @@ impl Command {
             Self::Kubelet(args) => kubelet::run(*args),
             Self::Runtime(args) => runtime::run(args),
             Self::Proxy(args) => proxy::run(args),
+            Self::Balancer(args) => balancer::run(args),
+            Self::Token(args) => token::run(&args),
+            Self::InstallService(args) => install_service::run(&args),
             Self::Node(args) => node::run(&args),
             Self::RunNode(args) => run_node::run(&args),
         }

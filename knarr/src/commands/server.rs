@@ -2,8 +2,10 @@
 //! server alone.
 
 use std::{
+    io::IsTerminal,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -16,18 +18,22 @@ use apiserver::{
     },
 };
 use net::Cidr;
-use process::{flags::LogFlags, metrics::Metrics};
+use process::{
+    flags::{LogFlags, duration},
+    metrics::Metrics,
+};
 
 use crate::{
     commands::{component, network::NetworkFlags},
     compose::{
-        agent,
+        agent, bootstrap,
         control_plane::{self, Backend, ControlPlane},
         keys::Sharing,
         parts::Parts,
         registries, snapshot,
     },
     local::record::Store,
+    notify,
     token::TokenFlags,
 };
 
@@ -77,6 +83,9 @@ pub struct Args {
     server: ApiServerFlags,
     #[command(flatten)]
     token: TokenFlags,
+    /// The max length of duration that signed certificates will be given [default: 8760h].
+    #[arg(long, value_parser = duration)]
+    cluster_signing_duration: Option<Duration>,
     /// Run no node on this machine.
     #[arg(long)]
     disable_agent: bool,
@@ -167,6 +176,7 @@ impl ApiServerFlags {
             names,
             sharing: None,
             node_monitor_grace: None,
+            signing_duration: None,
         })
     }
 
@@ -246,6 +256,7 @@ pub fn run(args: Args) -> Result<()> {
         let mut parts = Parts::new(shutdown);
         let (mut plan, address) = (args.server.plan()?, args.server.address()?);
         let data = plan.data.clone();
+        plan.signing_duration = args.cluster_signing_duration;
         let token = args.token.read()?;
         let pods = match &plan.store {
             Backend::Redb(_) if token.is_some() => {
@@ -260,9 +271,18 @@ pub fn run(args: Args) -> Result<()> {
         let control_plane = ControlPlane::start(plan, &mut parts).await?;
         snapshot::serve(&data, control_plane.store())?;
         write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
+        let made = control_plane.bootstrap(&data)?;
+        let port = args.server.secure_port;
+        tokio::spawn(async move {
+            if made.await.is_ok() {
+                tell_token(&data.join("node-token"), address, port);
+            }
+        });
+        let data = args.server.data_dir;
         if !args.disable_agent {
             let name = args.node_name.map_or_else(component::host_name, Ok)?;
-            let serving = control_plane::kubelet_certificate(&data, &name, address)?;
+            let serving = Some(control_plane::kubelet_certificate(&data, &name, address)?);
+            tokio::spawn(bootstrap::show_role(control_plane.admin_client(), name.clone(), parts.shutdown()));
             let plan = agent::Plan {
                 folder: data.join("node"),
                 address,
@@ -278,6 +298,7 @@ pub fn run(args: Args) -> Result<()> {
             };
             agent::start(plan, &mut parts).await?;
         }
+        notify::ready();
         parts.finish().await;
         control_plane.stop().await;
         Ok(())
@@ -296,6 +317,16 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
         control_plane.stop().await;
         Ok(())
     })
+}
+
+/// Tells how agents join. The token itself is for eyes, not for logs.
+fn tell_token(path: &Path, address: Ipv4Addr, port: u16) {
+    tracing::info!(token = %path.display(), "agents join with `knarr agent --server https://{address}:{port} --token-file FILE`");
+    if std::io::stdout().is_terminal()
+        && let Ok(token) = std::fs::read_to_string(path)
+    {
+        println!("join token: {}", token.trim());
+    }
 }
 
 fn write_kubeconfig(control_plane: &ControlPlane, data: &Path, address: Ipv4Addr, port: u16) -> Result<()> {

@@ -37,8 +37,8 @@ pub struct Plan {
     pub network: Network,
     /// The authority whose clients the kubelet's port lets in.
     pub client_ca: PathBuf,
-    /// The kubelet's serving certificate and key.
-    pub serving: (PathBuf, PathBuf),
+    /// The kubelet's serving certificate and key; without them the cluster is asked for some.
+    pub serving: Option<(PathBuf, PathBuf)>,
     /// How registries are reached.
     pub registries: Vec<runtime::Registry>,
     /// The node shares its disk with other things than the cluster: how full it is says nothing about its pods.
@@ -143,8 +143,10 @@ fn kubelet_config(plan: &Plan) -> kubelet::Config {
         cluster_domain: "cluster.local".to_owned(),
         pod_cidr: plan.pods.map(|pods| pods.to_string()),
         client_ca_file: Some(plan.client_ca.clone()),
-        tls_cert_file: Some(plan.serving.0.clone()),
-        tls_private_key_file: Some(plan.serving.1.clone()),
+        tls_cert_file: plan.serving.as_ref().map(|(certificate, _)| certificate.clone()),
+        tls_private_key_file: plan.serving.as_ref().map(|(_, key)| key.clone()),
+        rotate_server_certificates: plan.serving.is_none(),
+        cert_dir: Some(plan.folder.join("pki")),
         ..defaults
     }
 }

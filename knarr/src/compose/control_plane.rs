@@ -14,15 +14,17 @@ use apiserver::{
     security::{
         self,
         kubeconfig::Kubeconfig,
-        pki::{Pair, Pki},
+        pki::Pki,
         setup::{Access, Files},
     },
 };
+use controller_manager::config::SigningPair;
 use process::metrics::Metrics;
 use store::Store;
+use tokio::task::JoinHandle;
 
 use super::{
-    CLUSTER_DNS,
+    CLUSTER_DNS, bootstrap,
     keys::{self, Sharing},
     parts::Parts,
 };
@@ -54,6 +56,8 @@ pub struct Plan {
     pub access: Access,
     /// Names and addresses by which people reach it, besides its own.
     pub names: Vec<String>,
+    /// How long the certificates live that others ask for.
+    pub signing_duration: Option<Duration>,
     /// Other servers use the same store: how the common keys are come by.
     pub sharing: Option<Sharing>,
     /// How long a node may be silent, if not as long as upstream's.
@@ -85,6 +89,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts the API server, and the other components among `parts`.
     pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Self> {
+        let signing_duration = plan.signing_duration;
         let (services, leader_elect) = (plan.ranges.addresses, plan.sharing.is_some());
         let defaults = controller_manager::Config::default();
         let node_monitor_grace_period = plan.node_monitor_grace.unwrap_or(defaults.node_monitor_grace_period);
@@ -98,6 +103,13 @@ impl ControlPlane {
             cluster_cidr: Some(PODS.to_owned()),
             service_cluster_ip_range: Some(format!("{}/{}", services.0, services.1)),
             root_ca: Some(this.pki()?.authority_pem().to_owned()),
+            signing: Some(SigningPair {
+                certificate: this.pki()?.authority_pem().to_owned(),
+                key: this.pki()?.authority_key_pem(),
+            }),
+            cluster_signing_duration: signing_duration.unwrap_or(defaults.cluster_signing_duration),
+            approve_kubelet_serving_certificates: true,
+            controllers: vec!["*".to_owned(), controller_manager::tokencleaner::NAME.to_owned()],
             ..defaults
         };
         let client = this.component_client("kube-controller-manager");
@@ -140,6 +152,22 @@ impl ControlPlane {
     /// What the API server keeps its objects in.
     pub fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
+    }
+
+    /// A client in process that may do everything.
+    pub fn admin_client(&self) -> kube::Client {
+        self.server.client("system:apiserver", &["system:masters"])
+    }
+
+    /// Makes the token with which agents join, in the background.
+    pub fn bootstrap(&self, data: &Path) -> Result<JoinHandle<()>> {
+        let (client, data, pki) = (self.admin_client(), data.to_owned(), self.pki()?);
+        let (authority, key) = (pki.authority_pem().to_owned(), pki.authority_key_pem());
+        Ok(tokio::spawn(async move {
+            if let Err(error) = bootstrap::ensure_node_token(&client, &data, &authority, &key).await {
+                tracing::error!("there is no token for agents: {error:#}");
+            }
+        }))
     }
 
     /// A client in process that acts as the node.
@@ -195,19 +223,6 @@ pub fn kubeconfig(data: &Path, server: &str, user: &str) -> Result<String> {
 
 /// Components that have certificates of their own.
 const COMPONENTS: [&str; 3] = ["kube-scheduler", "kube-controller-manager", "kube-proxy"];
-
-/// Clients for a node that is not the control plane's: one acts as the node, one as the proxy.
-pub fn remote_clients(data: &Path, node: &str, server: &str) -> Result<(kube::Client, kube::Client)> {
-    let pki = open_pki(data)?;
-    let client = |pair: Pair| -> Result<kube::Client> {
-        let text = Kubeconfig { cluster: "c", user: "u", server, authority: pki.authority_pem(), pair: &pair }.to_yaml();
-        let config = kube::config::Kubeconfig::from_yaml(&text)?;
-        let loader = kube::config::KubeConfigOptions::default();
-        let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(config, &loader))?;
-        Ok(kube::Client::try_from(config)?)
-    };
-    Ok((client(pki.kubelet(node)?)?, client(pki.component("kube-proxy")?)?))
-}
 
 /// The files of a kubelet's serving certificate and key.
 pub fn kubelet_certificate(data: &Path, node: &str, address: Ipv4Addr) -> Result<(PathBuf, PathBuf)> {

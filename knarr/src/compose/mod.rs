@@ -2,7 +2,9 @@
 //! and its components reach the API server in process, with neither socket nor TLS in between.
 
 pub mod agent;
+pub mod bootstrap;
 pub mod control_plane;
+pub mod join;
 pub mod keys;
 pub mod outside;
 pub mod parts;
@@ -21,7 +23,7 @@ use client::{Informer, Options};
 use k8s_openapi::api::core::v1::Node as ApiNode;
 use process::flags::LogFlags;
 use runtime::ImageStore;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -52,7 +54,8 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     let folder = layout::folder(&cluster.name);
     // Every server has its own keys and certificates, as on machines of their own.
     let data = if node.n == 1 { folder.clone() } else { node.folder.join("server") };
-    let mut control_plane = None;
+    let (mut control_plane, mut token, mut serving) = (None, None, None);
+    let client_ca;
     let (kubelet_client, proxy_client) = if cluster.is_server(node) {
         let store = match cluster.store {
             Store::Redb => control_plane::Backend::Redb(folder.join("state.db")),
@@ -77,6 +80,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             ranges: Default::default(),
             files: Default::default(),
             access: Default::default(),
+            signing_duration: None,
             names: vec![layout::outside_address(cluster.subnet()?).to_string()],
             sharing,
             node_monitor_grace: cluster.node_monitor_grace_ms.map(Duration::from_millis),
@@ -89,20 +93,32 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             &kubeconfig::user(&cluster.name),
             &cluster.server()?,
         )?;
+        token = Some(control_plane.bootstrap(&data)?);
+        let role = bootstrap::show_role(control_plane.admin_client(), node.name.clone(), shutdown.clone());
+        tokio::spawn(role);
+        serving = Some(control_plane::kubelet_certificate(&data, &node.name, node.address)?);
+        client_ca = data.join("pki/ca.crt");
         (control_plane.node_client(&node.name), control_plane.component_client("kube-proxy"))
     } else {
-        let server = cluster.server()?;
-        control_plane::remote_clients(&folder, &node.name, &server)?
+        Report::Step("joining the cluster".into()).send();
+        let plan = join::Plan {
+            servers: cluster.servers()?.into_iter().map(|server| format!("https://{server}")).collect(),
+            token: crate::token::read(&folder.join("node-token")).ok(),
+            folder: node.folder.clone(),
+            node: node.name.clone(),
+        };
+        let joined = join::join(plan, &shutdown).await?;
+        client_ca = joined.authority;
+        (joined.client, joined.proxy)
     };
     Report::Step("starting the node".into()).send();
-    let serving = control_plane::kubelet_certificate(&folder, &node.name, node.address)?;
     let plan = agent::Plan {
         name: node.name.clone(),
         address: node.address,
         folder: node.folder.clone(),
         pods: Some(node.pods),
         network: agent::Network { mode: cluster.pod_network()? },
-        client_ca: folder.join("pki/ca.crt"),
+        client_ca,
         serving,
         // The nodes of a local cluster have no way to a registry.
         registries: Vec::new(),
@@ -113,7 +129,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     let images = agent::start(plan, &mut parts).await?;
     let _ = state.images.set(images);
     Report::Step("waiting for the node to be ready".into()).send();
-    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, shutdown));
+    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, token, shutdown));
     parts.finish().await;
     if let Some(control_plane) = control_plane {
         control_plane.stop().await;
@@ -122,7 +138,13 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
 }
 
 /// Says so when the node's object is ready.
-async fn report_ready(client: kube::Client, name: String, state: Arc<State>, shutdown: CancellationToken) {
+async fn report_ready(
+    client: kube::Client,
+    name: String,
+    state: Arc<State>,
+    token: Option<JoinHandle<()>>,
+    shutdown: CancellationToken,
+) {
     let watching = shutdown.child_token();
     let only = Options::fields(format!("metadata.name={name}"));
     let node: Informer<ApiNode> = Informer::start(client, only, watching.clone());
@@ -134,6 +156,10 @@ async fn report_ready(client: kube::Client, name: String, state: Arc<State>, shu
         if changes.changed().await.is_err() {
             return;
         }
+    }
+    // The other nodes join with it.
+    if let Some(token) = token {
+        let _ = token.await;
     }
     state.ready.send_replace(true);
     Report::Ready.send();

@@ -22,6 +22,11 @@ impl Parts {
         Self { shutdown, running: JoinSet::new() }
     }
 
+    /// What ends them all.
+    pub fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// Runs a component until shutdown.
     pub fn run<F, Fut>(&mut self, name: &'static str, start: F)
     where

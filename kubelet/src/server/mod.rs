@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
+    certificate,
     pod::{
         record::PodRecord,
         spec::{self},
@@ -80,9 +81,9 @@ pub struct Server {
 
 impl Server {
     /// Takes the ports.
-    pub async fn bind(ctx: Ctx, pods: Informer<Pod>) -> Result<Self, ServerError> {
+    pub async fn bind(ctx: Ctx, pods: Informer<Pod>, serving: Option<&certificate::Keeper>) -> Result<Self, ServerError> {
         let config = &ctx.config;
-        let acceptor = tls::acceptor(config, &ctx.facts)?;
+        let acceptor = tls::acceptor(config, &ctx.facts, serving)?;
         let listener = listen(SocketAddr::new(config.address, config.port)).await?;
         let healthz = match config.healthz_port {
             0 => None,

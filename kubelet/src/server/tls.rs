@@ -16,9 +16,14 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::{config::Config, shared::NodeFacts};
+use crate::{
+    certificate::{Held, Keeper},
+    config::Config,
+    shared::NodeFacts,
+};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +55,19 @@ pub enum TlsError {
     Make(#[from] rcgen::Error),
 }
 
-/// Serves with the given files, or with a self-signed certificate that is kept in `--cert-dir`.
-pub fn acceptor(config: &Config, facts: &NodeFacts) -> Result<TlsAcceptor, TlsError> {
-    let (cert, key) = match (&config.tls_cert_file, &config.tls_private_key_file) {
-        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
-        _ => self_signed(config, facts)?,
-    };
+/// Serves with what the cluster signed for `kept`, with the given files, or with a self-signed certificate that is kept in `--cert-dir`.
+pub fn acceptor(config: &Config, facts: &NodeFacts, kept: Option<&Keeper>) -> Result<TlsAcceptor, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let serving = Serving {
-        current: Mutex::new((load(&cert, &key, &provider)?, Instant::now())),
-        provider: provider.clone(),
-        cert,
-        key,
+    let serving: Arc<dyn ResolvesServerCert> = match kept {
+        Some(keeper) => Arc::new(Signed { newest: keeper.subscribe(), provider: provider.clone(), shown: Mutex::default() }),
+        None => {
+            let (cert, key) = match (&config.tls_cert_file, &config.tls_private_key_file) {
+                (Some(cert), Some(key)) => (cert.clone(), key.clone()),
+                _ => self_signed(config, facts)?,
+            };
+            let current = Mutex::new((load(&cert, &key, &provider)?, Instant::now()));
+            Arc::new(Serving { current, provider: provider.clone(), cert, key })
+        }
     };
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let builder = match &config.client_ca_file {
@@ -76,9 +82,39 @@ pub fn acceptor(config: &Config, facts: &NodeFacts) -> Result<TlsAcceptor, TlsEr
         }
         None => builder.with_no_client_auth(),
     };
-    let mut server = builder.with_cert_resolver(Arc::new(serving));
+    let mut server = builder.with_cert_resolver(serving);
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(server)))
+}
+
+/// The newest certificate that the cluster has signed; until there is one nobody is let in.
+struct Signed {
+    newest: watch::Receiver<Option<Arc<Held>>>,
+    provider: Arc<CryptoProvider>,
+    /// What was made of it last.
+    shown: Mutex<Option<(Arc<Held>, Arc<CertifiedKey>)>>,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Signed")
+    }
+}
+
+impl ResolvesServerCert for Signed {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let newest = self.newest.borrow().clone()?;
+        let mut shown = self.shown.lock();
+        if let Some((_, certified)) = shown.as_ref().filter(|(held, _)| Arc::ptr_eq(held, &newest)) {
+            return Some(certified.clone());
+        }
+        let chain = CertificateDer::pem_slice_iter(newest.certificate.as_bytes()).collect::<Result<Vec<_>, _>>().ok()?;
+        let key = PrivateKeyDer::from_pem_slice(newest.key.as_bytes()).ok()?;
+        let certified = Arc::new(CertifiedKey::new(chain, self.provider.key_provider.load_private_key(key).ok()?));
+        certified.keys_match().ok()?;
+        *shown = Some((newest, certified.clone()));
+        Some(certified)
+    }
 }
 
 /// How long a certificate is served before its files are looked at again.
