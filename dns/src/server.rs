@@ -151,7 +151,7 @@ impl Answers {
         if info.query.query_class() != DNSClass::IN {
             return refused(ResponseCode::Refused);
         }
-        let asked = info.query.name().to_string();
+        let asked = info.query.original().name().to_string();
         self.resolve(asked.trim_end_matches('.'), info.query.query_type()).await
     }
 
@@ -262,6 +262,7 @@ fn record(row: &Row, domain: &str) -> Option<Record> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::op::Message;
     use hickory_resolver::{
         TokioResolver,
         config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
@@ -327,7 +328,7 @@ mod tests {
             assert_eq!(
                 answers,
                 [
-                    ["Web.default.svc.Cluster.local. A 10.43.0.7"],
+                    ["web.default.svc.cluster.local. A 10.43.0.7"],
                     ["_http._tcp.web.default.svc.cluster.local. SRV 0 100 80 web.default.svc.cluster.local."],
                     ["7.0.43.10.in-addr.arpa. PTR web.default.svc.cluster.local."],
                     ["DNS error: no records found"],
@@ -379,5 +380,87 @@ mod tests {
                 vec!["DNS error: no records found"],
             ]
         );
+    }
+
+    /// Asks as it is on the wire; the whole answer.
+    async fn exchange(at: SocketAddr, name: &str, kind: RecordType, edns: Option<(u16, u8)>) -> (Message, usize) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut query = Message::new(7, MessageType::Query, OpCode::Query);
+        query.add_query(hickory_proto::op::Query::query(Name::from_ascii(name).unwrap(), kind));
+        if let Some((payload, version)) = edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload).set_version(version);
+            query.edns = Some(edns);
+        }
+        socket.send_to(&query.to_vec().unwrap(), at).await.unwrap();
+        let mut buffer = vec![0; 65536];
+        let length = tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut buffer)).await.unwrap().unwrap();
+        (Message::from_vec(&buffer[..length]).unwrap(), length)
+    }
+
+    fn authority(message: &Message) -> Vec<(String, u32, u32)> {
+        let soa = |r: &Record| match &r.data {
+            RData::SOA(soa) => Some((r.name.to_string(), r.ttl, soa.minimum)),
+            _ => None,
+        };
+        message.authorities.iter().filter_map(soa).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_told_so_that_it_can_be_remembered() {
+        let web = json!({"clusterIP": "10.43.0.7", "ports": [{"name": "http", "port": 80}]});
+        let (_server, at) = start(zone("cluster.local", &[("web", web)], json!([])), Forwarder::none());
+        let soa = vec![("cluster.local.".to_owned(), TTL, TTL)];
+        for (name, kind, code) in [
+            ("nobody.default.svc.cluster.local.", RecordType::A, ResponseCode::NXDomain),
+            ("web.default.svc.cluster.local.", RecordType::AAAA, ResponseCode::NoError),
+            ("web.default.svc.cluster.local.", RecordType::MX, ResponseCode::NoError),
+        ] {
+            let (answer, _) = exchange(at, name, kind, None).await;
+            assert_eq!((answer.metadata.response_code, answer.answers.len()), (code, 0), "{name} {kind}");
+            assert!(answer.metadata.authoritative && answer.metadata.recursion_available);
+            assert_eq!(authority(&answer), soa, "{name} {kind}");
+        }
+        let (answer, _) = exchange(at, "wEb.Default.svc.cluster.LOCAL.", RecordType::A, None).await;
+        let told: Vec<_> = answer.answers.iter().map(|r| (r.name.to_string(), r.ttl)).collect();
+        assert_eq!(told, [("wEb.Default.svc.cluster.LOCAL.".to_owned(), TTL)]);
+    }
+
+    #[tokio::test]
+    async fn who_can_take_more_by_udp_gets_more() {
+        let endpoints: Vec<_> = (0..60).map(|n| json!({"addresses": [format!("10.42.1.{n}")]})).collect();
+        let slices = json!([{"addressType": "IPv4", "endpoints": endpoints}]);
+        let (_server, at) =
+            start(zone("cluster.local", &[("many", json!({"clusterIP": "None"}))], slices), Forwarder::none());
+        let name = "many.default.svc.cluster.local.";
+        let (answer, length) = exchange(at, name, RecordType::A, Some((4096, 0))).await;
+        assert!(length > 512 && !answer.metadata.truncation && answer.answers.len() == 60, "{length}");
+        assert!(answer.edns.is_some());
+        let (answer, length) = exchange(at, name, RecordType::A, Some((600, 0))).await;
+        assert!(length <= 600 && answer.metadata.truncation, "{length}");
+        let (answer, _) = exchange(at, name, RecordType::A, Some((4096, 1))).await;
+        // On the wire BADVERS and BADSIG are the same.
+        assert_eq!(u16::from(answer.metadata.response_code), u16::from(ResponseCode::BADVERS));
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_fails_is_passed_over() {
+        let there = json!({"clusterIP": "192.0.2.9"});
+        let (_upstream, other) = start(zone("example.com", &[("www", there)], json!([])), Forwarder::none());
+        // One that never answers, and one whose port is closed.
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let name = "www.default.svc.example.com.";
+        for bad in [silent.local_addr().unwrap(), closed] {
+            let forwarder = Forwarder::to(vec![name_server(bad, true), name_server(other, true)]).unwrap();
+            let (_server, at) = start(zone("cluster.local", &[], json!([])), forwarder);
+            let (answer, _) = exchange(at, name, RecordType::A, None).await;
+            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1), "{bad}");
+        }
+        // Nobody answers: the asker is told, and need not find out by waiting.
+        let forwarder = Forwarder::to(vec![name_server(silent.local_addr().unwrap(), true)]).unwrap();
+        let (_server, at) = start(zone("cluster.local", &[], json!([])), forwarder);
+        let (answer, _) = exchange(at, name, RecordType::A, None).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     }
 }

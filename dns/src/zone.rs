@@ -142,6 +142,8 @@ impl Entry {
         if addresses.is_empty() {
             let mut endpoints: Vec<Endpoint> = slices.flat_map(endpoints).collect();
             endpoints.sort_by_key(|endpoint| endpoint.address);
+            // One that moves from one slice to another is in both for a moment.
+            endpoints.dedup();
             return Self(Target::Headless(endpoints));
         }
         let ports = spec.and_then(|s| s.ports.as_deref()).unwrap_or_default().iter();
@@ -379,7 +381,7 @@ fn addresses(name: &str, list: impl IntoIterator<Item = IpAddr>, kind: Kind) -> 
         Kind::Aaaa => address.is_ipv6(),
         _ => false,
     };
-    // An endpoint that moves from one slice to another is in both for a moment.
+    // Several endpoints may share an address.
     let once: BTreeSet<IpAddr> = list.into_iter().filter(fits).collect();
     once.into_iter().map(|a| Row { name: name.to_owned(), data: Data::Address(a) }).collect()
 }

@@ -2,7 +2,7 @@
 //! standard error or a file. One subscriber a process: in-process components tell themselves apart by their module path,
 //! which stands where klog prints the source file.
 
-use std::{fmt, fs, path::Path, sync::Mutex};
+use std::{fmt, fs, io, path::Path, sync::Arc};
 
 use tracing::{Event, Level, Subscriber, field};
 use tracing_subscriber::{
@@ -61,8 +61,11 @@ fn open(path: &Path) -> Result<fs::File, LogError> {
 /// Installs the process' subscriber. Panics are logged, too (and still abort their task only).
 pub fn init(flags: &LogFlags) -> Result<(), LogError> {
     let writer = match &flags.file {
-        Some(path) => BoxMakeWriter::new(Mutex::new(open(path)?)),
-        None => BoxMakeWriter::new(std::io::stderr),
+        Some(path) => {
+            let file = Arc::new(open(path)?);
+            BoxMakeWriter::new(move || Careless(file.clone()))
+        }
+        None => BoxMakeWriter::new(|| Careless(std::io::stderr())),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter(flags.verbosity)).with_writer(writer).with_ansi(false);
     let installed = if flags.format == "json" {
@@ -82,6 +85,21 @@ pub fn init(flags: &LogFlags) -> Result<(), LogError> {
         tracing::error!(place, "Observed a panic: {text}");
     }));
     Ok(())
+}
+
+/// Loses what cannot be written. A full disk under the log must cost its lines and nothing else: the library would tell of it on
+/// standard error, which may be the same file, and panic there, in whatever thread had something to say.
+struct Careless<W>(W);
+
+impl<W: io::Write> io::Write for Careless<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.0.write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
 }
 
 struct Klog;
@@ -169,11 +187,19 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
+    use std::sync::Mutex;
 
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
+
+    #[test]
+    fn a_full_disk_loses_lines_and_nothing_else() {
+        use std::io::Write;
+        let mut full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(full.write(b"x").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        Careless(full).write_all(b"a line\n").unwrap();
+    }
 
     #[derive(Clone, Default)]
     struct Buffer(Arc<Mutex<Vec<u8>>>);

@@ -206,6 +206,39 @@ impl Bench {
         let cpu = cpu.as_secs_f64() * 1e3 / CHANGES as f64;
         let why = json!({"explained": "of the whole cluster: API server, proxy, iptables-restore"});
         report("services", "endpoint changed, CPU", cpu, "ms", why);
+        self.names(&turns).await
+    }
+
+    /// The same with a headless service's name.
+    async fn names(&self, turns: &[(&Ipv4Addr, u8)]) -> Result<()> {
+        const CHANGES: usize = 50;
+        let mut connection = self.target.connect().await?;
+        let mut headless = service("named", &Value::Null);
+        headless["spec"]["clusterIP"] = json!("None");
+        connection.json("POST", "/api/v1/namespaces/bench-0/services", &headless).await?;
+        let slices = "/apis/discovery.k8s.io/v1/namespaces/bench-0/endpointslices";
+        let slice = |ip: &Ipv4Addr| {
+            json!({
+                "metadata": {"name": "named", "labels": {"kubernetes.io/service-name": "named"}}, "addressType": "IPv4",
+                "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
+                "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
+            })
+        };
+        connection.json("POST", slices, &slice(turns[0].0)).await?;
+        let mut took = Vec::new();
+        for n in 1..=CHANGES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let ip = *turns[n % turns.len()].0;
+            let asking = spawn_blocking(move || named(ip));
+            let sent = Instant::now();
+            connection.json("PATCH", &format!("{slices}/named"), &json!({"endpoints": slice(&ip)["endpoints"]})).await?;
+            took.push(asking.await?? - sent);
+        }
+        let samples = Samples::ms(took);
+        let why = json!({
+            "services": 1002, "explained": "from sending the change until the node's DNS answers with the new endpoint",
+        });
+        report("services", "endpoint changed, name answered, p50", samples.at(0.5), "ms", with(why, samples.told()));
         Ok(())
     }
 
@@ -324,6 +357,34 @@ fn all_answer(node: usize, mut left: Vec<SocketAddr>, wanted: bool) -> Result<In
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+    })
+}
+
+/// When the headless service's name first stands for an address, as the first node's pods are told. Blocks.
+fn named(address: Ipv4Addr) -> Result<Instant> {
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["named", "bench-0", "svc", "cluster", "local"] {
+        query.push(label.len() as u8);
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    on_node(1, move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("10.42.0.1:53")?;
+        socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut answer = [0; 512];
+        while Instant::now() < deadline {
+            socket.send(&query)?;
+            // The address ends the only record that there can be.
+            if let Ok(length) = socket.recv(&mut answer)
+                && answer[..length].ends_with(&address.octets())
+            {
+                return Ok(Instant::now());
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        bail!("the name does not stand for {address}")
     })
 }
 
