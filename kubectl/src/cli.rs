@@ -86,6 +86,12 @@ pub struct Globals {
     /// Treat warnings of the server as errors: exit with a code other than zero.
     #[arg(long, global = true)]
     pub warnings_as_errors: bool,
+    /// Require the server's version to be the client's.
+    #[arg(long, global = true)]
+    pub match_server_version: bool,
+    /// A profile to write; there are none.
+    #[arg(long, global = true, default_value = "none")]
+    pub profile: String,
     /// How much to log: 6 shows requests, 8 and more their headers and bodies.
     #[arg(long = "v", short = 'v', global = true, default_value = "0")]
     pub verbosity: i32,

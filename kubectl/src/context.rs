@@ -5,7 +5,6 @@
 use std::{
     cell::{Cell, OnceCell},
     path::PathBuf,
-    time::Duration,
 };
 
 use serde_json::json;
@@ -17,6 +16,7 @@ use crate::{
     discovery::Discovery,
     failure::{Failure, plain},
     kubeconfig::{self, Chosen, Entry, Kubeconfig},
+    server,
 };
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -80,12 +80,11 @@ impl Context {
         if let Some(namespace) = self.explicit_namespace() {
             return Ok(namespace.to_owned());
         }
-        let config = self.kubeconfig()?;
-        let name = self.globals.context.as_deref().filter(|c| !c.is_empty()).unwrap_or(&config.current_context);
-        let namespace = config.contexts.get(name).map(|c| c.text("namespace").to_owned()).unwrap_or_default();
+        let namespace = self.chosen()?.context.text("namespace").to_owned();
         if !namespace.is_empty() {
             return Ok(namespace);
         }
+        let config = self.kubeconfig()?;
         if config.is_empty() && in_cluster().is_some() {
             let own = std::env::var("POD_NAMESPACE")
                 .ok()
@@ -114,6 +113,11 @@ impl Context {
         Ok(self.client.get_or_init(|| client))
     }
 
+    /// How many different warnings the server has given; none if it was not asked.
+    pub fn warnings(&self) -> usize {
+        self.client.get().map_or(0, Client::warnings)
+    }
+
     /// The kinds that the server has.
     ///
     /// # Errors
@@ -133,138 +137,44 @@ impl Context {
         }
     }
 
-    fn endpoint(&self) -> Result<Endpoint, Failure> {
-        let globals = &self.globals;
+    /// What flags and kubeconfig choose, found usable.
+    fn chosen(&self) -> Result<Chosen, Failure> {
         let config = self.kubeconfig()?;
-        let mut chosen = kubeconfig::choose(config, globals)?;
+        let mut chosen = kubeconfig::choose(config, &self.globals)?;
         if config.is_empty()
-            && globals.server.is_none()
+            && self.globals.server.is_none()
             && let Some(cluster) = in_cluster()
         {
             chosen = cluster;
         }
-        let server = match globals.server.as_deref().filter(|s| !s.is_empty()) {
-            Some(server) => server.to_owned(),
-            None => match chosen.cluster.text("server") {
-                "" => "http://localhost:8080".to_owned(),
-                server => server.to_owned(),
-            },
-        };
-        let mut endpoint = parse_server(&server)?;
-        let Credentials { headers, identity } = credentials::gather(&chosen, globals)?;
-        endpoint.headers = headers;
-        endpoint.verbosity = globals.verbosity;
-        endpoint.timeout = timeout(globals.request_timeout.as_deref().unwrap_or("0"))?;
-        endpoint.server_name = match &globals.tls_server_name {
-            Some(name) => Some(name.clone()),
-            None => Some(chosen.cluster.text("tls-server-name").to_owned()),
-        };
-        endpoint.server_name = endpoint.server_name.filter(|n| !n.is_empty());
-        endpoint.proxy = proxy(chosen.cluster.text("proxy-url"), &endpoint)?;
+        kubeconfig::usable::check(&chosen)?;
+        Ok(chosen)
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        let chosen = self.chosen()?;
+        let (timeout, timeout_told) = server::timeout(self.globals.request_timeout.as_deref().unwrap_or("0"))?;
+        let mut endpoint = server::parse(chosen.cluster.text("server"))?;
+        let server_name = chosen.cluster.text("tls-server-name");
+        endpoint.server_name = Some(server_name.to_owned()).filter(|name| !name.is_empty());
+        endpoint.verbosity = self.globals.verbosity;
+        endpoint.match_version = self.globals.match_server_version;
+        (endpoint.timeout, endpoint.timeout_told) = (timeout, timeout_told);
+        endpoint.proxy = server::proxy(chosen.cluster.text("proxy-url"), &endpoint)?;
+        // Nobody says who he is where others could read it.
         if endpoint.scheme == "https" {
-            let authority = match &globals.certificate_authority {
-                Some(path) => Some(std::fs::read(path).map_err(|e| {
-                    plain(format!(
-                        "unable to read certificate-authority {path}: {}",
-                        crate::failure::file_error("open", path, &e).message()
-                    ))
-                })?),
-                None => chosen.cluster.data("certificate-authority")?,
-            };
-            let insecure = globals.insecure_skip_tls_verify || chosen.cluster.flag("insecure-skip-tls-verify");
-            if insecure && authority.is_some() && globals.certificate_authority.is_some() {
+            let Credentials { headers, identity } = credentials::gather(&chosen)?;
+            endpoint.headers = headers;
+            let authority = chosen.cluster.data("certificate-authority")?;
+            let insecure = chosen.cluster.flag("insecure-skip-tls-verify");
+            if insecure && authority.is_some() {
                 return Err(plain("specifying a root certificates file with the insecure flag is not allowed"));
             }
             endpoint.tls = Some(std::sync::Arc::new(tls::config(&tls::Material { authority, identity, insecure })?));
         }
+        credentials::impersonate(&chosen, &mut endpoint.headers)?;
         Ok(endpoint)
     }
-}
-
-/// `https://host:6443/prefix`, `host`, `host:8080`.
-fn parse_server(server: &str) -> Result<Endpoint, Failure> {
-    let (scheme, rest) = match server.split_once("://") {
-        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
-        Some(_) => return Err(plain("host must be a URL or a host:port pair: ".to_owned() + &api::field::go_quote(server))),
-        None => ("http", server),
-    };
-    let (authority, prefix) = match rest.find('/') {
-        Some(at) => (&rest[..at], rest[at..].trim_end_matches('/')),
-        None => (rest, ""),
-    };
-    let default = if scheme == "https" { 443 } else { 80 };
-    let wrong = || plain(format!("host must be a URL or a host:port pair: {}", api::field::go_quote(server)));
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(six) => {
-            let (host, port) = six.split_once(']').ok_or_else(wrong)?;
-            (host, port.strip_prefix(':'))
-        }
-        None => match authority.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (authority, None),
-        },
-    };
-    let port = port.map_or(Ok(default), |p| p.parse().map_err(|_| wrong()))?;
-    if host.is_empty() {
-        return Err(wrong());
-    }
-    Ok(Endpoint { scheme: scheme.to_owned(), host: host.to_owned(), port, prefix: prefix.to_owned(), ..Endpoint::default() })
-}
-
-/// `0`, `30` (seconds) or a Go duration.
-fn timeout(text: &str) -> Result<Duration, Failure> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let parsed = api::duration::parse_go(text).ok().and_then(|d| Duration::try_from(d).ok());
-    parsed.ok_or_else(|| {
-        plain(
-            "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit (e.g. 1s | 2m | 3h)",
-        )
-    })
-}
-
-/// The proxy to go through: the cluster's, or the environment's unless the host is exempt or on this machine.
-fn proxy(configured: &str, endpoint: &Endpoint) -> Result<Option<String>, Failure> {
-    let variable = |name: &str| {
-        let value = std::env::var(name).or_else(|_| std::env::var(name.to_lowercase()));
-        value.ok().filter(|v| !v.is_empty())
-    };
-    let url = match configured {
-        "" => {
-            let loopback =
-                endpoint.host == "localhost" || endpoint.host.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback());
-            let exempt = variable("NO_PROXY").is_some_and(|list| is_exempt(&endpoint.host, &list));
-            let name = if endpoint.scheme == "https" { "HTTPS_PROXY" } else { "HTTP_PROXY" };
-            variable(name).filter(|_| !loopback && !exempt)
-        }
-        url => Some(url.to_owned()),
-    };
-    let Some(url) = url else { return Ok(None) };
-    let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest,
-        None => url.as_str(),
-        Some((scheme, _)) => return Err(plain(format!("proxies with the scheme {scheme} are not supported, only http"))),
-    };
-    let authority = rest.split('/').next().unwrap_or_default();
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    Ok(Some(if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") }))
-}
-
-fn is_exempt(host: &str, list: &str) -> bool {
-    list.split(',').map(str::trim).filter(|e| !e.is_empty()).any(|entry| {
-        if entry == "*" || entry == host {
-            return true;
-        }
-        if let (Some((network, bits)), Ok(std::net::IpAddr::V4(host))) = (entry.split_once('/'), host.parse())
-            && let (Ok(network), Ok(bits)) = (network.parse::<std::net::Ipv4Addr>(), bits.parse::<u32>())
-        {
-            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(bits)).unwrap_or(0);
-            return u32::from(network) & mask == u32::from(host) & mask;
-        }
-        let suffix = entry.trim_start_matches('.');
-        host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'))
-    })
 }
 
 /// The cluster that this process is a pod of.
@@ -281,34 +191,6 @@ fn in_cluster() -> Option<Chosen> {
         context: Entry::default(),
         cluster: entry(cluster),
         user: entry(json!({"tokenFile": token})),
-        user_name: String::new(),
+        ..Chosen::default()
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_are_urls_or_hosts() {
-        let parsed = |server: &str| parse_server(server).map(|e| e.url()).map_err(|e| e.to_string());
-        assert_eq!(parsed("https://a:6443/x/"), Ok("https://a:6443/x".to_owned()));
-        assert_eq!(parsed("https://[::1]:6443"), Ok("https://[::1]:6443".to_owned()));
-        assert_eq!(parsed("a:8080"), Ok("http://a:8080".to_owned()));
-        assert_eq!(parsed("https://a"), Ok("https://a".to_owned()));
-        assert!(parsed("ftp://a").is_err());
-    }
-
-    #[test]
-    fn timeouts_are_seconds_or_durations() {
-        assert_eq!(timeout("5").unwrap(), Duration::from_secs(5));
-        assert_eq!(timeout("2m").unwrap(), Duration::from_secs(120));
-        assert!(timeout("x").is_err());
-    }
-
-    #[test]
-    fn exemptions_are_names_domains_and_ranges() {
-        assert!(is_exempt("a.b.c", ".b.c") && is_exempt("a.b.c", "b.c") && is_exempt("10.1.2.3", "x,10.0.0.0/8"));
-        assert!(!is_exempt("ab.c", "b.c") && !is_exempt("11.1.2.3", "10.0.0.0/8"));
-    }
 }

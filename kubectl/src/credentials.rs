@@ -1,15 +1,18 @@
 //! Who one is: tokens, basic authentication, client certificates, exec plugins, impersonation; in clusters the service account.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{IsTerminal, Read, Write},
+    process::{Command, Stdio},
+};
 
 use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::Globals,
     failure::{Failure, plain},
     kubeconfig::Chosen,
+    terminal,
 };
 
 /// What is presented to the server.
@@ -30,91 +33,91 @@ fn put(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Failure> 
     Ok(())
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|e| crate::failure::file_error("open", path.display(), &e))
-}
-
-/// Gathers what flags and the chosen user say. Flags win.
+/// Gathers what flags and kubeconfig say of the chosen user, who is asked if they say nothing.
 ///
 /// # Errors
 /// If a file cannot be read or a plugin fails.
-pub fn gather(chosen: &Chosen, globals: &Globals) -> Result<Credentials, Failure> {
+pub fn gather(chosen: &Chosen) -> Result<Credentials, Failure> {
     let user = &chosen.user;
     let mut found = Credentials::default();
-    let flag = |flag: &Option<String>| flag.clone().filter(|f| !f.is_empty());
-    let basic = (flag(&globals.username), flag(&globals.password));
-    if flag(&globals.token).is_some() && (basic.0.is_some() || basic.1.is_some()) {
-        return Err(plain("--token and --username/--password are mutually exclusive"));
+    let token = match (user.text("token"), user.path("tokenFile")) {
+        ("", None) => None,
+        ("", Some(path)) => {
+            let token = std::fs::read_to_string(&path);
+            let token = token.map_err(|error| crate::failure::file_error("open", path.display(), &error))?;
+            Some(token.trim().to_owned())
+        }
+        (token, _) => Some(token.to_owned()),
+    };
+    if let Some(certificate) = user.data("client-certificate")? {
+        found.identity = Some((certificate, user.data("client-key")?.unwrap_or_default()));
     }
-    let token = match flag(&globals.token) {
-        Some(token) => Some(token),
-        None if basic.0.is_some() => None,
-        None => match (user.path("tokenFile"), user.text("token")) {
-            // Upstream reads the file first and falls back on the text.
-            (Some(path), text) => match std::fs::read_to_string(&path) {
-                Ok(token) => Some(token.trim().to_owned()),
-                Err(_) if !text.is_empty() => Some(text.to_owned()),
-                Err(error) => return Err(crate::failure::file_error("open", path.display(), &error)),
-            },
-            (None, "") => None,
-            (None, text) => Some(text.to_owned()),
-        },
-    };
-    let certificate = match &globals.client_certificate {
-        Some(path) => Some(read(path.as_ref())?),
-        None => user.data("client-certificate")?,
-    };
-    let key = match &globals.client_key {
-        Some(path) => Some(read(path.as_ref())?),
-        None => user.data("client-key")?,
-    };
-    found.identity = match (certificate, key) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        _ => return Err(plain("tls: client certificate and key must both be given")),
-    };
-    let (name, password) = match basic {
-        (Some(name), password) => (name, password.unwrap_or_default()),
-        (None, _) => (user.text("username").to_owned(), user.text("password").to_owned()),
-    };
+    let (mut name, mut password) = (user.text("username").to_owned(), user.text("password").to_owned());
+    let exec = user.fields.get("exec").filter(|exec| exec.is_object());
+    let provider = user.fields.get("auth-provider").filter(|provider| provider.is_object());
+    if token.is_none() && found.identity.is_none() && name.is_empty() && exec.is_none() && provider.is_none() {
+        (name, password) = ask()?;
+    }
     if let Some(token) = token {
         put(&mut found.headers, "authorization", &format!("Bearer {token}"))?;
     } else if !name.is_empty() {
         let pair = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
         put(&mut found.headers, "authorization", &format!("Basic {pair}"))?;
-    } else if let Some(exec) = user.fields.get("exec").filter(|e| e.is_object()) {
+    } else if let Some(exec) = exec {
         run_plugin(exec, chosen, &mut found)?;
-    } else if user.fields.contains_key("auth-provider") {
-        let name = user.fields["auth-provider"]["name"].as_str().unwrap_or_default();
+    } else if let Some(provider) = provider {
+        let name = provider["name"].as_str().unwrap_or_default();
         return Err(plain(format!("no Auth Provider found for name {}", api::field::go_quote(name))));
     }
-    impersonate(chosen, globals, &mut found.headers)?;
     Ok(found)
 }
 
-fn impersonate(chosen: &Chosen, globals: &Globals, headers: &mut HeaderMap) -> Result<(), Failure> {
+/// Asks for a name and a password.
+fn ask() -> Result<(String, String), Failure> {
+    print!("Please enter Username: ");
+    std::io::stdout().flush()?;
+    let mut name = Vec::new();
+    for byte in std::io::stdin().lock().bytes() {
+        match byte? {
+            space if space.is_ascii_whitespace() && name.is_empty() => {}
+            space if space.is_ascii_whitespace() => break,
+            byte => name.push(byte),
+        }
+    }
+    if name.is_empty() {
+        return Err(plain("EOF"));
+    }
+    print!("Please enter Password: ");
+    std::io::stdout().flush()?;
+    if !std::io::stdin().is_terminal() {
+        return Err(plain("error reading input for Password"));
+    }
+    let mut password = String::new();
+    terminal::without_echo(|| std::io::stdin().read_line(&mut password))?;
+    if password.is_empty() {
+        return Err(plain("EOF"));
+    }
+    let name = String::from_utf8_lossy(&name).into_owned();
+    Ok((name, password.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// Adds whom one acts as.
+///
+/// # Errors
+/// If a name cannot stand in a header.
+pub fn impersonate(chosen: &Chosen, headers: &mut HeaderMap) -> Result<(), Failure> {
     let user = &chosen.user;
     let list = |value: Option<&Value>| -> Vec<String> {
         value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    let name = globals.impersonate.clone().unwrap_or_else(|| user.text("as").to_owned());
-    let uid = globals.impersonate_uid.clone().unwrap_or_else(|| user.text("as-uid").to_owned());
-    let groups = match globals.impersonate_groups.as_slice() {
-        [] => list(user.fields.get("as-groups")),
-        groups => groups.to_vec(),
-    };
-    if name.is_empty() {
-        if groups.is_empty() && uid.is_empty() {
-            return Ok(());
-        }
-        let user = &chosen.user_name;
-        return Err(plain(format!("requesting uid, groups or user-extra for {user} without impersonating a user")));
+    if user.text("as").is_empty() {
+        return Ok(());
     }
-    put(headers, "impersonate-user", &name)?;
-    if !uid.is_empty() {
-        put(headers, "impersonate-uid", &uid)?;
+    put(headers, "impersonate-user", user.text("as"))?;
+    if !user.text("as-uid").is_empty() {
+        put(headers, "impersonate-uid", user.text("as-uid"))?;
     }
-    for group in groups {
+    for group in list(user.fields.get("as-groups")) {
         put(headers, "impersonate-group", &group)?;
     }
     for (key, values) in user.fields.get("as-user-extra").and_then(Value::as_object).into_iter().flatten() {
@@ -129,7 +132,7 @@ fn impersonate(chosen: &Chosen, globals: &Globals, headers: &mut HeaderMap) -> R
 fn run_plugin(exec: &Value, chosen: &Chosen, found: &mut Credentials) -> Result<(), Failure> {
     let text = |name: &str| exec[name].as_str().unwrap_or_default();
     let (command, version) = (text("command"), text("apiVersion"));
-    let interactive = text("interactiveMode") != "Never" && std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let interactive = text("interactiveMode") != "Never" && std::io::stdin().is_terminal();
     let mut spec = json!({"interactive": interactive});
     if exec["provideClusterInfo"] == true {
         let mut cluster = serde_json::Map::new();
@@ -141,11 +144,7 @@ fn run_plugin(exec: &Value, chosen: &Chosen, found: &mut Credentials) -> Result<
         spec["cluster"] = Value::Object(cluster);
     }
     let info = json!({"kind": "ExecCredential", "apiVersion": version, "spec": spec});
-    let path = match command.contains('/') {
-        true => chosen.user.origin.parent().unwrap_or(std::path::Path::new("")).join(command),
-        false => command.into(),
-    };
-    let mut process = Command::new(path);
+    let mut process = Command::new(command);
     process.args(exec["args"].as_array().into_iter().flatten().filter_map(Value::as_str));
     for pair in exec["env"].as_array().into_iter().flatten() {
         process.env(pair["name"].as_str().unwrap_or_default(), pair["value"].as_str().unwrap_or_default());

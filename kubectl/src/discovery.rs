@@ -1,11 +1,14 @@
-//! The server's kinds: aggregated discovery, kept on disk for ten minutes, and names resolved to kinds.
+//! The server's kinds: aggregated discovery, kept on disk for six hours, and names resolved to kinds.
 //!
 //! The cache is beside upstream's under `~/.kube/cache/discovery/HOST` in a file and form of our own: one small file is read
 //! where upstream reads one a group. A name that is not found in what came from disk makes us ask the server again.
+//!
+//! Upstream asks a server that it cannot reach again for every way to read a name, and logs each time that it could not; we ask
+//! once and log as often.
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -13,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    client::{Call, Client, escape},
+    client::{Answer, Call, Client, escape, log},
     failure::Failure,
 };
 
-const FRESH: Duration = Duration::from_secs(600);
+const FRESH: Duration = Duration::from_secs(6 * 3600);
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
 
 /// A resource of a version of a group.
@@ -49,6 +52,29 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// A resource as it is most likely named, where no server is asked.
+    pub fn guessed(api_version: &str, kind: &str) -> Self {
+        let (group, version) = split_api_version(api_version);
+        let singular = kind.to_lowercase();
+        let resource = match singular.as_str() {
+            s if s.ends_with('s') || s.ends_with('x') => format!("{s}es"),
+            s if s.ends_with('y') && !s.ends_with("ay") => format!("{}ies", s.trim_end_matches('y')),
+            s => format!("{s}s"),
+        };
+        let cluster_wide =
+            ["Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PriorityClass"];
+        Self {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            resource,
+            singular,
+            kind: kind.to_owned(),
+            namespaced: !cluster_wide.contains(&kind),
+            preferred: true,
+            ..Self::default()
+        }
+    }
+
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
@@ -265,19 +291,20 @@ pub struct Discovery {
     client: Client,
     file: PathBuf,
     state: Mutex<Option<State>>,
+    failure: OnceLock<Failure>,
 }
 
 impl Discovery {
     /// Nothing is read yet. `cache` is the cache's directory.
     pub fn new(client: Client, cache: PathBuf) -> Self {
         let endpoint = client.endpoint();
-        let host: String = format!("{}{}", endpoint.authority(), endpoint.prefix)
+        let host: String = format!("{}{}", endpoint.authority, endpoint.prefix)
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || "_/.()".contains(c) { c } else { '_' })
             .collect();
         let mut file = cache;
         file.extend(["discovery", &host, "knarr.json"]);
-        Self { client, file, state: Mutex::new(None) }
+        Self { client, file, state: Mutex::new(None), failure: OnceLock::new() }
     }
 
     fn known(&self) -> Option<(Arc<Catalog>, bool)> {
@@ -294,6 +321,11 @@ impl Discovery {
     /// # Errors
     /// If the server must be asked and cannot be.
     pub async fn catalog(&self) -> Result<Arc<Catalog>, Failure> {
+        self.tried(1).await
+    }
+
+    /// The kinds, where upstream would try so many times.
+    async fn tried(&self, times: usize) -> Result<Arc<Catalog>, Failure> {
         if let Some((catalog, _)) = self.known() {
             return Ok(catalog);
         }
@@ -302,7 +334,7 @@ impl Discovery {
             self.remember(catalog.clone(), true);
             return Ok(catalog);
         }
-        self.refresh().await
+        self.ask(times).await
     }
 
     /// The kinds as the server has them now.
@@ -310,12 +342,39 @@ impl Discovery {
     /// # Errors
     /// If it cannot be asked.
     pub async fn refresh(&self) -> Result<Arc<Catalog>, Failure> {
-        let ask = |path: &str| self.client.call(Call::get(path).accept(AGGREGATED));
-        let (core, groups) = tokio::try_join!(ask("/api"), ask("/apis"))?;
-        let catalog = if core.media().contains("APIGroupDiscoveryList") && groups.media().contains("APIGroupDiscoveryList") {
-            Catalog::from_aggregated(&[core.json()?, groups.json()?])
-        } else {
-            self.legacy(&core.json()?, &groups.json()?).await?
+        self.ask(1).await
+    }
+
+    async fn ask(&self, times: usize) -> Result<Arc<Catalog>, Failure> {
+        let failure = match self.failure.get() {
+            Some(failure) => failure.clone(),
+            None => match self.fetch().await {
+                Ok(catalog) => return Ok(catalog),
+                Err(failure) => self.failure.get_or_init(|| failure).clone(),
+            },
+        };
+        for _ in 0..times {
+            log::unhandled("memcache.go:265", &format!("couldn't get current server API group list: {}", failure.message()));
+        }
+        Err(failure)
+    }
+
+    async fn fetch(&self) -> Result<Arc<Catalog>, Failure> {
+        let ask = async |path: &str| match self.client.call(Call::get(path).accept(AGGREGATED).soon()).await {
+            // Who may not see what there is finds nothing.
+            Err(failure) if matches!(failure.reason(), "NotFound" | "Forbidden") => Ok(None),
+            answer => answer.map(Some),
+        };
+        let (core, groups) = tokio::join!(ask("/api"), ask("/apis"));
+        let answers = [core?, groups?];
+        let aggregated =
+            |answer: &Option<Answer>| answer.as_ref().is_none_or(|answer| answer.media().contains("APIGroupDiscoveryList"));
+        let values = answers.iter().flatten().map(Answer::json).collect::<Result<Vec<_>, _>>()?;
+        let catalog = match values.as_slice() {
+            values if answers.iter().all(aggregated) => Catalog::from_aggregated(values),
+            [core, groups] => self.legacy(core, groups).await?,
+            [one] => self.legacy(one, one).await?,
+            _ => Catalog::default(),
         };
         let catalog = Arc::new(catalog);
         write(&self.file, &catalog);
@@ -338,7 +397,7 @@ impl Discovery {
         }
         let lists = wanted.into_iter().map(|(group, version, preferred)| async move {
             let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-            match self.client.json(Call::get(path)).await {
+            match self.client.json(Call::get(path).soon()).await {
                 Ok(list) => Ok((group, version, preferred, list)),
                 // One extension's server that is away must not hide all the others.
                 Err(Failure::Status(_)) => Ok((group, version, preferred, Value::Null)),
@@ -353,7 +412,11 @@ impl Discovery {
     /// # Errors
     /// If the server must be asked and cannot be.
     pub async fn find<T>(&self, look: impl Fn(&Catalog) -> Option<T>) -> Result<Option<T>, Failure> {
-        if let Some(found) = look(&*self.catalog().await?) {
+        self.look(2, look).await
+    }
+
+    async fn look<T>(&self, times: usize, look: impl Fn(&Catalog) -> Option<T>) -> Result<Option<T>, Failure> {
+        if let Some(found) = look(&*self.tried(times).await?) {
             return Ok(Some(found));
         }
         match self.known() {
@@ -367,7 +430,21 @@ impl Discovery {
     /// # Errors
     /// `the server doesn't have a resource type`.
     pub async fn resolve(&self, argument: &str) -> Result<Arc<Mapping>, Failure> {
-        let found = self.find(|catalog| catalog.argument(argument).cloned()).await?;
+        // As a resource and as a kind, with a version and without; each is looked for twice.
+        let times = if argument.matches('.').count() >= 2 { 6 } else { 4 };
+        self.resolve_in(times, argument).await
+    }
+
+    /// The same for arguments that are resources and never kinds.
+    ///
+    /// # Errors
+    /// As [`Discovery::resolve`].
+    pub async fn resource(&self, argument: &str) -> Result<Arc<Mapping>, Failure> {
+        self.resolve_in(2, argument).await
+    }
+
+    async fn resolve_in(&self, times: usize, argument: &str) -> Result<Arc<Mapping>, Failure> {
+        let found = self.look(times, |catalog| catalog.argument(argument).cloned()).await?;
         let name = argument.split('.').next().unwrap_or_default();
         found.ok_or_else(|| Failure::NoResource(name.to_owned(), String::new(), String::new()))
     }
@@ -378,7 +455,7 @@ impl Discovery {
     /// `no matches for kind`.
     pub async fn kind(&self, api_version: &str, kind: &str) -> Result<Arc<Mapping>, Failure> {
         let (group, version) = split_api_version(api_version);
-        let found = self.find(|catalog| catalog.kind(group, version, kind).cloned()).await?;
+        let found = self.look(1, |catalog| catalog.kind(group, version, kind).cloned()).await?;
         found.ok_or_else(|| Failure::NoKind(group.to_owned(), kind.to_owned(), version.to_owned()))
     }
 }

@@ -18,10 +18,12 @@ pub enum Failure {
     Silent(i32),
     /// The server answered with an error.
     Status(Box<Status>),
-    /// The server could not be reached: the host as in the URL, and why.
+    /// The server could not be reached: the host as in the URL, what was asked of it, and why.
     Connection {
         /// `127.0.0.1:6443`.
         host: String,
+        /// `Get "https://127.0.0.1:6443/api"`.
+        request: String,
         /// The reason in Go's words.
         reason: String,
     },
@@ -109,7 +111,7 @@ impl Failure {
         match self {
             Self::Plain(message) => message.clone(),
             Self::Status(status) => status.message.clone(),
-            Self::Connection { reason, .. } => reason.clone(),
+            Self::Connection { request, reason, .. } => format!("{request}: {reason}"),
             Self::NoResource(..) => self.to_string().trim_start_matches("error: ").to_owned(),
             Self::NoKind(group, kind, version) => no_kind(group, kind, version),
             Self::Many(failures) => match failures.as_slice() {
@@ -188,7 +190,7 @@ impl fmt::Display for Failure {
             Self::Silent(_) => Ok(()),
             Self::Status(status) if status.reason == "Invalid" => f.write_str(&invalid(status)),
             Self::Status(status) => f.write_str(&from_server(status)),
-            Self::Connection { host, reason } if reason.contains("connection refused") => {
+            Self::Connection { host, reason, .. } if reason.contains("connection refused") => {
                 write!(f, "The connection to the server {host} was refused - did you specify the right host or port?")
             }
             Self::Connection { reason, .. } => write!(f, "Unable to connect to the server: {reason}"),

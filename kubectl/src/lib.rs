@@ -20,6 +20,7 @@ pub mod output;
 pub mod pods;
 pub mod remote;
 pub mod resources;
+pub mod server;
 pub mod terminal;
 pub mod typed;
 pub mod verbs;
@@ -47,12 +48,13 @@ pub fn run(words: &[String]) -> i32 {
                 Ok(runtime) => runtime,
                 Err(error) => return report(&error.into()),
             };
+            if globals.profile != "none" {
+                return report(&unprofiled(&globals.profile));
+            }
             let strict = globals.warnings_as_errors;
             let cx = Context::new(*globals, dash);
             let mut done = runtime.block_on(command.run(&cx));
-            if let (Ok(()), true, Some(count)) =
-                (&done, strict, cx.client().ok().map(client::Client::warnings).filter(|c| *c > 0))
-            {
+            if let (Ok(()), true, count @ 1..) = (&done, strict, cx.warnings()) {
                 done = Err(failure::plain(format!("{count} warning{} received", if count == 1 { "" } else { "s" })));
             }
             // A task that still reads stdin would hold the process up.
@@ -60,6 +62,16 @@ pub fn run(words: &[String]) -> i32 {
             let _ = std::io::stdout().flush();
             done.map_or_else(|failure| report(&failure), |()| 0)
         }
+    }
+}
+
+/// Why there is no profile of that name.
+fn unprofiled(name: &str) -> Failure {
+    match name {
+        "cpu" | "heap" | "goroutine" | "threadcreate" | "block" | "mutex" => {
+            failure::plain(format!("profiles are not supported: there is no {name} profile to capture"))
+        }
+        _ => failure::plain(format!("unknown profile '{name}'")),
     }
 }
 

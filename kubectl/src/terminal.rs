@@ -35,6 +35,18 @@ impl Drop for Raw {
     }
 }
 
+/// Does something while what is typed is not shown.
+pub fn without_echo<T>(act: impl FnOnce() -> T) -> T {
+    let stdin = std::io::stdin();
+    let before = termios::tcgetattr(stdin.as_fd()).ok();
+    if let Some(mut attributes) = before.clone() {
+        attributes.local_flags.remove(termios::LocalFlags::ECHO);
+        let _ = termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &attributes);
+    }
+    let _before = Raw(before);
+    act()
+}
+
 mod ioctl {
     nix::ioctl_read_bad!(window_size, nix::libc::TIOCGWINSZ, nix::libc::winsize);
 }

@@ -82,8 +82,9 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
         ImageCommand::Ls { target: Target { root: Some(root), .. } } => {
+            let store = store(root)?;
             println!("{:<50} {:<14} SIZE", "IMAGE", "ID");
-            for image in store(root)?.list() {
+            for image in store.list() {
                 for name in names(&image, "<none>") {
                     println!("{name:<50} {:<14} {}", short(&image.id), image.size);
                 }
@@ -100,8 +101,9 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
         ImageCommand::Ls { target } => {
+            let nodes = target.nodes()?;
             println!("{:<20} {:<50} {:<14} SIZE", "NODE", "IMAGE", "ID");
-            for node in target.nodes()? {
+            for node in nodes {
                 let lines = control::ask(&node.folder, "image ls", std::io::empty());
                 for line in lines.with_context(|| format!("list the images of {}", node.name))? {
                     let fields: Vec<&str> = line.split('\t').collect();

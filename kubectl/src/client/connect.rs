@@ -111,9 +111,9 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
     let shown = |host: &str| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let addresses: Vec<_> = match tokio::net::lookup_host((host, port)).await {
         Ok(addresses) => addresses.collect(),
-        Err(_) => return Err(Error(format!("dial tcp: lookup {host}: no such host"))),
+        Err(_) => return Err(Error(unknown(host))),
     };
-    let mut last = Error(format!("dial tcp: lookup {host}: no such host"));
+    let mut last = Error(unknown(host));
     for address in addresses {
         match tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
@@ -126,6 +126,19 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
         }
     }
     Err(last)
+}
+
+/// What Go's resolver says of a name that nobody knows: it names the server that it asked, if the name was fit for one.
+fn unknown(host: &str) -> String {
+    let fits = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+    let servers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let server = servers.lines().find_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next());
+    let server = server.map_or_else(|| "127.0.0.1".to_owned(), str::to_owned);
+    let server = if server.contains(':') { format!("[{server}]") } else { server };
+    match host.trim_end_matches('.').split('.').all(fits) {
+        true => format!("dial tcp: lookup {host} on {server}:53: no such host"),
+        false => format!("dial tcp: lookup {host}: no such host"),
+    }
 }
 
 async fn tunnel(mut tcp: TcpStream, target: &str) -> Result<TcpStream, Error> {

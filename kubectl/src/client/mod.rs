@@ -3,15 +3,18 @@
 //! Not kube's client: what kubectl says about connections, certificates and answers is upstream's to the letter, watches and
 //! logs are read as they come, and a command that asks one question should cost a connection and nothing else.
 
+mod call;
 mod connect;
+pub mod log;
+mod refusal;
 pub mod tls;
 mod warnings;
 
 use std::{sync::Arc, time::Duration};
 
-use api::status::Status;
+use api::{field::go_quote, status::Status};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{
@@ -20,20 +23,22 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-use self::{connect::Connector, warnings::Warnings};
+pub use self::call::{Call, JSON, escape};
+use self::{connect::Connector, refusal::refused, warnings::Warnings};
 use crate::failure::{Failure, plain};
 
 /// What the client says it is.
 pub const USER_AGENT: &str = concat!("kubectl/v1.35.0+knarr1 knarr/", env!("CARGO_PKG_VERSION"));
-
-/// The media type of patches and bodies in JSON.
-pub const JSON: &str = "application/json";
 
 /// Where the server is and how one proves who one is.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoint {
     /// `https` or `http`.
     pub scheme: String,
+    /// A name and `:***` for its password, where the URL had them.
+    pub user: Option<String>,
+    /// The host and the port as in the URL.
+    pub authority: String,
     /// The host without brackets.
     pub host: String,
     /// The port.
@@ -48,138 +53,24 @@ pub struct Endpoint {
     pub headers: HeaderMap,
     /// For each request; zero is none.
     pub timeout: Duration,
+    /// The same as the server is told it; empty for none.
+    pub timeout_told: String,
+    /// Why there is no connecting to it.
+    pub unreachable: Option<String>,
     /// An HTTP proxy's `host:port`.
     pub proxy: Option<String>,
     /// From `-v`.
     pub verbosity: i32,
+    /// Whether the server must be of our version.
+    pub match_version: bool,
 }
 
 impl Endpoint {
-    /// `127.0.0.1:6443`, as in the URL.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        match (self.scheme.as_str(), self.port) {
-            ("https", 443) | ("http", 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
-    }
-
     /// `https://127.0.0.1:6443`.
     pub fn url(&self) -> String {
-        format!("{}://{}{}", self.scheme, self.authority(), self.prefix)
+        let user = self.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+        format!("{}://{user}{}{}", self.scheme, self.authority, self.prefix)
     }
-}
-
-/// A request.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// The verb.
-    pub method: Method,
-    /// Below the server's address, escaped: `/api/v1/namespaces/default/pods`.
-    pub path: String,
-    /// Pairs, not escaped.
-    pub query: Vec<(String, String)>,
-    /// Besides the endpoint's.
-    pub headers: HeaderMap,
-    /// Empty for none.
-    pub body: Bytes,
-}
-
-impl Call {
-    /// A request without a body that asks for JSON.
-    pub fn new(method: Method, path: impl Into<String>) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(JSON));
-        Self { method, path: path.into(), query: Vec::new(), headers, body: Bytes::new() }
-    }
-
-    /// A GET.
-    pub fn get(path: impl Into<String>) -> Self {
-        Self::new(Method::GET, path)
-    }
-
-    /// A POST of JSON.
-    pub fn post(path: impl Into<String>, body: &Value) -> Self {
-        Self::new(Method::POST, path).json(body)
-    }
-
-    /// A PUT of JSON.
-    pub fn put(path: impl Into<String>, body: &Value) -> Self {
-        Self::new(Method::PUT, path).json(body)
-    }
-
-    /// A PATCH of the given media type (`application/merge-patch+json`).
-    pub fn patch(path: impl Into<String>, media: &str, body: impl Into<Bytes>) -> Self {
-        Self::new(Method::PATCH, path).body(media, body)
-    }
-
-    /// A DELETE.
-    pub fn delete(path: impl Into<String>) -> Self {
-        Self::new(Method::DELETE, path)
-    }
-
-    /// With one more parameter.
-    #[must_use]
-    pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.query.push((name.to_owned(), value.into()));
-        self
-    }
-
-    /// With one more parameter unless it is empty.
-    #[must_use]
-    pub fn query_if(self, name: &str, value: &str) -> Self {
-        if value.is_empty() { self } else { self.query(name, value) }
-    }
-
-    /// With a header in place of its older value. Names and values that no header may have are left out.
-    #[must_use]
-    pub fn header(mut self, name: HeaderName, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
-        }
-        self
-    }
-
-    /// Asks for other media types.
-    #[must_use]
-    pub fn accept(self, media: &str) -> Self {
-        self.header(header::ACCEPT, media)
-    }
-
-    /// With a body.
-    #[must_use]
-    pub fn body(mut self, media: &str, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
-        self.header(header::CONTENT_TYPE, media)
-    }
-
-    /// With a body in JSON.
-    #[must_use]
-    pub fn json(self, body: &Value) -> Self {
-        self.body(JSON, body.to_string())
-    }
-
-    fn target(&self) -> String {
-        if self.query.is_empty() {
-            return self.path.clone();
-        }
-        let pairs: Vec<String> = self.query.iter().map(|(k, v)| format!("{}={}", escape(k, ""), escape(v, ""))).collect();
-        let joint = if self.path.contains('?') { '&' } else { '?' };
-        format!("{}{joint}{}", self.path, pairs.join("&"))
-    }
-}
-
-/// Text as part of a URL; what is in `also` stays as it is besides letters, digits and `-._~`.
-pub fn escape(text: &str, also: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || also.as_bytes().contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }
 
 /// An answer, whole.
@@ -303,6 +194,27 @@ impl Stream {
     }
 }
 
+/// A method as Go names it in errors: `Get`.
+fn in_words(method: &Method) -> String {
+    let method = method.as_str();
+    format!("{}{}", &method[..1], method[1..].to_lowercase())
+}
+
+/// Why a request did not get to the server.
+fn why_unsent(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(told) = error.downcast_ref::<connect::Error>() {
+            return told.0.clone();
+        }
+        source = error.source();
+    }
+    match broken(error).as_str() {
+        "unexpected EOF" => "EOF".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 fn broken(error: &(dyn std::error::Error + 'static)) -> String {
     let mut source = Some(error);
     while let Some(error) = source {
@@ -318,6 +230,7 @@ struct Inner {
     endpoint: Endpoint,
     pool: Pool<Connector, Full<Bytes>>,
     warnings: Warnings,
+    matches: tokio::sync::OnceCell<Result<(), Failure>>,
 }
 
 /// The client; clones share connections.
@@ -331,7 +244,7 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .http1_title_case_headers(true)
             .build(Connector::new(&endpoint));
-        Self(Arc::new(Inner { endpoint, pool, warnings: Warnings::default() }))
+        Self(Arc::new(Inner { endpoint, pool, warnings: Warnings::default(), matches: tokio::sync::OnceCell::new() }))
     }
 
     /// Where the server is.
@@ -345,12 +258,36 @@ impl Client {
     }
 
     async fn send(&self, call: &Call) -> Result<http::Response<Incoming>, Failure> {
+        if self.0.endpoint.match_version {
+            self.0.matches.get_or_init(|| self.match_versions()).await.clone()?;
+        }
+        self.transmit(call).await
+    }
+
+    /// Compares the server's version to ours.
+    async fn match_versions(&self) -> Result<(), Failure> {
+        let unread = |why: String| plain(format!("couldn't read version from server: {why}"));
+        let response = self.transmit(&Call::get("/version").soon()).await.map_err(|failure| unread(failure.message()))?;
+        let body = response.into_body().collect().await.map_err(|error| unread(broken(&error)))?.to_bytes();
+        let server: Value = serde_json::from_slice(&body).map_err(|error| unread(error.to_string()))?;
+        crate::verbs::version::matches(&server).map_err(plain)
+    }
+
+    async fn transmit(&self, call: &Call) -> Result<http::Response<Incoming>, Failure> {
         let endpoint = &self.0.endpoint;
-        let target = call.target();
-        let uri = format!("{}://{}{}{target}", endpoint.scheme, endpoint.authority(), endpoint.prefix);
+        let target = call.target(&endpoint.timeout_told);
+        let failed = |reason: String| Failure::Connection {
+            host: endpoint.authority.clone(),
+            request: format!("{} {}", in_words(&call.method), go_quote(&format!("{}{target}", endpoint.url()))),
+            reason,
+        };
+        if let Some(why) = &endpoint.unreachable {
+            return Err(failed(why.clone()));
+        }
+        let uri = format!("{}://{}{}{target}", endpoint.scheme, endpoint.authority, endpoint.prefix);
         let mut request = http::Request::new(Full::new(call.body.clone()));
         *request.method_mut() = call.method.clone();
-        *request.uri_mut() = uri.parse().map_err(|e| plain(format!("parse {}: {e}", api::field::go_quote(&uri))))?;
+        *request.uri_mut() = uri.parse().map_err(|e| plain(format!("parse {}: {e}", go_quote(&uri))))?;
         let headers = request.headers_mut();
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         for (name, value) in endpoint.headers.iter().chain(&call.headers) {
@@ -359,39 +296,28 @@ impl Client {
         let begun = std::time::Instant::now();
         let sent = self.0.pool.request(request).await;
         if endpoint.verbosity >= 6 {
-            log(call, &uri, &sent, begun.elapsed(), endpoint.verbosity);
+            log::request(call, &uri, &sent, begun.elapsed(), endpoint.verbosity);
         }
-        let response = sent.map_err(|error| self.connection_failure(&error))?;
+        let response = sent.map_err(|error| failed(why_unsent(&error)))?;
         self.0.warnings.note(response.headers());
         Ok(response)
     }
 
-    fn connection_failure(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
-        let mut source = Some(error);
-        while let Some(error) = source {
-            if let Some(told) = error.downcast_ref::<connect::Error>() {
-                return Failure::Connection { host: self.0.endpoint.authority(), reason: told.0.clone() };
-            }
-            source = error.source();
-        }
-        let reason = match broken(error).as_str() {
-            "unexpected EOF" => "EOF".to_owned(),
-            other => other.to_owned(),
-        };
-        Failure::Connection { host: self.0.endpoint.authority(), reason }
-    }
-
-    async fn limited<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let limit = self.0.endpoint.timeout;
-        if limit.is_zero() {
+    async fn limited<T>(&self, call: &Call, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let endpoint = &self.0.endpoint;
+        if endpoint.timeout.is_zero() {
             return work.await;
         }
-        match tokio::time::timeout(limit, work).await {
+        match tokio::time::timeout(endpoint.timeout, work).await {
             Ok(done) => done,
-            Err(_) => Err(Failure::Connection {
-                host: self.0.endpoint.authority(),
-                reason: "net/http: request canceled (Client.Timeout exceeded while awaiting headers)".to_owned(),
-            }),
+            Err(_) => {
+                let target = call.target(&endpoint.timeout_told);
+                Err(Failure::Connection {
+                    host: endpoint.authority.clone(),
+                    request: format!("{} {}", in_words(&call.method), go_quote(&format!("{}{target}", endpoint.url()))),
+                    reason: "net/http: request canceled (Client.Timeout exceeded while awaiting headers)".to_owned(),
+                })
+            }
         }
     }
 
@@ -404,11 +330,11 @@ impl Client {
             let (parts, body) = self.send(&call).await?.into_parts();
             let body = body.collect().await.map_err(|e| plain(broken(&e)))?.to_bytes();
             if self.0.endpoint.verbosity >= 8 {
-                eprintln!("{}Response Body: {}", log_head(), String::from_utf8_lossy(&body));
+                log::line(&format!("Response Body: {}", String::from_utf8_lossy(&body)));
             }
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         };
-        self.limited(work).await
+        self.limited(&call, work).await
     }
 
     /// Asks and reads the answer whole.
@@ -434,7 +360,7 @@ impl Client {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn open(&self, call: Call) -> Result<Stream, Failure> {
-        let response = self.limited(self.send(&call)).await?;
+        let response = self.limited(&call, self.send(&call)).await?;
         let (parts, body) = response.into_parts();
         if parts.status.is_success() {
             return Ok(Stream { body, rest: Vec::new(), searched: 0 });
@@ -451,7 +377,7 @@ impl Client {
     pub async fn upgrade(&self, mut call: Call) -> Result<Upgrade, Failure> {
         // Container runtimes that serve streams themselves answer 406 to one who accepts only JSON.
         call.headers.remove(header::ACCEPT);
-        let mut response = self.limited(self.send(&call)).await?;
+        let mut response = self.limited(&call, self.send(&call)).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let headers = std::mem::take(response.headers_mut());
             let io = hyper::upgrade::on(response).await.map_err(|e| plain(broken(&e)))?;
@@ -460,147 +386,5 @@ impl Client {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         Ok(Upgrade::Refused(Answer { status: parts.status, headers: parts.headers, body }))
-    }
-}
-
-/// What a refusal says: the Status in the body, or what client-go makes of an answer without one.
-fn refused(method: &Method, path: &str, answer: &Answer) -> Failure {
-    if let Ok(status) = serde_json::from_slice::<Value>(&answer.body)
-        && status["kind"] == "Status"
-        && let Ok(status) = serde_json::from_value::<Status>(status)
-    {
-        return Failure::Status(Box::new(status));
-    }
-    Failure::Status(Box::new(generic(method, path, answer)))
-}
-
-fn generic(method: &Method, path: &str, answer: &Answer) -> Status {
-    let text = String::from_utf8_lossy(&answer.body);
-    let text = text.trim();
-    let verb = match *method {
-        Method::GET => "get",
-        Method::POST => "post",
-        Method::PUT => "put",
-        Method::PATCH => "patch",
-        Method::DELETE => "delete",
-        _ => "",
-    };
-    let code = answer.status.as_u16();
-    let (reason, message) = match code {
-        409 if *method == Method::POST => ("AlreadyExists", "the server reported a conflict".to_owned()),
-        409 => ("Conflict", "the server reported a conflict".to_owned()),
-        404 => ("NotFound", "the server could not find the requested resource".to_owned()),
-        400 => ("BadRequest", "the server rejected our request for an unknown reason".to_owned()),
-        401 => ("Unauthorized", "the server has asked for the client to provide credentials".to_owned()),
-        403 if text.is_empty() => ("Forbidden", format!("{path} is forbidden")),
-        403 => ("Forbidden", text.to_owned()),
-        406 => ("NotAcceptable", if text.is_empty() { "unknown".to_owned() } else { text.to_owned() }),
-        415 => ("UnsupportedMediaType", if text.is_empty() { "unknown".to_owned() } else { text.to_owned() }),
-        405 => ("MethodNotAllowed", "the server does not allow this method on the requested resource".to_owned()),
-        422 => ("Invalid", "the server rejected our request due to an error in our request".to_owned()),
-        503 => ("ServiceUnavailable", "the server is currently unable to handle the request".to_owned()),
-        504 => (
-            "Timeout",
-            "the server was unable to return a response in the time allotted, but may still be processing the request"
-                .to_owned(),
-        ),
-        429 => {
-            ("TooManyRequests", "the server has received too many requests and has asked us to try again later".to_owned())
-        }
-        500.. => (
-            "InternalError",
-            format!(
-                "an error on the server ({}) has prevented the request from succeeding",
-                api::field::go_quote(if text.is_empty() { "unknown" } else { text })
-            ),
-        ),
-        _ => ("", format!("the server responded with the status code {code} but did not return more information")),
-    };
-    let about = if verb.is_empty() || code >= 500 && code != 503 && code != 504 {
-        String::new()
-    } else {
-        format!(" ({verb} {})", resource_of(path))
-    };
-    let message = match reason {
-        "" | "Forbidden" | "NotAcceptable" | "UnsupportedMediaType" | "InternalError" => message,
-        _ if about.ends_with(" )") => message,
-        _ => format!("{message}{about}"),
-    };
-    let mut status = Status::default();
-    status.status = "Failure".to_owned();
-    status.reason = reason.to_owned();
-    status.message = message;
-    status.code = i32::from(code);
-    status
-}
-
-/// `pods web` for the path of a pod: what client-go names in messages.
-fn resource_of(path: &str) -> String {
-    let parts: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').filter(|p| !p.is_empty()).collect();
-    let (group, rest): (String, &[&str]) = match parts.as_slice() {
-        ["api", _, rest @ ..] => (String::new(), rest),
-        ["apis", group, _, rest @ ..] => (format!(".{group}"), rest),
-        _ => (String::new(), &[]),
-    };
-    let rest: &[&str] = match rest {
-        ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
-        rest => rest,
-    };
-    match rest {
-        [] => String::new(),
-        [resource] => format!("{resource}{group}"),
-        [resource, name, ..] => format!("{resource}{group} {name}"),
-    }
-}
-
-fn log_head() -> String {
-    let now = jiff::Zoned::now();
-    format!("I{} {:>7} client.rs:1] ", now.strftime("%m%d %H:%M:%S%.6f"), std::process::id())
-}
-
-fn log<E>(call: &Call, uri: &str, sent: &Result<http::Response<Incoming>, E>, took: Duration, verbosity: i32) {
-    let outcome = sent.as_ref().map_or_else(|_| String::new(), |r| r.status().to_string());
-    eprintln!("{}{} {uri} {outcome} in {} milliseconds", log_head(), call.method, took.as_millis());
-    if verbosity >= 7 {
-        eprintln!("{}Request Headers:", log_head());
-        for (name, value) in &call.headers {
-            eprintln!("{}    {name}: {}", log_head(), String::from_utf8_lossy(value.as_bytes()));
-        }
-    }
-    if verbosity >= 8 {
-        if !call.body.is_empty() {
-            eprintln!("{}Request Body: {}", log_head(), String::from_utf8_lossy(&call.body));
-        }
-        if let Ok(response) = sent {
-            eprintln!("{}Response Headers:", log_head());
-            for (name, value) in response.headers() {
-                eprintln!("{}    {name}: {}", log_head(), String::from_utf8_lossy(value.as_bytes()));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_escaped() {
-        let call = Call::get("/api/v1/pods").query("labelSelector", "a=b,c in (d)").query_if("limit", "");
-        assert_eq!(call.target(), "/api/v1/pods?labelSelector=a%3Db%2Cc%20in%20%28d%29");
-    }
-
-    #[test]
-    fn answers_without_a_status_are_explained() {
-        let answer = Answer {
-            status: StatusCode::NOT_FOUND,
-            headers: HeaderMap::new(),
-            body: Bytes::from_static(b"404 page not found"),
-        };
-        let failure = refused(&Method::GET, "/api/v1/namespaces/a/pods/x", &answer);
-        assert_eq!(
-            failure.to_string(),
-            "Error from server (NotFound): the server could not find the requested resource (get pods x)"
-        );
     }
 }

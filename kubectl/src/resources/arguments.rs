@@ -76,7 +76,7 @@ impl Given {
     /// Upstream's complaints.
     pub async fn of(query: &Query<'_>, cx: &Context) -> Result<Self, Failure> {
         let mut given = Self::read(query.args, query.default_type)?;
-        if given.pairs.is_empty() && !query.local {
+        if given.pairs.is_empty() && !query.local && !query.exact {
             let mut types = Vec::new();
             for name in given.types {
                 match categories(cx, &name).await? {
@@ -112,7 +112,8 @@ impl Given {
 
 async fn categories(cx: &Context, name: &str) -> Result<Vec<String>, Failure> {
     // Everything that is a resource's name is no category; only then does it matter whether what we know is fresh.
-    let catalog = cx.discovery()?.catalog().await?;
+    // Without the server's kinds there are no categories; whoever looks for the kind will say why.
+    let Ok(catalog) = cx.discovery()?.catalog().await else { return Ok(Vec::new()) };
     if catalog.argument(name).is_some() && catalog.category(name).is_empty() {
         return Ok(Vec::new());
     }

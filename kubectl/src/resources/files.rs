@@ -342,7 +342,8 @@ pub async fn read_url(url: &str) -> Result<Vec<u8>, Failure> {
     };
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let tls = if scheme == "https" { Some(std::sync::Arc::new(tls::config(&tls::Material::default())?)) } else { None };
-    let client = Client::new(Endpoint { scheme: scheme.to_owned(), host, port, tls, ..Endpoint::default() });
+    let (scheme, authority) = (scheme.to_owned(), authority.to_owned());
+    let client = Client::new(Endpoint { scheme, authority, host, port, tls, ..Endpoint::default() });
     let mut last = plain(format!("unable to read URL {}", go_quote(url)));
     for attempt in 0..3 {
         if attempt > 0 {

@@ -128,6 +128,8 @@ pub struct Query<'a> {
     pub local: bool,
     /// Objects from files must say what they are (`--validate`).
     pub validate: bool,
+    /// Types are no categories.
+    pub exact: bool,
     /// Only one type may be named.
     pub single_type: bool,
     /// `--subresource`.
@@ -436,6 +438,9 @@ impl Query<'_> {
                 )));
             }
         }
+        if self.validate {
+            reachable(cx).await.map_err(|why| invalid(&format!("failed to download openapi: {why}")))?;
+        }
         if self.validate && kind != "List" && self.unchecked(cx, &api_version, &kind).await? {
             return Err(invalid(
                 "failed to check CRD: failed to list CRDs: the server could not find the requested resource",
@@ -459,7 +464,7 @@ impl Query<'_> {
         let meta = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (name, namespace) = (meta("name"), meta("namespace"));
         let mapping = if self.local {
-            Arc::new(guessed(&api_version, &kind))
+            Arc::new(Mapping::guessed(&api_version, &kind))
         } else {
             cx.discovery()?.kind(&api_version, &kind).await.map_err(|failure| match failure {
                 Failure::NoKind(..) => plain(format!(
@@ -469,7 +474,7 @@ impl Query<'_> {
                     go_quote(&source),
                     failure.message()
                 )),
-                other => other,
+                other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
             })?
         };
         let mut object = Object { mapping, namespace: None, name, value, source };
@@ -659,6 +664,16 @@ fn mistyped(metadata: &Value) -> Option<String> {
     None
 }
 
+/// Asks for the API's description, as upstream does before it checks anything.
+async fn reachable(cx: &Context) -> Result<(), String> {
+    let client = cx.client().map_err(|failure| failure.message())?;
+    // The index says whether there is one; the document is large.
+    match client.call(Call::get("/openapi/v3").soon()).await {
+        Ok(_) => Ok(()),
+        Err(_) => client.call(Call::get("/openapi/v2").soon()).await.map(drop).map_err(|failure| failure.message()),
+    }
+}
+
 /// One object. If it is not there because its namespace is not, that is what is said.
 async fn get(client: &Client, path: String, namespace: Option<&str>, accept: &str) -> Result<Value, Failure> {
     match client.json(Call::get(path).accept(accept)).await {
@@ -691,27 +706,4 @@ pub fn items(mut list: Value) -> Vec<Value> {
         item
     };
     items.into_iter().map(complete).collect()
-}
-
-/// A resource as it is most likely named, where no server may be asked.
-fn guessed(api_version: &str, kind: &str) -> Mapping {
-    let (group, version) = split_api_version(api_version);
-    let singular = kind.to_lowercase();
-    let resource = match singular.as_str() {
-        s if s.ends_with('s') || s.ends_with('x') => format!("{s}es"),
-        s if s.ends_with('y') && !s.ends_with("ay") => format!("{}ies", s.trim_end_matches('y')),
-        s => format!("{s}s"),
-    };
-    let cluster_wide =
-        ["Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "StorageClass", "PriorityClass"];
-    Mapping {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        resource,
-        singular,
-        kind: kind.to_owned(),
-        namespaced: !cluster_wide.contains(&kind),
-        preferred: true,
-        ..Mapping::default()
-    }
 }

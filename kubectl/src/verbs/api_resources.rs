@@ -56,8 +56,14 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain("--sort-by accepts only name or kind"));
     }
     let discovery = cx.discovery()?;
-    let catalog = if args.cached { discovery.catalog().await? } else { discovery.refresh().await? };
-    print!("{}", table(&args, &catalog));
+    let catalog = if args.cached { discovery.catalog().await } else { discovery.refresh().await };
+    match catalog {
+        Ok(catalog) => print!("{}", table(&args, &catalog)),
+        Err(failure) => {
+            print!("{}", table(&args, &Catalog::default()));
+            return Err(failure);
+        }
+    }
     Ok(())
 }
 

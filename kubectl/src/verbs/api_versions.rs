@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    failure::{Failure, usage},
+    failure::{Failure, plain, usage},
 };
 
 /// What `api-versions` takes.
@@ -21,7 +21,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if !args.args.is_empty() {
         return Err(usage("api-versions", format!("unexpected arguments: [{}]", args.args.join(" "))));
     }
-    let catalog = cx.discovery()?.refresh().await?;
+    let catalog = cx.discovery()?.refresh().await;
+    let catalog = catalog.map_err(|f| plain(format!("couldn't get available api versions from server: {}", f.message())))?;
     let mut versions = catalog.versions.clone();
     versions.sort();
     versions.iter().for_each(|version| println!("{version}"));

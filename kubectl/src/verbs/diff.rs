@@ -7,6 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use futures::StreamExt;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -37,6 +38,9 @@ pub struct Args {
     /// Apply in the server (not supported)
     #[arg(long)]
     server_side: bool,
+    /// How many objects to ask the server for at a time
+    #[arg(long, default_value_t = 1)]
+    concurrency: isize,
     /// With --server-side, take fields from other managers (not supported)
     #[arg(long)]
     force_conflicts: bool,
@@ -78,8 +82,11 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let (live, merged) = (directory("LIVE-")?, directory("MERGED-")?);
     let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
-    for object in query.objects(cx).await?.all()? {
-        let (mut from, mut to) = both(&args, cx, &object).await?;
+    let objects = query.objects(cx).await?.all()?;
+    let compared = futures::stream::iter(objects).map(async |object| (both(&args, cx, &object).await, object));
+    let mut compared = std::pin::pin!(compared.buffered(args.concurrency.max(1).unsigned_abs()));
+    while let Some((pair, object)) = compared.next().await {
+        let (mut from, mut to) = pair?;
         let mut absent = None;
         if !args.show_managed_fields {
             from.iter_mut().for_each(hide_managed_fields);

@@ -139,7 +139,7 @@ async fn about_selector(cx: &Context, about: &str) -> Result<String, Failure> {
         [_] => return Err(plain("--for must be in resource/name form")),
         _ => return Err(plain("arguments in resource/name form may not have more than one slash")),
     };
-    let mapping = cx.discovery()?.resolve(&kind).await.map_err(|failure| match failure {
+    let mapping = cx.discovery()?.resource(&kind).await.map_err(|failure| match failure {
         Failure::NoResource(..) => Failure::Verbatim(failure.message(), 1),
         other => other,
     })?;

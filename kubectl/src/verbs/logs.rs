@@ -171,7 +171,7 @@ async fn objects(cx: &Context, args: &Args, selector: Option<&str>) -> Result<Ve
     let namespace = cx.namespace()?;
     let pods = ["pods".to_owned()];
     let query = match selector {
-        Some(labels) => Query { args: &pods, labels: Some(labels), type_suffices: true, ..Query::default() },
+        Some(labels) => Query { args: &pods, labels: Some(labels), type_suffices: true, exact: true, ..Query::default() },
         None => Query { args: &args.args[..1], default_type: Some("pods"), single_type: true, ..Query::default() },
     };
     let objects = query.objects(cx).await.and_then(|found| found.all()).map_err(|failure| match failure.is_not_found() {

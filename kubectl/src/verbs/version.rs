@@ -48,6 +48,34 @@ fn ours() -> Value {
     })
 }
 
+/// Whether a server is of our version.
+///
+/// # Errors
+/// Both versions as Go prints them.
+pub fn matches(server: &Value) -> Result<(), String> {
+    let ours = ours();
+    let text = |version: &Value, name: &str| version[name].as_str().unwrap_or_default().to_owned();
+    if ["gitVersion", "gitCommit", "gitTreeState"].iter().all(|name| text(&ours, name) == text(server, name)) {
+        return Ok(());
+    }
+    let names = [
+        ("Major", "major"),
+        ("Minor", "minor"),
+        ("GitVersion", "gitVersion"),
+        ("GitCommit", "gitCommit"),
+        ("GitTreeState", "gitTreeState"),
+        ("BuildDate", "buildDate"),
+        ("GoVersion", "goVersion"),
+        ("Compiler", "compiler"),
+        ("Platform", "platform"),
+    ];
+    let shown = |version: &Value| {
+        let fields = names.map(|(field, name)| format!("{field}:{}", api::field::go_quote(&text(version, name))));
+        format!("version.Info{{{}}}", fields.join(", "))
+    };
+    Err(format!("server version (&{}) differs from client version ({})", shown(server), shown(&ours)))
+}
+
 /// What upstream says of client and server too far apart.
 fn skew(server: &Value) -> Option<String> {
     let number = |name: &str| -> Option<i64> {
@@ -97,7 +125,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 }
 
 async fn server(cx: &Context) -> Result<Value, Failure> {
-    let mut version = cx.client()?.json(Call::get("/version")).await?;
+    let mut version = cx.client()?.json(Call::get("/version").soon()).await?;
     // Fields that clients of this generation don't know.
     if let Some(fields) = version.as_object_mut() {
         fields.retain(|name, _| !name.starts_with("emulation") && !name.starts_with("minCompatibility"));

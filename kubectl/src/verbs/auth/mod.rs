@@ -171,7 +171,7 @@ async fn resource(cx: &Context, kind: &str) -> Result<(String, String, bool), Fa
         return Ok((String::new(), kind.to_owned(), true));
     }
     let lower = kind.to_lowercase();
-    if let Some(found) = cx.discovery()?.find(|catalog| catalog.argument(&lower).cloned()).await? {
+    if let Ok(Some(found)) = cx.discovery()?.find(|catalog| catalog.argument(&lower).cloned()).await {
         return Ok((found.group.clone(), found.resource.clone(), found.namespaced));
     }
     let (name, group) = lower.split_once('.').unwrap_or((&lower, ""));

@@ -24,6 +24,8 @@ pub enum Command {
     Dump(dump::Args),
 }
 
+const MORE: &str = "\nTo further debug and diagnose cluster problems, use 'kubectl cluster-info dump'.";
+
 fn colored(code: u8, text: &str) -> String {
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
     if !terminal || std::env::var_os("TERM").is_some_and(|t| t == "dumb") {
@@ -68,13 +70,21 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let host = client.endpoint().url();
     let namespace = cx.explicit_namespace().unwrap_or("kube-system");
     let path = format!("/api/v1/namespaces/{namespace}/services");
-    let services = client.json(Call::get(path).query("labelSelector", "kubernetes.io/cluster-service=true")).await?;
+    let services = async {
+        // Upstream looks for the resource as it does for arguments.
+        let discovery = cx.discovery()?;
+        if discovery.catalog().await.is_err() {
+            discovery.resolve("services").await?;
+        }
+        client.json(Call::get(path).query("labelSelector", "kubernetes.io/cluster-service=true")).await
+    };
+    let services = services.await.inspect_err(|_| println!("{MORE}"))?;
     line("Kubernetes control plane", &host);
     for service in services["items"].as_array().into_iter().flatten() {
         let labelled = service["metadata"]["labels"]["kubernetes.io/name"].as_str().filter(|n| !n.is_empty());
         let name = labelled.or(service["metadata"]["name"].as_str()).unwrap_or_default();
         line(name, &link(service, &host));
     }
-    println!("\nTo further debug and diagnose cluster problems, use 'kubectl cluster-info dump'.");
+    println!("{MORE}");
     Ok(())
 }

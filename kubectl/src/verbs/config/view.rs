@@ -129,20 +129,17 @@ fn minified(config: &Kubeconfig, name: &str) -> Result<Kubeconfig, Failure> {
     Ok(out)
 }
 
-/// Names of files seen from anywhere, or their contents instead.
-fn resolve(entry: &mut Entry, names: &[&str], flatten: bool) -> Result<(), Failure> {
+/// What files hold in place of their names.
+fn embed(entry: &mut Entry, names: &[&str]) -> Result<(), Failure> {
     for name in names {
-        let Some(path) = entry.path(name) else { continue };
-        let embedded = format!("{name}-data");
-        if flatten && *name != "tokenFile" {
-            if let Some(data) = entry.data(name)? {
-                entry.fields.insert(embedded, base64::engine::general_purpose::STANDARD.encode(data).into());
-            }
-            entry.fields.remove(*name);
-        } else {
-            let path = std::path::absolute(&path).unwrap_or(path);
-            entry.fields.insert((*name).to_owned(), path.display().to_string().into());
+        if entry.path(name).is_none() {
+            continue;
         }
+        if let Some(data) = entry.data(name)? {
+            let data = base64::engine::general_purpose::STANDARD.encode(data);
+            entry.fields.insert(format!("{name}-data"), data.into());
+        }
+        entry.fields.remove(*name);
     }
     Ok(())
 }
@@ -167,13 +164,17 @@ pub fn view(cx: &Context, output: &OutputArgs, raw: bool, flatten: bool, minify:
         config = minified(&config, &config.current_context.clone())?;
     }
     for cluster in config.clusters.values_mut() {
-        resolve(cluster, &["certificate-authority"], flatten)?;
+        if flatten {
+            embed(cluster, &["certificate-authority"])?;
+        }
         if !raw && !flatten {
             redact(cluster, &["certificate-authority-data"], "DATA+OMITTED");
         }
     }
     for user in config.users.values_mut() {
-        resolve(user, &["client-certificate", "client-key", "tokenFile"], flatten)?;
+        if flatten {
+            embed(user, &["client-certificate", "client-key"])?;
+        }
         if !raw && !flatten {
             redact(user, &["client-certificate-data", "client-key-data"], "DATA+OMITTED");
         }

@@ -1,11 +1,13 @@
 //! What all commands share that make an object from their arguments.
 
-use api::status::Status;
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
     context::Context,
+    discovery::Mapping,
     failure::{Failure, plain, usage},
     output::{DryRun, DryRunArgs, OutputArgs},
     typed,
@@ -71,24 +73,11 @@ impl Made {
 
     async fn send(&self, cx: &Context, object: &Value, dry_run: DryRun, validation: &str) -> Result<Value, Failure> {
         let text = |name: &str| object[name].as_str().unwrap_or_default();
-        let mapping = cx.discovery()?.kind(text("apiVersion"), text("kind")).await.map_err(unserved)?;
+        let mapping = Arc::new(Mapping::guessed(text("apiVersion"), text("kind")));
         let namespace = if mapping.namespaced { cx.namespace()? } else { String::new() };
         let helper = Helper::new(cx, &mapping).dry_run(dry_run).manager(&self.field_manager).validation(validation);
         helper.create(&namespace, object).await
     }
-}
-
-/// A kind that the server has not: upstream's clients, who know the kind's path, find nothing there.
-fn unserved(failure: Failure) -> Failure {
-    let Failure::NoKind(group, kind, _) = &failure else { return failure };
-    let kind = kind.to_lowercase();
-    let resource = if kind.ends_with('s') { format!("{kind}es") } else { format!("{kind}s") };
-    let message = "the server could not find the requested resource";
-    // Below a group that is not there either the server's router answers, and the client says what it asked for.
-    let message = if group.is_empty() { message.to_owned() } else { format!("{message} (post {resource}.{group})") };
-    let mut status = Status::no_such_path();
-    status.message = message;
-    Failure::Status(Box::new(status))
 }
 
 /// The one name given, and what follows it after `--`.

@@ -57,6 +57,9 @@ pub struct Args {
     /// Path to POST to as it is
     #[arg(long, default_value = "", hide_default_value = true)]
     raw: String,
+    /// With --edit, end lines as Windows does
+    #[arg(long)]
+    windows_line_endings: bool,
     /// Name of the manager that owns the fields
     #[arg(long, default_value = "kubectl-create")]
     field_manager: String,
@@ -197,7 +200,8 @@ async fn from_files(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     let found = query.objects(cx).await?;
     if args.edit {
-        let editing = edit::Editing::before_create(cx, &args.print, args.save_config, validation)?;
+        let editing =
+            edit::Editing::before_create(cx, &args.print, args.save_config, validation, args.windows_line_endings)?;
         return editing.each(found).await;
     }
     let (mut failures, mut count) = (Vec::new(), 0);

@@ -151,7 +151,8 @@ async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str
         }
     }
     arguments.insert(0, "nodes".to_owned());
-    let query = Query { args: &arguments, labels: selector.filter(|s| !s.is_empty()), latest: true, ..Query::default() };
+    let labels = selector.filter(|s| !s.is_empty());
+    let query = Query { args: &arguments, labels, latest: true, exact: true, ..Query::default() };
     query.objects(cx).await?.all()
 }
 

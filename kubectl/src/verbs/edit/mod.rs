@@ -186,9 +186,10 @@ impl<'a> Editing<'a> {
         print: &OutputArgs,
         save_config: SaveConfig,
         validation: &'static str,
+        windows: bool,
     ) -> Result<Self, Failure> {
         let editing = Self::new(cx, print, Mode::BeforeCreate, validation)?;
-        Ok(Self { save_config: save_config.asked(), manager: "kubectl-create".to_owned(), ..editing })
+        Ok(Self { save_config: save_config.asked(), windows, manager: "kubectl-create".to_owned(), ..editing })
     }
 
     /// Edits objects one by one.

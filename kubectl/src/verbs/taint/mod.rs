@@ -55,7 +55,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let changes = Changes::parse(&specs).map_err(|why| usage("taint", why))?;
     let resource = resource.to_lowercase();
-    if cx.discovery()?.resolve(&resource).await.map_err(unresolved)?.kind != "Node" {
+    if cx.discovery()?.resource(&resource).await.map_err(unresolved)?.kind != "Node" {
         return Err(plain(format!("invalid resource type {resource}, only node types are supported")));
     }
     changes.validate().map_err(plain)?;

@@ -2,6 +2,9 @@
 //!
 //! Entries are kept as JSON maps and remember the file they came from: `kubectl config` changes them where they are.
 
+mod types;
+pub mod usable;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -51,13 +54,19 @@ impl Entry {
         let encoded = self.text(&format!("{name}-data"));
         if !encoded.is_empty() {
             let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.replace(['\n', '\r'], ""));
-            return decoded.map(Some).map_err(|e| plain(format!("illegal base64 data in {name}-data: {e}")));
+            return decoded.map(Some).map_err(|e| plain(crate::failure::go_base64(encoded, &e)));
         }
         match self.path(name) {
             None => Ok(None),
-            Some(path) => std::fs::read(&path).map(Some).map_err(|e| file_error("open", path.display(), &e)),
+            Some(path) => std::fs::read(&path).map(Some).map_err(|e| unreadable(&path, &e)),
         }
     }
+}
+
+/// Go opens a file before it finds that it is a directory.
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let step = if error.kind() == std::io::ErrorKind::IsADirectory { "read" } else { "open" };
+    file_error(step, path.display(), error)
 }
 
 /// The entries of one kind by name.
@@ -106,31 +115,8 @@ impl Kubeconfig {
     /// # Errors
     /// If it is no YAML or no kubeconfig.
     pub fn parse(text: &str, origin: &Path) -> Result<Self, String> {
-        let value = match api::schema::yaml::documents(text)?.into_iter().next() {
-            None => return Ok(Self::default()),
-            Some(Value::Object(map)) => map,
-            Some(_) => return Err("couldn't get version/kind; json parse error: cannot unmarshal into a Config".to_owned()),
-        };
-        let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or("v1");
-        if version != "v1" {
-            return Err(format!(
-                "no kind \"Config\" is registered for version {} in scheme \"k8s.io/client-go/tools/clientcmd/api/latest/latest.go:50\"",
-                api::field::go_quote(version)
-            ));
-        }
-        for (list, item) in LISTS {
-            if let Some(wrong) = value.get(list).filter(|value| !value.is_array() && !value.is_null()) {
-                let named = match item {
-                    "cluster" => "NamedCluster",
-                    "user" => "NamedAuthInfo",
-                    _ => "NamedContext",
-                };
-                let shown = crate::resources::json_type(wrong);
-                return Err(format!(
-                    "json: cannot unmarshal {shown} into Go struct field Config.{list} of type []v1.{named}"
-                ));
-            }
-        }
+        let Some(mut value) = api::schema::yaml::documents(text)?.into_iter().next() else { return Ok(Self::default()) };
+        types::check(&mut value)?;
         let mut config = Self { current_origin: origin.to_owned(), ..Self::default() };
         for (list, item) in LISTS {
             for named in value.get(list).and_then(Value::as_array).into_iter().flatten() {
@@ -157,7 +143,7 @@ impl Kubeconfig {
                 return Err(plain(format!(
                     "error loading config file \"{}\": {}",
                     path.display(),
-                    file_error("open", path.display(), &error).message()
+                    unreadable(path, &error).message()
                 )));
             }
         };
@@ -279,7 +265,7 @@ pub fn load(globals: &Globals, lenient: bool) -> Result<Kubeconfig, Failure> {
     Ok(Kubeconfig::merged(files))
 }
 
-/// The parts of a configuration that one connection uses, flags not yet applied.
+/// The parts of a configuration that one connection uses: names of files in them are seen from anywhere.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chosen {
     /// The context, empty if there is none.
@@ -290,9 +276,11 @@ pub struct Chosen {
     pub user: Entry,
     /// What the user is called in the kubeconfig.
     pub user_name: String,
+    /// What the cluster is called in the kubeconfig.
+    pub cluster_name: String,
 }
 
-/// Picks context, cluster and user as flags and the current context say.
+/// Picks context, cluster and user as flags and the current context say; flags win over what is in them.
 ///
 /// # Errors
 /// If one that is named is not there.
@@ -319,7 +307,75 @@ pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure>
     let cluster = pick(&config.clusters, &globals.cluster, "cluster", "no server found for cluster {}")?;
     let user = pick(&config.users, &globals.user, "user", "auth info {} does not exist")?;
     let user_name = given(&globals.user).unwrap_or_else(|| context.text("user").to_owned());
-    Ok(Chosen { context, cluster, user, user_name })
+    let cluster_name = given(&globals.cluster).unwrap_or_else(|| context.text("cluster").to_owned());
+    let cluster = with_cluster_flags(resolved(cluster), globals);
+    Ok(Chosen { context, cluster, user: with_user_flags(resolved(user), globals), user_name, cluster_name })
+}
+
+/// The entry with its files named from the root.
+fn resolved(mut entry: Entry) -> Entry {
+    for name in ["certificate-authority", "client-certificate", "client-key", "tokenFile"] {
+        if let Some(path) = entry.path(name) {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            entry.fields.insert(name.to_owned(), path.display().to_string().into());
+        }
+    }
+    if let Some(command) = entry.fields.get_mut("exec").and_then(|exec| exec.get_mut("command"))
+        && let Some(text) = command.as_str().filter(|text| text.contains('/'))
+    {
+        let path = entry.origin.parent().unwrap_or(Path::new("")).join(text);
+        *command = std::path::absolute(&path).unwrap_or(path).display().to_string().into();
+    }
+    entry.origin = PathBuf::new();
+    entry
+}
+
+fn set(entry: &mut Entry, name: &str, value: impl Into<Value>) {
+    entry.fields.insert(name.to_owned(), value.into());
+}
+
+fn with_cluster_flags(mut cluster: Entry, globals: &Globals) -> Entry {
+    let given = |flag: &Option<String>| flag.clone().filter(|f| !f.is_empty());
+    let authority = given(&globals.certificate_authority);
+    if globals.insecure_skip_tls_verify || authority.is_some() {
+        set(&mut cluster, "insecure-skip-tls-verify", globals.insecure_skip_tls_verify);
+        set(&mut cluster, "certificate-authority", authority.unwrap_or_default());
+        cluster.fields.remove("certificate-authority-data");
+    }
+    let (server, name) = (given(&globals.server), given(&globals.tls_server_name));
+    // Another server has another name.
+    if server.is_some() || name.is_some() {
+        set(&mut cluster, "tls-server-name", name.unwrap_or_default());
+    }
+    if let Some(server) = server {
+        set(&mut cluster, "server", server);
+    }
+    if cluster.text("server").is_empty() {
+        let master = std::env::var("KUBERNETES_MASTER").ok().filter(|master| !master.is_empty());
+        set(&mut cluster, "server", master.unwrap_or_else(|| "http://localhost:8080".to_owned()));
+    }
+    cluster
+}
+
+fn with_user_flags(mut user: Entry, globals: &Globals) -> Entry {
+    for (name, flag, other) in [
+        ("token", &globals.token, "tokenFile"),
+        ("client-certificate", &globals.client_certificate, "client-certificate-data"),
+        ("client-key", &globals.client_key, "client-key-data"),
+        ("username", &globals.username, ""),
+        ("password", &globals.password, ""),
+        ("as", &globals.impersonate, ""),
+        ("as-uid", &globals.impersonate_uid, ""),
+    ] {
+        if let Some(value) = flag.as_deref().filter(|value| !value.is_empty()) {
+            set(&mut user, name, value);
+            user.fields.remove(other);
+        }
+    }
+    if !globals.impersonate_groups.is_empty() {
+        set(&mut user, "as-groups", globals.impersonate_groups.clone());
+    }
+    user
 }
 
 #[cfg(test)]
