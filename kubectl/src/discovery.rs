@@ -346,6 +346,7 @@ impl Discovery {
     }
 
     async fn ask(&self, times: usize) -> Result<Arc<Catalog>, Failure> {
+        self.client.matched().await?;
         let failure = match self.failure.get() {
             Some(failure) => failure.clone(),
             None => match self.fetch().await {

@@ -258,10 +258,19 @@ impl Client {
     }
 
     async fn send(&self, call: &Call) -> Result<http::Response<Incoming>, Failure> {
-        if self.0.endpoint.match_version {
-            self.0.matches.get_or_init(|| self.match_versions()).await.clone()?;
-        }
+        self.matched().await?;
         self.transmit(call).await
+    }
+
+    /// Whether the server is of our version, where it must be.
+    ///
+    /// # Errors
+    /// It is not, or does not say.
+    pub async fn matched(&self) -> Result<(), Failure> {
+        match self.0.endpoint.match_version {
+            true => self.0.matches.get_or_init(|| self.match_versions()).await.clone(),
+            false => Ok(()),
+        }
     }
 
     /// Compares the server's version to ours.

@@ -3,6 +3,7 @@
 //! [`describe`] fetches and calls them. Kinds that this project does not serve are described as upstream describes kinds
 //! that it does not know. What 1.32 prints in no order (data of ConfigMaps and Secrets) is printed in that of names.
 
+mod certificate;
 mod config;
 mod container;
 mod generic;
@@ -10,6 +11,7 @@ pub mod json;
 mod node;
 pub mod parts;
 mod pod;
+mod policy;
 mod rbac;
 mod service;
 mod volume;
@@ -107,6 +109,10 @@ pub async fn describe(
         ("apps", "Deployment") => fetch.deployment(w_ref, &object, mapping).await,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(w_ref, &object),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => rbac::binding(w_ref, &object),
+        ("networking.k8s.io", "NetworkPolicy") => policy::describe(w_ref, &object),
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            certificate::describe(w_ref, &object, fetch.events(&object, mapping).await.as_deref())?;
+        }
         ("scheduling.k8s.io", "PriorityClass") => {
             config::priority_class(w_ref, &object, fetch.events(&object, mapping).await.as_deref());
         }

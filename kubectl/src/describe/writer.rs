@@ -85,6 +85,13 @@ impl Writer {
         strtime::format("%a, %d %b %Y %H:%M:%S %z", &here).unwrap_or_default()
     }
 
+    /// A timestamp field as Go prints times; a missing one is Go's zero time.
+    pub fn go_time(&self, time: &Value) -> String {
+        let Some(time) = timestamp(time) else { return "0001-01-01 00:00:00 +0000 UTC".to_owned() };
+        let here = time.to_zoned(self.clock.zone.clone());
+        strtime::format("%Y-%m-%d %H:%M:%S %z %Z", &here).unwrap_or_default()
+    }
+
     /// All of it, its tabs as they are: what upstream prints where it aligns nothing.
     pub fn unaligned(self) -> String {
         self.text

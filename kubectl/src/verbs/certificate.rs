@@ -82,9 +82,9 @@ async fn decide(client: &Client, object: &Object, approve: bool, force: bool) ->
     for _ in 0..10 {
         let mut request = object.latest(client).await?;
         let has = |kind: &str| request["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == kind);
-        if has(other) && !force {
-            let (name, state) = (&object.name, other.to_lowercase());
-            return Err(plain(format!("certificate signing request {} is already {state}", api::field::go_quote(name))));
+        if has(other) {
+            let name = api::field::go_quote(&object.name);
+            return Err(plain(format!("certificate signing request {name} is already {other}")));
         }
         if has(wanted) && !force {
             return Ok(request);

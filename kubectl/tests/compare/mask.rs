@@ -15,6 +15,7 @@ static MASKS: LazyLock<Vec<Mask>> = LazyLock::new(|| {
         mask(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "UUID"),
         // Times of the present year: scripts write other years.
         mask(r"20(2[6-9]|[3-9]\d)-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        mask(r"20(2[6-9]|[3-9]\d)-\d\d-\d\d \d\d:\d\d:\d\d \+0000 UTC", "TIME"),
         mask(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} 20(2[6-9]|[3-9]\d) \d\d:\d\d:\d\d \+0000", "TIME"),
         // What servers make up: the volumes of tokens, names with a random end.
         mask(r"kube-api-access-[a-z0-9]{5}\b", "kube-api-access-"),

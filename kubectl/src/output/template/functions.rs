@@ -105,11 +105,14 @@ fn index(value: Val, at: &Val) -> Result<Val, String> {
         (Val::Json(Value::Array(mut items)), Val::Int(at)) => match usize::try_from(*at).ok().filter(|at| *at < items.len())
         {
             Some(at) => Ok(Val::Json(items.swap_remove(at))),
+            // Go misses this one.
+            None if usize::try_from(*at) == Ok(items.len()) => Err("reflect: slice index out of range".to_owned()),
             None => Err(format!("index out of range: {at}")),
         },
         (Val::Json(Value::String(text)), Val::Int(at)) => {
             match usize::try_from(*at).ok().and_then(|at| text.as_bytes().get(at)) {
                 Some(byte) => Ok(Val::Int(i64::from(*byte))),
+                None if usize::try_from(*at) == Ok(text.len()) => Err("reflect: string index out of range".to_owned()),
                 None => Err(format!("index out of range: {at}")),
             }
         }

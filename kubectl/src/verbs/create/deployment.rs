@@ -12,7 +12,7 @@ pub struct Args {
     #[command(flatten)]
     made: Made,
     /// Image to run; several make a pod of several containers.
-    #[arg(long = "image", value_delimiter = ',')]
+    #[arg(long = "image")]
     images: Vec<String>,
     /// The port that the first container exposes.
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
@@ -28,15 +28,20 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     required(&[("image", !args.images.is_empty())])?;
     let (name, command) = args.made.name(cx, "deployment", &args.arguments)?;
-    if args.images.len() > 1 && !command.is_empty() {
+    if images(&args).count() > 1 && !command.is_empty() {
         return Err(plain("cannot specify multiple --image options and command"));
     }
     let object = deployment(name, command, &args, || random_suffix(&mut rand::rng(), 5));
     args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create deployment: " }).await
 }
 
+/// What stands between commas; a flag without a value was given but adds nothing.
+fn images(args: &Args) -> impl Iterator<Item = &str> {
+    args.images.iter().filter(|list| !list.is_empty()).flat_map(|list| list.split(','))
+}
+
 fn deployment(name: &str, command: &[String], args: &Args, mut suffix: impl FnMut() -> String) -> Value {
-    let mut containers: Vec<Value> = args.images.iter().map(|image| container(image, command, &mut suffix)).collect();
+    let mut containers: Vec<Value> = images(args).map(|image| container(image, command, &mut suffix)).collect();
     if let (0.., Some(first)) = (args.port, containers.first_mut()) {
         first["ports"] = json!([{ "containerPort": args.port }]);
     }

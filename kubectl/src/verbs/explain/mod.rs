@@ -94,7 +94,9 @@ fn find(catalog: &Catalog, wanted: &str) -> Option<(Arc<Mapping>, Vec<String>)> 
     let first = catalog.resource("", "", name)?;
     let whole = |m: &Mapping| {
         let rest = wanted.strip_prefix(&m.group_resource())?;
-        (rest.is_empty() || rest.starts_with('.')).then(|| rest.to_owned())
+        // What follows a slash is passed over.
+        let fields = if rest.starts_with('/') { "" } else { rest };
+        (rest.is_empty() || rest.starts_with(['.', '/'])).then(|| fields.to_owned())
     };
     // Upstream looks for a group only in the resource that the bare name stands for: `events.events.k8s.io` are core's events.
     match whole(first).filter(|_| !first.group.is_empty()) {

@@ -41,7 +41,6 @@ pub enum Change {
 /// Bad arguments, or what could not be changed.
 pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure> {
     args.which.require()?;
-    let show = Show::new(&args.print, change.done(), DryRun::None)?;
     let found = args.which.query().objects(cx).await?;
     if found.objects.is_empty() && found.failures.is_empty() {
         eprintln!("No resources found in {} namespace.", cx.namespace()?);
@@ -72,7 +71,11 @@ pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure
         let helper = Helper::new(cx, &object.mapping).manager(&args.field_manager);
         let namespace = object.namespace.as_deref().unwrap_or_default();
         match helper.patch(namespace, &object.name, PatchType::Strategic, &typed::sorted(&patch)).await {
-            Ok(patched) => show.typed(&patched)?,
+            // Only what was done is printed: a form that there is not is found out then, as upstream has it.
+            Ok(patched) => {
+                let printed = Show::new(&args.print, change.done(), DryRun::None).and_then(|show| show.typed(&patched));
+                failures.extend(printed.err());
+            }
             Err(failure) => failures.push(plain(format!("failed to patch: {}", failure.message()))),
         }
     }

@@ -37,12 +37,15 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
     args.which.require()?;
-    let show = Show::new(&args.print, "rolled back", dry_run)?;
     let found = args.which.query().objects(cx).await?;
     let mut failures = found.failures;
     for object in found.objects {
         match one(&args, cx, &object, dry_run).await {
-            Ok(result) => show.typed_as(&object.value, &result)?,
+            // Only what was done is printed: a form that there is not is found out then, as upstream has it.
+            Ok(result) => {
+                let show = Show::new(&args.print, "rolled back", dry_run);
+                failures.extend(show.and_then(|show| show.typed_as(&object.value, &result)).err());
+            }
             Err(failure) => failures.push(failure),
         }
     }
