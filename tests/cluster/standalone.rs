@@ -159,7 +159,7 @@ impl Machines {
 
 const API_SERVER: &str = "exec knarr apiserver --data-dir $T/server --advertise-address $A --bind-address 0.0.0.0 \
      --secure-port 6443 --service-cluster-ip-range 10.43.0.0/16 --service-node-port-range 30000-32767 \
-     --service-account-signing-key-file $T/sa.key --service-account-key-file $T/sa.pub --authorization-mode RBAC --v 2";
+     --service-account-signing-key-file $T/sa.key --service-account-key-file $T/sa.pub --authorization-mode Node,RBAC --v 2";
 
 const KUBECONFIGS: &str = "for user in kube-scheduler kube-controller-manager kube-proxy; do
      knarr kubeconfig --data-dir $T/server --server https://$A:6443 --user system:$user >$T/$user.kubeconfig; done
