@@ -13,6 +13,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
+use net::monitor::Monitor;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,6 @@ use crate::{
     freshness::Freshness,
     health::{self, Reply},
     model::{self, NodeInfo},
-    monitor::Monitor,
     proxier::Proxier,
     rules::{Fragment, Setting, fragment},
 };
@@ -58,7 +58,7 @@ pub enum Error {
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
     let mut proxier = Proxier::new(config.namespace.clone());
     let nf_tables = proxier.is_nf_tables()?;
-    let mut monitor = Monitor::new(config.namespace.clone(), nf_tables).map_err(Error::Monitor)?;
+    let mut monitor = Monitor::new(config.namespace.clone(), nf_tables, &["nat", "filter"]).map_err(Error::Monitor)?;
     let fresh = Arc::new(Freshness::default());
     let servers = [serve_healthz(&config, &fresh)?, serve_metrics(&config, &fresh)?];
     let informers = Informers::new(client, shutdown.clone());

@@ -1,4 +1,4 @@
-//! A node's own components in one process: runtime, kubelet, routes to other nodes' pods, proxy, DNS. The kubelet reaches the runtime in process; the runtime
+//! A node's own components in one process: runtime, kubelet, routes to other nodes' pods, policies, proxy, DNS. The kubelet reaches the runtime in process; the runtime
 //! serves the same interface on a socket for everybody else.
 
 use std::{
@@ -78,6 +78,12 @@ pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageSt
     parts.run("routes", move |shutdown: CancellationToken| {
         let (config, client) = (config.clone(), client.clone());
         async move { Ok(network::routes::run(config, client, shutdown).await?) }
+    });
+    let config = network::policy::Config { node_name: plan.name.clone(), namespace: None };
+    let client = plan.proxy_client.clone();
+    parts.run("policy", move |shutdown: CancellationToken| {
+        let (config, client) = (config.clone(), client.clone());
+        async move { Ok(network::policy::run(config, client, shutdown).await?) }
     });
     let config = proxy::Config { node_name: plan.name, ..proxy::Config::default() };
     let client = plan.proxy_client;

@@ -5,12 +5,13 @@
 //! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and host ports;
 //! - [`peers`]: the ways to other nodes' pods, by route or by [`vxlan`];
 //! - [`testing`]: namespaces with real packets for tests;
-//! - [`iptables`]: the save and restore programs, which the service proxy uses too.
+//! - [`iptables`]: the save and restore programs; [`monitor`] notices what others change by them.
 
 pub mod cidr;
 pub mod error;
 pub mod ipam;
 pub mod iptables;
+pub mod monitor;
 pub mod netlink;
 pub mod netns;
 pub mod peers;

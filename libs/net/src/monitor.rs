@@ -21,30 +21,32 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Changes come in bursts: look when they pause.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The kernel's answer about both tables: entries and bytes.
-type Sizes = [(u32, u32); 2];
+/// The kernel's answer about each table: entries and bytes.
+type Sizes = Vec<(u32, u32)>;
 
 /// Where foreign changes show.
+#[derive(Debug)]
 pub struct Monitor {
     source: Source,
     next_look: Instant,
 }
 
+#[derive(Debug)]
 enum Source {
     Announced(AsyncFd<OwnedFd>),
-    Asked { namespace: Option<PathBuf>, known: Sizes },
+    Asked { namespace: Option<PathBuf>, tables: &'static [&'static str], known: Sizes },
 }
 
 impl Monitor {
-    /// For the tables of a namespace. `nf_tables` says which of the two iptables there is.
-    pub fn new(namespace: Option<PathBuf>, nf_tables: bool) -> io::Result<Self> {
+    /// For these tables of a namespace. `nf_tables` says which of the two iptables there is; it tells of all tables.
+    pub fn new(namespace: Option<PathBuf>, nf_tables: bool, tables: &'static [&'static str]) -> io::Result<Self> {
         let source = match nf_tables {
             true => {
                 let socket = in_namespace(namespace.as_ref(), subscribe)?;
                 // SAFETY: an OwnedFd always answers with the descriptor that it owns, open as long as it lives.
                 Source::Announced(unsafe { AsyncFd::register(socket) }?)
             }
-            false => Source::Asked { known: in_namespace(namespace.as_ref(), sizes)?, namespace },
+            false => Source::Asked { known: in_namespace(namespace.as_ref(), || sizes(tables))?, tables, namespace },
         };
         Ok(Self { source, next_look: Instant::now() + LOOK })
     }
@@ -53,8 +55,9 @@ impl Monitor {
     pub fn settle(&mut self) {
         match &mut self.source {
             Source::Announced(socket) => drop(drain(socket.get_ref())),
-            Source::Asked { namespace, known } => {
-                if let Ok(now) = in_namespace(namespace.as_ref(), sizes) {
+            Source::Asked { namespace, tables, known } => {
+                let tables = *tables;
+                if let Ok(now) = in_namespace(namespace.as_ref(), || sizes(tables)) {
                     *known = now;
                 }
             }
@@ -81,9 +84,10 @@ impl Source {
                 }
                 ready.clear_ready();
             },
-            Self::Asked { namespace, known } => loop {
+            Self::Asked { namespace, tables, known } => loop {
                 tokio::time::sleep(ASK).await;
-                match in_namespace(namespace.as_ref(), sizes) {
+                let tables = *tables;
+                match in_namespace(namespace.as_ref(), || sizes(tables)) {
                     Ok(now) if now != *known => {
                         *known = now;
                         return;
@@ -101,7 +105,7 @@ fn in_namespace<T: Send + 'static>(
 ) -> io::Result<T> {
     match namespace {
         None => work(),
-        Some(path) => net::netns::within(path, move || Ok(work())).map_err(io::Error::other)?,
+        Some(path) => crate::netns::within(path, move || Ok(work())).map_err(io::Error::other)?,
     }
 }
 
@@ -165,13 +169,13 @@ struct GetInfo {
     size: u32,
 }
 
-/// Number of entries and size of nat and filter, as x_tables tells them.
-fn sizes() -> io::Result<Sizes> {
+/// Number of entries and size of tables, as x_tables tells them.
+fn sizes(tables: &[&str]) -> io::Result<Sizes> {
     const IPT_SO_GET_INFO: libc::c_int = 64;
     // SAFETY: socket takes integers only.
     let socket = owned(unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) })?;
-    let mut found = [(0, 0); 2];
-    for (table, found) in ["nat", "filter"].iter().zip(&mut found) {
+    let mut found = Vec::new();
+    for table in tables {
         // SAFETY: all-zero is a valid value of these integers.
         let mut info: GetInfo = unsafe { std::mem::zeroed() };
         info.name[..table.len()].copy_from_slice(table.as_bytes());
@@ -179,7 +183,7 @@ fn sizes() -> io::Result<Sizes> {
         let value = (&raw mut info).cast();
         // SAFETY: the kernel reads and writes one ipt_getinfo of that length.
         check(unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_IP, IPT_SO_GET_INFO, value, &raw mut length) })?;
-        *found = (info.entries, info.size);
+        found.push((info.entries, info.size));
     }
     Ok(found)
 }
