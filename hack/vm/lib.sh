@@ -3,10 +3,11 @@
 #
 #   vm_base                 makes the system every machine starts from, once: Debian by debootstrap, its cloud kernel
 #   vm_payload FOLDER       packs a folder; every machine started afterwards sees it, read-only, at /payload
-#   vm_start NAME [NUMBER]  starts a machine with a disk of its own and waits until it answers
+#   vm_start NAME [NUMBER]  starts a machine with a disk of its own and waits until it answers: vm_boot, then vm_await. With
+#                           VM_FORWARD=ADDRESS:PORT-:PORT a port here leads to one of its own
 #   vm_run NAME COMMAND...  runs a command there, as root; its exit status is the command's
-#   vm_get NAME PATH        prints a file of it
-#   vm_stop NAME            powers it off; vm_stop_all, on exit, leaves none
+#   vm_get NAME PATH        prints a file of it; vm_put NAME PATH writes one (0600) from standard input
+#   vm_stop NAME            powers it off; vm_kill pulls the plug; vm_stop_all, on exit, leaves none
 #
 # A machine has two network cards. The first is qemu's own and leads nowhere but to the machine's ssh, on a port of this
 # machine's loopback. The second joins all machines of one user of this file in one network (10.77.0.NUMBER), which is
@@ -109,7 +110,9 @@ vm_payload() {
 
 vm_port() { echo $((vm_lan + 20000 + $1)); }
 
-vm_start() {
+vm_start() { vm_boot "$@" && vm_await "$1"; }
+
+vm_boot() {
     local name=$1 number=${2:-11} disk
     disk=$vm_dir/$name.qcow2
     rm -f "$disk"
@@ -123,7 +126,7 @@ vm_start() {
         -append "root=LABEL=root rw console=ttyS0 quiet net.ifnames=1 vm.name=$name vm.address=10.77.0.$number ${VM_APPEND:-}" \
         -drive "file=$disk,format=qcow2,if=virtio,cache=unsafe" "${payload[@]}" \
         -device virtio-rng-pci \
-        -netdev "user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:$(vm_port "$number")-:22" \
+        -netdev "user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:$(vm_port "$number")-:22${VM_FORWARD:+,hostfwd=tcp:$VM_FORWARD}" \
         -device "virtio-net-pci,netdev=ssh,mac=52:54:00:76:00:$number" \
         -netdev "socket,id=lan,mcast=239.192.77.1:$vm_lan,localaddr=127.0.0.1" \
         -device "virtio-net-pci,netdev=lan,mac=52:54:00:77:00:$number" \
@@ -131,6 +134,11 @@ vm_start() {
     local pid=$!
     vm_pids+=("$pid")
     echo "$pid" >"$vm_dir/$name.pid"
+}
+
+vm_await() {
+    local name=$1 pid
+    pid=$(cat "$vm_dir/$name.pid")
     local until=$((SECONDS + vm_patience))
     until vm_run "$name" true 2>/dev/null; do
         if ! kill -0 "$pid" 2>/dev/null || [ $SECONDS -ge $until ]; then
@@ -142,15 +150,21 @@ vm_start() {
     done
 }
 
-vm_run() {
+vm_run() { vm_ssh "$@" </dev/null; }
+
+vm_ssh() {
     local name=$1
     shift
     ssh -q -i "$vm_dir/key" -p "$(vm_port "$(cat "$vm_dir/$name.number")")" -o StrictHostKeyChecking=no \
         -o UserKnownHostsFile=/dev/null -o ConnectTimeout=10 -o BatchMode=yes -o ServerAliveInterval=15 -o ServerAliveCountMax=20 \
-        root@127.0.0.1 "$@" </dev/null
+        root@127.0.0.1 "$@"
 }
 
 vm_get() { vm_run "$1" cat "$2"; }
+
+vm_put() { vm_ssh "$1" "mkdir -p '$(dirname "$2")' && umask 077 && cat >'$2'"; }
+
+vm_kill() { kill -9 "$(cat "$vm_dir/$1.pid")"; }
 
 vm_stop() {
     local pid
