@@ -110,8 +110,10 @@ fn client(servers: &Arc<Servers>, authority: Option<&str>, user: &Value) -> Resu
     let config: Kubeconfig = serde_json::from_value(config).context("make a client's configuration")?;
     // Nothing of it is read from elsewhere: no waiting.
     let options = KubeConfigOptions::default();
-    let config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(config, &options))
+    let mut config = futures::executor::block_on(kube::Config::from_custom_kubeconfig(config, &options))
         .context("make a client's configuration")?;
+    // Whom the machine trusts does not matter here, and it may trust nobody.
+    config.root_cert.get_or_insert_default();
     let servers = servers.clone();
     let connect = tower::service_fn(move |_: http::Uri| {
         let servers = servers.clone();
