@@ -76,8 +76,8 @@ fn is_client(usages: &[String]) -> Result<(), String> {
 
 /// From when to when a certificate holds: not beyond `end`, that of the authority.
 fn life(wish: Option<i32>, most: Duration, now: i64, end: i64) -> (i64, i64) {
-    let wish = wish.map_or(most, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-    let life = if wish > most { most } else { wish.max(SHORTEST) };
+    let wish = wish.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let life = wish.map_or(most, |wish| if wish > most { most } else { wish.max(SHORTEST) });
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4);
     let backdate = if life < SHORT { 0 } else { seconds(BACKDATE) };
     (now - seconds(BACKDATE), (now + seconds(life) - backdate).min(end))
