@@ -5,6 +5,7 @@ mod join;
 mod life;
 mod loss;
 mod names;
+mod policies;
 mod services;
 mod standalone;
 mod streams;
