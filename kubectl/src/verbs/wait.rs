@@ -238,6 +238,10 @@ async fn one(client: &Client, goal: &Goal, object: &Object, timeout: Duration, d
             (..) => Err(plain(format!("condition not met for {}/{}", object.mapping.resource, object.name))),
         };
     }
+    // The first thing that is asked about an object whose deletion is awaited has its limit too.
+    if matches!(goal, Goal::Deleted) && Instant::now() >= deadline {
+        return Err(plain("client rate limiter Wait returned an error: context deadline exceeded"));
+    }
     match tokio::time::timeout_at(deadline, watched(client, goal, object)).await {
         Ok(done) => done,
         Err(_) => Err(timed_out(object)),
