@@ -40,7 +40,7 @@ vm_base() {
     local root=$vm_dir/root
     rm -rf "$root"
     [ -e "$vm_dir/key" ] || ssh-keygen -q -t ed25519 -N '' -C vm-test -f "$vm_dir/key"
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,udev,dbus,kmod,iproute2,iptables,conntrack,busybox-static,openssh-server,procps,curl,linux-image-cloud-amd64 \
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,udev,dbus,kmod,iproute2,iptables,conntrack,busybox-static,openssh-server,procps,curl,ca-certificates,linux-image-cloud-amd64 \
         bookworm "$root"
     vm_configure "$root"
     cp -L "$root/vmlinuz" "$vm_dir/vmlinuz"
@@ -133,6 +133,8 @@ vm_boot() {
         -serial "file:$vm_dir/$name.console" >"$vm_dir/$name.qemu" 2>&1 </dev/null &
     local pid=$!
     vm_pids+=("$pid")
+    # Nothing is said of it when it is ended.
+    disown "$pid"
     echo "$pid" >"$vm_dir/$name.pid"
 }
 
