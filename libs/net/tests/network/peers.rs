@@ -60,10 +60,12 @@ fn mtu(pod: &Path) -> u32 {
 /// Whether a UDP packet of `size` bytes with its headers arrives whole, without fragments.
 fn arrives(from: &Path, to: &Path, address: Ipv4Addr, size: usize) -> Result<bool> {
     let receiver = netns::within(to, || {
-        let socket = UdpSocket::bind("0.0.0.0:7000").map_err(Error::system("bind"))?;
+        // Any port: a program that another test is about to start may still hold the last one's socket.
+        let socket = UdpSocket::bind("0.0.0.0:0").map_err(Error::system("bind"))?;
         socket.set_read_timeout(Some(Duration::from_secs(3))).map_err(Error::system("set a timeout"))?;
         Ok(socket)
     })?;
+    let port = receiver.local_addr().map_err(Error::system("find the port"))?.port();
     netns::within(from, move || {
         use std::os::fd::AsRawFd;
         let socket = UdpSocket::bind("0.0.0.0:0").map_err(Error::system("bind"))?;
@@ -74,7 +76,7 @@ fn arrives(from: &Path, to: &Path, address: Ipv4Addr, size: usize) -> Result<boo
             libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, libc::IP_MTU_DISCOVER, (&raw const value).cast(), length)
         };
         assert_eq!(set, 0);
-        socket.send_to(&vec![7; size - 28], (address, 7000)).map(drop).map_err(Error::system("send"))
+        socket.send_to(&vec![7; size - 28], (address, port)).map(drop).map_err(Error::system("send"))
     })?;
     let mut buffer = [0; 9000];
     Ok(receiver.recv(&mut buffer).is_ok_and(|read| read == size - 28))
