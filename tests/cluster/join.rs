@@ -22,7 +22,7 @@ const AGENT: &str = "exec knarr agent --server https://$A:6443 --token-file $T/t
 /// Runs an agent that must give up, and returns what it said.
 fn refused(machines: &Machines, name: &str, script: &str) -> Result<String> {
     let part = machines.start(2, name, script)?;
-    let code = part.ended(SECONDS_60)?;
+    let code = part.ended(SECONDS_60).with_context(|| part.said().unwrap_or_default())?;
     let said = part.said()?;
     if code == Some(0) {
         bail!("the agent was content:\n{said}");

@@ -1,7 +1,7 @@
 //! Who sent a request: a client certificate, else a bearer token (a service account's or a bootstrap token), else nobody.
 //!
-//! Tokens are checked against stored objects; a success is remembered for ten seconds (upstream's figure), so that a
-//! busy pod costs one signature check in that time and a revoked token lives on no longer than that.
+//! Tokens are checked against stored objects; a service account's success is remembered for ten seconds (upstream's
+//! figure), so that a busy pod costs one signature check in that time and a revoked token lives on no longer than that.
 
 use std::{
     collections::HashMap,
@@ -73,20 +73,25 @@ impl Authenticator {
         Self { tokens, bootstrap, known: Mutex::default() }
     }
 
-    /// The user behind a token of either sort, with its audiences and its end.
-    async fn check(&self, token: &str) -> Result<(User, Vec<String>, i64), String> {
-        let (Some(secrets), Some((id, secret))) = (&self.bootstrap, bootstrap_token::parse(token)) else {
-            return self.tokens.user(token).await;
-        };
-        let (user, end) =
-            bootstrap_token::user(secrets.as_ref(), id, secret, jiff::Timestamp::now()).await.map_err(|why| {
-                tracing::debug!(id, "{why}");
-                INVALID.to_owned()
-            })?;
-        Ok((user, vec![ISSUER.to_owned()], end))
+    async fn token(&self, token: &str) -> Result<(Identity, Vec<String>), String> {
+        match (&self.bootstrap, bootstrap_token::parse(token)) {
+            (Some(secrets), Some((id, secret))) => Self::joining(secrets.as_ref(), id, secret).await,
+            _ => self.account(token).await,
+        }
     }
 
-    async fn token(&self, token: &str) -> Result<(Identity, Vec<String>), String> {
+    /// The user behind a bootstrap token. It is not remembered: its Secret is in memory, and who deletes that has taken the
+    /// token back.
+    async fn joining(secrets: &dyn Lookup, id: &str, secret: &str) -> Result<(Identity, Vec<String>), String> {
+        let (user, _) = bootstrap_token::user(secrets, id, secret, jiff::Timestamp::now()).await.map_err(|why| {
+            tracing::debug!(id, "{why}");
+            INVALID.to_owned()
+        })?;
+        Ok((Arc::new(user), vec![ISSUER.to_owned()]))
+    }
+
+    /// The user behind a service account's token.
+    async fn account(&self, token: &str) -> Result<(Identity, Vec<String>), String> {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         let now = Instant::now();
@@ -96,7 +101,7 @@ impl Authenticator {
         {
             return Ok((known.user.clone(), known.audiences.clone()));
         }
-        let (user, audiences, end) = self.check(token).await?;
+        let (user, audiences, end) = self.tokens.user(token).await?;
         let user: Identity = Arc::new(user);
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {
