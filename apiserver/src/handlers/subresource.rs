@@ -46,6 +46,8 @@ pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>)
 /// Any other subresource.
 pub async fn answer(app: &App, entry: &Arc<Entry>, ask: Ask, body: Body) -> Result<Response> {
     let part = entry.info().subresources.iter().copied().find(|s| subresource_name(*s) == ask.info.subresource);
+    // Only what is carried on goes on below a subresource.
+    let part = part.filter(|_| ask.info.rest.is_empty());
     let Some(part) = part else { return Ok(super::unknown(app, &ask.info.path)) };
     match (part, ask.info.verb) {
         (Subresource::Scale, "get" | "update" | "patch") => scale(app, entry, &ask, body).await,
@@ -125,7 +127,8 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         super::encoded(status, form, json.into())
     };
     let missing = || {
-        let resource = format!("{}/scale", entry.info().plural);
+        let below = if ask.info.verb == "patch" { "" } else { "/scale" };
+        let resource = format!("{}{below}", entry.info().plural);
         Status::not_found(GroupResource { group: entry.info().group, resource: &resource }, name)
     };
     if ask.info.verb == "get" {
@@ -137,12 +140,13 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let options = WriteOptions::parse(&ask.query, if ask.info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" })?;
     let write_ = Write { user: &ask.user, now: ask.now, options: &options };
     let written = if ask.info.verb == "patch" {
-        let (patch, _) = write::parse_patch(ask, body).await?;
+        let (patch, _) = write::parse_patch(ask, &options, body).await?;
         let mut wish = |current: &Value| {
             let mut scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
-            let shown = scale.to_string();
+            let before = scale.clone();
             if let Some(ty) = ty {
                 api::schema::check::check(&mut scale, ty).map_err(|why| {
+                    let (shown, why) = patch.refusal(&before, &why);
                     let mut errors = api::field::FieldErrors::default();
                     errors.invalid("patch", &shown, why);
                     Status::invalid(GroupResource { group: "", resource: "" }, "", &errors)

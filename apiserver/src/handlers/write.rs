@@ -185,18 +185,23 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
     let (group, version, kind) = id(entry);
     let ty = type_of(group, version, kind);
-    let (patch, mut warnings) = parse_patch(ask, body).await?;
+    let (patch, mut warnings) = parse_patch(ask, &options, body).await?;
     let mut unknown = Vec::new();
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
         let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
         // Checking drops fields; what is refused is shown with them.
         let refuse = |why: &str| {
-            let result = patch.apply(current, ty).map(|object| object.to_string()).unwrap_or_default();
+            let (result, why) = patch.refusal(&patch.apply(current, ty).unwrap_or_default(), why);
             let mut errors = api::field::FieldErrors::default();
             errors.invalid("patch", &result, why);
             Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
         };
+        if patch.keeps_kind() {
+            for field in ["kind", "apiVersion"] {
+                object[field] = current[field].clone();
+            }
+        }
         metadata::check_kind(&object, entry.info()).map_err(|why| refuse(&why))?;
         if let Some(ty) = ty {
             let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
@@ -221,7 +226,7 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
 }
 
 /// Reads a patch; the second part is what strict validation complains of.
-pub async fn parse_patch(ask: &Ask, body: Body) -> Result<(Patch, Vec<String>)> {
+pub async fn parse_patch(ask: &Ask, options: &WriteOptions, body: Body) -> Result<(Patch, Vec<String>)> {
     let text = ask.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let kind = match PatchType::from_content_type(text) {
         None => return Err(Status::unsupported_patch()),
@@ -229,7 +234,11 @@ pub async fn parse_patch(ask: &Ask, body: Body) -> Result<(Patch, Vec<String>)> 
         Some(kind) => kind,
     };
     let bytes = body::read(body).await?;
-    Patch::parse(kind, &bytes).map_err(|e| e.to_status())
+    let parsed = match options.field_validation {
+        FieldValidation::Ignore => Patch::parse_ignoring(kind, &bytes).map(|patch| (patch, Vec::new())),
+        FieldValidation::Warn | FieldValidation::Strict => Patch::parse(kind, &bytes),
+    };
+    parsed.map_err(|e| e.to_status())
 }
 
 /// The options of a deletion.
@@ -310,9 +319,13 @@ pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     if object["metadata"].is_null() {
         object["metadata"] = serde_json::json!({});
     }
-    let answer = crate::security::reviews::answer(&app.gate, &ask.user, &ask.info, object).await?;
-    let json = serde_json::to_vec(&answer).unwrap_or_default();
-    let mut response = super::encoded(StatusCode::CREATED, form, json.into());
+    let mut response = match crate::security::reviews::answer(&app.gate, &ask.user, &ask.info, object).await {
+        Ok(answer) => {
+            let json = serde_json::to_vec(&answer).unwrap_or_default();
+            super::encoded(StatusCode::CREATED, form, json.into())
+        }
+        Err(status) => error::respond_as(&status, form),
+    };
     super::warn(&mut response, &warnings);
     Ok(response)
 }

@@ -122,6 +122,7 @@ fn decide(object: &Value, finalizers: &[String], grace: Option<i64>, requested: 
             metadata::bump_generation(&mut new);
             if new.get("kind") == Some(&json!("Namespace")) {
                 new["status"]["phase"] = json!("Terminating");
+                metadata::of(&mut new).remove("deletionGracePeriodSeconds");
             }
             Plan::Mark(new)
         }

@@ -34,6 +34,7 @@ pub fn is_review(group: &str, resource: &str) -> bool {
 
 /// Answers a created review: the object with its status.
 pub async fn answer(gate: &Gate, user: &User, info: &RequestInfo, mut object: Value) -> Result<Value, Status> {
+    place(&mut object, &info.namespace)?;
     let spec = object.get("spec").cloned().unwrap_or_default();
     let text = |field: &str| spec.get(field).and_then(Value::as_str).unwrap_or_default();
     let authorize = gate.authorize.as_ref();
@@ -65,6 +66,22 @@ pub async fn answer(gate: &Gate, user: &User, info: &RequestInfo, mut object: Va
     Ok(object)
 }
 
+/// A review is in the namespace that it is asked in, or in none.
+fn place(object: &mut Value, namespace: &str) -> Result<(), Status> {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return Ok(()) };
+    let own = metadata.remove("namespace");
+    let own = own.as_ref().and_then(Value::as_str).unwrap_or_default();
+    if namespace.is_empty() {
+        return Ok(());
+    }
+    if !own.is_empty() && own != namespace {
+        let why = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(Status::bad_request(why));
+    }
+    metadata.insert("namespace".to_owned(), namespace.into());
+    Ok(())
+}
+
 /// What upstream checks of an access review.
 fn check(object: &Value, namespace: Option<&str>, names_subject: bool) -> Result<(), Status> {
     let mut errors = FieldErrors::default();
@@ -78,7 +95,7 @@ fn check(object: &Value, namespace: Option<&str>, names_subject: bool) -> Result
         }
         (None, None) => {
             let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            errors.invalid("spec.resourceAttributes", &Value::Null, why);
+            errors.invalid("spec.resourceAttributes", &"null", why);
         }
         _ => {}
     }

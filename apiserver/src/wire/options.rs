@@ -299,7 +299,7 @@ impl DeleteOptions {
     pub fn parse(query: &Query, body: Option<serde_json::Value>) -> Result<Self> {
         let raw = match body {
             Some(mut body) => {
-                if let Some(ty) = api::schema::table::table().by_kind("meta.k8s.io", "v1", "DeleteOptions") {
+                if let Some(ty) = api::schema::table::table().by_name("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions") {
                     api::schema::check::check(&mut body, ty).map_err(Status::unexpected)?;
                 }
                 serde_json::from_value(body).map_err(|e| Status::unexpected(e.to_string()))?

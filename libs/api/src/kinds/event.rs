@@ -9,7 +9,7 @@ use super::shared::{
     columns::{column, wide},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Column, KindInfo, Resource}, names};
+use crate::{field::FieldErrors, field_path::Path, kind::{Column, KindInfo, NameRule, Resource}, names};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -34,6 +34,8 @@ impl Resource for Event {
         plural: "events",
         singular: "event",
         short_names: &["ev"],
+        // As upstream: only the newer kind's names have a grammar.
+        name_rule: NameRule::PathSegment,
         columns: COLUMNS,
         ttl_seconds: Some(3600),
         relaxed_durability: true,

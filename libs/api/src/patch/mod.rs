@@ -2,7 +2,7 @@
 
 mod directives;
 mod json_merge;
-mod json_patch_apply;
+mod operations;
 mod strategic;
 mod strategic_diff;
 
@@ -10,16 +10,23 @@ use serde_json::{Map, Value};
 
 pub use self::{
     json_merge::{three_way_json_merge, two_way_json_merge},
+    operations::Operation,
     strategic::apply as apply_strategic,
     strategic_diff::{three_way as three_way_strategic, two_way as two_way_strategic},
 };
 use crate::{
-    schema::{TypeId, check::go_kind, json},
+    schema::{
+        TypeId,
+        check::{self, go_kind},
+        json,
+    },
     status::Status,
 };
 
 /// A JSON patch may hold this many operations.
 pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
+
+const NO_MERGE_PATCH: &str = "Invalid JSON Patch";
 
 /// What a patch's content type names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +108,7 @@ impl PatchError {
 #[derive(Clone, Debug)]
 pub enum Patch {
     /// JSON patch.
-    Json(json_patch::Patch),
+    Json(Vec<Operation>),
     /// JSON merge patch.
     Merge(Value),
     /// Strategic merge patch.
@@ -109,47 +116,76 @@ pub enum Patch {
 }
 
 impl Patch {
-    /// Parses a request's body. The second part is what strict validation complains of: keys given twice.
-    /// [`PatchType::Apply`] is not a patch of this kind and is refused.
+    /// Parses a request's body. The second part is what strict validation complains of: keys given twice, and fields that
+    /// operations don't have. [`PatchType::Apply`] is not a patch of this kind and is refused.
     pub fn parse(kind: PatchType, body: &[u8]) -> Result<(Self, Vec<String>), PatchError> {
-        let bad = |why: String| PatchError::Malformed(format!("error decoding patch: {why}"));
-        let parsed = json::parse(body).map_err(|e| match kind {
-            PatchType::Strategic => PatchError::Malformed(e.0),
-            _ => bad(e.0),
-        })?;
+        Self::read(kind, body, false)
+    }
+
+    /// [`Self::parse`] where nobody asks for what is unknown or twice (`fieldValidation=Ignore`): the words of refusals differ.
+    pub fn parse_ignoring(kind: PatchType, body: &[u8]) -> Result<Self, PatchError> {
+        Self::read(kind, body, true).map(|(patch, _)| patch)
+    }
+
+    fn read(kind: PatchType, body: &[u8], ignoring: bool) -> Result<(Self, Vec<String>), PatchError> {
+        let bad = |why: String| {
+            PatchError::Malformed(match kind {
+                PatchType::Merge if ignoring => NO_MERGE_PATCH.to_owned(),
+                PatchType::Json | PatchType::Merge if !ignoring => format!("error decoding patch: {why}"),
+                _ => why,
+            })
+        };
+        let parsed = json::parse(body).map_err(|e| bad(e.0))?;
         let problem = |path: &String| format!("duplicate field {}", crate::field::go_quote(path));
-        let duplicates: Vec<String> = parsed.duplicates.iter().map(problem).collect();
-        let cannot =
-            |value: &Value, ty: &str| format!("json: cannot unmarshal {} into Go value of type {ty}", go_kind(value));
+        let mut problems: Vec<String> = parsed.duplicates.iter().map(problem).collect();
         let patch = match (kind, parsed.value) {
+            (PatchType::Json, Value::Null) => Self::Json(Vec::new()),
             (PatchType::Json, Value::Array(operations)) => {
                 if operations.len() > MAX_JSON_PATCH_OPERATIONS {
                     return Err(PatchError::TooManyOperations(operations.len()));
                 }
-                // Operations that are none are found when they are applied.
-                let operations = serde_json::from_value(Value::Array(operations));
-                Self::Json(operations.map_err(|e| PatchError::DoesNotApply(e.to_string()))?)
+                let (operations, unknown) = operations::read(operations, ignoring).map_err(|e| bad(e.to_string()))?;
+                problems.extend(unknown);
+                check::in_order(&mut problems, body);
+                problems = problems.into_iter().map(|problem| format!("json patch {problem}")).collect();
+                Self::Json(operations)
             }
-            (PatchType::Json, other) => return Err(bad(cannot(&other, "[]handlers.jsonPatchOp"))),
+            (PatchType::Json, other) => {
+                let ty = if ignoring { "jsonpatch.Patch" } else { "[]handlers.jsonPatchOp" };
+                return Err(bad(cannot_read(&other, ty)));
+            }
             (PatchType::Merge, value @ Value::Object(_)) => Self::Merge(value),
-            (PatchType::Merge, other) => return Err(bad(cannot(&other, "map[string]interface {}"))),
+            (PatchType::Merge, Value::Null) => return Err(PatchError::Malformed(NO_MERGE_PATCH.to_owned())),
             (PatchType::Strategic, Value::Object(map)) => Self::Strategic(map),
-            (PatchType::Strategic, other) => {
-                return Err(PatchError::Malformed(cannot(&other, "map[string]interface {}")));
+            (PatchType::Strategic, Value::Null) => Self::Strategic(Map::new()),
+            (PatchType::Merge | PatchType::Strategic, other) => {
+                return Err(bad(cannot_read(&other, "map[string]interface {}")));
             }
             (PatchType::Apply, _) => return Err(PatchError::Malformed("not a patch: an applied configuration".to_owned())),
         };
-        let duplicates = match &patch {
-            Self::Json(_) => duplicates.into_iter().map(|d| format!("json patch {d}")).collect(),
-            _ => duplicates,
-        };
-        Ok((patch, duplicates))
+        Ok((patch, problems))
+    }
+
+    /// How a refusal shows what `patched` was to be, and the reason `why` that JSON's decoder gave.
+    pub fn refusal(&self, patched: &Value, why: &str) -> (String, String) {
+        match self {
+            Self::Strategic(patch) if why.starts_with("strict decoding error: ") => {
+                (directives::go_map_text(patch), why.to_owned())
+            }
+            Self::Strategic(patch) => (directives::go_map_text(patch), converted(why)),
+            Self::Json(_) | Self::Merge(_) => (patched.to_string(), why.to_owned()),
+        }
+    }
+
+    /// Whether the patch may say another kind than the object's without effect.
+    pub fn keeps_kind(&self) -> bool {
+        matches!(self, Self::Strategic(_))
     }
 
     /// The object with the patch applied. Strategic patches need the object's type.
     pub fn apply(&self, object: &Value, ty: Option<TypeId>) -> Result<Value, PatchError> {
         match self {
-            Self::Json(patch) => json_patch_apply::apply(object.clone(), patch),
+            Self::Json(patch) => operations::apply(object.clone(), patch),
             Self::Merge(patch) => {
                 let mut object = object.clone();
                 json_patch::merge(&mut object, patch);
@@ -165,6 +201,41 @@ impl Patch {
             }
         }
     }
+}
+
+/// What upstream's converter says where JSON's decoder says `why`: strategic patches are applied to decoded objects.
+fn converted(why: &str) -> String {
+    let parts = why.strip_prefix("json: cannot unmarshal ").and_then(|rest| {
+        let (what, target) = rest.split_once(" into Go ")?;
+        Some((what, target.rsplit_once(" of type ")?.1))
+    });
+    let Some((what, ty)) = parts else { return format!("error decoding from json: {why}") };
+    let from = match what {
+        "array" => "slice",
+        "object" => "map",
+        "number" => "int64",
+        number if number.starts_with("number ") => {
+            if number.contains(['.', 'e', 'E']) {
+                "float64"
+            } else {
+                "int64"
+            }
+        }
+        other => other,
+    };
+    match ty {
+        "resource.Quantity" | "intstr.IntOrString" => format!("error decoding from json: {why}"),
+        ty if ty.starts_with("[]") => format!("cannot restore slice from {from}"),
+        ty if ty.starts_with("map[") => format!("cannot restore map from {from}"),
+        ty if ty.contains('.') => format!("cannot restore struct from: {from}"),
+        "string" if from == "int64" => format!("cannot convert {from} to {ty}"),
+        "int32" | "int64" if from == "float64" => format!("cannot convert {from} to {ty}"),
+        ty => format!("unrecognized type: {ty}"),
+    }
+}
+
+fn cannot_read(value: &Value, ty: &str) -> String {
+    format!("json: cannot unmarshal {} into Go value of type {ty}", go_kind(value))
 }
 
 #[cfg(test)]

@@ -211,11 +211,11 @@ impl Walk {
             },
             Type::Time => match value.as_str() {
                 Some(text) => check_time(text, "2006-01-02T15:04:05Z07:00"),
-                None => self.mismatch(value, ty),
+                None => self.mismatch(value, &Type::String),
             },
             Type::MicroTime => match value.as_str() {
                 Some(text) => check_time(text, "2006-01-02T15:04:05.000000Z07:00"),
-                None => self.mismatch(value, ty),
+                None => self.mismatch(value, &Type::String),
             },
             Type::Quantity => check_quantity(value),
             Type::IntOrString => self.int_or_string(value),

@@ -5,9 +5,11 @@ mod environment;
 mod scheduling;
 mod security;
 pub mod update;
+mod vendor_sources;
 mod volume_sources;
 mod volumes;
 pub mod warnings;
+mod windows;
 
 pub mod resources;
 
@@ -123,6 +125,8 @@ fn annotations(metadata: &ObjectMeta, spec: &PodSpec, path: &Path, errors: &mut 
     if let Some(cost) = get(COST).filter(|cost| cost.parse::<i32>().map(|n| n.to_string()).ok().as_ref() != Some(cost)) {
         errors.invalid(path.key(COST), cost, "must be a 32bit integer");
     }
+    security::seccomp_annotations(metadata, path, errors);
+    security::app_armor_annotations(metadata, spec, path, errors);
 }
 
 /// `ValidatePodSpec`.
@@ -144,6 +148,7 @@ fn pod_spec(spec: &PodSpec, pod: Option<&ObjectMeta>, path: &Path, errors: &mut 
     dns_config(spec.dns_config.as_ref(), spec.dns_policy.as_deref(), &path.child("dnsConfig"), errors);
     scheduling::gates(spec, path, errors);
     scheduling::spread(spec.topology_spread_constraints.as_deref(), &path.child("topologySpreadConstraints"), errors);
+    windows::host_process(spec, path, errors);
     security::host_users(spec, path, errors);
     identity(spec, path, errors);
     scheduling::tolerations(spec.tolerations.as_deref(), &path.child("tolerations"), errors);

@@ -1,11 +1,18 @@
 //! Security contexts of pods and containers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile, SecurityContext, Sysctl};
+use k8s_openapi::{
+    api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile, SecurityContext, Sysctl},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
-use super::{Rules, text, volume_sources::descending_path};
-use crate::{field::FieldErrors, field_path::Path, names};
+use super::{Rules, volume_sources::descending_path, windows};
+use crate::{
+    field::{FieldErrors, go_quote},
+    field_path::Path,
+    names,
+};
 
 const UNMASKED_NEEDS_USERS: &str = "`hostUsers` must be false to use `Unmasked`";
 
@@ -36,6 +43,7 @@ pub(super) fn pod(rules: &Rules, path: &Path, errors: &mut FieldErrors) {
     let labels = context.se_linux_change_policy.as_deref();
     errors.one_of(&path.child("seLinuxChangePolicy"), labels, &["MountOption", "Recursive"]);
     seccomp(context.seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
+    windows::options(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);
     app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
 }
 
@@ -126,6 +134,7 @@ pub(super) fn container(rules: &Rules, context: Option<&SecurityContext>, path: 
             errors.invalid(path, context, message);
         }
     }
+    windows::options(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);
 }
 
 pub(super) fn host_users(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
@@ -147,43 +156,57 @@ pub(super) fn operating_system(spec: &PodSpec, name: &str, path: &Path, errors: 
         other => return errors.not_supported(os, &other, &["linux", "windows"]),
     }
     if name == "linux" {
-        let message = "windows options cannot be set for a linux pod";
-        if spec.security_context.as_ref().is_some_and(|context| context.windows_options.is_some()) {
-            errors.forbidden(path.child("securityContext").child("windowsOptions"), message);
-        }
-        for (field, list) in [("initContainers", spec.init_containers.as_ref()), ("containers", Some(&spec.containers))] {
-            for (i, container) in list.into_iter().flatten().enumerate() {
-                if container.security_context.as_ref().is_some_and(|context| context.windows_options.is_some()) {
-                    errors.forbidden(format!("{}[{i}].securityContext.windowsOptions", path.child(field)), message);
-                }
-            }
-        }
-        return;
+        windows::none_for_linux(spec, path, errors);
+    } else {
+        windows::nothing_of_linux(spec, path, errors);
     }
-    // A windows pod can never run here; the fields most often left in by mistake are named as upstream names them.
-    let message = "cannot be set for a windows pod";
-    for (field, set) in [("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc), ("hostNetwork", spec.host_network)] {
-        if set == Some(true) {
-            errors.forbidden(path.child(field), message);
+}
+
+const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+/// AppArmor's annotations, which came before the field: `PREFIX/CONTAINER`.
+pub(super) fn app_armor_annotations(metadata: &ObjectMeta, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    let init = spec.init_containers.iter().flatten().map(|container| &container.name);
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| &container.name);
+    let names: BTreeSet<_> = init.chain(spec.containers.iter().map(|c| &c.name)).chain(ephemeral).collect();
+    for (key, profile) in metadata.annotations.iter().flatten() {
+        let Some(name) = key.strip_prefix(ANNOTATION) else { continue };
+        if !names.contains(&name.to_owned()) {
+            errors.invalid(path.key(key), &name, "container not found");
         }
-    }
-    if let Some(context) = &spec.security_context {
-        let path = path.child("securityContext");
-        let set = [
-            ("seLinuxOptions", context.se_linux_options.is_some()),
-            ("seccompProfile", context.seccomp_profile.is_some()),
-            ("fsGroup", context.fs_group.is_some()),
-            ("fsGroupChangePolicy", context.fs_group_change_policy.is_some()),
-            ("sysctls", context.sysctls.as_ref().is_some_and(|list| !list.is_empty())),
-            ("runAsUser", context.run_as_user.is_some()),
-            ("runAsGroup", context.run_as_group.is_some()),
-            ("supplementalGroups", context.supplemental_groups.is_some()),
-        ];
-        for (field, _) in set.iter().filter(|(_, set)| *set) {
-            errors.forbidden(path.child(field), message);
+        if !matches!(profile.as_str(), "" | "runtime/default" | "unconfined") && !profile.starts_with("localhost/") {
+            let message = format!("invalid AppArmor profile name: {}", go_quote(profile));
+            errors.invalid(path.key(key), profile, message);
         }
     }
-    if text(spec.runtime_class_name.as_ref()).is_empty() && spec.share_process_namespace == Some(true) {
-        errors.forbidden(path.child("shareProcessNamespace"), message);
+}
+
+/// The annotations of a pod that is there stay as they are.
+pub(super) fn app_armor_update(new: &ObjectMeta, old: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
+    let own = |metadata: &ObjectMeta| -> BTreeMap<String, String> {
+        let all = metadata.annotations.iter().flatten().filter(|(key, _)| key.starts_with(ANNOTATION));
+        all.map(|(key, profile)| (key.clone(), profile.clone())).collect()
+    };
+    let (new, old) = (own(new), own(old));
+    for (key, _) in old.iter().filter(|(key, profile)| new.get(*key) != Some(*profile)) {
+        errors.forbidden(path.key(key), "may not remove or update AppArmor annotations");
+    }
+    for key in new.keys().filter(|key| !old.contains_key(*key)) {
+        errors.forbidden(path.key(key), "may not add AppArmor annotations");
+    }
+}
+
+/// Seccomp's annotations are without effect, but what they say must make sense.
+pub(super) fn seccomp_annotations(metadata: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
+    for (key, profile) in metadata.annotations.iter().flatten() {
+        let ours = key == "seccomp.security.alpha.kubernetes.io/pod"
+            || key.starts_with("container.seccomp.security.alpha.kubernetes.io/");
+        let path = path.child(key);
+        match profile.strip_prefix("localhost/") {
+            _ if !ours => {}
+            Some(file) => descending_path(file, &path, errors),
+            None if matches!(profile.as_str(), "runtime/default" | "docker/default" | "unconfined") => {}
+            None => errors.invalid(path, profile, "must be a valid seccomp profile"),
+        }
     }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::text;
+use super::{security, text};
 use crate::{field::FieldErrors, field_path::Path, kinds::pod::qos_class, names};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
@@ -67,6 +67,7 @@ fn annotations(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
     const MIRROR: &str = "kubernetes.io/config.mirror";
     let get = |pod: &Pod, key: &str| pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(key).cloned());
     let path = Path::root("metadata.annotations");
+    security::app_armor_update(&new.metadata, &old.metadata, &path, errors);
     match (get(new, MIRROR), get(old, MIRROR)) {
         (None, Some(_)) => errors.forbidden(path.key(MIRROR), "may not remove or update mirror pod annotation"),
         (Some(new), Some(old)) if new != old => {

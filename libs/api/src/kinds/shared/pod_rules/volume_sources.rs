@@ -1,14 +1,13 @@
-//! The rules of each source of a volume. Sources that no node of ours can mount are checked for what they must name.
+//! The rules of each source of a volume; those of clouds and vendors are in [`super::vendor_sources`].
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::*;
+use k8s_openapi::{api::core::v1::*, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{environment, text};
-use crate::{field::FieldErrors, field_path::Path, names};
+use super::{environment, scheduling, text};
+use crate::{field::FieldErrors, field_path::Path, meta, names, quantity::Quantity};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
-const PARTITION: &str = "must be between 1 and 255, inclusive";
 /// See upstream's rule for iSCSI initiators.
 pub(super) const ISCSI_TOO_LONG: &str =
     "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
@@ -204,21 +203,9 @@ impl Check for GitRepoVolumeSource {
     }
 }
 
-impl Check for CSIVolumeSource {
+impl Check for PersistentVolumeClaimVolumeSource {
     fn check(&self, path: &Path, errors: &mut FieldErrors) {
-        let driver = path.child("driver");
-        errors.non_empty(&driver, &self.driver);
-        if self.driver.len() > 63 {
-            errors.too_long(driver, 63);
-        }
-        errors.each(&driver, &self.driver, names::dns1123_subdomain(&self.driver.to_lowercase()));
-        if let Some(secret) = &self.node_publish_secret_ref {
-            if secret.name.is_empty() {
-                errors.required(path.child("nodePublishSecretRef").child("name"), "");
-            } else {
-                errors.each(&path.child("name"), &secret.name, names::dns1123_subdomain(&secret.name));
-            }
-        }
+        errors.non_empty(&path.child("claimName"), &self.claim_name);
     }
 }
 
@@ -226,117 +213,86 @@ impl Check for EphemeralVolumeSource {
     fn check(&self, path: &Path, errors: &mut FieldErrors) {
         let path = path.child("volumeClaimTemplate");
         let Some(template) = &self.volume_claim_template else { return errors.required(path, "") };
-        let path = path.child("spec");
-        let modes = template.spec.access_modes.as_deref().unwrap_or_default();
-        if modes.is_empty() {
-            errors.required(path.child("accessModes"), "at least 1 access mode is required");
+        if let Some(metadata) = &template.metadata {
+            template_metadata(metadata, &path.child("metadata"), errors);
         }
-        for mode in modes {
-            let known = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-            errors.one_of(&path.child("accessModes"), Some(mode), &known);
-        }
-        let requests = template.spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        if requests.is_none_or(|requests| !requests.contains_key("storage")) {
-            errors.required(path.child("resources").key("storage"), "");
-        }
+        claim(&template.spec, &path.child("spec"), errors);
     }
 }
 
-/// Sources for which only the presence of fields is checked.
-macro_rules! required_fields {
-    ($($source:ident { $($member:ident $field:literal)* })*) => {
-        $(impl Check for $source {
-            fn check(&self, path: &Path, errors: &mut FieldErrors) {
-                $(if self.$member.is_empty() {
-                    errors.required(path.child($field), "");
-                })*
-            }
-        })*
-    };
-}
-
-required_fields! {
-    PersistentVolumeClaimVolumeSource { claim_name "claimName" }
-    GlusterfsVolumeSource { endpoints "endpoints" path "path" }
-    RBDVolumeSource { monitors "monitors" image "image" }
-    CinderVolumeSource { volume_id "volumeID" }
-    CephFSVolumeSource { monitors "monitors" }
-    QuobyteVolumeSource { registry "registry" volume "volume" }
-    FlexVolumeSource { driver "driver" }
-    AzureFileVolumeSource { secret_name "secretName" share_name "shareName" }
-    VsphereVirtualDiskVolumeSource { volume_path "volumePath" }
-    PhotonPersistentDiskVolumeSource { pd_id "pdID" }
-    PortworxVolumeSource { volume_id "volumeID" }
-    AzureDiskVolumeSource { disk_name "diskName" disk_uri "diskURI" }
-    ScaleIOVolumeSource { gateway "gateway" system "system" }
-    ISCSIVolumeSource { target_portal "targetPortal" iqn "iqn" }
-}
-
-fn partition(partition: Option<i32>, path: &Path, errors: &mut FieldErrors) {
-    if let Some(number) = partition.filter(|number| !(0..=255).contains(number)) {
-        errors.invalid(path.child("partition"), &number, PARTITION);
+/// Labels and annotations are all that a template of a claim may say about it.
+fn template_metadata(metadata: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
+    meta::validate_annotations(metadata.annotations.as_ref(), &path.child("annotations").to_string(), errors);
+    meta::validate_labels(metadata.labels.as_ref(), &path.child("labels").to_string(), errors);
+    let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let others = [
+        ("name", filled(&metadata.name)),
+        ("generateName", filled(&metadata.generate_name)),
+        ("namespace", filled(&metadata.namespace)),
+        ("selfLink", filled(&metadata.self_link)),
+        ("uID", filled(&metadata.uid)),
+        ("resourceVersion", filled(&metadata.resource_version)),
+        ("generation", metadata.generation.is_some_and(|generation| generation != 0)),
+        ("creationTimestamp", metadata.creation_timestamp.is_some()),
+        ("deletionTimestamp", metadata.deletion_timestamp.is_some()),
+        ("deletionGracePeriodSeconds", metadata.deletion_grace_period_seconds.is_some()),
+        ("ownerReferences", metadata.owner_references.is_some()),
+        ("finalizers", metadata.finalizers.is_some()),
+        ("managedFields", metadata.managed_fields.is_some()),
+    ];
+    for (field, _) in others.iter().filter(|(_, set)| *set) {
+        errors.forbidden(path.child(field), "cannot be set");
     }
 }
 
-impl Check for GCEPersistentDiskVolumeSource {
-    fn check(&self, path: &Path, errors: &mut FieldErrors) {
-        errors.non_empty(&path.child("pdName"), &self.pd_name);
-        partition(self.partition, path, errors);
+/// The spec of a claim for a volume.
+fn claim(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut FieldErrors) {
+    let modes = spec.access_modes.as_deref().unwrap_or_default();
+    let modes_path = path.child("accessModes");
+    if modes.is_empty() {
+        errors.required(modes_path, "at least 1 access mode is required");
     }
-}
-
-impl Check for AWSElasticBlockStoreVolumeSource {
-    fn check(&self, path: &Path, errors: &mut FieldErrors) {
-        errors.non_empty(&path.child("volumeID"), &self.volume_id);
-        partition(self.partition, path, errors);
+    scheduling::label_selector(spec.selector.as_ref(), &path.child("selector"), errors);
+    let known = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    modes.iter().for_each(|mode| errors.one_of(&modes_path, Some(mode), &known));
+    let alone = modes.iter().any(|mode| mode == "ReadWriteOncePod");
+    if alone && modes.iter().any(|mode| known[..3].contains(&mode.as_str())) {
+        errors.forbidden(modes_path, "may not use ReadWriteOncePod with other access modes");
     }
-}
-
-impl Check for FCVolumeSource {
-    fn check(&self, path: &Path, errors: &mut FieldErrors) {
-        let names = self.target_wwns.as_deref().unwrap_or_default();
-        let ids = self.wwids.as_deref().unwrap_or_default();
-        match (names.is_empty(), ids.is_empty()) {
-            (true, true) => {
-                errors.required(path.child("targetWWNs"), "must specify either targetWWNs or wwids, but not both");
-            }
-            (false, false) => {
-                let message = "targetWWNs and wwids can not be specified simultaneously";
-                errors.invalid(path.child("targetWWNs"), &names, message);
-            }
-            _ => {}
-        }
-        if !names.is_empty() {
-            match self.lun {
-                None => errors.required(path.child("lun"), "lun is required if targetWWNs is specified"),
-                Some(lun) => errors.each(&path.child("lun"), &lun, names::in_range(lun.into(), 0, 255)),
-            }
+    let resources = path.child("resources");
+    let storage = resources.key("storage");
+    match spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage")) {
+        None => errors.required(storage, ""),
+        Some(size) if Quantity::of(size).sign() <= 0 => errors.invalid(storage, size, "must be greater than zero"),
+        Some(_) => {}
+    }
+    for (field, class) in
+        [("storageClassName", &spec.storage_class_name), ("volumeAttributesClassName", &spec.volume_attributes_class_name)]
+    {
+        if let Some(class) = class.as_ref().filter(|class| !class.is_empty()) {
+            errors.each(&path.child(field), class, names::dns1123_subdomain(class));
         }
     }
-}
-
-impl Check for FlockerVolumeSource {
-    fn check(&self, path: &Path, errors: &mut FieldErrors) {
-        let (name, uuid) = (text(self.dataset_name.as_ref()), text(self.dataset_uuid.as_ref()));
-        if name.is_empty() && uuid.is_empty() {
-            errors.required(path, "one of datasetName and datasetUUID is required");
-        }
-        if !name.is_empty() && !uuid.is_empty() {
-            errors.invalid(path, &"resource", "datasetName and datasetUUID can not be specified simultaneously");
-        }
-        if name.contains('/') {
-            errors.invalid(path.child("datasetName"), &name, "must not contain '/'");
+    errors.one_of(&path.child("volumeMode"), spec.volume_mode.as_deref(), &["Block", "Filesystem"]);
+    let source = spec.data_source.as_ref().map(|source| (&source.name, &source.kind, source.api_group.as_ref()));
+    let reference = spec.data_source_ref.as_ref().map(|source| (&source.name, &source.kind, source.api_group.as_ref()));
+    for (field, named) in [("dataSource", source), ("dataSourceRef", reference)] {
+        let Some((name, kind, group)) = named else { continue };
+        let path = path.child(field);
+        errors.non_empty(&path.child("name"), name);
+        errors.non_empty(&path.child("kind"), kind);
+        if text(group).is_empty() && kind != "PersistentVolumeClaim" {
+            errors.invalid(path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
         }
     }
-}
-
-impl Check for StorageOSVolumeSource {
-    fn check(&self, path: &Path, errors: &mut FieldErrors) {
-        let name = text(self.volume_name.as_ref());
-        if name.is_empty() {
-            errors.required(path.child("volumeName"), "");
-        } else {
-            errors.each(&path.child("volumeName"), name, names::dns1123_label(name));
+    let namespace = spec.data_source_ref.as_ref().and_then(|source| source.namespace.as_ref());
+    if let Some(namespace) = namespace.filter(|namespace| !namespace.is_empty()) {
+        errors.each(&path.child("dataSourceRef").child("namespace"), namespace, names::dns1123_label(namespace));
+        if source.is_some() {
+            let message = "may not be specified when dataSourceRef.namespace is specified";
+            errors.invalid(path, &path.child("dataSource").to_string(), message);
         }
+    } else if source.is_some() && reference.is_some() && source != reference {
+        errors.invalid(path, &path.child("dataSource").to_string(), "must match dataSourceRef");
     }
 }
