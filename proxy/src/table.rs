@@ -1,8 +1,11 @@
 //! The whole of our rules, and the input that brings the kernel from one state to the next.
 //!
 //! [`full`] writes every chain of ours anew and removes leftovers: at the start, and when somebody else has changed something.
-//! [`change`] writes only what differs for the services that changed. Both are one `iptables-restore --noflush` input: each
-//! table changes at once or not at all.
+//! [`change`] writes only what differs for the services that changed. Both are one `iptables-restore --noflush` input of as
+//! many blocks (`*nat` to `COMMIT`) as there are hundreds of chains, each of which is applied at once or not at all. iptables
+//! on nf_tables looks a chain up among all that a block names, for every rule: 5,000 services in one block take it four times
+//! as long as in fifty. No service is in two blocks of a change; a full write makes the services' own chains first, and what
+//! leads to them in its last block.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -58,9 +61,10 @@ fn fixed() -> Vec<(bool, &'static str, Vec<String>)> {
             false,
             "KUBE-FORWARD",
             vec![
+                // Upstream's three rules, those first that nearly every packet is for.
+                format!("{tracked} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
                 "-m conntrack --ctstate INVALID -j DROP".to_owned(),
                 format!("{forwarding} -m mark --mark 0x4000/0x4000 -j ACCEPT"),
-                format!("{tracked} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
             ],
         ),
     ]
@@ -100,41 +104,85 @@ fn is_service_chain(chain: &str) -> bool {
     ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-FW-"].iter().any(|prefix| chain.starts_with(prefix))
 }
 
-/// Every chain of ours with its rules: (is nat, chain) to rules.
-fn desired(applied: &Applied) -> BTreeMap<(bool, &str), Vec<&str>> {
-    let mut chains: BTreeMap<(bool, &str), Vec<&str>> = BTreeMap::new();
-    for shared in Shared::ALL {
-        chains.entry((shared.is_nat(), shared.chain())).or_default();
-    }
-    for fragment in applied.values() {
-        for (shared, rule) in &fragment.shared {
-            chains.entry((shared.is_nat(), shared.chain())).or_default().push(rule);
-        }
-        for (chain, rules) in &fragment.chains {
-            chains.insert((true, chain), rules.iter().map(String::as_str).collect());
-        }
+/// The chains that services share, with their rules: (is nat, chain) to rules.
+fn shared(applied: &Applied) -> BTreeMap<(bool, &str), Vec<&str>> {
+    let mut chains: BTreeMap<(bool, &str), Vec<&str>> =
+        Shared::ALL.iter().map(|shared| ((shared.is_nat(), shared.chain()), Vec::new())).collect();
+    for (shared, rule) in applied.values().flat_map(|fragment| &fragment.shared) {
+        chains.entry((shared.is_nat(), shared.chain())).or_default().push(rule);
     }
     chains
 }
 
+/// A block of an input for the nat table.
+#[derive(Default)]
+struct Block {
+    declared: String,
+    rules: String,
+    removed: String,
+    chains: usize,
+}
+
+impl Block {
+    /// Whether another service's chains are better written to the next one.
+    fn is_full(&self) -> bool {
+        self.chains >= 300
+    }
+
+    /// Empties a chain, or makes it.
+    fn declare(&mut self, chain: &str) {
+        let _ = writeln!(self.declared, ":{chain} - [0:0]");
+        self.chains += 1;
+    }
+
+    /// Makes a chain as it is to be.
+    fn write(&mut self, chain: &str, rules: &[String]) {
+        self.declare(chain);
+        for rule in rules {
+            let _ = writeln!(self.rules, "-A {chain} {rule}");
+        }
+    }
+
+    fn remove(&mut self, chain: &str) {
+        self.declare(chain);
+        let _ = writeln!(self.removed, "-X {chain}");
+    }
+
+    /// Moves what there is to the input.
+    fn finish(&mut self, input: &mut String) {
+        let Self { declared, rules, removed, .. } = std::mem::take(self);
+        if !(declared.is_empty() && rules.is_empty()) {
+            input.extend(["*nat\n", &declared, &rules, &removed, "COMMIT\n"]);
+        }
+    }
+}
+
 /// Input that makes everything of ours as it should be, whatever is there.
 pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
-    let (fixed, last, jumps) = (fixed(), node_ports_rule(), jumps());
-    let mut chains = desired(applied);
-    for (is_nat, chain, rules) in &fixed {
-        chains.insert((*is_nat, chain), rules.iter().map(String::as_str).collect());
+    let (mut input, mut block) = (String::new(), Block::default());
+    for (_, chain, rules) in fixed().iter().filter(|(is_nat, ..)| *is_nat) {
+        block.write(chain, rules);
+    }
+    for fragment in applied.values() {
+        if block.is_full() {
+            block.finish(&mut input);
+        }
+        fragment.chains.iter().for_each(|(chain, rules)| block.write(chain, rules));
+    }
+    block.finish(&mut input);
+    let (last, jumps) = (node_ports_rule(), jumps());
+    let mut chains = shared(applied);
+    let fixed = fixed();
+    for (_, chain, rules) in fixed.iter().filter(|(is_nat, ..)| !is_nat) {
+        chains.insert((false, chain), rules.iter().map(String::as_str).collect());
     }
     chains.entry((true, Shared::Services.chain())).or_default().push(&last);
-    let mut input = String::new();
+    let own: BTreeSet<&String> = applied.values().flat_map(|fragment| fragment.chains.keys()).collect();
     for (is_nat, table, saved) in [(false, "filter", filter), (true, "nat", nat)] {
         let ours = || chains.iter().filter(|((nat, _), _)| *nat == is_nat);
-        let stale: Vec<&String> =
-            saved.0.keys().filter(|c| is_service_chain(c) && !chains.contains_key(&(is_nat, c.as_str()))).collect();
+        let stale = || saved.0.keys().filter(|c| is_service_chain(c) && !(is_nat && own.contains(c)));
         let _ = writeln!(input, "*{table}");
-        for ((_, chain), _) in ours() {
-            let _ = writeln!(input, ":{chain} - [0:0]");
-        }
-        for chain in &stale {
+        for chain in ours().map(|((_, chain), _)| *chain).chain(stale().map(String::as_str)) {
             let _ = writeln!(input, ":{chain} - [0:0]");
         }
         for ((_, chain), rules) in ours() {
@@ -142,7 +190,7 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
                 let _ = writeln!(input, "-A {chain} {rule}");
             }
         }
-        for chain in stale {
+        for chain in stale() {
             let _ = writeln!(input, "-X {chain}");
         }
         for (_, from, rule) in jumps.iter().filter(|(nat, from, rule)| *nat == is_nat && !saved.has_rule(from, rule)) {
@@ -156,55 +204,46 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
 /// Input for the services that changed: what each was and what it is to be. `None` if nothing differs.
 pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)]) -> Option<String> {
     let none = Fragment::default();
-    let (mut declared, mut nat, mut filter, mut removed) = (String::new(), String::new(), String::new(), String::new());
+    let (mut nat, mut filter, mut block) = (String::new(), String::new(), Block::default());
     for (old, new) in changes {
         let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
+        if block.is_full() {
+            block.finish(&mut nat);
+        }
         let rules = |f: &Fragment| f.shared.iter().cloned().collect::<BTreeSet<_>>();
         let (before, after) = (rules(old), rules(new));
         let steps = before.difference(&after).map(|r| ("-D", r)).chain(after.difference(&before).map(|r| ("-I", r)));
         for (verb, (shared, rule)) in steps {
-            let out = if shared.is_nat() { &mut nat } else { &mut filter };
+            let out = if shared.is_nat() { &mut block.rules } else { &mut filter };
             // In front: the rule for node ports stays the last one.
             let _ = writeln!(out, "{verb} {} {rule}", shared.chain());
         }
         for (chain, rules) in new.chains.iter().filter(|(chain, rules)| old.chains.get(*chain) != Some(*rules)) {
-            let _ = writeln!(declared, ":{chain} - [0:0]");
-            for rule in rules {
-                let _ = writeln!(nat, "-A {chain} {rule}");
-            }
+            block.write(chain, rules);
         }
-        for chain in old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)) {
-            let _ = writeln!(declared, ":{chain} - [0:0]");
-            let _ = writeln!(removed, "-X {chain}");
-        }
+        old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)).for_each(|chain| block.remove(chain));
     }
-    let mut input = String::new();
-    if !filter.is_empty() {
-        input += &format!("*filter\n{filter}COMMIT\n");
-    }
-    if !(declared.is_empty() && nat.is_empty()) {
-        input += &format!("*nat\n{declared}{nat}{removed}COMMIT\n");
-    }
-    (!input.is_empty()).then_some(input)
+    block.finish(&mut nat);
+    let filter = if filter.is_empty() { filter } else { format!("*filter\n{filter}COMMIT\n") };
+    Some(filter + &nat).filter(|input| !input.is_empty())
 }
 
 /// Whether everything of ours is in the kernel as it should be. The order of rules in shared chains is free.
 pub fn is_intact(applied: &Applied, nat: &Saved, filter: &Saved) -> bool {
     let saved = |is_nat: bool| if is_nat { nat } else { filter };
     let last = node_ports_rule();
-    let mut chains = desired(applied);
+    let mut chains = shared(applied);
     chains.entry((true, Shared::Services.chain())).or_default().push(&last);
-    let sorted = |rules: &mut Vec<&str>| rules.sort_unstable();
-    let services_intact = chains.into_iter().all(|((is_nat, chain), mut want)| {
+    let shared_intact = chains.into_iter().all(|((is_nat, chain), mut want)| {
         let Some(have) = saved(is_nat).0.get(chain) else { return false };
         let mut have: Vec<&str> = have.iter().map(String::as_str).collect();
-        if !is_service_chain(chain) {
-            sorted(&mut have);
-            sorted(&mut want);
-        }
+        have.sort_unstable();
+        want.sort_unstable();
         have == want
     });
-    services_intact
+    let mut own = applied.values().flat_map(|fragment| &fragment.chains);
+    shared_intact
+        && own.all(|(chain, rules)| nat.0.get(chain) == Some(rules))
         && jumps().iter().all(|(is_nat, from, rule)| saved(*is_nat).has_rule(from, rule))
         && fixed().iter().all(|(is_nat, chain, rules)| saved(*is_nat).0.get(*chain) == Some(rules))
 }
@@ -281,5 +320,27 @@ mod tests {
         let input = full(&Applied::new(), &nat, &Saved::default());
         let count = |text: &str| input.matches(text).count();
         assert_eq!((count("-X KUBE-SEP-OLD"), count("DOCKER"), count("-I OUTPUT"), count("-I PREROUTING")), (1, 0, 2, 1));
+    }
+
+    #[test]
+    fn many_services_are_several_blocks_and_lead_nowhere_before_they_are_there() {
+        let name = |n| (format!("KUBE-SVC-{n}"), format!("-d 10.43.0.{n}/32 -j KUBE-SVC-{n}"));
+        let all: Applied = (0..200)
+            .map(|n| {
+                let (chain, rule) = name(n);
+                let mut made = fragment(&rule, &chain, &["-j KUBE-SEP-1"]);
+                made.chains.insert(format!("KUBE-SEP-{n}"), vec!["-j DNAT".to_owned()]);
+                (format!("d/{n:03}"), made)
+            })
+            .collect();
+        let whole = full(&all, &Saved::default(), &Saved::default());
+        let changed = change(&all.values().map(|made| (None, Some(made))).collect::<Vec<_>>()).unwrap();
+        // Per block of the nat table: chains declared, services led to.
+        let blocks = |input: &str| -> Vec<(usize, usize)> {
+            let blocks = input.split("*nat\n").skip(1);
+            let counts = |b: &str| (b.matches("\n:KUBE-SVC").count(), b.matches("-d 10.43").count());
+            blocks.map(|b| counts(&format!("\n{b}"))).collect()
+        };
+        assert_eq!((blocks(&changed), blocks(&whole)), (vec![(150, 150), (50, 50)], vec![(149, 0), (51, 0), (0, 200)]));
     }
 }

@@ -1,8 +1,10 @@
 //! What is measured: a local cluster of `knarr up`, or an API server by itself; gone when dropped.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::TcpListener,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -75,6 +77,18 @@ impl Cluster {
     /// All its processes.
     pub fn subject(&self) -> Subject {
         Subject::Cluster(self.name.clone())
+    }
+
+    /// How to enter the network namespaces of a node's pods, by inode.
+    pub fn pod_namespaces(&self, node: usize) -> Result<BTreeMap<u64, PathBuf>> {
+        let node = format!("{}-{node}", self.name);
+        let inode = |path: &Path| fs::metadata(path).map(|found| found.ino());
+        let own = inode(&net::netns::named(&node))?;
+        let pids = Subject::Cluster(format!("{}/{node}", self.name)).pids();
+        let paths = pids.into_iter().map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
+        // A process may have ended meanwhile.
+        let all = paths.filter_map(|path| Some((inode(&path).ok()?, path)));
+        Ok(all.filter(|(inode, _)| *inode != own).collect())
     }
 
     /// A `knarr` to be run.

@@ -11,6 +11,7 @@ mod cold;
 mod http;
 mod list;
 mod measure;
+mod network;
 mod node;
 mod objects;
 mod scheduler;
@@ -21,7 +22,7 @@ mod watch;
 use anyhow::{Result, bail};
 
 const BENCHES: &[&str] =
-    &["cold", "idle", "pods", "deploy", "api", "list", "watch", "memory", "scheduler", "services", "nodes"];
+    &["cold", "idle", "pods", "deploy", "api", "list", "watch", "memory", "scheduler", "services", "nodes", "net"];
 
 fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -78,6 +79,9 @@ async fn run(asked: &[String]) -> Result<()> {
     }
     if is("nodes") {
         services::idle_nodes().await?;
+    }
+    if is("net") {
+        network::run().await?;
     }
     Ok(())
 }

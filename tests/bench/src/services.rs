@@ -7,11 +7,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -43,22 +40,20 @@ pub async fn run() -> Result<()> {
     cluster.knarr(&["up", "--name", NAME, "--nodes", "2"])?;
     cluster.knarr(&["node", "stop", &format!("{NAME}-2")])?;
     cluster.load_image_into(&format!("{NAME}-1"))?;
-    let bench = Bench { target: cluster.target()?, seen: BTreeSet::new(), pods: Pods::new() };
-    bench.run(&cluster).await
+    let bench = Bench { target: cluster.target()?, cluster: &cluster, seen: BTreeSet::new(), pods: Pods::new() };
+    bench.run().await
 }
 
-struct Bench {
+struct Bench<'a> {
+    cluster: &'a Cluster,
     target: Target,
-    /// Network namespaces that have a listener, or need none.
+    /// Network namespaces that have a listener.
     seen: BTreeSet<u64>,
     pods: Pods,
 }
 
-impl Bench {
-    async fn run(mut self, cluster: &Cluster) -> Result<()> {
-        for pid in ["self".to_owned(), self.node_pid()?] {
-            self.seen.insert(fs::metadata(format!("/proc/{pid}/ns/net"))?.ino());
-        }
+impl Bench<'_> {
+    async fn run(mut self) -> Result<()> {
         self.namespace("bench-0").await?;
         let first = self.thousand("bench-0", true).await?;
         self.changes().await?;
@@ -69,13 +64,7 @@ impl Bench {
             self.namespace(&namespace).await?;
             all.extend(self.thousand(&namespace, false).await?);
         }
-        from_nothing(cluster, all).await
-    }
-
-    fn node_pid(&self) -> Result<String> {
-        let text = fs::read_to_string(format!("/var/lib/knarr/{NAME}/{NAME}-1/knarr.pid.json"))?;
-        let recorded: Value = serde_json::from_str(&text)?;
-        Ok(recorded["pid"].to_string())
+        from_nothing(self.cluster, all).await
     }
 
     /// A namespace with two pods that answer.
@@ -103,12 +92,10 @@ impl Bench {
         self.listen()
     }
 
-    /// Puts a listener into every network namespace of the cluster that has none.
+    /// Puts a listener into every pod that has none.
     fn listen(&mut self) -> Result<()> {
-        for pid in Subject::Cluster(NAME.to_owned()).pids() {
-            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            let Ok(found) = fs::metadata(&path) else { continue };
-            if !self.seen.insert(found.ino()) {
+        for (inode, path) in self.cluster.pod_namespaces(1)? {
+            if !self.seen.insert(inode) {
                 continue;
             }
             let says = self.pods.len() as u8;
@@ -169,12 +156,10 @@ impl Bench {
 
     /// A service's one endpoint changes back and forth between two pods.
     async fn changes(&self) -> Result<()> {
-        const CHANGES: usize = 50;
         let mut connection = self.target.connect().await?;
         let path = "/api/v1/namespaces/bench-0/services";
         let address = cluster_ip(&connection.json("POST", path, &service("changing", &Value::Null)).await?)?;
         let slices = "/apis/discovery.k8s.io/v1/namespaces/bench-0/endpointslices";
-        let endpoint = |ip: &Ipv4Addr| json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}]);
         let turns: Vec<(&Ipv4Addr, u8)> = self.pods.iter().map(|(ip, says)| (ip, *says)).collect();
         let slice = json!({
             "metadata": {"name": "changing", "labels": {"kubernetes.io/service-name": "changing"}},
@@ -183,30 +168,51 @@ impl Bench {
         });
         connection.json("POST", slices, &slice).await?;
         spawn_blocking(move || all_answer(1, vec![address], true)).await??;
-        let mut took = Vec::new();
-        let mut cpu = Duration::ZERO;
-        for n in 1..=CHANGES {
-            // Whatever the last change has left to do is not this one's.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let (ip, says) = turns[n % turns.len()];
-            let body = json!({"endpoints": endpoint(ip)});
-            let probing = spawn_blocking(move || answered_by(address, says));
-            let (before, sent) = (self.target.subject.cpu(), Instant::now());
-            connection.json("PATCH", &format!("{slices}/changing"), &body).await?;
-            took.push(probing.await?? - sent);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            cpu += self.target.subject.cpu() - before;
-        }
+        let (took, cpu) = self.moved(&turns, address, &self.target.subject).await?;
         let samples = Samples::ms(took);
         let why = json!({
             "services": 1001,
             "explained": "from sending the change until the service's address is answered by the new endpoint",
         });
         report("services", "endpoint changed, p50", samples.at(0.5), "ms", with(why, samples.told()));
-        let cpu = cpu.as_secs_f64() * 1e3 / CHANGES as f64;
-        let why = json!({"explained": "of the whole cluster: API server, proxy, iptables-restore"});
-        report("services", "endpoint changed, CPU", cpu, "ms", why);
+        let why = json!({"explained": "of the whole cluster of one node: API server, proxy, iptables-restore"});
+        report("services", "endpoint changed, CPU", cpu.as_secs_f64() * 1e3, "ms", why);
+        // What a node has to do that only follows: most of it is its proxy's.
+        let second = format!("{NAME}-2");
+        self.cluster.knarr(&["node", "start", &second])?;
+        spawn_blocking(move || all_answer(2, vec![address], true)).await??;
+        let follower = Subject::Cluster(format!("{NAME}/{second}"));
+        let (_, cpu) = self.moved(&turns, address, &follower).await?;
+        let why = json!({"explained": "of a node that runs no pods: proxy, iptables-restore, DNS, informers, kubelet"});
+        report("services", "endpoint changed, CPU of a second node", cpu.as_secs_f64() * 1e3, "ms", why);
+        self.cluster.knarr(&["node", "stop", &second])?;
         self.names(&turns).await
+    }
+
+    /// Moves the endpoint fifty times: how long each took until the first node's rules had it, and the subject's processor time
+    /// for one.
+    async fn moved(
+        &self,
+        turns: &[(&Ipv4Addr, u8)],
+        address: SocketAddr,
+        subject: &Subject,
+    ) -> Result<(Vec<Duration>, Duration)> {
+        const CHANGES: u32 = 50;
+        let mut connection = self.target.connect().await?;
+        let path = "/apis/discovery.k8s.io/v1/namespaces/bench-0/endpointslices/changing";
+        let (mut took, mut cpu) = (Vec::new(), Duration::ZERO);
+        for (ip, says) in turns.iter().cycle().skip(1).take(CHANGES as usize) {
+            // Whatever the last change has left to do is not this one's.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let (body, says) = (json!({"endpoints": endpoint(ip)}), *says);
+            let probing = spawn_blocking(move || answered_by(address, says));
+            let (before, sent) = (subject.cpu(), Instant::now());
+            connection.json("PATCH", path, &body).await?;
+            took.push(probing.await?? - sent);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            cpu += subject.cpu() - before;
+        }
+        Ok((took, cpu / CHANGES))
     }
 
     /// The same with a headless service's name.
@@ -285,8 +291,8 @@ async fn from_nothing(cluster: &Cluster, services: Vec<SocketAddr>) -> Result<()
 
 /// What a second and a third node cost, idle.
 pub async fn idle_nodes() -> Result<()> {
-    const SETTLE: Duration = Duration::from_secs(15);
-    const SPAN: Duration = Duration::from_secs(30);
+    const SETTLE: Duration = Duration::from_secs(10);
+    const SPAN: Duration = Duration::from_secs(20);
     let cluster = Cluster::named("bench-idle")?;
     let mut figures = Vec::new();
     for nodes in ["1", "3"] {
@@ -307,6 +313,10 @@ pub async fn idle_nodes() -> Result<()> {
     let why = json!({"one_node": rounded(*cpu_1), "three_nodes": rounded(*cpu_3), "explained": explained});
     report("nodes", "idle node more: CPU", (cpu_3 - cpu_1) / 2.0, "% of a core", why);
     Ok(())
+}
+
+fn endpoint(ip: &Ipv4Addr) -> Value {
+    json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}])
 }
 
 fn service(name: &str, selector: &Value) -> Value {
@@ -333,14 +343,14 @@ async fn until(what: &str, mut is: impl AsyncFnMut() -> Result<bool>) -> Result<
 }
 
 fn on_node<T: Send + 'static>(n: usize, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    net::netns::within(Path::new(&format!("/run/netns/{NAME}-{n}")), move || Ok(work()))?
+    net::netns::within(&net::netns::named(&format!("{NAME}-{n}")), move || Ok(work()))?
 }
 
 /// When the last of the services answers, or (not `wanted`) refuses, as seen from a node. Blocks.
 fn all_answer(node: usize, mut left: Vec<SocketAddr>, wanted: bool) -> Result<Instant> {
     let deadline = Instant::now() + PATIENCE;
     // A node that is being started has no namespace yet.
-    while !net::netns::exists(Path::new(&format!("/run/netns/{NAME}-{node}"))) && Instant::now() < deadline {
+    while !net::netns::exists(&net::netns::named(&format!("{NAME}-{node}"))) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }
     on_node(node, move || {

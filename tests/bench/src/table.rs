@@ -1,10 +1,12 @@
-//! `hack/bench table`: makes the table of docs/benchmarks.md out of lines that benches printed, the median of each figure if
-//! there are several, beside the figures of upstream and the goals.
+//! `hack/bench table`: makes the table of docs/benchmarks.md out of lines that benches printed, in however many runs: the median
+//! of each figure, beside the figures of upstream and the goals.
 
 use std::{fs, io::BufRead};
 
 use anyhow::Result;
 use serde_json::Value;
+
+use crate::measure::median;
 
 /// One number of a row.
 #[derive(Clone, Copy)]
@@ -147,10 +149,10 @@ const ROWS: &[Row] = &[
         what: "an endpoint changed among 1,000 services → answered by the new one; CPU",
         upstream: "58 ms; 47 ms (the proxy's)",
         goal: "25 ms; 10 ms (the proxy's)",
-        measured: "{} ms; {} ms (the whole cluster's)",
+        measured: "{} ms; {} ms (a whole second node's)",
         figures: &[
             at_most("services", "endpoint changed, p50", "value", 25.0),
-            at_most("services", "endpoint changed, CPU", "value", 10.0),
+            at_most("services", "endpoint changed, CPU of a second node", "value", 10.0),
         ],
     },
     Row {
@@ -191,6 +193,13 @@ const ROWS: &[Row] = &[
             at_most("nodes", "idle node more: CPU", "value", 0.5),
         ],
     },
+    Row {
+        what: "TCP from pod to pod on two nodes, of a bare veth pair's: host-gw; VXLAN",
+        upstream: "",
+        goal: "90%; 60%",
+        measured: "{}%; {}%",
+        figures: &[at_least("net", "host-gw", "of_bare_percent", 90.0), at_least("net", "VXLAN", "of_bare_percent", 60.0)],
+    },
 ];
 
 /// Reads lines from standard input and prints the table.
@@ -199,7 +208,7 @@ pub fn print() -> Result<()> {
     for line in std::io::stdin().lock().lines() {
         lines.extend(serde_json::from_str::<Value>(&line?).ok());
     }
-    println!("{}\n", machine());
+    println!("{}; {}\n", machine(), runs(&lines));
     println!("| | upstream | goal | measured |\n|---|---|---|---|");
     for row in ROWS {
         println!("| {} | {} | {} | {} |", row.what, row.upstream, row.goal, measured(row, &lines));
@@ -207,11 +216,23 @@ pub fn print() -> Result<()> {
     Ok(())
 }
 
+/// How often things were measured.
+fn runs(lines: &[Value]) -> String {
+    let figures = ROWS.iter().flat_map(|row| row.figures);
+    let counts: Vec<usize> = figures.map(|figure| figure.values(lines).count()).filter(|count| *count > 0).collect();
+    match (counts.iter().min(), counts.iter().max()) {
+        (Some(1), Some(1)) => "one run".to_owned(),
+        (Some(least), Some(most)) if least == most => format!("the median of {most} runs"),
+        (Some(least), Some(most)) => format!("the median of {least} to {most} runs"),
+        _ => "nothing was measured".to_owned(),
+    }
+}
+
 fn measured(row: &Row, lines: &[Value]) -> String {
     let mut text = row.measured.to_owned();
     let mut missed = false;
     for figure in row.figures {
-        let found = figure.median(lines);
+        let found = median(figure.values(lines));
         missed |= found.is_some_and(|v| if figure.more_is_better { v < figure.goal } else { v > figure.goal });
         text = text.replacen("{}", &found.map_or_else(|| "?".to_owned(), shown), 1);
     }
@@ -219,15 +240,11 @@ fn measured(row: &Row, lines: &[Value]) -> String {
 }
 
 impl Figure {
-    fn median(&self, lines: &[Value]) -> Option<f64> {
-        let is = |line: &&Value| {
-            line["bench"] == self.bench
-                && line["metric"] == self.metric
-                && (self.setup.is_empty() || line["setup"] == self.setup)
-        };
-        let mut values: Vec<f64> = lines.iter().filter(is).filter_map(|line| line[self.field].as_f64()).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+    /// What the lines say of it, one value a run.
+    fn values<'a>(&'a self, lines: &'a [Value]) -> impl Iterator<Item = f64> + 'a {
+        let here = |line: &&Value| line["bench"] == self.bench && line["metric"] == self.metric;
+        let here = lines.iter().filter(here).filter(|line| self.setup.is_empty() || line["setup"] == self.setup);
+        here.filter_map(|line| line[self.field].as_f64())
     }
 }
 
@@ -263,11 +280,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_thousands_and_misses() {
+    fn medians_thousands_misses_and_runs() {
         let line = |value: f64, cpu: f64, setup: &str| json!({"bench": "api", "metric": "ConfigMap creates", "setup": setup, "value": value, "cpu_us_each": cpu});
         let lines = [line(9.0, 9.0, "apiserver"), line(6100.4, 90.0, "up"), line(3.0, 300.0, "up"), line(7e3, 127.9, "up")];
         let row = ROWS.iter().find(|row| row.what.starts_with("ConfigMap")).unwrap();
         assert_eq!(measured(row, &lines), "6,100/s; 128 us");
+        assert_eq!(measured(row, &lines[1..3]), "**3,052/s; 195 us**");
+        assert_eq!((runs(&lines), runs(&lines[..2])), ("the median of 3 runs".to_owned(), "one run".to_owned()));
         assert_eq!(measured(row, &lines[2..3]), "**3/s; 300 us**");
         assert_eq!(measured(row, &lines[..1]), "?/s; ? us");
     }
