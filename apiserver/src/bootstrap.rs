@@ -29,7 +29,8 @@ async fn ensure(
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if registry.current(entry, namespace, &name).await?.is_none() {
         return match registry.create(entry, namespace, object, write).await {
-            Err(status) if status.is("AlreadyExists") => Ok(()),
+            // Another server was faster, be it told of the name or of the address that the object has.
+            Err(_) if registry.current(entry, namespace, &name).await?.is_some() => Ok(()),
             other => other.map(drop),
         };
     }

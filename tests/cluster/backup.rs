@@ -1,6 +1,11 @@
 //! A cluster is saved while it works, loses objects, and is restored.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use harness::{Cluster, eventually, succeeded};
@@ -47,7 +52,8 @@ fn a_cluster_is_saved_while_it_runs_and_restored() -> Result<()> {
     // A watcher that had seen what was before is told to list again.
     let watch = cluster.kubectl(&["get", "--raw", &format!("/api/v1/configmaps?watch=1&resourceVersion={then}")])?;
     assert!(watch.contains("\"code\":410"), "{watch}");
-    stopped_servers_are_saved_too(&cluster, folder.path())
+    stopped_servers_are_saved_too(&cluster, folder.path())?;
+    carried_to_etcd_and_back_nothing_is_lost(&cluster, folder.path(), &before)
 }
 
 /// The same file, without a server; and what the damaged one says.
@@ -63,5 +69,51 @@ fn stopped_servers_are_saved_too(cluster: &Cluster, folder: &Path) -> Result<()>
     let mut status = cluster.command(harness::program("knarr")?);
     let refused = succeeded(status.args(["snapshot", "status"]).arg(&file).stderr(Stdio::piped())).unwrap_err().to_string();
     assert!(refused.contains("use another copy"), "{refused}");
+    Ok(())
+}
+
+/// An etcd on the loopback device that ends with its test.
+struct Etcd(Child);
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Etcd {
+    fn start(folder: &Path) -> Result<(Self, String)> {
+        let sockets = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
+        let [client, peer] = [sockets[0].local_addr()?, sockets[1].local_addr()?];
+        drop(sockets);
+        let [client_url, peer_url] = [client, peer].map(|address| format!("http://{address}"));
+        let child = Command::new("etcd")
+            .args(["--name", "it", "--initial-cluster", &format!("it={peer_url}"), "--data-dir"])
+            .arg(folder.join("etcd"))
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let it = Self(child);
+        eventually("reach etcd", Duration::from_secs(60), || Ok(TcpStream::connect(client).is_ok().then_some(())))?;
+        Ok((it, client_url))
+    }
+}
+
+fn carried_to_etcd_and_back_nothing_is_lost(cluster: &Cluster, folder: &Path, before: &str) -> Result<()> {
+    let (_etcd, address) = Etcd::start(folder)?;
+    let redb = format!("redb:/var/lib/knarr/{}/state.db", cluster.name);
+    let etcd = format!("etcd:{address}");
+    cluster.knarr(&["migrate", "--from", &redb, "--to", &etcd])?;
+    let occupied = cluster.knarr(&["migrate", "--from", &etcd, "--to", &redb]).unwrap_err().to_string();
+    assert!(occupied.contains("--replace"), "{occupied}");
+    cluster.knarr(&["migrate", "--from", &etcd, "--to", &redb, "--replace"])?;
+    cluster.start(&[])?;
+    // All but their versions, which each store gives.
+    let same = |yaml: &str| yaml.lines().filter(|line| !line.contains("resourceVersion:")).collect::<Vec<_>>().join("\n");
+    assert_eq!(same(&objects(cluster)?), same(before));
     Ok(())
 }

@@ -22,7 +22,7 @@ use std::{
 use api::kind::Kind;
 use parking_lot::RwLock;
 use store::{Revision, Store};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 pub use self::{
     bell::Bell,
@@ -37,7 +37,12 @@ pub use self::{
 pub struct Applied {
     newest: Arc<watch::Sender<Revision>>,
     store: Arc<StoreHandle>,
+    /// Held by the one reader that asks the store for its progress on behalf of all.
+    asking: Arc<Mutex<()>>,
 }
+
+/// How long a change of ours may be on its way before the store is asked whether it is somebody else's.
+const ASK_AFTER: Duration = Duration::from_millis(20);
 
 struct StoreHandle(Arc<dyn Store>);
 
@@ -65,7 +70,7 @@ pub enum Behind {
 
 impl Applied {
     fn new(store: Arc<dyn Store>) -> Self {
-        Self { newest: Arc::new(watch::Sender::new(0)), store: Arc::new(StoreHandle(store)) }
+        Self { newest: Arc::new(watch::Sender::new(0)), store: Arc::new(StoreHandle(store)), asking: Arc::default() }
     }
 
     /// How far the cache is.
@@ -80,14 +85,16 @@ impl Applied {
         }
         let mut changes = self.newest.subscribe();
         let wait = async {
-            // Only a store whose other keys move without us needs this; asking is cheap elsewhere.
-            let _ = self.store.0.request_progress().await;
-            changes.wait_for(|at| *at >= revision).await.is_ok()
+            // What is written here comes by itself. Only a store that has other keys, too, has to be asked how far it is.
+            while tokio::time::timeout(ASK_AFTER, changes.wait_for(|at| *at >= revision)).await.is_err() {
+                let Ok(_asking) = self.asking.try_lock() else { continue };
+                if self.store.0.revision().await.is_ok_and(|newest| newest >= revision) {
+                    let _ = self.store.0.request_progress().await;
+                }
+            }
         };
-        match tokio::time::timeout(patience, wait).await {
-            Ok(true) => Ok(()),
-            _ => Err(Behind::Timeout { wanted: revision, current: self.revision() }),
-        }
+        let waited = tokio::time::timeout(patience, wait).await;
+        waited.map_err(|_| Behind::Timeout { wanted: revision, current: self.revision() })
     }
 
     /// Waits until the cache has everything that was committed before this call.

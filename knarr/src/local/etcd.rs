@@ -9,12 +9,9 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::{net::SocketAddr, process::CommandExt},
-    },
+    os::{linux::net::SocketAddrExt, unix::net::SocketAddr},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -23,7 +20,7 @@ use apiserver::security::{
     pki::{Pki, Subject},
     x509::Usage,
 };
-use tokio::net::UnixDatagram;
+use tokio::{net::UnixDatagram, process::Command};
 
 use super::{
     layout,
@@ -133,12 +130,12 @@ pub async fn ensure(cluster: &Cluster, node: &Node) -> Result<()> {
         .process_group(0);
     let mut child =
         command.spawn().context("start etcd (Debian's etcd-server package has it; hack/deps test installs it)")?;
-    Identity::of(child.id() as i32).context("read etcd's start time")?.save(folder, "etcd")?;
-    let ended = tokio::task::spawn_blocking(move || child.wait());
+    let pid = child.id().context("etcd ended at once")?;
+    Identity::of(pid as i32).context("read etcd's start time")?.save(folder, "etcd")?;
     let mut message = [0; 256];
     tokio::select! {
         heard = ready.recv(&mut message) => heard.map(drop).context("hear from etcd"),
-        _ = ended => bail!("etcd ended while starting; see {}", path.display()),
+        _ = child.wait() => bail!("etcd ended while starting; see {}", path.display()),
         () = tokio::time::sleep(PATIENCE) => bail!("etcd is not ready after {} s; see {}", PATIENCE.as_secs(), path.display()),
     }
 }

@@ -10,7 +10,10 @@ pub use transfer::Filled;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,6 +36,9 @@ const LEASE_REUSE: Duration = Duration::from_secs(60);
 /// etcd refuses larger messages by default (1.5 MiB requests); answers may be any size.
 const MAX_ANSWER_BYTES: usize = 1 << 30;
 
+/// Written where an etcd's word on progress cannot be trusted ([`is_trusted`]): who is handed its event has been handed everything before.
+pub(super) const MARK: &str = "/registry/\0";
+
 /// How etcd is reached.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -50,6 +56,8 @@ pub struct EtcdStore {
     leases: Mutex<HashMap<Duration, Shared>>,
     granting: AsyncMutex<()>,
     progress: broadcast::Sender<()>,
+    /// Whether a member was met whose word on progress cannot be trusted.
+    marks: AtomicBool,
 }
 
 /// A lease that new keys may still join.
@@ -75,7 +83,13 @@ impl EtcdStore {
     }
 
     fn over(client: Client) -> Self {
-        Self { client, leases: Mutex::default(), granting: AsyncMutex::default(), progress: broadcast::channel(16).0 }
+        Self {
+            client,
+            leases: Mutex::default(),
+            granting: AsyncMutex::default(),
+            progress: broadcast::channel(16).0,
+            marks: AtomicBool::new(false),
+        }
     }
 
     fn kv(&self) -> etcd_client::KvClient {
@@ -180,6 +194,10 @@ impl Store for EtcdStore {
             0 => self.revision().await? + 1,
             from => from,
         };
+        let status = self.client.maintenance_client().status().await;
+        if !status.is_ok_and(|member| is_trusted(member.version())) {
+            self.marks.store(true, Ordering::Relaxed);
+        }
         let options =
             WatchOptions::new().with_prefix().with_prev_key().with_progress_notify().with_start_revision(from as i64);
         let mut stream = self
@@ -220,9 +238,18 @@ impl Store for EtcdStore {
                     Ok(None) => Err(Error::Closed),
                     Err(error) => Err(backend("watch", error)),
                 };
-                let ended = translated.is_err();
-                if sender.send(translated).await.is_err() || ended {
-                    return;
+                match translated {
+                    Ok(messages) => {
+                        for message in messages.into_iter().flatten() {
+                            if sender.send(Ok(message)).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let _ = sender.send(Err(error)).await;
+                        return;
+                    }
                 }
             }
         });
@@ -230,6 +257,10 @@ impl Store for EtcdStore {
     }
 
     async fn request_progress(&self) -> Result<(), Error> {
+        if self.marks.load(Ordering::Relaxed) {
+            let marked = self.kv().put(MARK, "", None).await;
+            return marked.map(drop).map_err(|e| backend("mark the newest revision", e));
+        }
         // Nobody watching is no error.
         let _ = self.progress.send(());
         Ok(())
@@ -281,24 +312,43 @@ fn cancelled(response: &WatchResponse, from: Revision) -> Option<Error> {
     response.canceled().then(|| Error::Backend { step: "watch", source: response.cancel_reason().to_owned().into() })
 }
 
-fn translate(response: &WatchResponse) -> Result<WatchMessage, Error> {
-    if response.events().is_empty() {
-        return Ok(WatchMessage::Progress(response.header().map_or(0, |h| h.revision() as u64)));
+/// Whether etcd of this version answers a request for progress after the changes it tells of, and not before. Older ones may
+/// overtake them; the versions are those that upstream's API server wants before it asks.
+fn is_trusted(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    match (next(), next(), next()) {
+        (3, 4, patch) => patch >= 31,
+        (3, 5, patch) => patch >= 13,
+        newer => newer > (3, 5, 0),
     }
-    let events = response.events().iter().filter_map(|event| {
-        let kv = event.kv()?;
+}
+
+/// The changes, and how far they reach where that is more than the last of them tells.
+fn translate(response: &WatchResponse) -> Result<[Option<WatchMessage>; 2], Error> {
+    if response.events().is_empty() {
+        return Ok([Some(WatchMessage::Progress(response.header().map_or(0, |h| h.revision() as u64))), None]);
+    }
+    let (mut events, mut marked) = (Vec::with_capacity(response.events().len()), None);
+    for event in response.events() {
+        let Some(kv) = event.kv() else { continue };
+        let revision = kv.mod_revision() as u64;
+        if kv.key() == MARK.as_bytes() {
+            marked = Some(WatchMessage::Progress(revision));
+            continue;
+        }
         let previous = event.prev_kv();
         let deleted = event.event_type() == EventType::Delete;
         let created = if deleted { previous.map_or(0, KeyValue::create_revision) } else { kv.create_revision() };
-        Some(kv.key_str().map_err(|e| backend("decode a key", e)).map(|key| Event {
-            key: Arc::from(key),
-            revision: kv.mod_revision() as u64,
+        events.push(Event {
+            key: Arc::from(kv.key_str().map_err(|e| backend("decode a key", e))?),
+            revision,
             value: (!deleted).then(|| Bytes::copy_from_slice(kv.value())),
             previous: previous.map(|p| Bytes::copy_from_slice(p.value())),
             create_revision: created as u64,
-        }))
-    });
-    Ok(WatchMessage::Events(events.collect::<Result<_, _>>()?))
+        });
+    }
+    Ok([(!events.is_empty()).then_some(WatchMessage::Events(events)), marked])
 }
 
 /// An error of etcd as ours: a full quota (`NOSPACE` alarm) is told apart.
@@ -307,4 +357,16 @@ fn backend(step: &'static str, error: etcd_client::Error) -> Error {
         return Error::NoSpace(Some(Box::new(error)));
     }
     Error::Backend { step, source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_trusted;
+
+    #[test]
+    fn an_etcd_is_trusted_from_the_versions_on_that_keep_the_order() {
+        let versions = ["3.3.99", "3.4.23", "3.4.31", "3.5.0", "3.5.12", "3.5.13", "3.6.0-rc.1", "4.0.0", ""];
+        let trusted: Vec<&str> = versions.into_iter().filter(|version| is_trusted(version)).collect();
+        assert_eq!(trusted, ["3.4.31", "3.5.13", "3.6.0-rc.1", "4.0.0"]);
+    }
 }

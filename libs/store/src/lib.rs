@@ -236,7 +236,8 @@ pub trait Store: Send + Sync + 'static {
     /// Every change with `revision >= from` to keys that begin with `prefix`, in order, without gap or duplicate.
     /// `from` 0 means "from the next change on".
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error>;
-    /// Asks every running watch to deliver a [`WatchMessage::Progress`] at or past the newest revision soon.
+    /// Asks every running watch of [`ROOT`] to deliver a [`WatchMessage::Progress`] at or past the newest revision soon, after every
+    /// change up to there. It may cost a write.
     async fn request_progress(&self) -> Result<(), Error>;
     /// Forgets history before `revision`: older reads and watches then fail with [`Error::Compacted`].
     async fn compact(&self, revision: Revision) -> Result<(), Error>;

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use super::{EtcdStore, backend, entry};
+use super::{EtcdStore, MARK, backend, entry};
 use crate::{Error, Export, ROOT, Record, Revision, prefix_end};
 
 /// There while an etcd is being filled.
@@ -87,7 +87,7 @@ impl EtcdStore {
         leases: &mut HashMap<i64, Option<SystemTime>>,
     ) -> Result<Vec<Record>, Error> {
         let mut records = Vec::with_capacity(kvs.len());
-        for kv in kvs {
+        for kv in kvs.into_iter().filter(|kv| kv.key() != MARK.as_bytes()) {
             let lease = kv.lease();
             let expires = match (lease, leases.get(&lease)) {
                 (0, _) => None,

@@ -220,22 +220,63 @@ pub async fn a_watch_before_the_compaction_is_told_so(store: S) {
 }
 
 pub async fn progress_reaches_the_newest_revision(store: S) {
-    let mut watch = store.watch("/quiet/", 0).await.unwrap();
+    let mut watch = store.watch(knarr_store::ROOT, 0).await.unwrap();
     let at = commit(&store, vec![put("/r/a", "1")]).await;
-    let reached = tokio::time::timeout(Duration::from_secs(30), async {
-        loop {
-            store.request_progress().await.unwrap();
-            // Progress is asked for again when an early answer was from before the commit.
-            match tokio::time::timeout(Duration::from_millis(200), watch.recv()).await {
-                Ok(message) => match message.unwrap().unwrap() {
-                    WatchMessage::Progress(revision) if revision >= at => return revision,
-                    _ => {}
-                },
-                Err(_) => continue,
-            }
+    store.request_progress().await.unwrap();
+    loop {
+        let message = tokio::time::timeout(Duration::from_secs(30), watch.recv()).await.expect("progress within 30 s");
+        match message.unwrap().unwrap() {
+            WatchMessage::Progress(revision) if revision >= at => break,
+            WatchMessage::Progress(_) => {}
+            WatchMessage::Events(events) => panic!("{events:?} are not below the prefix"),
         }
-    });
-    assert_eq!(reached.await.expect("progress within 30 s"), at);
+    }
+}
+
+/// Writers and askers at once: what a watch says it has delivered, it has.
+pub async fn progress_never_overtakes_a_change(store: S) {
+    let mut watch = store.watch(knarr_store::ROOT, 0).await.unwrap();
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut written = Vec::new();
+                for n in 0..100 {
+                    written.push(commit(&store, vec![put(&format!("/registry/{writer}"), &n.to_string())]).await);
+                    store.request_progress().await.unwrap();
+                }
+                written
+            })
+        })
+        .collect();
+    let mut written = Vec::new();
+    let mut delivered = Vec::new();
+    let mut told = Vec::new();
+    let writers = futures::future::join_all(writers);
+    tokio::pin!(writers);
+    let mut done = false;
+    loop {
+        tokio::select! {
+            all = &mut writers, if !done => {
+                written = all.into_iter().flat_map(Result::unwrap).collect();
+                written.sort_unstable();
+                done = true;
+                store.request_progress().await.unwrap();
+            }
+            message = watch.recv() => match message.unwrap().unwrap() {
+                WatchMessage::Events(events) => delivered.extend(events.iter().map(|event| event.revision)),
+                WatchMessage::Progress(revision) => told.push((revision, delivered.len())),
+            },
+        }
+        if done && told.last().is_some_and(|(revision, _)| Some(revision) >= written.last()) {
+            break;
+        }
+    }
+    assert_eq!(delivered, written);
+    for (revision, before) in told {
+        let due = written.partition_point(|at| *at <= revision);
+        assert!(before >= due, "told of revision {revision} after {before} of {due} changes");
+    }
 }
 
 fn put_with_ttl(key: &str, ttl: Duration) -> Op {

@@ -40,6 +40,7 @@ on_every_store!(
     compaction_forgets_history_but_not_what_is_live,
     a_watch_before_the_compaction_is_told_so,
     progress_reaches_the_newest_revision,
+    progress_never_overtakes_a_change,
     a_key_with_a_time_to_live_goes_and_watchers_see_it,
     a_put_renews_the_time_to_live,
     random_histories_equal_the_model,
