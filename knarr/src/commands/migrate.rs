@@ -81,11 +81,13 @@ async fn migrate(args: &Args) -> Result<()> {
         Place::Etcd(endpoints) => source.insert(Box::new(EtcdStore::connect(args.etcd(endpoints)?).await?)).export().await?,
     };
     let from = export.revision;
+    // A snapshot does not know how much was written after it.
+    let margin = if source.is_some() { 0 } else { MARGIN };
     match &args.to {
         Place::Snapshot(_) => bail!("`knarr snapshot save` makes snapshots"),
         Place::Redb(path) => {
             let (path, replace) = (path.clone(), args.replace);
-            let filled = tokio::task::spawn_blocking(move || snapshot::into_redb(&path, export, MARGIN, replace)).await?;
+            let filled = tokio::task::spawn_blocking(move || snapshot::into_redb(&path, export, margin, replace)).await?;
             let filled = filled.context("not migrated, nothing changed")?;
             eprintln!("Migrated {} keys; the store stands at revision {} (it was {from})", filled.keys, filled.revision);
             if let Some(replaced) = filled.replaced {
@@ -94,12 +96,12 @@ async fn migrate(args: &Args) -> Result<()> {
         }
         Place::Etcd(endpoints) => {
             let etcd = EtcdStore::reach(args.etcd(endpoints)?).await?;
-            let floor = from.saturating_add(MARGIN);
+            let floor = from.saturating_add(margin);
             let stands = etcd.revision().await?;
             if floor > stands {
                 eprintln!("Raising etcd's revision from {stands} to {floor}, so that no client's is ahead of it");
             }
-            let filled = etcd.fill(export, floor, args.replace).await?;
+            let filled = etcd.fill(export, floor, args.replace).await.context("not migrated")?;
             eprintln!("Migrated {} keys; etcd stands at revision {} (it was {from})", filled.keys, filled.revision);
         }
     }

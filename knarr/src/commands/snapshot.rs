@@ -157,9 +157,6 @@ fn restore(file: &Path, target: &Target, replace: bool, bump: Revision) -> Resul
     };
     let path = data.join(STATE);
     let restored = snapshot::into_redb(&path, snapshot.export()?, bump, replace).map_err(|error| match error {
-        occupied @ snapshot::Error::Occupied(_) => {
-            anyhow::Error::new(occupied).context("not restored; --replace takes its place, and keeps it beside")
-        }
         in_use @ snapshot::Error::Store(store::Error::InUse) => {
             anyhow::Error::new(in_use).context("not restored; stop the server first")
         }

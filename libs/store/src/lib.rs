@@ -200,7 +200,7 @@ pub enum Error {
     #[error("the watcher fell behind and was let go")]
     Lagged,
     /// What was to be filled holds something already.
-    #[error("{0} holds objects already")]
+    #[error("{0} holds objects already; --replace deletes them")]
     NotEmpty(String),
     /// Another process has the store's file open.
     #[error("another process has the store open")]

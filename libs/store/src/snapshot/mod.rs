@@ -80,7 +80,7 @@ pub enum Error {
     #[error("{} is damaged (its SHA-256 is not the one written at its end); use another copy", .0.display())]
     Damaged(PathBuf),
     /// There is a store where one was to be put.
-    #[error("{} holds a store already", .0.display())]
+    #[error("{} holds a store already; --replace takes its place, and keeps it beside", .0.display())]
     Occupied(PathBuf),
     /// What was sent broke off.
     #[error("the snapshot broke off before its end")]
