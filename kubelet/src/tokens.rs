@@ -90,14 +90,30 @@ impl Tokens {
             .status
             .ok_or_else(|| failed("the answer holds none".to_owned()))?;
         let expires_at = status.expiration_timestamp.0;
-        // 80% of the life, and at most a day.
-        let life = expires_at.duration_since(asked);
-        let renew_at = asked + (life * 4 / 5).min(SignedDuration::from_hours(24));
-        Ok(Issued { token: status.token, renew_at, expires_at })
+        Ok(Issued { token: status.token, renew_at: renew_at(asked, expires_at), expires_at })
     }
 
     /// Forgets a pod's tokens.
     pub fn forget(&self, uid: &str) {
         self.issued.lock().retain(|(pod, _), _| pod != uid);
+    }
+}
+
+/// After 80% of the life, and after a day at most.
+fn renew_at(asked: Timestamp, expires_at: Timestamp) -> Timestamp {
+    let life = expires_at.duration_since(asked);
+    asked + (life * 4 / 5).min(SignedDuration::from_hours(24))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_after_four_fifths_of_their_life_or_a_day() {
+        let asked = Timestamp::from_second(1_000_000).unwrap();
+        let renewed = |hours: i64| renew_at(asked, asked + SignedDuration::from_hours(hours)).duration_since(asked);
+        let minutes = [1, 10, 30, 31, 24 * 365].map(|hours| renewed(hours).as_mins());
+        assert_eq!(minutes, [48, 480, 1440, 1440, 1440]);
     }
 }

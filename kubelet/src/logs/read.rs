@@ -1,6 +1,6 @@
 //! Reading a log for a client: the last lines, lines since a time, and everything that still comes, across rotations.
 
-use std::{io, path::Path};
+use std::{io, os::unix::fs::MetadataExt, path::Path};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -171,6 +171,7 @@ pub async fn stream(
     let mut pending = Vec::new();
     let mut buffer = vec![0; PIECE];
     let mut last_look = follow.is_none();
+    let mut next = None;
     loop {
         let read = file.read(&mut buffer).await?;
         pending.extend_from_slice(&buffer[..read]);
@@ -192,9 +193,13 @@ pub async fn stream(
         if read > 0 {
             continue;
         }
-        // The file may have been rotated away: go on with the new one.
-        if let Some(next) = rotated(&file, path).await {
+        if let Some(next) = next.take() {
             file = next;
+            continue;
+        }
+        // The file may have been rotated away. What was written to it before there was a new one is read first.
+        next = rotated(&file, path).await;
+        if next.is_some() {
             continue;
         }
         let (Some(follow), Some(watch)) = (&follow, &mut watch) else { return Ok(()) };
@@ -214,13 +219,22 @@ pub async fn stream(
     }
 }
 
-/// The file now at `path`, if it is another one.
+/// The file in which the log of `path` goes on after `file`, if that is not the newest. A slow reader may be several behind.
 async fn rotated(file: &File, path: &Path) -> Option<File> {
-    use std::os::unix::fs::MetadataExt;
-    let old = file.metadata().await.ok()?;
-    let new = File::open(path).await.ok()?;
-    let now = new.metadata().await.ok()?;
-    (old.ino() != now.ino() || old.dev() != now.dev()).then_some(new)
+    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
+    let ours = identity(file.metadata().await.ok()?);
+    let newest = File::open(path).await.ok()?;
+    if identity(newest.metadata().await.ok()?) == ours {
+        return None;
+    }
+    // Rotated files are named by their time. If ours has been removed by now, so have all before it.
+    let older = super::rotate::rotated(path).unwrap_or_default();
+    let place = older.iter().position(|old| std::fs::metadata(old).is_ok_and(|m| identity(m) == ours));
+    let next = older.get(place.map_or(0, |place| place + 1));
+    match next {
+        Some(next) => File::open(next).await.ok().or(Some(newest)),
+        None => Some(newest),
+    }
 }
 
 #[cfg(test)]
@@ -267,5 +281,33 @@ mod tests {
         let text: String = (0..5000).map(|i| format!("2026-11-21T02:00:01Z stdout F line {i}\n")).collect();
         let out = read(&text, Options { tail: Some(2000), ..Options::default() }).await;
         assert_eq!((out.lines().count(), out.lines().next()), (2000, Some("line 3000")));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_or_doubled_across_rotations() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let lines = |from: u32, to: u32| -> String {
+            (from..to).map(|i| format!("2026-11-21T02:00:01Z stdout F line {i}\n")).collect()
+        };
+        std::fs::write(&path, lines(0, 10_000)).unwrap();
+        let (send, mut receive) = mpsc::channel(1);
+        let (_changes, changed) = broadcast::channel(1);
+        let of = path.clone();
+        let reader = tokio::spawn(async move { stream(&of, &Options::default(), None, changed, &send).await });
+        // The reader has the first file open and waits for us.
+        let mut out = receive.recv().await.unwrap().unwrap().to_vec();
+        for round in 1..4 {
+            let mut old = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+            std::fs::rename(&path, dir.path().join(format!("0.log.2026112{round}-020000"))).unwrap();
+            std::io::Write::write_all(&mut old, lines(round * 10_000, round * 10_000 + 500).as_bytes()).unwrap();
+            std::fs::write(&path, lines(round * 10_000 + 500, (round + 1) * 10_000)).unwrap();
+        }
+        while let Some(piece) = receive.recv().await {
+            out.extend_from_slice(&piece.unwrap());
+        }
+        reader.await.unwrap().unwrap();
+        let expected: String = (0..40_000).map(|i| format!("line {i}\n")).collect();
+        assert!(String::from_utf8(out).unwrap() == expected);
     }
 }

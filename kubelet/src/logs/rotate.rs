@@ -63,21 +63,28 @@ fn large(dir: &Path, limit: u64) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Moves the log aside and removes the oldest, so that at most `files` are there with the new one.
-fn aside(path: &Path, files: usize, now: Timestamp) -> io::Result<PathBuf> {
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let mut old: Vec<PathBuf> = fs::read_dir(dir)?
+/// What was moved aside of a log, the oldest first.
+pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let mut old: Vec<PathBuf> = fs::read_dir(path.parent().unwrap_or(Path::new("/")))?
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&format!("{name}."))))
+        .filter(|p| p.file_name().and_then(|n| n.to_str()?.strip_prefix(name)).is_some_and(|rest| rest.starts_with('.')))
         .collect();
     old.sort();
+    Ok(old)
+}
+
+/// Moves the log aside and removes the oldest, so that at most `files` are there with the new one.
+fn aside(path: &Path, files: usize, now: Timestamp) -> io::Result<PathBuf> {
+    let old = rotated(path)?;
     let keep = files.saturating_sub(2);
     for gone in &old[..old.len().saturating_sub(keep)] {
         fs::remove_file(gone)?;
     }
-    let moved = dir.join(format!("{name}.{}", now.strftime("%Y%m%d-%H%M%S")));
+    let mut moved = path.as_os_str().to_owned();
+    moved.push(format!(".{}", now.strftime("%Y%m%d-%H%M%S")));
+    let moved = PathBuf::from(moved);
     fs::rename(path, &moved)?;
     Ok(moved)
 }

@@ -24,6 +24,21 @@ pub fn memory_available() -> i64 {
     field("/proc/meminfo", "MemAvailable:").map_or(0, |kib| kib * 1024)
 }
 
+/// `MemFree` in bytes; changes.
+pub fn memory_free() -> i64 {
+    field("/proc/meminfo", "MemFree:").map_or(0, |kib| kib * 1024)
+}
+
+/// Memory of processes that is no file's, in bytes; changes.
+pub fn memory_anonymous() -> i64 {
+    field("/proc/meminfo", "AnonPages:").map_or(0, |kib| kib * 1024)
+}
+
+/// When the machine was started, in seconds since 1970.
+pub fn booted() -> i64 {
+    field("/proc/stat", "btime ").unwrap_or(0)
+}
+
 fn field(path: &str, name: &str) -> Option<i64> {
     let text = fs::read_to_string(path).ok()?;
     text.lines().find_map(|l| l.strip_prefix(name)).and_then(|l| l.split_whitespace().next()?.parse().ok())

@@ -17,7 +17,9 @@ pub fn diff(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             continue;
         }
         let value = match key.as_str() {
-            "conditions" => keyed(old.get(key), value, "type", |kind| kind == resize::PENDING),
+            "conditions" => keyed(old.get(key), value, "type", |kind| {
+                [resize::PENDING, resize::IN_PROGRESS].iter().any(|own| kind == own)
+            }),
             "podIPs" | "hostIPs" => keyed(old.get(key), value, "ip", |_| true),
             _ => Some(value.clone()),
         };
@@ -80,14 +82,14 @@ mod tests {
         let old = status(json!({"phase": "Pending", "reason": "x", "podIPs": [{"ip": "10.42.0.1"}], "conditions": [
             {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
             {"type": "Mine", "status": "True"}, {"type": "PodScheduled", "status": "True"},
-            {"type": "PodResizePending", "status": "True"}]}));
+            {"type": "PodResizePending", "status": "True"}, {"type": "PodResizeInProgress", "status": "True"}]}));
         let new = status(json!({"phase": "Running", "podIPs": [{"ip": "10.42.0.2"}], "conditions": [
             {"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}]}));
         let patch = json!({"metadata": {"uid": "u"}, "status": {
             "phase": "Running", "reason": null,
             "podIPs": [{"ip": "10.42.0.2"}, {"$patch": "delete", "ip": "10.42.0.1"}],
             "conditions": [{"type": "Ready", "status": "True", "reason": null},
-                {"$patch": "delete", "type": "PodResizePending"}]}});
+                {"$patch": "delete", "type": "PodResizePending"}, {"$patch": "delete", "type": "PodResizeInProgress"}]}});
         assert_eq!(diff(&pod, &old, &new), Some(patch));
         assert_eq!(diff(&pod, &new, &new), None);
     }

@@ -1,7 +1,10 @@
 //! What runs here, in numbers: `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/cadvisor`. Everything is
 //! asked for when it is asked for; nothing is sampled in between.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+};
 
 use axum::{
     extract::State,
@@ -27,6 +30,8 @@ struct Figures {
     uid: String,
     name: String,
     id: String,
+    /// When it was made, in nanoseconds since 1970.
+    created: i64,
     at: i64,
     cpu_ns: u64,
     cpu_rate: u64,
@@ -50,6 +55,7 @@ fn figures(stats: &v1::ContainerStats) -> Option<Figures> {
         uid: label(keys::POD_UID),
         name: label(keys::CONTAINER_NAME),
         id: attributes.id.clone(),
+        created: 0,
         at: cpu.timestamp,
         cpu_ns: value(&cpu.usage_core_nano_seconds),
         cpu_rate: value(&cpu.usage_nano_cores),
@@ -62,7 +68,11 @@ fn figures(stats: &v1::ContainerStats) -> Option<Figures> {
 
 async fn collect(app: &App) -> Result<Vec<Figures>, Refusal> {
     let failed = |e: RuntimeError| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc());
-    Ok(app.ctx.runtime.container_stats().await.map_err(failed)?.iter().filter_map(figures).collect())
+    let runtime = &app.ctx.runtime;
+    let (stats, containers) = tokio::try_join!(runtime.container_stats(), runtime.containers(None)).map_err(failed)?;
+    let created: HashMap<String, i64> = containers.into_iter().map(|c| (c.id, c.created_at)).collect();
+    let with_age = |f: Figures| Figures { created: created.get(&f.id).copied().unwrap_or(f.at), ..f };
+    Ok(stats.iter().filter_map(figures).map(with_age).collect())
 }
 
 fn node_cpu_ns() -> u64 {
@@ -91,7 +101,7 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
     }
     let container = |f: &&Figures| {
         let at = time(f.at);
-        json!({"name": f.name, "startTime": now, "cpu": cpu(&at, f.cpu_ns, f.cpu_rate),
+        json!({"name": f.name, "startTime": time(f.created), "cpu": cpu(&at, f.cpu_ns, f.cpu_rate),
             "memory": {"time": at, "workingSetBytes": f.working_set, "usageBytes": f.usage, "rssBytes": f.rss},
             "rootfs": {"time": at, "usedBytes": f.disk}})
     };
@@ -99,16 +109,19 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
         .into_iter()
         .map(|((namespace, name, uid), list)| {
             let sum = |of: fn(&Figures) -> u64| list.iter().map(|f| of(f)).sum::<u64>();
-            json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": now,
+            let began = list.iter().map(|f| f.created).min().unwrap_or_default();
+            json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": time(began),
                 "containers": list.iter().map(container).collect::<Vec<_>>(),
                 "cpu": cpu(&now, sum(|f| f.cpu_ns), sum(|f| f.cpu_rate)),
                 "memory": {"time": now, "workingSetBytes": sum(|f| f.working_set), "usageBytes": sum(|f| f.usage)}})
         })
         .collect();
     let (size, free) = facts::disk(&app.ctx.config.root_dir);
-    let node = json!({"nodeName": app.ctx.facts.name, "startTime": now,
+    let booted = facts::booted().saturating_mul(1_000_000_000);
+    let node = json!({"nodeName": app.ctx.facts.name, "startTime": time(booted),
         "cpu": {"time": now, "usageCoreNanoSeconds": node_cpu_ns()},
-        "memory": {"time": now, "availableBytes": facts::memory_available(), "workingSetBytes": node_working_set()},
+        "memory": {"time": now, "availableBytes": facts::memory_available(), "workingSetBytes": node_working_set(),
+            "usageBytes": facts::memory() - facts::memory_free(), "rssBytes": facts::memory_anonymous()},
         "fs": {"time": now, "availableBytes": free, "capacityBytes": size, "usedBytes": size - free}});
     Ok(answer(&json!({"node": node, "pods": pods})))
 }
@@ -175,6 +188,11 @@ fn resource_text(all: &[Figures], node_cpu: f64, node_memory: u64) -> String {
     for f in all {
         let _ = writeln!(out, "container_memory_working_set_bytes{{{}}} {}", labels(f), f.working_set);
     }
+    family(&mut out, "container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds");
+    for f in all {
+        let (seconds, ms) = (f.created / 1_000_000_000, f.created / 1_000_000 % 1000);
+        let _ = writeln!(out, "container_start_time_seconds{{{}}} {seconds}.{ms:03}", labels(f));
+    }
     family(&mut out, "node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds");
     let _ = writeln!(out, "node_cpu_usage_seconds_total {node_cpu}");
     family(&mut out, "node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
@@ -238,6 +256,7 @@ mod tests {
             namespace: "n".into(),
             pod: "p".into(),
             name: name.into(),
+            created: 1_700_000_000_250_000_000,
             cpu_ns,
             working_set,
             ..Figures::default()
@@ -249,6 +268,8 @@ mod tests {
             "container_cpu_usage_seconds_total{container=\"b\",namespace=\"n\",pod=\"p\"} 0.5",
             "container_memory_working_set_bytes{container=\"a\",namespace=\"n\",pod=\"p\"} 10",
             "container_memory_working_set_bytes{container=\"b\",namespace=\"n\",pod=\"p\"} 5",
+            "container_start_time_seconds{container=\"a\",namespace=\"n\",pod=\"p\"} 1700000000.250",
+            "container_start_time_seconds{container=\"b\",namespace=\"n\",pod=\"p\"} 1700000000.250",
             "node_cpu_usage_seconds_total 7",
             "node_memory_working_set_bytes 99",
             "pod_cpu_usage_seconds_total{namespace=\"n\",pod=\"p\"} 2",
