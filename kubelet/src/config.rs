@@ -1,6 +1,10 @@
 //! The kubelet's configuration: upstream's flag names, typed and checked.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Taint;
@@ -9,6 +13,7 @@ use crate::eviction::{
     images,
     signals::{self, Bounds, Graces, Threshold, graces, reclaims},
 };
+use crate::shutdown::{self, Period};
 
 /// Everything the kubelet can be told. `Config::default()` is what no flags at all give.
 #[derive(Args, Clone, Debug)]
@@ -148,6 +153,18 @@ pub struct Config {
     /// Unused images older than this are removed, whatever is free; 0 disables that.
     #[arg(long, default_value = "0", value_parser = process::flags::duration)]
     pub image_maximum_gc_age: Duration,
+    /// How long the node delays a shutdown of the machine so that its pods can end; 0 does not.
+    #[arg(long, default_value = "0", value_parser = process::flags::duration)]
+    pub shutdown_grace_period: Duration,
+    /// How much of --shutdown-grace-period is kept for critical pods, which end last.
+    #[arg(long, default_value = "0", value_parser = process::flags::duration)]
+    pub shutdown_grace_period_critical_pods: Duration,
+    /// Instead of both: how many seconds pods from each priority on have to end, lowest first: 0=20,2000000000=10.
+    #[arg(long, value_delimiter = ',', value_parser = shutdown::period, allow_hyphen_values = true)]
+    pub shutdown_grace_period_by_pod_priority: Vec<Period>,
+    /// The socket of the bus on which systemd-logind is asked to delay shutdowns.
+    #[arg(skip = system_bus())]
+    pub system_bus: PathBuf,
     /// A KubeletConfiguration file (kubelet.config.k8s.io/v1beta1); flags override what it says.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -157,13 +174,15 @@ pub struct Config {
 const EVICTION_HARD: &str =
     "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%";
 
+/// The flags and nothing else.
+#[derive(clap::Parser)]
+struct Alone {
+    #[command(flatten)]
+    config: Config,
+}
+
 impl Default for Config {
     fn default() -> Self {
-        #[derive(clap::Parser)]
-        struct Alone {
-            #[command(flatten)]
-            config: Config,
-        }
         <Alone as clap::Parser>::parse_from(["kubelet"]).config
     }
 }
@@ -186,6 +205,9 @@ pub enum ConfigError {
     /// Images would be removed below a level that is above the one where that begins.
     #[error("--image-gc-low-threshold must be less than --image-gc-high-threshold")]
     ImageThresholds,
+    /// Periods of a shutdown that do not fit together.
+    #[error("{0}")]
+    Shutdown(&'static str),
     /// The file cannot be read.
     #[error("read the configuration file {0}")]
     File(PathBuf, #[source] std::io::Error),
@@ -195,6 +217,15 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// What a KubeletConfiguration file says.
+    pub fn of_file(path: &Path) -> Result<Self, ConfigError> {
+        let flags = crate::flags_of_file(path)?;
+        let parsed = <Alone as clap::Parser>::try_parse_from(std::iter::once("kubelet".to_owned()).chain(flags));
+        let config = parsed.map_err(|error| ConfigError::Content(path.to_owned(), error.to_string()))?.config;
+        config.validate()?;
+        Ok(config)
+    }
+
     /// Checks what flags cannot check one by one.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.tls_cert_file.is_some() != self.tls_private_key_file.is_some() {
@@ -203,7 +234,31 @@ impl Config {
         if self.image_gc_low_threshold >= self.image_gc_high_threshold {
             return Err(ConfigError::ImageThresholds);
         }
+        self.check_shutdown()?;
         self.eviction_thresholds().map(drop)
+    }
+
+    fn check_shutdown(&self) -> Result<(), ConfigError> {
+        let (whole, critical) = (self.shutdown_grace_period, self.shutdown_grace_period_critical_pods);
+        let too_short = |period: Duration| !period.is_zero() && period < Duration::from_secs(1);
+        let wrong = if critical > whole {
+            "--shutdown-grace-period-critical-pods must not be longer than --shutdown-grace-period"
+        } else if too_short(whole) || too_short(critical) {
+            "--shutdown-grace-period and --shutdown-grace-period-critical-pods must be zero or at least one second"
+        } else if !whole.is_zero() && !self.shutdown_grace_period_by_pod_priority.is_empty() {
+            "--shutdown-grace-period-by-pod-priority and --shutdown-grace-period cannot be given together"
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Shutdown(wrong))
+    }
+
+    /// How long pods have to end when the machine goes down, by priority; none if it is not delayed.
+    pub(crate) fn shutdown_periods(&self) -> Vec<Period> {
+        match self.shutdown_grace_period_by_pod_priority.as_slice() {
+            [] => shutdown::periods(self.shutdown_grace_period, self.shutdown_grace_period_critical_pods),
+            given => given.to_vec(),
+        }
     }
 
     /// When pods have to go.
@@ -245,6 +300,13 @@ impl Config {
     }
 }
 
+/// Where D-Bus' system bus is.
+fn system_bus() -> PathBuf {
+    let said = std::env::var("DBUS_SYSTEM_BUS_ADDRESS").ok();
+    let path = said.as_deref().and_then(|s| s.strip_prefix("unix:path=")).map(|s| s.split([',', ';']).next().unwrap_or(s));
+    path.unwrap_or("/run/dbus/system_bus_socket").into()
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| format!("{text:?} is not key=value"))
 }
@@ -280,6 +342,28 @@ mod tests {
         let facts = (config.max_pods, config.port, config.healthz_port, config.container_log_max_size);
         assert_eq!(facts, (110, 10250, 10248, 10 << 20));
         assert!(config.register_node && config.validate().is_ok());
+    }
+
+    #[test]
+    fn periods_of_a_shutdown_fit_together() {
+        let check = |whole, critical, by_priority: &[&str]| {
+            let config = Config {
+                shutdown_grace_period: Duration::from_millis(whole),
+                shutdown_grace_period_critical_pods: Duration::from_millis(critical),
+                shutdown_grace_period_by_pod_priority: by_priority.iter().map(|p| shutdown::period(p).unwrap()).collect(),
+                ..Config::default()
+            };
+            config.validate().map(|()| config.shutdown_periods().len()).ok()
+        };
+        let found = [
+            check(0, 0, &[]),
+            check(30_000, 10_000, &[]),
+            check(0, 0, &["0=1"]),
+            check(10_000, 30_000, &[]),
+            check(500, 0, &[]),
+            check(30_000, 0, &["0=1"]),
+        ];
+        assert_eq!(found, [Some(0), Some(2), Some(1), None, None, None]);
     }
 
     #[test]

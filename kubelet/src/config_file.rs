@@ -23,6 +23,8 @@ enum Form {
     Bounds,
     /// `key=value:effect,...`
     Taints,
+    /// `priority=seconds,...`
+    Priorities,
 }
 
 /// Fields and the flags they are.
@@ -61,6 +63,9 @@ const FIELDS: &[(&str, &str, Form)] = &[
     ("registerWithTaints", "register-with-taints", Form::Taints),
     ("resolvConf", "resolv-conf", Form::Plain),
     ("serializeImagePulls", "serialize-image-pulls", Form::Plain),
+    ("shutdownGracePeriod", "shutdown-grace-period", Form::Plain),
+    ("shutdownGracePeriodByPodPriority", "shutdown-grace-period-by-pod-priority", Form::Priorities),
+    ("shutdownGracePeriodCriticalPods", "shutdown-grace-period-critical-pods", Form::Plain),
     ("staticPodPath", "pod-manifest-path", Form::Plain),
     ("systemReserved", "system-reserved", Form::Pairs),
     ("tlsCertFile", "tls-cert-file", Form::Plain),
@@ -106,8 +111,7 @@ const OTHERS: &[&str] = &[
     "podPidsLimit", "podsPerCore", "preloadedImagesVerificationAllowlist", "protectKernelDefaults", "providerID",
     "qosReserved", "readOnlyPort", "registryBurst", "registryPullQPS", "reservedMemory", "reservedSystemCPUs",
     "rotateCertificates", "runOnce", "runtimeRequestTimeout", "seccompDefault", "serverTLSBootstrap",
-    "showHiddenMetricsForVersion", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods", "singleProcessOOMKill", "staticPodURL", "staticPodURLHeader",
+    "showHiddenMetricsForVersion", "singleProcessOOMKill", "staticPodURL", "staticPodURLHeader",
     "streamingConnectionIdleTimeout", "syncFrequency", "systemCgroups", "systemReservedCgroup", "tlsCipherSuites",
     "tlsMinVersion", "topologyManagerPolicyOptions", "topologyManagerScope", "tracing", "userNamespaces", "volumePluginDir",
     "volumeStatsAggPeriod",
@@ -201,6 +205,14 @@ fn print(name: &str, value: &Value, form: Form) -> Result<String, String> {
         }
         Form::Pairs => pairs('='),
         Form::Bounds => pairs('<'),
+        Form::Priorities => {
+            let number = |period: &Value, field: &str| period[field].as_i64().ok_or_else(wrong);
+            let print = |period: &Value| {
+                Ok(format!("{}={}", number(period, "priority")?, number(period, "shutdownGracePeriodSeconds")?))
+            };
+            let list = value.as_array().ok_or_else(wrong)?;
+            Ok(list.iter().map(print).collect::<Result<Vec<_>, String>>()?.join(","))
+        }
         Form::Taints => {
             let part = |taint: &Value, field: &str| taint[field].as_str().unwrap_or_default().to_owned();
             let print = |taint: &Value| format!("{}={}:{}", part(taint, "key"), part(taint, "value"), part(taint, "effect"));
@@ -226,6 +238,7 @@ mod tests {
                     cpuManagerReconcilePeriod: 0s\nevictionHard: {memory.available: 1Gi, nodefs.available: 5%}\n\
                     healthzPort: 0\nlogging: {flushFrequency: 0, options: {json: {infoBufferSize: '0'}}, verbosity: 0}\nmaxPods: 50\n\
                     memorySwap: {}\nregisterWithTaints: [{key: a, effect: NoSchedule}]\nserializeImagePulls: false\n\
+                    shutdownGracePeriodByPodPriority: [{priority: -1, shutdownGracePeriodSeconds: 5}]\n\
                     systemReserved: {cpu: 100m}\n";
         let expected = [
             "--client-ca-file=/ca.crt",
@@ -235,6 +248,7 @@ mod tests {
             "--max-pods=50",
             "--register-with-taints=a=:NoSchedule",
             "--serialize-image-pulls=false",
+            "--shutdown-grace-period-by-pod-priority=-1=5",
             "--system-reserved=cpu=100m",
         ];
         let mut found = said(text).unwrap();

@@ -31,6 +31,7 @@ mod references;
 mod runtime;
 mod server;
 mod shared;
+mod shutdown;
 mod static_pods;
 mod tokens;
 mod volume;
@@ -84,6 +85,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     config.validate()?;
     let thresholds = config.eviction_thresholds()?;
+    let periods = config.shutdown_periods();
     let name = config.node_name()?;
     for dir in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
         std::fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir, source })?;
@@ -125,6 +127,7 @@ pub async fn run(
         runtime_ready: AtomicBool::new(true),
         pod_changes: broadcast::Sender::new(64),
         pressures: watch::Sender::new(Default::default()),
+        shutting_down: watch::Sender::new(false),
         config,
         client,
         runtime,
@@ -136,7 +139,8 @@ pub async fn run(
     let poke = Arc::new(Notify::new());
     let poked = poke.clone();
     ctx.node.on_change(move |_| poked.notify_one());
-    let (evict, evictions) = mpsc::unbounded_channel();
+    let (order, orders) = mpsc::unbounded_channel();
+    let (end, rounds) = mpsc::unbounded_channel();
     let full = format!("{}://{}", version.runtime_name, version.runtime_version);
     let reporter = node::reporter::Reporter::new(ctx.clone(), capacity, &full, port);
     tokio::join!(
@@ -145,8 +149,9 @@ pub async fn run(
         logs::rotate::run(ctx.clone(), shutdown.clone()),
         server.run(shutdown.clone()),
         renew(serving, ctx.clone(), shutdown.clone()),
-        eviction::run(ctx.clone(), pods.clone(), thresholds, evict, shutdown.clone()),
-        manager::Manager::run(ctx.clone(), pods, manager::Inputs { sources, evictions }, poke, shutdown.clone()),
+        eviction::run(ctx.clone(), pods.clone(), thresholds, order, shutdown.clone()),
+        shutdown::run(ctx.clone(), periods, end, shutdown.clone()),
+        manager::Manager::run(ctx.clone(), pods, manager::Inputs { sources, orders, rounds }, poke, shutdown.clone()),
     );
     Ok(())
 }

@@ -14,7 +14,7 @@ use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    eviction::Eviction,
+    eviction::Order,
     pod::{
         admission,
         record::keys,
@@ -23,6 +23,7 @@ use crate::{
         spec,
     },
     shared::Ctx,
+    shutdown::Round,
     static_pods,
     worker::{self, Finished, Handle, Input},
 };
@@ -40,8 +41,10 @@ enum Signal {
 pub struct Inputs {
     /// UIDs of pods that refer to objects which changed.
     pub sources: mpsc::UnboundedReceiver<String>,
-    /// Pods that have to go.
-    pub evictions: mpsc::UnboundedReceiver<Eviction>,
+    /// Pods that have to go, and what they leave behind.
+    pub orders: mpsc::UnboundedReceiver<Order>,
+    /// Pods that have to end because the machine does.
+    pub rounds: mpsc::UnboundedReceiver<Round>,
 }
 
 /// The pods of this node.
@@ -65,7 +68,7 @@ pub struct Manager {
 impl Manager {
     /// Runs until `shutdown`.
     pub async fn run(ctx: Ctx, pods: Informer<Pod>, inputs: Inputs, poke: Arc<Notify>, shutdown: CancellationToken) {
-        let Inputs { mut sources, mut evictions } = inputs;
+        let Inputs { mut sources, mut orders, mut rounds } = inputs;
         let (ended, mut endings) = mpsc::unbounded_channel();
         let (signal, mut signals) = mpsc::unbounded_channel();
         let (runtime_changes, mut runtime_events) = mpsc::unbounded_channel();
@@ -82,32 +85,21 @@ impl Manager {
             statics: BTreeMap::new(),
         };
         tokio::spawn(watch_runtime(ctx.clone(), runtime_changes, poke, shutdown.clone()));
-        // Admission needs the node's labels; the first pods wait for them.
-        let ready = async {
-            ctx.node.synced().await;
-            pods.synced().await;
-        };
-        if shutdown.run_until_cancelled(ready).await.is_none() {
-            return;
-        }
-        pods.on_change(move |change| {
-            let message = match change {
-                Change::Deleted(pod) => Signal::Gone(pod.clone()),
-                other => Signal::Pod(other.object().clone()),
-            };
-            // The receiver only goes with the kubelet.
-            let _ = signal.send(message);
-        });
         let (sets, mut static_sets) = mpsc::unbounded_channel();
         if let Some(path) = ctx.config.pod_manifest_path.clone() {
             let watch = static_pods::watch(path, ctx.facts.name.clone(), sets);
             let stop = shutdown.clone();
             tokio::spawn(async move { stop.run_until_cancelled(watch).await });
-            // What runs of them already is nobody's orphan.
+            // What runs of them already is nobody's orphan. They need no API: it may be one of them.
             if let Some(Some(first)) = shutdown.run_until_cancelled(static_sets.recv()).await {
                 manager.statics(first);
             }
         }
+        // Admission needs the node's labels; the first pods of the API wait for them.
+        let (known, of_api) = (ctx.clone(), pods.clone());
+        let synced = async move { tokio::join!(known.node.synced(), of_api.synced()) };
+        tokio::pin!(synced);
+        let mut knows_pods = false;
         let mut network = ctx.network_ready.subscribe();
         let (found, mut findings) = mpsc::unbounded_channel();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -116,6 +108,18 @@ impl Manager {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                _ = &mut synced, if !knows_pods => {
+                    knows_pods = true;
+                    let signal = signal.clone();
+                    pods.on_change(move |change| {
+                        let message = match change {
+                            Change::Deleted(pod) => Signal::Gone(pod.clone()),
+                            other => Signal::Pod(other.object().clone()),
+                        };
+                        // The receiver only goes with the kubelet.
+                        let _ = signal.send(message);
+                    });
+                }
                 Some(Finished(uid)) = endings.recv() => manager.finished(&uid),
                 Some(signal) = signals.recv() => manager.signal(signal),
                 Some(set) = static_sets.recv() => manager.statics(set),
@@ -124,10 +128,14 @@ impl Manager {
                     // Nobody need be following a log.
                     let _ = ctx.pod_changes.send(uid);
                 }
-                Some(eviction) = evictions.recv() => manager.tell(&eviction.uid.clone(), &Input::Evict(eviction)),
+                Some(order) = orders.recv() => match order {
+                    Order::Evict(eviction) => manager.tell(&eviction.uid.clone(), &Input::Evict(eviction)),
+                    Order::Reclaim(hold) => manager.tell_all(&Input::Reclaim(hold)),
+                },
+                Some(round) = rounds.recv() => manager.end(&round),
                 Some(uid) = sources.recv() => manager.tell(&uid, &Input::Sources),
                 Ok(()) = network.changed() => manager.tell_all(&Input::Node),
-                _ = housekeeping.tick() => {
+                _ = housekeeping.tick(), if knows_pods => {
                     let (look, found) = (Found::look(ctx.clone()), found.clone());
                     tokio::spawn(async move {
                         if let Some(all) = look.await {
@@ -152,6 +160,14 @@ impl Manager {
 
     fn tell_all(&self, input: &Input) {
         self.workers.values().for_each(|(handle, _)| handle.send(input.clone()));
+    }
+
+    /// Ends the pods of a round. Who holds nothing has ended.
+    fn end(&self, round: &Round) {
+        for (handle, pod) in self.workers.values().filter(|(_, pod)| round.covers(spec::priority(pod))) {
+            tracing::info!(pod = spec::full_name(pod), "ending a pod: the machine shuts down");
+            handle.send(Input::Shutdown { seconds: round.seconds, hold: round.hold.clone() });
+        }
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -276,7 +292,8 @@ impl Manager {
             self.tell(&uid, &Input::Removed);
         }
         for (uid, pod) in set {
-            self.statics.entry(uid).or_insert_with(|| Arc::new(pod));
+            let now = self.ctx.now();
+            self.statics.entry(uid).or_insert_with(|| Arc::new(static_pods::seen(pod, now)));
         }
         self.start_statics();
         let shown: Vec<Arc<Pod>> = self.pods.list().into_iter().filter(|p| spec::is_mirror(p)).collect();
@@ -286,6 +303,9 @@ impl Manager {
     }
 
     fn start_statics(&mut self) {
+        if *self.ctx.shutting_down.borrow() {
+            return;
+        }
         let waiting: Vec<(String, Arc<Pod>)> = self
             .statics
             .iter()
@@ -327,7 +347,8 @@ impl Manager {
         // Before the node's object has come back, it is what we registered.
         let node = node.map_or_else(|| self.registered(), |n| k8s_openapi::api::core::v1::Node::clone(&n));
         let pressures = self.ctx.pressures.borrow().clone();
-        admission::pressure(pod, &pressures)
+        admission::shutdown(*self.ctx.shutting_down.borrow())
+            .or_else(|| admission::pressure(pod, &pressures))
             .or_else(|| admission::check(pod, &node, &self.ctx.facts.allocatable, &active))
             .or_else(|| admission::sysctls(pod, &self.ctx.config.allowed_unsafe_sysctls))
             .or_else(|| admission::unsupported(pod))

@@ -79,6 +79,8 @@ pub struct Shared {
     pub runtime_ready: AtomicBool,
     /// What the node is short of.
     pub pressures: watch::Sender<BTreeSet<Pressure>>,
+    /// The machine is about to go down.
+    pub shutting_down: watch::Sender<bool>,
     /// UIDs of pods that changed in the runtime, for those who follow logs.
     pub pod_changes: broadcast::Sender<String>,
 }
@@ -109,7 +111,10 @@ impl Shared {
     /// Everything a container's environment draws from.
     pub async fn sources(&self, pod: &Pod, pod_ips: Vec<String>) -> Result<Sources, String> {
         let mut sources = self.material(pod, pod_ips).await?;
-        self.services.synced().await;
+        if !spec::is_static(pod) {
+            // A static pod may be what the API runs in: it gets the services that are known.
+            self.services.synced().await;
+        }
         let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
         if links {
             sources.services =

@@ -1,14 +1,19 @@
 //! Pods from files on this node (`--pod-manifest-path`), and the mirror objects that show them in the API.
 //!
 //! A static pod's UID is a hash of its file, so a changed file is another pod: the old one is stopped first. The mirror
-//! carries that hash; whoever deletes it only deletes the picture, which is then made again.
+//! carries that hash; whoever deletes it only deletes the picture, which is then made again. Nothing of this needs the API: a
+//! static pod starts without it, and is shown once there is one.
+//!
+//! A file that is broken stays what it was last: most likely it is being written.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use api::kind::Resource;
+use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Pod, Toleration},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -51,47 +56,74 @@ pub fn parse(text: &str, node: &str) -> Result<Pod, String> {
     Ok(pod)
 }
 
-/// Every pod below `path` (a file, or a directory's `*.yaml`, `*.yml`, `*.json`), by UID. Broken files are left out.
-fn read_all(path: &Path, node: &str) -> BTreeMap<String, Pod> {
-    let files: Vec<PathBuf> = match std::fs::read_dir(path) {
-        Ok(entries) => entries.flatten().map(|e| e.path()).filter(|p| is_manifest(p)).collect(),
-        Err(_) => vec![path.to_owned()],
-    };
-    let mut pods = BTreeMap::new();
-    for file in files {
-        let Ok(text) = std::fs::read_to_string(&file) else { continue };
-        match parse(&text, node) {
-            Ok(pod) => {
-                pods.insert(spec::uid(&pod), pod);
-            }
-            Err(error) => tracing::warn!(file = %file.display(), error, "not a static pod"),
-        }
-    }
-    pods
+/// Notes when this kubelet first saw the pod (`kubernetes.io/config.seen`).
+pub fn seen(mut pod: Pod, now: Timestamp) -> Pod {
+    pod.metadata.annotations.get_or_insert_default().insert(spec::CONFIG_SEEN.to_owned(), now.to_string());
+    pod
 }
 
-fn is_manifest(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
-    !hidden && path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known))
+/// What the files said when they could last be read.
+#[derive(Default)]
+struct Files(BTreeMap<PathBuf, Pod>);
+
+impl Files {
+    /// Every pod of `path` (a file, or a directory with files), by UID. As upstream, only hidden files are not read.
+    fn read(&mut self, path: &Path, node: &str) -> BTreeMap<String, Pod> {
+        let files: Vec<PathBuf> = match std::fs::read_dir(path) {
+            Ok(entries) => entries.flatten().map(|e| e.path()).filter(|p| !is_hidden(p) && p.is_file()).collect(),
+            Err(_) => vec![path.to_owned()],
+        };
+        let mut now = BTreeMap::new();
+        for file in files {
+            let Ok(text) = std::fs::read_to_string(&file) else { continue };
+            let pod = parse(&text, node).map_err(|error| {
+                tracing::warn!(file = %file.display(), error, "not a static pod");
+                self.0.remove(&file)
+            });
+            if let Some(pod) = pod.map_or_else(|before| before, Some) {
+                now.insert(file, pod);
+            }
+        }
+        self.0 = now;
+        self.0.values().map(|pod| (spec::uid(pod), pod.clone())).collect()
+    }
 }
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."))
+}
+
+/// How often the files are read when nothing tells of a change (upstream's default; a directory may come later, and links may
+/// lead to where nobody watches).
+const EVERY: Duration = Duration::from_secs(20);
 
 /// Sends the whole set whenever something below `path` changes.
 pub async fn watch(path: PathBuf, node: String, sets: mpsc::UnboundedSender<BTreeMap<String, Pod>>) {
-    let dir = if path.is_dir() { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
+    let (mut files, mut said) = (Files::default(), None);
     loop {
+        let dir = if path.is_dir() { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
         let watch = Watch::new(&dir);
-        if sets.send(read_all(&path, &node)).is_err() {
-            return;
-        }
-        match watch {
-            Ok(mut watch) => {
-                if watch.changed().await.is_err() {
+        // Watched as one thing until it turns out to be the other.
+        let was_dir = path.is_dir();
+        let mut watch =
+            watch.inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "cannot watch for static pods"));
+        loop {
+            let set = files.read(&path, &node);
+            if said.as_ref() != Some(&set) {
+                if sets.send(set.clone()).is_err() {
                     return;
                 }
+                said = Some(set);
             }
-            Err(error) => {
-                tracing::warn!(dir = %dir.display(), %error, "cannot watch for static pods");
-                tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+            let changed = async {
+                match &mut watch {
+                    Ok(watch) => watch.changed().await.map(drop),
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            let told = tokio::time::timeout(EVERY, changed).await;
+            if !matches!(told, Ok(Ok(()))) || path.is_dir() != was_dir {
+                break;
             }
         }
     }
@@ -174,12 +206,29 @@ mod tests {
     }
 
     #[test]
-    fn only_manifests_are_read() {
+    fn files_of_a_folder_but_hidden_ones() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a.yaml", ".hidden.yaml", "notes.txt"] {
-            std::fs::write(dir.path().join(name), MANIFEST).unwrap();
+        for name in ["a.yaml", "b", ".hidden.yaml"] {
+            std::fs::write(dir.path().join(name), MANIFEST.replace("web", &format!("web-{}", name.len()))).unwrap();
         }
-        assert_eq!(read_all(dir.path(), "n1").len(), 1);
-        assert_eq!(read_all(&dir.path().join("a.yaml"), "n1").len(), 1);
+        std::fs::create_dir(dir.path().join("more")).unwrap();
+        assert_eq!(Files::default().read(dir.path(), "n1").len(), 2);
+        assert_eq!(Files::default().read(&dir.path().join("a.yaml"), "n1").len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.yaml");
+        let mut files = Files::default();
+        let mut read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            files.read(dir.path(), "n1").into_keys().collect::<Vec<_>>()
+        };
+        let first = read(MANIFEST);
+        assert_eq!((first.len(), read(""), read("kind: [")), (1, first.clone(), first.clone()));
+        assert_ne!(read(&MANIFEST.replace("image: i", "image: j")), first);
+        std::fs::remove_file(&file).unwrap();
+        assert!(files.read(dir.path(), "n1").is_empty());
     }
 }

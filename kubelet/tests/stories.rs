@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::json;
 use support::{NODE, Stage, is, phase};
 
@@ -122,6 +124,13 @@ async fn the_second_crash_waits() {
     assert_eq!(waiting["message"], "back-off 10s restarting failed container=a pod=p_default(uid-p)");
     assert_eq!(phase(&pod), "Running");
     stage.api.event("p", "BackOff: Back-off restarting failed container a in pod p_default(uid-p)").await;
+    // Another image is worth a try at once.
+    let mut pod = pod;
+    pod["spec"]["containers"][0]["image"] = "busybox:2".into();
+    stage.api.put("/api/v1/namespaces/default/pods", pod);
+    stage.wait("p", "ready with the other image", |p| is(p, "Ready")).await;
+    let starts = lifecycle(&stage).iter().filter(|c| *c == "start a").count();
+    assert_eq!(starts, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -295,6 +304,11 @@ async fn new_limits_reach_a_running_container() {
     pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "128Mi".into();
     stage.api.put("/api/v1/namespaces/default/pods", pod);
     stage.cri.called("update a memory 134217728").await;
+    let settled = |p: &serde_json::Value| {
+        let status = &p["status"];
+        status["containerStatuses"][0]["resources"]["limits"]["memory"] == "128Mi" && !is(p, "PodResizeInProgress")
+    };
+    stage.wait("p", "resized", settled).await;
     assert!(!lifecycle(&stage).contains(&"stop a".to_owned()));
 }
 
@@ -318,6 +332,69 @@ async fn a_file_becomes_a_pod_that_the_api_shows() {
     std::fs::remove_file(&file).unwrap();
     stage.gone("web-node-1").await;
     stage.cri.called("remove b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_becomes_a_pod_without_the_api() {
+    let manifests = tempfile::tempdir().unwrap();
+    let folder = manifests.path().join("manifests");
+    let path = folder.clone();
+    let mut stage = Stage::start_with(|config| config.pod_manifest_path = Some(path)).await;
+    stage.api.down(true);
+    stage.restart_kubelet().await;
+    // The folder may come later than the kubelet.
+    std::fs::create_dir(&folder).unwrap();
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: etcd}\nspec:\n  hostNetwork: true\n  containers:\n  - {name: a, image: 'busybox:1'}\n";
+    std::fs::write(folder.join("etcd.yaml"), text).unwrap();
+    stage.cri.called("start a").await;
+    assert!(stage.api.get("pods", "default", "etcd-node-1").is_none());
+    stage.api.down(false);
+    let mirror = stage.wait("etcd-node-1", "ready", |p| is(p, "Ready")).await;
+    let seen = mirror["metadata"]["annotations"]["kubernetes.io/config.seen"].as_str().unwrap();
+    assert!(seen.parse::<jiff::Timestamp>().is_ok(), "{seen}");
+    assert_eq!(lifecycle(&stage), ["run sandbox etcd-node-1 0", "start a"]);
+}
+
+/// systemd-logind announces a shutdown: pods end, critical ones last, and then the machine may go down; or not after all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_end_before_their_machine() {
+    let mut bus = support::bus::Bus::start();
+    let socket = bus.socket();
+    let stage = Stage::start_with(|config| {
+        config.system_bus = socket;
+        config.shutdown_grace_period = Duration::from_secs(60);
+        config.shutdown_grace_period_critical_pods = Duration::from_secs(20);
+    })
+    .await;
+    let lock = bus.locked().await;
+    stage.pod("system", json!({"priority": 2_000_001_000, "containers": [{"name": "s"}]}));
+    stage.pod("plain", json!({"containers": [{"name": "a"}]}));
+    stage.wait("system", "ready", |p| is(p, "Ready")).await;
+    stage.wait("plain", "ready", |p| is(p, "Ready")).await;
+
+    bus.announce(true);
+    for name in ["plain", "system"] {
+        let pod = stage.wait(name, "ended", |p| phase(p) == "Failed").await;
+        let message = "Pod was terminated in response to imminent node shutdown.";
+        let says = (&pod["status"]["reason"], &pod["status"]["message"]);
+        assert_eq!(says, (&json!("Terminated"), &json!(message)));
+        assert!(is(&pod, "DisruptionTarget"));
+    }
+    lock.released().await;
+    assert_eq!(lifecycle(&stage).into_iter().filter(|c| c.starts_with("stop ")).collect::<Vec<_>>()[..1], ["stop a"]);
+    let not_ready = |n: &serde_json::Value| {
+        let conditions = n["status"]["conditions"].as_array().unwrap();
+        conditions.iter().any(|c| c["type"] == "Ready" && c["message"] == "node is shutting down")
+    };
+    stage.api.wait("nodes", "", NODE, "going down", not_ready).await;
+    stage.pod("late", json!({"containers": [{"name": "l"}]}));
+    let late = stage.wait("late", "turned away", |p| phase(p) == "Failed").await;
+    assert_eq!(late["status"]["reason"], "NodeShutdown");
+    stage.api.event(NODE, "NodeShutdown: Shutdown manager detected shutdown event").await;
+
+    bus.announce(false);
+    bus.locked().await;
+    stage.api.wait("nodes", "", NODE, "ready again", |n| is(n, "Ready")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,4 +440,22 @@ async fn a_node_short_of_memory_evicts() {
     stage.cri.called("stop a").await;
     stage.api.event("greedy", "Evicted: The node was low on resource").await;
     stage.api.event(NODE, "EvictionThresholdMet: Attempting to reclaim memory").await;
+}
+
+/// What an evicted pod has written goes at once, before another pod has to: its object may stay for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evicted_pod_leaves_nothing_on_a_full_disk() {
+    let mut stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a"}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.config.eviction_hard = "nodefs.available<1000Ti".parse().unwrap();
+    stage.restart_kubelet().await;
+    let pod = stage.wait("p", "evicted", |p| phase(p) == "Failed").await;
+    let begin = "The node was low on resource: ephemeral-storage. Threshold quantity: ";
+    assert!(pod["status"]["message"].as_str().unwrap().starts_with(begin), "{}", pod["status"]);
+    stage.cri.called("remove a").await;
+    stage.api.delete_pod("p", 0);
+    stage.cri.called("remove sandbox").await;
+    let said = stage.api.history("pods", "p").pop().unwrap();
+    assert_eq!(said["status"]["containerStatuses"], pod["status"]["containerStatuses"]);
 }

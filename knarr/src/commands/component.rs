@@ -86,3 +86,11 @@ where
         work(shutdown).await
     })
 }
+
+/// The kubelet's configuration as a file says it, or the default.
+pub fn kubelet_config(file: Option<&Path>) -> Result<kubelet::Config> {
+    file.map_or_else(
+        || Ok(kubelet::Config::default()),
+        |file| kubelet::Config::of_file(file).context("configure the kubelet"),
+    )
+}

@@ -95,6 +95,9 @@ pub struct Args {
     /// The disk is shared with other things than the node: how full it is says nothing about its pods, and evicts none.
     #[arg(long)]
     shared_disk: bool,
+    /// A KubeletConfiguration file (kubelet.config.k8s.io/v1beta1) for what this program does not say itself.
+    #[arg(long)]
+    kubelet_config: Option<PathBuf>,
     /// The pods' range of this node [default: 10.42.0.0/24; with etcd, where there may be other servers, assigned by the
     /// cluster].
     #[arg(long)]
@@ -292,6 +295,7 @@ pub fn run(args: Args) -> Result<()> {
                 serving,
                 registries: registries::load(args.registries_file.as_deref())?,
                 shared_disk: args.shared_disk,
+                kubelet: component::kubelet_config(args.kubelet_config.as_deref())?,
                 kubelet_client: control_plane.node_client(&name),
                 proxy_client: control_plane.component_client("kube-proxy"),
                 name,

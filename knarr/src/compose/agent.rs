@@ -43,6 +43,8 @@ pub struct Plan {
     pub registries: Vec<runtime::Registry>,
     /// The node shares its disk with other things than the cluster: how full it is says nothing about its pods.
     pub shared_disk: bool,
+    /// How the kubelet is to be; what the rest of the plan says goes before that.
+    pub kubelet: kubelet::Config,
     /// A client that acts as the node.
     pub kubelet_client: kube::Client,
     /// A client that acts as the proxy.
@@ -132,10 +134,10 @@ fn runtime_config(plan: &Plan) -> runtime::Config {
 }
 
 fn kubelet_config(plan: &Plan) -> kubelet::Config {
-    let defaults = kubelet::Config::default();
+    let wanted = plan.kubelet.clone();
     let (eviction_hard, image_gc_high_threshold) = match plan.shared_disk {
         true => (kubelet::Bounds::from_str("memory.available<100Mi").unwrap_or_default(), 100),
-        false => (defaults.eviction_hard.clone(), defaults.image_gc_high_threshold),
+        false => (wanted.eviction_hard.clone(), wanted.image_gc_high_threshold),
     };
     kubelet::Config {
         eviction_hard,
@@ -153,6 +155,6 @@ fn kubelet_config(plan: &Plan) -> kubelet::Config {
         tls_private_key_file: plan.serving.as_ref().map(|(_, key)| key.clone()),
         rotate_server_certificates: plan.serving.is_none(),
         cert_dir: Some(plan.folder.join("pki")),
-        ..defaults
+        ..wanted
     }
 }

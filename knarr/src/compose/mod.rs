@@ -123,6 +123,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         // The nodes of a local cluster have no way to a registry.
         registries: Vec::new(),
         shared_disk: true,
+        kubelet: kubelet::Config::default(),
         kubelet_client: kubelet_client.clone(),
         proxy_client,
     };

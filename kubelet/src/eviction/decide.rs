@@ -94,14 +94,12 @@ impl Usage {
     }
 }
 
+/// From here on the cluster cannot do without a pod (upstream's `SystemCriticalPriority`).
+pub const SYSTEM_PRIORITY: i32 = 2_000_000_000;
+
 /// Whether a pod must not be evicted: the node's own, and those that the cluster cannot do without.
 pub fn is_critical(pod: &Pod) -> bool {
-    const SYSTEM: i32 = 2_000_000_000;
-    spec::is_static(pod) || spec::is_mirror(pod) || priority(pod) >= SYSTEM
-}
-
-fn priority(pod: &Pod) -> i32 {
-    pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
+    spec::is_static(pod) || spec::is_mirror(pod) || spec::priority(pod) >= SYSTEM_PRIORITY
 }
 
 /// Puts those first that have to go first (upstream's order).
@@ -115,7 +113,7 @@ pub fn rank(signal: Signal, pods: &mut [(Pod, Usage)]) {
             Signal::Pid => usage.processes,
         };
         let exceeds = matches!(signal, Signal::Memory | Signal::Nodefs | Signal::Imagefs) && over > 0;
-        (Reverse(exceeds), priority(pod), Reverse(over))
+        (Reverse(exceeds), spec::priority(pod), Reverse(over))
     });
 }
 

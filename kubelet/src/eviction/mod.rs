@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{node::object::node_reference, pod::spec, shared::Ctx};
-pub use decide::is_critical;
+pub use decide::{SYSTEM_PRIORITY, is_critical};
 use images::Images;
 pub use signals::Pressure;
 use signals::Threshold;
@@ -40,8 +40,19 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOK_CLOSELY: Duration = Duration::from_secs(1);
 /// What a pod gets to end when the node cannot wait.
 const AT_ONCE: i64 = 1;
+/// How long dead containers may take to be removed.
+const RECLAIM: Duration = Duration::from_secs(10);
 /// How long the next pod waits for the one that was told to go.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+
+/// What pods are told for the node's sake.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// One has to go.
+    Evict(Eviction),
+    /// Those that have ended give back what their dead containers hold. The sender is dropped when it is done.
+    Reclaim(mpsc::Sender<()>),
+}
 
 /// A pod has to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +72,7 @@ pub async fn run(
     ctx: Ctx,
     pods: Informer<Pod>,
     thresholds: Vec<Threshold>,
-    evict: mpsc::UnboundedSender<Eviction>,
+    orders: mpsc::UnboundedSender<Order>,
     shutdown: CancellationToken,
 ) {
     let mut keeper = Keeper {
@@ -69,7 +80,7 @@ pub async fn run(
         ctx,
         pods,
         thresholds,
-        evict,
+        orders,
         memory: decide::Memory::default(),
         images: Images::default(),
         measured: None,
@@ -97,7 +108,7 @@ struct Keeper {
     ctx: Ctx,
     pods: Informer<Pod>,
     thresholds: Vec<Threshold>,
-    evict: mpsc::UnboundedSender<Eviction>,
+    orders: mpsc::UnboundedSender<Order>,
     image_path: PathBuf,
     memory: decide::Memory,
     images: Images,
@@ -139,8 +150,13 @@ impl Keeper {
             let node = node_reference(&self.ctx.facts.name);
             self.ctx.recorder.warning(&node, "EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
         }
-        if threshold.signal.pressure() == Pressure::Disk && self.reclaim_images(&threshold, now).await {
-            return;
+        if threshold.signal.pressure() == Pressure::Disk {
+            // What the pod that went last has left behind comes before the next pod.
+            self.reclaim_containers().await;
+            self.reclaim_images(now).await;
+            if self.is_enough(&threshold) {
+                return;
+            }
         }
         self.evict_one(&threshold, now).await;
     }
@@ -173,7 +189,7 @@ impl Keeper {
     fn send(&self, pod: &Pod, message: String, grace: i64, disrupted: bool) {
         tracing::warn!(pod = spec::full_name(pod), message, "evicting a pod");
         // The receiver only goes with the kubelet.
-        let _ = self.evict.send(Eviction { uid: spec::uid(pod), message, grace, disrupted });
+        let _ = self.orders.send(Order::Evict(Eviction { uid: spec::uid(pod), message, grace, disrupted }));
     }
 
     /// Evicts pods that are over limits of their own; true if there was one.
@@ -234,10 +250,24 @@ impl Keeper {
         }
     }
 
-    /// Removes all unused images; true if that was enough.
-    async fn reclaim_images(&mut self, threshold: &Threshold, now: Timestamp) -> bool {
+    /// Removes the dead containers of pods that have ended, and with them their writable layers.
+    async fn reclaim_containers(&self) {
+        let (hold, mut held) = mpsc::channel(1);
+        // The receiver only goes with the kubelet.
+        let _ = self.orders.send(Order::Reclaim(hold));
+        if tokio::time::timeout(RECLAIM, held.recv()).await.is_err() {
+            tracing::warn!("dead containers are not removed yet");
+        }
+    }
+
+    /// Removes all unused images.
+    async fn reclaim_images(&mut self, now: Timestamp) {
         let policy = self.ctx.config.image_policy();
         self.remove_images(&policy, u64::MAX, now).await;
+    }
+
+    /// Whether a threshold has what it wants.
+    fn is_enough(&self, threshold: &Threshold) -> bool {
         let levels = usage::levels(&self.ctx.config.root_dir, &self.image_path);
         levels.get(&threshold.signal).is_some_and(|level| {
             let more = threshold.reclaim.as_ref().map_or(0, |reclaim| reclaim.of(level.capacity));

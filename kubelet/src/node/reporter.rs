@@ -37,6 +37,7 @@ impl Reporter {
         let mut retry = Duration::from_millis(50);
         let mut eager = Duration::from_millis(50);
         let mut pressures = self.ctx.pressures.subscribe();
+        let mut shutting_down = self.ctx.shutting_down.subscribe();
         let work = async {
             loop {
                 let pause = match self.look().await {
@@ -59,6 +60,7 @@ impl Reporter {
                 tokio::select! {
                     () = poke.notified() => {}
                     Ok(()) = pressures.changed() => {}
+                    Ok(()) = shutting_down.changed() => {}
                     () = tokio::time::sleep(pause) => {}
                 }
             }
@@ -171,13 +173,23 @@ impl Reporter {
             info: self.info.clone(),
             port: self.port,
             images,
-            not_ready,
+            not_ready: with_shutdown(not_ready, *self.ctx.shutting_down.borrow()),
             pressures: self.ctx.pressures.borrow().clone(),
         }
     }
 
     fn network_ready(&self, not_ready: Option<&str>) -> bool {
         not_ready.is_none_or(|why| !why.contains("NetworkReady=false"))
+    }
+}
+
+/// Why the node is not ready, a shutdown of its machine included.
+fn with_shutdown(not_ready: Option<String>, coming: bool) -> Option<String> {
+    const COMING: &str = "node is shutting down";
+    match not_ready {
+        other if !coming => other,
+        None => Some(COMING.to_owned()),
+        Some(other) => Some(format!("[{other}, {COMING}]")),
     }
 }
 

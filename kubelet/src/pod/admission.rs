@@ -23,6 +23,11 @@ fn reject(reason: &str, message: String) -> Option<Rejection> {
     Some(Rejection { reason: reason.to_owned(), message })
 }
 
+/// A machine that goes down takes no more pods.
+pub fn shutdown(coming: bool) -> Option<Rejection> {
+    coming.then(|| reject("NodeShutdown", "Pod was rejected as the node is shutting down.".to_owned())).flatten()
+}
+
 /// Checks whether a node that is short of something takes one more pod: none that the cluster can do without, but for one
 /// with requests where only memory is short.
 pub fn pressure(pod: &Pod, pressures: &BTreeSet<Pressure>) -> Option<Rejection> {

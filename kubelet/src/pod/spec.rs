@@ -38,6 +38,8 @@ pub fn uid(pod: &Pod) -> String {
 
 /// Where a pod that was read from a file carries its identity.
 pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// When the node's agent first saw the pod.
+pub const CONFIG_SEEN: &str = "kubernetes.io/config.seen";
 /// On a mirror pod: the hash of the static pod that it mirrors.
 pub const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 /// `file` for static pods, `api` otherwise.
@@ -45,6 +47,11 @@ pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
 fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
     pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Its priority, as admission wrote it.
+pub fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
 }
 
 fn static_hash(pod: &Pod) -> Option<&str> {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
-use crate::{eviction::Eviction, pod::resize::Pending};
+use crate::{eviction::Eviction, pod::resize::Pending, shutdown::Hold};
 
 pub use work::{Finished, First, spawn};
 
@@ -44,6 +44,15 @@ pub enum Input {
     Node,
     /// The node wants it gone.
     Evict(Eviction),
+    /// The disk is short: remove dead containers if the pod has ended.
+    Reclaim(Hold),
+    /// The machine goes down: end within so many seconds.
+    Shutdown {
+        /// At most.
+        seconds: i64,
+        /// To be dropped when nothing of the pod lives any more.
+        hold: Hold,
+    },
     /// What the pod waits for before it gets the resources that it asks for.
     Resize(Option<Pending>),
     /// A probe reached a verdict.

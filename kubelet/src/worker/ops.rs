@@ -15,6 +15,7 @@ use crate::{
     },
     runtime::RuntimeError,
     shared::Ctx,
+    shutdown::Hold,
     volume::payload::{self, Material},
 };
 
@@ -285,5 +286,16 @@ pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
             let _ = tokio::fs::remove_file(&container.log_path).await;
         }
     }
+    Done::Nothing
+}
+
+/// Removes the containers of a pod that has ended, for their space: their logs stay. `hold` is dropped then.
+pub async fn reclaim(ctx: Ctx, record: PodRecord, hold: Hold) -> Done {
+    for container in record.containers.iter().filter(|c| !c.may_live()) {
+        if let Err(error) = ctx.runtime.remove_container(&container.id).await {
+            tracing::warn!(container = container.id, %error, "a dead container is not removed");
+        }
+    }
+    drop(hold);
     Done::Nothing
 }

@@ -36,6 +36,7 @@ use crate::{
     },
     probe,
     shared::Ctx,
+    shutdown::{self, Hold},
 };
 
 /// How long a container that was stopped to be replaced is not reported as ended. Upstream says nothing between the two
@@ -111,6 +112,12 @@ pub(super) struct Worker {
     pub failed: Option<(String, String)>,
     /// It was ended for the node's sake: what its condition says.
     pub disrupted: Option<String>,
+    /// Dead containers have been removed: `record` is what they were.
+    reclaimed: bool,
+    /// That is to be done when the pod has stopped.
+    reclaim_next: Option<Hold>,
+    /// The machine's shutdown waits for the pod's end.
+    hold: Option<Hold>,
     pub rejected: Option<Rejection>,
     /// What the pod waits for before it gets the resources that it asks for.
     pub resize: Option<Pending>,
@@ -182,6 +189,9 @@ impl Worker {
             stage: if rejected.is_some() { Stage::Stopped } else { Stage::Running },
             failed: None,
             disrupted: None,
+            reclaimed: false,
+            reclaim_next: None,
+            hold: None,
             rejected,
             resize,
             changing: BTreeMap::new(),
@@ -265,6 +275,8 @@ impl Worker {
                 }
             }
             Input::Evict(eviction) => self.evict(eviction),
+            Input::Reclaim(hold) => self.reclaim(hold),
+            Input::Shutdown { seconds, hold } => self.end_with_machine(seconds, hold),
             Input::Resize(pending) => self.resize = pending,
             Input::Probe { container, id, kind, ok } => {
                 let memory = self.memory.container_mut(&container);
@@ -288,6 +300,34 @@ impl Worker {
         self.terminate(Some(("Evicted".to_owned(), eviction.message)), Some(eviction.grace));
     }
 
+    /// Gives back what the dead containers of a pod that has ended hold. Its status stays as it is from then on.
+    fn reclaim(&mut self, hold: Hold) {
+        match self.stage {
+            Stage::TearingDown => self.reclaim_next = Some(hold),
+            Stage::Stopped if self.observed && !std::mem::replace(&mut self.reclaimed, true) => {
+                self.running.spawn(ops::reclaim(self.ctx.clone(), self.record.clone(), hold));
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the pod because the machine goes down.
+    fn end_with_machine(&mut self, seconds: i64, hold: Hold) {
+        match self.stage {
+            Stage::Running => {
+                self.disrupted = Some(shutdown::MESSAGE.to_owned());
+                self.terminate(Some((shutdown::REASON.to_owned(), shutdown::MESSAGE.to_owned())), Some(seconds));
+            }
+            Stage::Terminating { deadline } => {
+                let latest = self.ctx.now() + SignedDuration::from_secs(seconds);
+                self.stage = Stage::Terminating { deadline: deadline.min(latest) };
+            }
+            Stage::TearingDown => {}
+            Stage::Stopped | Stage::Removing | Stage::Finished => return,
+        }
+        self.hold = Some(hold);
+    }
+
     /// Takes a newer state of the object.
     pub(super) fn take(&mut self, pod: &Pod) {
         if spec::is_mirror(pod) {
@@ -307,7 +347,21 @@ impl Worker {
         if changed && self.stage == Stage::Running {
             self.mounting.stale = true;
             self.ctx.references.register(&self.pod);
+            self.forgive(&old);
             self.resize(&old);
+        }
+    }
+
+    /// A container with another image is another one: what its predecessor did wrong is not held against it.
+    fn forgive(&mut self, old: &Pod) {
+        for new in spec::members(&self.pod) {
+            let before = spec::member(old, &new.container.name);
+            if before.is_some_and(|before| spec::hash(&before.container) != spec::hash(&new.container)) {
+                let memory = self.memory.container_mut(&new.container.name);
+                memory.crash.reset();
+                memory.pull.reset();
+                memory.failure = None;
+            }
         }
     }
 
@@ -337,7 +391,7 @@ impl Worker {
     /// One look: observe, decide, act, publish.
     async fn step(&mut self) {
         self.wake_at = None;
-        if self.dirty {
+        if self.dirty && !self.reclaimed {
             self.observe().await;
         }
         let now = self.ctx.now();
@@ -353,6 +407,10 @@ impl Worker {
         }
         self.watch_probes();
         let written = self.publish(now);
+        // Where the API has gone down already, nobody can be told.
+        if matches!(self.stage, Stage::Stopped | Stage::Removing) && (written || self.writing.failures > 0) {
+            self.hold = None;
+        }
         if self.stage == Stage::Stopped {
             self.stopped_stage(written);
         }
@@ -618,6 +676,9 @@ impl Worker {
     }
 
     fn stopped_stage(&mut self, written: bool) {
+        if let Some(hold) = self.reclaim_next.take() {
+            self.reclaim(hold);
+        }
         if self.removed {
             self.stage = Stage::Removing;
         } else if spec::is_deleting(&self.pod) && written && !self.deleting.busy {

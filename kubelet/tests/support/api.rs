@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ::api::patch::{Patch, PatchType};
@@ -32,11 +35,12 @@ struct Inner {
 pub struct Api {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    down: AtomicBool,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { inner: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { inner: Mutex::default(), changed: watch::Sender::new(0), down: AtomicBool::new(false) }
     }
 }
 
@@ -82,6 +86,11 @@ impl Api {
     pub fn client(self: &Arc<Self>) -> kube::Client {
         let router = Router::new().fallback(serve).with_state(self.clone());
         kube::Client::new(router, "default")
+    }
+
+    /// From now on nobody gets an answer, or everybody again.
+    pub fn down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
     }
 
     fn store(&self, resource: &str, mut object: Value, event: &'static str) -> Value {
@@ -216,6 +225,9 @@ fn selected(query: &BTreeMap<String, String>, namespace: &str, object: &Value) -
 }
 
 async fn serve(State(api): State<Arc<Api>>, request: Request) -> Response {
+    if api.down.load(Ordering::Relaxed) {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "down");
+    }
     let (parts, body) = request.into_parts();
     let place = place(parts.uri.path());
     let decode = |v: &str| v.replace("%3D", "=").replace("%2C", ",");

@@ -1,6 +1,7 @@
 //! A kubelet between a small API server and a recording runtime, all in this process.
 
 pub mod api;
+pub mod bus;
 pub mod cri;
 
 use std::{
