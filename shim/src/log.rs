@@ -11,13 +11,15 @@ pub const LINE_LIMIT: usize = 16 << 10;
 pub struct Log {
     path: String,
     file: Option<File>,
+    /// The last entry may have been written in part only.
+    torn: bool,
 }
 
 impl Log {
     /// Opens the log at `path`, or none when it is empty.
     pub fn open(path: &str) -> std::io::Result<Log> {
         let file = if path.is_empty() { None } else { Some(append(path)?) };
-        Ok(Log { path: path.to_owned(), file })
+        Ok(Log { path: path.to_owned(), file, torn: false })
     }
 
     /// Opens the path anew, after a rotation has moved the old file away.
@@ -29,9 +31,15 @@ impl Log {
     /// Writes entries. When the disk is full they are lost: waiting would stop the container.
     pub fn write(&mut self, entries: &[u8]) {
         if let (Some(file), false) = (&mut self.file, entries.is_empty()) {
-            let _ = file.write_all(entries);
+            put(file, &mut self.torn, entries);
         }
     }
+}
+
+/// Writes entries; after one that was cut off they begin on a line of their own, so that no other is damaged.
+fn put(out: &mut impl Write, torn: &mut bool, entries: &[u8]) {
+    let begun = !*torn || out.write_all(b"\n").is_ok();
+    *torn = !begun || out.write_all(entries).is_err();
 }
 
 fn append(path: &str) -> std::io::Result<File> {
@@ -108,6 +116,34 @@ mod tests {
         entries(&mut out, "T", "stdout", &mut held, b"o\nrest");
         last_entry(&mut out, "T", "stdout", &mut held);
         assert_eq!(String::from_utf8(out).unwrap(), "T stdout F one\nT stdout F \nT stdout F two\nT stdout P rest\n");
+    }
+
+    #[test]
+    fn a_full_disk_damages_one_entry_only() {
+        struct Disk {
+            text: Vec<u8>,
+            free: usize,
+        }
+        impl Write for Disk {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                let count = bytes.len().min(self.free);
+                self.text.extend_from_slice(&bytes[..count]);
+                self.free -= count;
+                if count == 0 { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let (mut disk, mut torn) = (Disk { text: Vec::new(), free: 12 }, false);
+        for entry in ["T one\n", "T two, cut off\n", "T lost\n"] {
+            put(&mut disk, &mut torn, entry.as_bytes());
+        }
+        disk.free = 100;
+        for entry in ["T four\n", "T five\n"] {
+            put(&mut disk, &mut torn, entry.as_bytes());
+        }
+        assert_eq!(String::from_utf8(disk.text).unwrap(), "T one\nT two,\nT four\nT five\n");
     }
 
     #[test]
