@@ -101,13 +101,13 @@ const EVERY: Duration = Duration::from_secs(20);
 pub async fn watch(path: PathBuf, node: String, sets: mpsc::UnboundedSender<BTreeMap<String, Pod>>) {
     let (mut files, mut said) = (Files::default(), None);
     loop {
-        let dir = if path.is_dir() { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
-        let watch = Watch::new(&dir);
         // Watched as one thing until it turns out to be the other.
-        let was_dir = path.is_dir();
+        let is_dir = path.is_dir();
+        let dir = if is_dir { path.clone() } else { path.parent().map(Path::to_owned).unwrap_or_default() };
+        let watch = Watch::new(&dir);
         let mut watch =
             watch.inspect_err(|error| tracing::warn!(dir = %dir.display(), %error, "cannot watch for static pods"));
-        loop {
+        while path.is_dir() == is_dir {
             let set = files.read(&path, &node);
             if said.as_ref() != Some(&set) {
                 if sets.send(set.clone()).is_err() {
@@ -122,7 +122,7 @@ pub async fn watch(path: PathBuf, node: String, sets: mpsc::UnboundedSender<BTre
                 }
             };
             let told = tokio::time::timeout(EVERY, changed).await;
-            if !matches!(told, Ok(Ok(()))) || path.is_dir() != was_dir {
+            if !matches!(told, Ok(Ok(()))) {
                 break;
             }
         }
