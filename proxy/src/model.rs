@@ -141,10 +141,10 @@ pub fn service_ports(service: &Service) -> Vec<ServicePort> {
 /// The node port that tells load balancers whether this node has endpoints of the service.
 pub fn health_check_port(service: &Service) -> Option<u16> {
     let spec = service.spec.as_ref()?;
-    if service_ports(service).is_empty() || spec.external_traffic_policy.as_deref() != Some("Local") {
-        return None;
-    }
-    spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+    // Every service is asked with every change, and few have one.
+    let port = spec.health_check_node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    (local && !service_ports(service).is_empty()).then_some(port)
 }
 
 /// `NAMESPACE/NAME`.
