@@ -20,7 +20,6 @@ mod config_file;
 mod eviction;
 mod fs;
 mod http_get;
-mod inotify;
 mod logs;
 mod manager;
 mod node;
@@ -90,6 +89,7 @@ pub async fn run(
     for dir in [config.root_dir.join("pods"), config.pod_logs_dir.clone()] {
         std::fs::create_dir_all(&dir).map_err(|source| Error::Directory { path: dir, source })?;
     }
+    let news = runtime.news();
     let runtime = Runtime::new(runtime);
     let Some(version) = shutdown.run_until_cancelled(version(&runtime)).await else { return Ok(()) };
     let capacity = node::facts::capacity(&config.root_dir, config.max_pods);
@@ -123,7 +123,7 @@ pub async fn run(
         services,
         node,
         pulls: Semaphore::new(if config.serialize_image_pulls { 1 } else { 5 }),
-        network_ready: watch::Sender::new(false),
+        network_problem: watch::Sender::new(Some("container runtime status is not known yet".to_owned())),
         runtime_ready: AtomicBool::new(true),
         pod_changes: broadcast::Sender::new(64),
         pressures: watch::Sender::new(Default::default()),
@@ -139,12 +139,14 @@ pub async fn run(
     let poke = Arc::new(Notify::new());
     let poked = poke.clone();
     ctx.node.on_change(move |_| poked.notify_one());
+    let news = runtime_news(news, poke.clone(), shutdown.clone());
     let (order, orders) = mpsc::unbounded_channel();
     let (end, rounds) = mpsc::unbounded_channel();
     let full = format!("{}://{}", version.runtime_name, version.runtime_version);
     let reporter = node::reporter::Reporter::new(ctx.clone(), capacity, &full, port);
     tokio::join!(
         reporter.run(poke.clone(), shutdown.clone()),
+        news,
         node::lease::run(ctx.clone(), shutdown.clone()),
         logs::rotate::run(ctx.clone(), shutdown.clone()),
         server.run(shutdown.clone()),
@@ -154,6 +156,14 @@ pub async fn run(
         manager::Manager::run(ctx.clone(), pods, manager::Inputs { sources, orders, rounds }, poke, shutdown.clone()),
     );
     Ok(())
+}
+
+/// Has the node's status looked at when the runtime's may have changed.
+async fn runtime_news(news: Option<watch::Receiver<()>>, poke: Arc<Notify>, shutdown: CancellationToken) {
+    let Some(mut news) = news else { return };
+    while let Some(Ok(())) = shutdown.run_until_cancelled(news.changed()).await {
+        poke.notify_one();
+    }
 }
 
 /// The serving certificate, where the cluster is to sign it.

@@ -100,7 +100,7 @@ impl Manager {
         let synced = async move { tokio::join!(known.node.synced(), of_api.synced()) };
         tokio::pin!(synced);
         let mut knows_pods = false;
-        let mut network = ctx.network_ready.subscribe();
+        let mut network = ctx.network_problem.subscribe();
         let (found, mut findings) = mpsc::unbounded_channel();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -73,8 +73,8 @@ pub struct Shared {
     pub node: Informer<Node>,
     /// How many pulls may run.
     pub pulls: Semaphore,
-    /// Pods with a network of their own may start.
-    pub network_ready: watch::Sender<bool>,
+    /// Why pods with a network of their own may not start, if they may not.
+    pub network_problem: watch::Sender<Option<String>>,
     /// The runtime answers.
     pub runtime_ready: AtomicBool,
     /// What the node is short of.

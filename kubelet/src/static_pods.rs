@@ -19,10 +19,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use process::inotify::Watch;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use crate::{inotify::Watch, pod::spec, shared::Ctx};
+use crate::{pod::spec, shared::Ctx};
 
 /// Reads one manifest: a pod as it will run on `node`.
 pub fn parse(text: &str, node: &str) -> Result<Pod, String> {

@@ -91,6 +91,11 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     }
 }
 
+/// Takes away all ways that were ever made here, where another network leads to other nodes' pods.
+pub async fn withdraw() -> Result<(), net::Error> {
+    PeerRoutes::new(None)?.apply(&Plan::default()).await.map(drop)
+}
+
 async fn round(config: &Config, routes: &PeerRoutes, nodes: &Informer<Node>, told: &mut Plan) -> Result<(), net::Error> {
     let mut all: Vec<Peer> = nodes.list().iter().map(|node| peer(node)).collect();
     // Who came first keeps what two claim.

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use net::iptables::Iptables;
+use net::{Saved, iptables::Iptables};
 
 use crate::{
     conntrack,
     rules::Fragment,
-    table::{self, Applied, Saved},
+    table::{self, Applied},
 };
 
 /// What is in the kernel as far as we know, and the way there. Its methods block.

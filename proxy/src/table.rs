@@ -12,6 +12,8 @@ use std::{
     fmt::Write,
 };
 
+use net::Saved;
+
 use crate::rules::{Fragment, Shared, comment};
 
 /// Services by `NAMESPACE/NAME`.
@@ -74,29 +76,6 @@ fn fixed() -> Vec<(bool, &'static str, Vec<String>)> {
 fn node_ports_rule() -> String {
     let about = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain");
     format!("! -d 127.0.0.0/8 {about} -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
-}
-
-/// One table as `iptables-save` prints it: built-in chains and ours, each with its rules in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Saved(BTreeMap<String, Vec<String>>);
-
-impl Saved {
-    /// Reads `iptables-save -t TABLE`.
-    pub fn read(text: &str) -> Self {
-        let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for line in text.lines() {
-            if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
-                chains.entry(chain.to_owned()).or_default();
-            } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
-                chains.entry(chain.to_owned()).or_default().push(rule.to_owned());
-            }
-        }
-        Self(chains)
-    }
-
-    fn has_rule(&self, chain: &str, rule: &str) -> bool {
-        self.0.get(chain).is_some_and(|rules| rules.iter().any(|r| r == rule))
-    }
 }
 
 /// Whether a chain belongs to one service.
@@ -177,12 +156,13 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
         chains.insert((false, chain), rules.iter().map(String::as_str).collect());
     }
     chains.entry((true, Shared::Services.chain())).or_default().push(&last);
-    let own: BTreeSet<&String> = applied.values().flat_map(|fragment| fragment.chains.keys()).collect();
+    let own: BTreeSet<&str> = applied.values().flat_map(|fragment| fragment.chains.keys().map(String::as_str)).collect();
     for (is_nat, table, saved) in [(false, "filter", filter), (true, "nat", nat)] {
         let ours = || chains.iter().filter(|((nat, _), _)| *nat == is_nat);
-        let stale = || saved.0.keys().filter(|c| is_service_chain(c) && !(is_nat && own.contains(c)));
+        let all = || saved.chains().map(|(chain, _)| chain);
+        let stale = || all().filter(|c| is_service_chain(c) && !(is_nat && own.contains(c)));
         let _ = writeln!(input, "*{table}");
-        for chain in ours().map(|((_, chain), _)| *chain).chain(stale().map(String::as_str)) {
+        for chain in ours().map(|((_, chain), _)| *chain).chain(stale()) {
             let _ = writeln!(input, ":{chain} - [0:0]");
         }
         for ((_, chain), rules) in ours() {
@@ -235,7 +215,7 @@ pub fn is_intact(applied: &Applied, nat: &Saved, filter: &Saved) -> bool {
     let mut chains = shared(applied);
     chains.entry((true, Shared::Services.chain())).or_default().push(&last);
     let shared_intact = chains.into_iter().all(|((is_nat, chain), mut want)| {
-        let Some(have) = saved(is_nat).0.get(chain) else { return false };
+        let Some(have) = saved(is_nat).chain(chain) else { return false };
         let mut have: Vec<&str> = have.iter().map(String::as_str).collect();
         have.sort_unstable();
         want.sort_unstable();
@@ -243,9 +223,9 @@ pub fn is_intact(applied: &Applied, nat: &Saved, filter: &Saved) -> bool {
     });
     let mut own = applied.values().flat_map(|fragment| &fragment.chains);
     shared_intact
-        && own.all(|(chain, rules)| nat.0.get(chain) == Some(rules))
+        && own.all(|(chain, rules)| nat.chain(chain) == Some(rules.as_slice()))
         && jumps().iter().all(|(is_nat, from, rule)| saved(*is_nat).has_rule(from, rule))
-        && fixed().iter().all(|(is_nat, chain, rules)| saved(*is_nat).0.get(*chain) == Some(rules))
+        && fixed().iter().all(|(is_nat, chain, rules)| saved(*is_nat).chain(chain) == Some(rules.as_slice()))
 }
 
 /// Input that removes everything of ours.
@@ -257,13 +237,13 @@ pub fn cleanup(nat: &Saved, filter: &Saved) -> String {
         .chain(fixed().iter().map(|(is_nat, chain, _)| (*is_nat, *chain)))
         .collect();
     for (is_nat, table, saved) in [(false, "filter", filter), (true, "nat", nat)] {
-        let gone: Vec<&String> =
-            saved.0.keys().filter(|c| is_service_chain(c) || names.contains(&(is_nat, c.as_str()))).collect();
+        let all = saved.chains().map(|(chain, _)| chain);
+        let gone: Vec<&str> = all.filter(|c| is_service_chain(c) || names.contains(&(is_nat, *c))).collect();
         let _ = writeln!(input, "*{table}");
         for chain in &gone {
             let _ = writeln!(input, ":{chain} - [0:0]");
         }
-        for (chain, rules) in &saved.0 {
+        for (chain, rules) in saved.chains() {
             let to_ours = |rule: &&String| gone.iter().any(|gone| rule.ends_with(&format!("-j {gone}")));
             for rule in rules.iter().filter(to_ours).filter(|_| !gone.contains(&chain)) {
                 let _ = writeln!(input, "-D {chain} {rule}");

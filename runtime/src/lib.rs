@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Step;
 pub use crate::error::{Error, Result};
 pub use crate::image::{Credentials, ImageRecord, ImageStore, Registry};
-use crate::network::{Bridge, BridgeSettings, Network};
+use crate::network::{Bridge, BridgeSettings, Chosen, Network, PluginSettings, Plugins};
 use crate::service::Service;
 
 /// How a runtime is set up.
@@ -57,6 +57,8 @@ pub struct Config {
     pub registries: Vec<Registry>,
     /// The default pod network.
     pub bridge: BridgeSettings,
+    /// What connects pods instead of it, if that is wanted.
+    pub plugins: PluginSettings,
 }
 
 /// A running runtime. Clones share it.
@@ -67,11 +69,15 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Starts with the default network and takes over what an earlier process has left.
+    /// Starts with the bridge, or plugins if they are wanted, and takes over what an earlier process has left.
     pub async fn start(config: Config) -> Result<Runtime> {
         disk::make_dir(&config.state)?;
-        let network = Bridge::new(config.state.join("network"), config.bridge.clone()).await?;
-        Runtime::start_with(config, Arc::new(network)).await
+        let bridge = match config.plugins.wanted {
+            true => None,
+            false => Some(Bridge::new(config.state.join("network"), config.bridge.clone()).await?),
+        };
+        let plugins = Plugins::new(&config.state.join("cni"), config.plugins.clone()).await?;
+        Runtime::start_with(config, Arc::new(Chosen::new(bridge, plugins))).await
     }
 
     /// The same with another network.
@@ -103,7 +109,7 @@ impl Runtime {
     /// A connection within this process.
     pub fn channel(&self) -> cri::Channel {
         let (runtime, images) = self.services();
-        cri::Channel::local(runtime, images)
+        cri::Channel::local(runtime, images).with_news(self.core.network.news())
     }
 
     /// The images, to load archives into.

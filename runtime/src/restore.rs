@@ -4,6 +4,7 @@
 //! that describe nothing (a crash in the middle of making them) are removed.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,6 +168,12 @@ impl Core {
                     self.container_ended(&container, exit).await;
                 }
                 None => {}
+            }
+        }
+        if hello.pause != 0 && record.connected {
+            let namespace = format!("/proc/{}/ns/net", hello.pause);
+            if let Err(error) = self.network.adopt(Path::new(&namespace), &sandbox.id).await {
+                tracing::warn!(sandbox = sandbox.id, error = chain(&error), "a pod's network cannot be taken over");
             }
         }
         tokio::spawn(self.clone().follow(sandbox, news));

@@ -1,6 +1,7 @@
 //! Stories of whole clusters, as a user lives them. They need root and run one after another.
 
 mod backup;
+mod cni;
 mod join;
 mod life;
 mod loss;

@@ -26,6 +26,16 @@ pub struct Args {
     /// IP address of the node.
     #[arg(long)]
     node_ip: Option<Ipv4Addr>,
+    /// What connects pods: bridge, cni (plugins), or auto: plugins if --cni-conf-dir holds a configuration at the start, else the
+    /// bridge.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "bridge", "cni"])]
+    pod_network: String,
+    /// Folder with the configuration of CNI plugins; of its files *.conf, *.conflist and *.json the first by name counts.
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// Folders with CNI plugins' programs, comma-separated.
+    #[arg(long, value_delimiter = ',', default_value = "/opt/cni/bin,/usr/lib/cni")]
+    cni_bin_dir: Vec<PathBuf>,
     /// Mirrors of registries and access to them [default: /etc/knarr/registries.yaml if it exists].
     #[arg(long)]
     registries_file: Option<PathBuf>,
@@ -41,6 +51,10 @@ pub fn run(args: Args) -> Result<()> {
         if let Some(folder) = socket.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
+        let plugins = match args.pod_network.as_str() {
+            "auto" => runtime::network::plugins::configured(&args.cni_conf_dir),
+            choice => choice == "cni",
+        };
         let config = runtime::Config {
             state: args.root,
             socket: Some(socket),
@@ -51,6 +65,12 @@ pub fn run(args: Args) -> Result<()> {
                 cluster_cidr: args.cluster_cidr.map(|cidr| cidr.to_string()),
                 node_address: args.node_ip,
                 ..Default::default()
+            },
+            plugins: runtime::network::PluginSettings {
+                wanted: plugins,
+                conf_dir: args.cni_conf_dir,
+                bin_dirs: args.cni_bin_dir,
+                namespace: None,
             },
         };
         Ok(runtime::Runtime::start(config).await?.run(shutdown).await?)

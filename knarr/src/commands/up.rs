@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     commands::{run_node::Report, small_runtime},
+    compose::agent::PodNetwork,
     local::{
         control, enter, etcd, kubeconfig, layout, link,
         process::Identity,
@@ -40,9 +41,10 @@ pub struct Args {
     /// What it keeps its objects in [default: redb, or what it was made with].
     #[arg(long, value_enum)]
     store: Option<Store>,
-    /// How nodes reach each other's pods: auto, host-gw or vxlan [default: auto, or what it was made with].
+    /// How pods are connected: auto, host-gw, vxlan or cni [default: auto, or what it was made with]. Nodes of a local cluster
+    /// look for the configuration of CNI plugins in a folder of their own, /var/lib/knarr/NAME/NODE/cni/net.d; with cni they are not ready before there is one.
     #[arg(long)]
-    pod_network: Option<net::peers::Mode>,
+    pod_network: Option<PodNetwork>,
     /// How long a node may be silent before it counts as lost, from the servers' next start on [default: 50s, or what was asked
     /// for before].
     #[arg(long, value_parser = process::flags::duration)]

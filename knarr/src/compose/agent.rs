@@ -2,6 +2,7 @@
 //! serves the same interface on a socket for everybody else.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
@@ -11,16 +12,66 @@ use std::{
 use anyhow::{Context, Result};
 use client::{Informer, Key, Options};
 use k8s_openapi::api::core::v1::Node;
-use net::Cidr;
+use net::{Cidr, peers::Mode};
 use tokio_util::sync::CancellationToken;
 
 use super::{CLUSTER_DNS, parts::Parts};
 
+/// What connects pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodNetwork {
+    /// The runtime's bridge, and to other nodes' pods these ways. `Auto` gives way to plugins that are configured.
+    Own(Mode),
+    /// CNI plugins, and nothing until they are configured.
+    Cni,
+}
+
+impl Default for PodNetwork {
+    fn default() -> Self {
+        Self::Own(Mode::Auto)
+    }
+}
+
+impl fmt::Display for PodNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(mode) => mode.fmt(f),
+            Self::Cni => f.write_str("cni"),
+        }
+    }
+}
+
+impl FromStr for PodNetwork {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cni" => Ok(Self::Cni),
+            other => other.parse().map(Self::Own).map_err(|_| "use auto, host-gw, vxlan or cni".to_owned()),
+        }
+    }
+}
+
 /// How a node's pods are connected.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Network {
-    /// How other nodes' pods are reached.
-    pub mode: net::peers::Mode,
+    /// What connects them.
+    pub pods: PodNetwork,
+    /// Where the configuration of CNI plugins is.
+    pub conf_dir: PathBuf,
+    /// Where their programs are.
+    pub bin_dirs: Vec<PathBuf>,
+}
+
+impl Network {
+    /// The ways to other nodes' pods; `None` if plugins connect pods.
+    fn mode(&self) -> Option<Mode> {
+        match self.pods {
+            PodNetwork::Own(Mode::Auto) => (!runtime::network::plugins::configured(&self.conf_dir)).then_some(Mode::Auto),
+            PodNetwork::Own(mode) => Some(mode),
+            PodNetwork::Cni => None,
+        }
+    }
 }
 
 /// What an agent is made from.
@@ -53,7 +104,10 @@ pub struct Plan {
 
 /// Starts the node's components among `parts`; returns the images, to load archives into.
 pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageStore>> {
-    let runtime = runtime::Runtime::start(runtime_config(&plan)).await.context("start the container runtime")?;
+    // One decision for all of the node's parts, and for as long as they run.
+    let mode = plan.network.mode();
+    let runtime =
+        runtime::Runtime::start(runtime_config(&plan, mode.is_none())).await.context("start the container runtime")?;
     let (images, channel) = (runtime.images(), runtime.channel());
     parts.run("runtime", move |shutdown| {
         let runtime = runtime.clone();
@@ -75,12 +129,16 @@ pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageSt
             Ok(dns::run(config, client, shutdown).await?)
         }
     });
-    let config = network::routes::Config::new(plan.name.clone(), plan.network.mode);
-    let client = plan.proxy_client.clone();
-    parts.run("routes", move |shutdown: CancellationToken| {
-        let (config, client) = (config.clone(), client.clone());
-        async move { Ok(network::routes::run(config, client, shutdown).await?) }
-    });
+    if let Some(mode) = mode {
+        let config = network::routes::Config::new(plan.name.clone(), mode);
+        let client = plan.proxy_client.clone();
+        parts.run("routes", move |shutdown: CancellationToken| {
+            let (config, client) = (config.clone(), client.clone());
+            async move { Ok(network::routes::run(config, client, shutdown).await?) }
+        });
+    } else {
+        network::routes::withdraw().await.context("take away the ways to other nodes' pods")?;
+    }
     let config = network::policy::Config { node_name: plan.name.clone(), namespace: None };
     let client = plan.proxy_client.clone();
     parts.run("policy", move |shutdown: CancellationToken| {
@@ -119,7 +177,7 @@ pub fn cri_socket(folder: &Path) -> PathBuf {
     folder.join("knarr.sock")
 }
 
-fn runtime_config(plan: &Plan) -> runtime::Config {
+fn runtime_config(plan: &Plan, plugins: bool) -> runtime::Config {
     runtime::Config {
         state: plan.folder.join("runtime"),
         socket: Some(cri_socket(&plan.folder)),
@@ -127,6 +185,12 @@ fn runtime_config(plan: &Plan) -> runtime::Config {
             pod_cidr: plan.pods.map(|pods| pods.to_string()),
             node_address: Some(plan.address),
             ..Default::default()
+        },
+        plugins: runtime::network::PluginSettings {
+            wanted: plugins,
+            conf_dir: plan.network.conf_dir.clone(),
+            bin_dirs: plan.network.bin_dirs.clone(),
+            namespace: None,
         },
         registries: plan.registries.clone(),
         ..runtime::Config::default()

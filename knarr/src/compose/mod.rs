@@ -117,7 +117,12 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         address: node.address,
         folder: node.folder.clone(),
         pods: Some(node.pods),
-        network: agent::Network { mode: cluster.pod_network()? },
+        network: agent::Network {
+            pods: cluster.pod_network()?,
+            // The host's own configuration is for pods of other clusters.
+            conf_dir: node.folder.join("cni/net.d"),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        },
         client_ca,
         serving,
         // The nodes of a local cluster have no way to a registry.
@@ -130,7 +135,12 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     let images = agent::start(plan, &mut parts).await?;
     let _ = state.images.set(images);
     Report::Step("waiting for the node to be ready".into()).send();
-    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, token, shutdown));
+    // A node without plugins is not ready; with its object there, somebody can bring them.
+    let enough: fn(&ApiNode) -> bool = match cluster.pod_network()? {
+        agent::PodNetwork::Cni => |_| true,
+        agent::PodNetwork::Own(_) => is_ready,
+    };
+    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, token, enough, shutdown));
     parts.finish().await;
     if let Some(control_plane) = control_plane {
         control_plane.stop().await;
@@ -138,12 +148,13 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Says so when the node's object is ready.
+/// Says so when the node's object says enough.
 async fn report_ready(
     client: kube::Client,
     name: String,
     state: Arc<State>,
     token: Option<JoinHandle<()>>,
+    enough: fn(&ApiNode) -> bool,
     shutdown: CancellationToken,
 ) {
     let watching = shutdown.child_token();
@@ -152,7 +163,7 @@ async fn report_ready(
     let mut changes = node.changes();
     // After a restart the object says what the kubelet said before; only what it says now counts.
     let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let is_so = |node: &ApiNode| is_ready(node) && last_heartbeat(node) >= i64::try_from(started).unwrap_or(0);
+    let is_so = |node: &ApiNode| enough(node) && last_heartbeat(node) >= i64::try_from(started).unwrap_or(0);
     while !node.get(&client::Key::cluster(&name)).is_some_and(|node| is_so(&node)) {
         if changes.changed().await.is_err() {
             return;

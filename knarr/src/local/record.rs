@@ -7,10 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use net::{Cidr, peers::Mode};
+use net::Cidr;
 use serde::{Deserialize, Serialize};
 
 use super::layout;
+use crate::compose::agent::PodNetwork;
 
 /// What objects are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -37,7 +38,7 @@ pub struct Cluster {
     pub servers: u8,
     /// What it keeps its objects in.
     pub store: Store,
-    /// How nodes reach each other's pods.
+    /// How pods are connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_network: Option<String>,
     /// After how many milliseconds of silence a node is lost, if not after upstream's.
@@ -107,10 +108,10 @@ impl Cluster {
         self.subnet.parse().context("read the cluster's subnet")
     }
 
-    /// How nodes reach each other's pods.
-    pub fn pod_network(&self) -> Result<Mode> {
+    /// How pods are connected.
+    pub fn pod_network(&self) -> Result<PodNetwork> {
         let parse = |text: &String| text.parse().map_err(|error| anyhow!("read the cluster's pod network: {error}"));
-        self.pod_network.as_ref().map_or(Ok(Mode::default()), parse)
+        self.pod_network.as_ref().map_or(Ok(PodNetwork::default()), parse)
     }
 
     /// Its nodes.

@@ -4,6 +4,7 @@ use std::{io, os::unix::fs::MetadataExt, path::Path};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
+use process::inotify::Watch;
 use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt, SeekFrom},
@@ -11,7 +12,7 @@ use tokio::{
 };
 
 use super::{Line, parse};
-use crate::{inotify::Watch, runtime::Runtime};
+use crate::runtime::Runtime;
 
 /// Which of a container's outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -158,9 +158,13 @@ impl Reporter {
             Ok(status) => not_ready(&status),
             Err(error) => Some(format!("container runtime is down: {error}")),
         };
-        let network = answers && self.network_ready(not_ready.as_deref());
+        let network = not_ready.clone().filter(|why| !answers || why.contains("NetworkReady=false"));
         self.ctx.runtime_ready.store(answers, Ordering::Relaxed);
-        self.ctx.network_ready.send_if_modified(|ready| std::mem::replace(ready, network) != network);
+        self.ctx.network_problem.send_if_modified(|known| {
+            let changed = *known != network;
+            *known = network;
+            changed
+        });
         let images = match answers {
             true => self.ctx.runtime.images().await.map(images).unwrap_or_default(),
             false => Vec::new(),
@@ -176,10 +180,6 @@ impl Reporter {
             not_ready: with_shutdown(not_ready, *self.ctx.shutting_down.borrow()),
             pressures: self.ctx.pressures.borrow().clone(),
         }
-    }
-
-    fn network_ready(&self, not_ready: Option<&str>) -> bool {
-        not_ready.is_none_or(|why| !why.contains("NetworkReady=false"))
     }
 }
 

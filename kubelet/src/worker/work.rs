@@ -511,9 +511,10 @@ impl Worker {
     fn act(&mut self, action: Action, now: Timestamp) {
         match action {
             Action::StartSandbox { attempt } => {
-                if !spec::host_network(&self.pod) && !*self.ctx.network_ready.borrow() {
+                let problem = self.ctx.network_problem.borrow().clone().filter(|_| !spec::host_network(&self.pod));
+                if let Some(problem) = problem {
                     if !std::mem::replace(&mut self.network_announced, true) {
-                        let message = "network is not ready: container runtime network not ready: NetworkReady=false";
+                        let message = format!("network is not ready: {problem}");
                         self.ctx.event(&self.pod, "Warning", "NetworkNotReady", message);
                     }
                     return;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use tokio::sync::watch;
 use tonic::body::Body;
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
@@ -17,7 +18,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection to a runtime. Clones share it.
 #[derive(Clone)]
-pub struct Channel(Inner);
+pub struct Channel {
+    inner: Inner,
+    news: Option<watch::Receiver<()>>,
+}
 
 #[derive(Clone)]
 enum Inner {
@@ -41,7 +45,7 @@ impl Channel {
         });
         // The authority is not used; CRI servers expect a plain one.
         let channel = tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-        Ok(Channel(Inner::Socket(channel)))
+        Ok(Channel { inner: Inner::Socket(channel), news: None })
     }
 
     /// A channel to a server in this process.
@@ -58,7 +62,17 @@ impl Channel {
                 }
             }
         });
-        Channel(Inner::Local(BoxCloneSyncService::new(service)))
+        Channel { inner: Inner::Local(BoxCloneSyncService::new(service)), news: None }
+    }
+
+    /// The same with something that changes when what the runtime's status says may have changed: CRI has no event for it.
+    pub fn with_news(self, news: Option<watch::Receiver<()>>) -> Channel {
+        Channel { news, ..self }
+    }
+
+    /// What was given to [`Channel::with_news`].
+    pub fn news(&self) -> Option<watch::Receiver<()>> {
+        self.news.clone()
     }
 }
 
@@ -74,14 +88,14 @@ impl Service<Request> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Socket(channel) => channel.poll_ready(cx).map_err(Into::into),
             Inner::Local(service) => service.poll_ready(cx).map_err(|never| match never {}),
         }
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Socket(channel) => {
                 let response = channel.call(request);
                 Box::pin(async move { response.await.map_err(Into::into) })

@@ -2,13 +2,14 @@
 //!
 //! - [`netns`]: network namespaces as files, and work inside them;
 //! - [`netlink`]: links, addresses and routes of one namespace;
-//! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and host ports;
+//! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and [`host_ports`];
 //! - [`peers`]: the ways to other nodes' pods, by route or by [`vxlan`];
 //! - [`testing`]: namespaces with real packets for tests;
-//! - [`iptables`]: the save and restore programs; [`monitor`] notices what others change by them.
+//! - [`iptables`]: the save and restore programs, and what they print ([`saved`]); [`monitor`] notices what others change by them.
 
 pub mod cidr;
 pub mod error;
+pub mod host_ports;
 pub mod ipam;
 pub mod iptables;
 pub mod monitor;
@@ -16,13 +17,16 @@ pub mod netlink;
 pub mod netns;
 pub mod peers;
 pub mod pods;
+pub mod saved;
 pub mod testing;
 pub mod vxlan;
 
 pub use cidr::Cidr;
 pub use error::{Error, Result};
+pub use host_ports::{HostPort, HostPorts, Protocol};
 pub use netlink::{Link, Netlink, Route, VethEnd, Via};
-pub use pods::{Attachment, Config, HostPort, PodNetwork, Protocol};
+pub use pods::{Attachment, Config, PodNetwork};
+pub use saved::Saved;
 
 /// A stable 64-bit hash (FNV-1a) for names that the kernel limits to a few characters.
 pub fn hash(text: &str) -> u64 {

@@ -49,6 +49,23 @@ pub fn create(path: &Path) -> Result<()> {
     made
 }
 
+/// Binds the namespace at `source` (mostly one of `/proc`) to `path`, where it lives on when its last process has ended. If
+/// `path` already is a namespace, it stays as it is.
+pub fn keep(source: &Path, path: &Path) -> Result<()> {
+    if exists(path) {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::system(format!("create {}", parent.display())))?;
+    }
+    File::create(path).map_err(Error::system(format!("create {}", path.display())))?;
+    let bound = mount(Some(source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    if bound.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    bound.map_err(Error::errno(format!("bind a network namespace to {}", path.display())))
+}
+
 /// Unbinds and removes `path`. The namespace ends with its last process. Deleting what does not exist is fine.
 pub fn delete(path: &Path) -> Result<()> {
     // Something may have been bound over it twice.

@@ -13,17 +13,15 @@
 
 use std::{
     collections::HashSet,
-    fmt,
     net::Ipv4Addr,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Cidr, Error, Netlink, Result, Route, VethEnd, Via, hash,
+    Cidr, Error, HostPort, Netlink, Result, Route, VethEnd, Via, hash, host_ports,
     ipam::{Ipam, Lease},
     iptables::Iptables,
     netns, vxlan,
@@ -64,55 +62,6 @@ impl Config {
             namespace: None,
         }
     }
-}
-
-/// A transport protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {
-    /// TCP.
-    #[default]
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
-    }
-}
-
-impl FromStr for Protocol {
-    type Err = ();
-
-    /// Reads upper and lower case.
-    fn from_str(text: &str) -> std::result::Result<Self, ()> {
-        match text.to_ascii_lowercase().as_str() {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "sctp" => Ok(Self::Sctp),
-            _ => Err(()),
-        }
-    }
-}
-
-/// A port of the node that leads to a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The node's address that it listens on; any if `None`.
-    pub host_ip: Option<Ipv4Addr>,
-    /// The node's port.
-    pub host_port: u16,
-    /// The pod's port.
-    pub container_port: u16,
 }
 
 /// A pod on the network.
@@ -298,21 +247,6 @@ async fn delete_in_batches(netlink: Netlink, mut queue: mpsc::UnboundedReceiver<
     }
 }
 
-impl HostPort {
-    fn to_note(self) -> String {
-        let ip = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        format!("{} {ip} {} {}", self.protocol, self.host_port, self.container_port)
-    }
-
-    fn from_note(note: &str) -> Option<Self> {
-        let mut words = note.split(' ');
-        let protocol = words.next()?.parse().ok()?;
-        let ip: Ipv4Addr = words.next()?.parse().ok()?;
-        let host_ip = Some(ip).filter(|ip| !ip.is_unspecified());
-        Some(Self { protocol, host_ip, host_port: words.next()?.parse().ok()?, container_port: words.next()?.parse().ok()? })
-    }
-}
-
 /// The node's end of a pod's veth pair.
 pub fn host_interface(key: &str) -> String {
     format!("veth{:010x}", hash(key) & 0xff_ffff_ffff)
@@ -324,6 +258,9 @@ fn mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x0a, 0x58, a, b, c, d]
 }
+
+/// Our chains of table `filter`.
+pub(crate) const FILTER_CHAINS: [&str; 3] = ["KNARR-STRAY", "KNARR-FORWARD", "KNARR-LOOPBACK"];
 
 fn routes(config: &Config, bridge: u32) -> [Route; 2] {
     // Above any route that leads somewhere.
@@ -348,16 +285,7 @@ fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
     ];
     for lease in leases {
         let ports: Vec<HostPort> = lease.notes.iter().filter_map(|note| HostPort::from_note(note)).collect();
-        for port in &ports {
-            let ip = port.host_ip.map(|ip| format!(" -d {ip}/32")).unwrap_or_default();
-            nat.push(format!(
-                "-A KNARR-HOSTPORTS{ip} -p {0} -m {0} --dport {1} -j DNAT --to-destination {2}:{3}",
-                port.protocol, port.host_port, lease.address, port.container_port
-            ));
-        }
-        if !ports.is_empty() {
-            nat.push(format!("-A KNARR-POSTROUTING -s {0}/32 -d {0}/32 -j MASQUERADE --random-fully", lease.address));
-        }
+        nat.extend(host_ports::rules(lease.address, &ports));
     }
     let filter = vec![
         format!("-A KNARR-STRAY -d {service_cidr} -j REJECT --reject-with icmp-host-unreachable"),
@@ -367,21 +295,16 @@ fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
         // Answers from host ports bear the address that the node's own sender had.
         format!("-A KNARR-LOOPBACK -d 127.0.0.0/8 -i {bridge} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"),
     ];
-    let mut nat_jumps = vec!["-A POSTROUTING -j KNARR-POSTROUTING"];
-    nat_jumps.push("-A PREROUTING -m addrtype --dst-type LOCAL -j KNARR-HOSTPORTS");
-    nat_jumps.push("-A OUTPUT -m addrtype --dst-type LOCAL -j KNARR-HOSTPORTS");
     let filter_jumps = ["-A FORWARD -j KNARR-STRAY", "-A OUTPUT -j KNARR-STRAY", "-A FORWARD -j KNARR-FORWARD"];
-    let missing = |jumps: &[&str]| -> Vec<String> {
-        jumps.iter().filter(|jump| !present.lines().any(|line| line == **jump)).map(|&j| j.to_owned()).collect()
-    };
+    let missing = |jumps: &[&str]| host_ports::missing(jumps, present);
     // Before what others accept.
     let first = ["-A INPUT -j KNARR-LOOPBACK", "-A FORWARD -j KNARR-LOOPBACK"];
     let first = missing(&first).into_iter().map(|jump| jump.replacen("-A", "-I", 1)).collect();
-    table("nat", &["KNARR-POSTROUTING", "KNARR-HOSTPORTS"], &[nat, missing(&nat_jumps)])
-        + &table("filter", &["KNARR-STRAY", "KNARR-FORWARD", "KNARR-LOOPBACK"], &[filter, missing(&filter_jumps), first])
+    table("nat", &host_ports::CHAINS, &[nat, missing(&host_ports::JUMPS)])
+        + &table("filter", &FILTER_CHAINS, &[filter, missing(&filter_jumps), first])
 }
 
-fn table(name: &str, chains: &[&str], rules: &[Vec<String>]) -> String {
+pub(crate) fn table(name: &str, chains: &[&str], rules: &[Vec<String>]) -> String {
     let mut text = format!("*{name}\n");
     for chain in chains {
         text += &format!(":{chain} - [0:0]\n");

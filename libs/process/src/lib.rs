@@ -1,8 +1,9 @@
 //! What every long-running component shares with its neighbours: flags in upstream's spelling, logging, metrics, health
-//! endpoints and an orderly end. Nothing here knows Kubernetes objects or clients.
+//! endpoints, an orderly end, and waiting for files to change. Nothing here knows Kubernetes objects or clients.
 
 pub mod flags;
 pub mod health;
+pub mod inotify;
 pub mod logging;
 pub mod metrics;
 pub mod shutdown;

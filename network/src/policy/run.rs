@@ -7,14 +7,14 @@ use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod as ApiPod},
     networking::v1::NetworkPolicy,
 };
-use net::{iptables::Iptables, monitor::Monitor};
+use net::{Saved, iptables::Iptables, monitor::Monitor};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     model::{Pod, View, strip_namespace, strip_pod},
     rules::{Chains, rules},
-    table::{self, Saved},
+    table,
 };
 
 /// Changes come in bursts: look when they pause.

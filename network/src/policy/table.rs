@@ -1,48 +1,27 @@
 //! The input that brings the kernel from one state of our chains to the next, at once or not at all.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write,
-};
+use std::{collections::BTreeSet, fmt::Write};
+
+use net::Saved;
 
 use super::rules::{Chain, Chains, FORWARD, INPUT, is_ours};
 
 /// Where packets come to our chains: from which built-in chain, to which.
 const JUMPS: [(&str, &str); 2] = [("FORWARD", FORWARD), ("INPUT", INPUT)];
 
-/// Our table as `iptables-save` prints it: chains with their rules in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Saved(BTreeMap<String, Vec<String>>);
+fn jumps(saved: &Saved, from: &str, to: &str) -> bool {
+    saved.has_rule(from, &format!("-j {to}"))
+}
 
-impl Saved {
-    /// Reads `iptables-save -t mangle`.
-    pub fn read(text: &str) -> Self {
-        let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for line in text.lines() {
-            if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
-                chains.entry(chain.to_owned()).or_default();
-            } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
-                chains.entry(chain.to_owned()).or_default().push(rule.to_owned());
-            }
-        }
-        Self(chains)
-    }
-
-    fn jumps(&self, from: &str, to: &str) -> bool {
-        self.0.get(from).is_some_and(|rules| rules.iter().any(|rule| rule == &format!("-j {to}")))
-    }
-
-    fn ours(&self) -> impl Iterator<Item = &String> {
-        self.0.keys().filter(|chain| is_ours(chain))
-    }
+fn ours(saved: &Saved) -> impl Iterator<Item = &str> {
+    saved.chains().map(|(chain, _)| chain).filter(|chain| is_ours(chain))
 }
 
 /// Whether the kernel has exactly these chains.
 pub fn is_intact(chains: &Chains, saved: &Saved) -> bool {
-    let jumps = JUMPS.iter().all(|(from, to)| saved.jumps(from, to) != chains.is_empty());
-    jumps
-        && saved.ours().count() == chains.len()
-        && chains.iter().all(|(name, chain)| saved.0.get(name).is_some_and(|rules| is_same(chain, rules)))
+    let ways = JUMPS.iter().all(|(from, to)| jumps(saved, from, to) != chains.is_empty());
+    ways && ours(saved).count() == chains.len()
+        && chains.iter().all(|(name, chain)| saved.chain(name).is_some_and(|rules| is_same(chain, rules)))
 }
 
 fn is_same(chain: &Chain, rules: &[String]) -> bool {
@@ -53,19 +32,19 @@ fn is_same(chain: &Chain, rules: &[String]) -> bool {
 
 /// Input that makes everything of ours as it should be, whatever is there; `None` if nothing is and nothing should be.
 pub fn full(chains: &Chains, saved: &Saved) -> Option<String> {
-    let stale: Vec<&String> = saved.ours().filter(|name| !chains.contains_key(*name)).collect();
+    let stale: Vec<&str> = ours(saved).filter(|name| !chains.contains_key(*name)).collect();
     if chains.is_empty() && stale.is_empty() {
         return None;
     }
     let mut input = "*mangle\n".to_owned();
-    for name in chains.keys().chain(stale.iter().copied()) {
+    for name in chains.keys().map(String::as_str).chain(stale.iter().copied()) {
         let _ = writeln!(input, ":{name} - [0:0]");
     }
     for (name, chain) in chains {
         write_rules(&mut input, name, chain);
     }
     for (from, to) in JUMPS {
-        match (chains.is_empty(), saved.jumps(from, to)) {
+        match (chains.is_empty(), jumps(saved, from, to)) {
             (false, false) => drop(writeln!(input, "-I {from} -j {to}")),
             (true, true) => drop(writeln!(input, "-D {from} -j {to}")),
             _ => {}

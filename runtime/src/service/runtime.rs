@@ -276,7 +276,7 @@ impl RuntimeService for Service {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![
                     condition("RuntimeReady", None, ""),
-                    condition("NetworkReady", self.0.network.ready().err(), "NetworkPluginNotReady"),
+                    condition("NetworkReady", self.0.network.ready().await.err(), "NetworkPluginNotReady"),
                 ],
             }),
             info,

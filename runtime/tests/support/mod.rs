@@ -39,7 +39,7 @@ impl Network for NoNetwork {
     async fn set_pod_cidr(&self, _: &str) -> runtime::Result<()> {
         Ok(())
     }
-    fn ready(&self) -> Result<(), String> {
+    async fn ready(&self) -> Result<(), String> {
         Ok(())
     }
 }

@@ -1,26 +1,12 @@
-//! How a pod gets its address. The trait is what the runtime needs; [`Bridge`] is the default.
+//! The runtime's own network: a bridge, and addresses from the node's range.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use super::{Network, host_ports};
 use crate::error::{Error, Result, Step};
-
-/// Connects pods' network namespaces.
-#[async_trait]
-pub trait Network: Send + Sync {
-    /// Connects the namespace at `netns`; repeating it for the same sandbox gives the same addresses.
-    async fn setup(&self, netns: &Path, sandbox: &str, pod: &cri::PodSandboxConfig) -> Result<Vec<IpAddr>>;
-    /// Takes the sandbox off the network; nothing to take off is fine.
-    async fn teardown(&self, sandbox: &str) -> Result<()>;
-    /// Takes off everything but these sandboxes: what a crash has left.
-    async fn retain(&self, sandboxes: &std::collections::HashSet<String>) -> Result<()>;
-    /// Learns the node's range of pod addresses.
-    async fn set_pod_cidr(&self, cidr: &str) -> Result<()>;
-    /// Whether pods can be connected, or why not.
-    fn ready(&self) -> Result<(), String>;
-}
 
 /// A bridge and veth pairs, addresses from the node's range.
 pub struct Bridge {
@@ -80,30 +66,6 @@ impl Bridge {
     }
 }
 
-/// Ports of the node that lead to the pod.
-fn host_ports(pod: &cri::PodSandboxConfig) -> Result<Vec<net::HostPort>> {
-    let wanted = pod.port_mappings.iter().filter(|mapping| mapping.host_port > 0);
-    let port = |number: i32| u16::try_from(number).map_err(|_| Error::Invalid(format!("port {number} is out of range")));
-    let convert = |mapping: &cri::PortMapping| {
-        let protocol = match mapping.protocol() {
-            cri::Protocol::Tcp => net::Protocol::Tcp,
-            cri::Protocol::Udp => net::Protocol::Udp,
-            cri::Protocol::Sctp => net::Protocol::Sctp,
-        };
-        let host_ip = match mapping.host_ip.as_str() {
-            "" | "0.0.0.0" => None,
-            text => Some(text.parse().map_err(|_| Error::Invalid(format!("host IP {text:?} is no IPv4 address")))?),
-        };
-        Ok(net::HostPort {
-            protocol,
-            host_ip,
-            host_port: port(mapping.host_port)?,
-            container_port: port(mapping.container_port)?,
-        })
-    };
-    wanted.map(convert).collect()
-}
-
 #[async_trait]
 impl Network for Bridge {
     async fn setup(&self, netns: &Path, sandbox: &str, pod: &cri::PodSandboxConfig) -> Result<Vec<IpAddr>> {
@@ -138,7 +100,7 @@ impl Network for Bridge {
         }
     }
 
-    fn ready(&self) -> Result<(), String> {
+    async fn ready(&self) -> Result<(), String> {
         match self.network.get() {
             Some(_) => Ok(()),
             None => Err("the node has no pod CIDR yet".to_owned()),

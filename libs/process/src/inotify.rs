@@ -13,6 +13,7 @@ use std::{
 use tokio::io::unix::AsyncFd;
 
 /// A watch on one directory.
+#[derive(Debug)]
 pub struct Watch {
     fd: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,

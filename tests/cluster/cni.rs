@@ -1,0 +1,98 @@
+//! Pods connected by somebody else's plugins: Debian's, configured while the node runs.
+
+use std::{fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::Result;
+use harness::{Cluster, eventually, root, succeeded, traces};
+
+use crate::life::both_replicas;
+
+const SECONDS_30: Duration = Duration::from_secs(30);
+
+/// What is between two looks of a kubelet at a node that is not ready; an event comes sooner.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A pod with a port of the node's, which the plugins lead to it.
+const BEHIND_A_HOST_PORT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: behind}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: "localhost/hello:1", ports: [{containerPort: 8080, hostPort: 8090}]}]
+"#;
+
+/// The node's only configuration.
+fn configuration(cluster: &Cluster) -> PathBuf {
+    let node = format!("{}-1", cluster.name);
+    PathBuf::from("/var/lib/knarr").join(&cluster.name).join(node).join("cni/net.d/10-test.conflist")
+}
+
+/// What the node's Ready condition says, once it says so.
+fn ready_says(cluster: &Cluster, status: &str) -> Result<String> {
+    let node = format!("{}-1", cluster.name);
+    eventually("see the node change", SOON, || {
+        let condition = r#"{.status}|{.message}"#;
+        let path = format!(r#"jsonpath={{range .status.conditions[?(@.type=="Ready")]}}{condition}{{end}}"#);
+        let said = cluster.kubectl(&["get", "node", &node, "-o", &path])?;
+        Ok(said.strip_prefix(&format!("{status}|")).map(str::to_owned))
+    })
+}
+
+#[test]
+fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
+    const NOTHING: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                           message:Network plugin returns error: cni plugin not initialized";
+    let cluster = Cluster::named()?;
+    let before = traces::of(&cluster.name);
+    cluster.start(&["--pod-network", "cni"])?;
+    assert_eq!(ready_says(&cluster, "False")?, NOTHING);
+
+    let (conf, leases) = (configuration(&cluster), configuration(&cluster).with_file_name("leases"));
+    let list = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "test", "plugins": [
+            {{"type": "ptp", "capabilities": {{"ipRanges": true}},
+              "ipam": {{"type": "host-local", "dataDir": "{}", "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
+            {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
+        leases.display()
+    );
+    fs::write(&conf, &list)?;
+    ready_says(&cluster, "True")?;
+    cluster.load_example_image()?;
+    cluster.apply(&fs::read_to_string(root().join("manifests/examples/deployment.yaml"))?)?;
+    cluster.apply(BEHIND_A_HOST_PORT)?;
+    cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=90s"])?;
+    cluster.kubectl(&["wait", "pod/behind", "--for=condition=Ready", "--timeout=60s"])?;
+
+    let address = cluster.address(1)?;
+    both_replicas(&cluster, "outside", &format!("http://{address}:30080/"))?;
+    assert_eq!(cluster.fetch("outside", &format!("http://{address}:8090/"))?, "<h1>Hello from behind</h1>\n");
+    // By a name, from pod to service: the plugins put the gateway's address, where names are answered, on the node.
+    let page = eventually("fetch a page by name", SECONDS_30, || {
+        let ask = ["exec", "behind", "--", "timeout", "5", "busybox", "wget", "-q", "-O", "-", "http://hello/"];
+        Ok(cluster.kubectl(&ask).ok())
+    })?;
+    assert!(page.starts_with("<h1>Hello from hello-"), "{page}");
+    let links = cluster.knarr(&["enter", "--name", &cluster.name, "--", "ip", "-o", "link"])?;
+    assert!(!links.contains("cni0") && !links.contains("knarr.1"), "{links}");
+
+    // The agent dies; the next one disconnects what the former one has connected, with the configuration of then.
+    let agent = cluster.status()?["nodes"][0]["pids"]["kubelet"].clone();
+    succeeded(Command::new("kill").args(["-9", &agent.to_string()]))?;
+    eventually("see the agent gone", SECONDS_30, || {
+        Ok((cluster.status()?["nodes"][0]["pids"]["kubelet"].is_null()).then_some(()))
+    })?;
+    fs::remove_file(&conf)?;
+    cluster.start(&[])?;
+    assert_eq!(ready_says(&cluster, "False")?, NOTHING);
+    cluster.kubectl(&["delete", "deployment/hello", "pod/behind", "--timeout=60s"])?;
+    let addresses = || -> Result<Vec<String>> {
+        let names = fs::read_dir(leases.join("test"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: Result<Vec<String>> = names.collect();
+        Ok(names?.into_iter().filter(|name| name.starts_with("10.")).collect())
+    };
+    eventually("see all addresses given back", SECONDS_30, || Ok(addresses()?.is_empty().then_some(())))?;
+    cluster.down()?;
+    assert_eq!(traces::of(&cluster.name), before);
+    Ok(())
+}
