@@ -75,6 +75,12 @@ fn bytes_are_those_of_the_wire_format() {
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
     let want = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x0d\x0a\x03\x0a\x01a\x12\x06\x0a\x01k\x12\x01v\x1a\0\"\0";
     assert_eq!(encode(&map).unwrap(), want);
+    // A list with a name of its own is a message.
+    let verbs = json!({"apiVersion": "v1", "kind": "APIResourceList", "groupVersion": "v1",
+        "resources": [{"name": "p", "namespaced": true, "kind": "P", "verbs": ["get", "list"]}]});
+    let resource = b"\x0a\x01p\x10\x01\x1a\x01P\x22\x0b\x0a\x03get\x0a\x04list";
+    let encoded = encode(&verbs).unwrap();
+    assert!(encoded.windows(resource.len()).any(|bytes| bytes == resource), "{}", encoded.escape_ascii());
     let source = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"containers": [{"name": "c", "env": [{"name": "e"}], "envFrom": [{"configMapRef": {"name": "m"}}],
             "livenessProbe": {"httpGet": {"port": "http"}}, "resources": {"limits": {"cpu": "1500m"}}}],
