@@ -57,6 +57,7 @@ pub async fn on_create(
 pub fn on_update(entry: &Entry, object: &mut Value, old: &Value, at: Option<Subresource>, write: Write<'_>) -> Result<()> {
     nodes::on_update(entry, object, old, at, write.user)?;
     if is(entry, "pods") && at.is_none() {
+        api::kinds::pod::keep_priority(object, old);
         api::kinds::pod::default_toleration_seconds(object);
     }
     Ok(())

@@ -236,7 +236,7 @@ fn expired(error: &store::Error, after: Option<&str>) -> Status {
 }
 
 /// The objects that a list is about.
-async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, options: &ListOptions) -> Result<Listing> {
+pub async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, options: &ListOptions) -> Result<Listing> {
     if let Some(token) = &options.continue_token {
         if options.revision.is_some_and(|r| r != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));

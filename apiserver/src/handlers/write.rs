@@ -279,7 +279,8 @@ pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) 
     let options = delete_options(&ask.headers, &ask.query, body).await?;
     let plain = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
     let write = Write { user: &ask.user, now: ask.now, options: &plain };
-    let deleted = app.registry.delete_collection(entry, &selection, &options, write).await?;
+    let listed = read::listing(&app.registry, entry, &selection, &list).await?;
+    let deleted = app.registry.delete_collection(entry, listed.objects, &options, write).await?;
     let info = entry.info();
     let revision = app.registry.caches().applied().revision();
     let head = format!(

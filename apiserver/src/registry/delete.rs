@@ -1,6 +1,6 @@
 //! Deletion: finalizers and grace periods decide whether an object goes, is marked, or stays as it is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::status::{GroupResource, Status};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,7 +12,7 @@ use super::{Current, Entry, Registry, Write, durability, metadata, put, services
 use crate::{
     admission,
     cache::{
-        Selection,
+        Object,
         object::{encode, with_revision},
     },
     error::{self, Result},
@@ -211,18 +211,16 @@ impl Registry {
         Deleted { json, gone }
     }
 
-    /// Deletes everything selected; the list of what was found.
+    /// Deletes all of `objects`; the list of what was found.
     pub async fn delete_collection(
         &self,
         entry: &Entry,
-        selection: &Selection,
+        objects: Vec<Arc<Object>>,
         options: &DeleteOptions,
         write: Write<'_>,
     ) -> Result<Vec<bytes::Bytes>> {
-        self.catch_up().await?;
-        let listing = entry.cache.list(selection, None, 0);
         // Side by side: deletions that wait for the disk share one sync.
-        let deletions = listing.objects.into_iter().map(|object| async move {
+        let deletions = objects.into_iter().map(|object| async move {
             match self.delete(entry, (object.namespace(), object.name()), options, write).await {
                 Ok(_) => Ok(Some(entry.encoded(&object))),
                 Err(status) if status.is("NotFound") => Ok(None),

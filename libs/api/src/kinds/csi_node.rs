@@ -32,6 +32,7 @@ impl Resource for CSINode {
         plural: "csinodes",
         singular: "csinode",
         namespaced: false,
+        unconditional_update: false,
         columns: &[NAME, column("Drivers", "integer", "How many CSI drivers are registered on the node."), AGE],
         ..KindInfo::BASE
     };
@@ -52,6 +53,7 @@ impl Resource for CSINode {
     }
 
     fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        self.validate(errors);
         // How much a driver can hold may change.
         let fixed = |driver: &CSINodeDriver| CSINodeDriver { allocatable: None, ..driver.clone() };
         for driver in &self.spec.drivers {

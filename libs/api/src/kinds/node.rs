@@ -47,8 +47,12 @@ impl Resource for Node {
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
-        if let (Some(cidr), None) = (&spec.pod_cidr, &spec.pod_cidrs) {
-            spec.pod_cidrs = Some(vec![cidr.clone()]);
+        // One range is the first of the ranges: whoever says only one of the two means both.
+        let first = spec.pod_cidrs.as_ref().and_then(|ranges| ranges.first()).cloned();
+        match spec.pod_cidr.clone().filter(|range| !range.is_empty()) {
+            Some(range) if first.as_ref() != Some(&range) => spec.pod_cidrs = Some(vec![range]),
+            Some(_) => {}
+            None => spec.pod_cidr = first,
         }
         for taint in spec.taints.iter_mut().flatten() {
             taint.value = taint.value.take().filter(|value| !value.is_empty());

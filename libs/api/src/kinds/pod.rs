@@ -26,7 +26,7 @@ pub mod refs;
 #[path = "pod/row.rs"]
 mod row;
 
-pub use admission::{assign_priority, default_toleration_seconds};
+pub use admission::{assign_priority, default_toleration_seconds, keep_priority};
 pub use fields::PodFields;
 pub use qos::qos_class;
 

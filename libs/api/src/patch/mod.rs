@@ -209,7 +209,10 @@ fn converted(why: &str) -> String {
         let (what, target) = rest.split_once(" into Go ")?;
         Some((what, target.rsplit_once(" of type ")?.1))
     });
-    let Some((what, ty)) = parts else { return format!("error decoding from json: {why}") };
+    let Some((what, ty)) = parts else {
+        let bytes = why.starts_with("illegal base64");
+        return if bytes { format!("error decoding from json: {why}") } else { why.to_owned() };
+    };
     let from = match what {
         "array" => "slice",
         "object" => "map",
@@ -224,7 +227,7 @@ fn converted(why: &str) -> String {
         other => other,
     };
     match ty {
-        "resource.Quantity" | "intstr.IntOrString" => format!("error decoding from json: {why}"),
+        "resource.Quantity" | "intstr.IntOrString" => why.to_owned(),
         ty if ty.starts_with("[]") => format!("cannot restore slice from {from}"),
         ty if ty.starts_with("map[") => format!("cannot restore map from {from}"),
         ty if ty.contains('.') => format!("cannot restore struct from: {from}"),

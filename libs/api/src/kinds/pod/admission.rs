@@ -34,6 +34,16 @@ pub fn default_toleration_seconds(pod: &mut Value) {
     }
 }
 
+/// `Priority` of an update: who leaves out what was decided at creation means that.
+pub fn keep_priority(pod: &mut Value, old: &Value) {
+    let Some(spec) = spec_of(pod) else { return };
+    for field in ["priority", "preemptionPolicy"] {
+        if let (None | Some(Value::Null), Some(decided)) = (spec.get(field), old["spec"].get(field)) {
+            spec.insert(field.to_owned(), decided.clone());
+        }
+    }
+}
+
 /// `Priority`: turns `priorityClassName` into `priority` and `preemptionPolicy` of a pod being created. `find` looks a class up
 /// by name; `default` is the class with `globalDefault`, of several the one with the lowest value.
 ///
