@@ -3,6 +3,7 @@
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
+    client::log::Verbosity,
     context::Context,
     failure::{Failure, plain},
     flags, help, verbs,
@@ -92,9 +93,43 @@ pub struct Globals {
     /// A profile to write; there are none.
     #[arg(long, global = true, default_value = "none")]
     pub profile: String,
+    /// The file to write a profile to.
+    #[arg(long, global = true, default_value = "profile.pprof")]
+    pub profile_output: String,
     /// How much to log: 6 shows requests, 8 and more their headers and bodies.
     #[arg(long = "v", short = 'v', global = true, default_value = "0")]
-    pub verbosity: i32,
+    pub level: i32,
+    /// How much to log of single files, in place of -v: PATTERN=N, with commas between several.
+    #[arg(long, global = true, default_value = "", hide_default_value = true, value_parser = vmodule)]
+    pub vmodule: Modules,
+    /// How long lines of the log may be held back; ours never are.
+    #[arg(long, global = true, default_value = "5s", value_parser = log_flush_frequency)]
+    pub log_flush_frequency: jiff::SignedDuration,
+}
+
+impl Globals {
+    /// How much is to be logged.
+    pub fn verbosity(&self) -> Verbosity {
+        Verbosity { level: self.level, modules: self.vmodule.0.clone() }
+    }
+}
+
+/// `--vmodule`, read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Modules(Vec<(String, i32)>);
+
+fn vmodule(text: &str) -> Result<Modules, String> {
+    let parts = text.split(',').filter(|part| !part.is_empty());
+    let read = |part: &str| {
+        let (pattern, level) = part.split_once('=').filter(|(pattern, level)| !pattern.is_empty() && !level.is_empty())?;
+        Some((pattern.to_owned(), level.parse().ok()?))
+    };
+    let modules: Option<Vec<_>> = parts.map(read).collect();
+    modules.map(Modules).ok_or_else(|| "syntax error: expect comma-separated list of filename=N".to_owned())
+}
+
+fn log_flush_frequency(text: &str) -> Result<jiff::SignedDuration, String> {
+    duration(text).map_err(|_| "parse error".to_owned())
 }
 
 /// The verbs, in upstream's order: its suggestions and its help have it. A variant's first line is its short help.

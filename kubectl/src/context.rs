@@ -157,7 +157,6 @@ impl Context {
         let mut endpoint = server::parse(chosen.cluster.text("server"))?;
         let server_name = chosen.cluster.text("tls-server-name");
         endpoint.server_name = Some(server_name.to_owned()).filter(|name| !name.is_empty());
-        endpoint.verbosity = self.globals.verbosity;
         endpoint.match_version = self.globals.match_server_version;
         (endpoint.timeout, endpoint.timeout_told) = (timeout, timeout_told);
         endpoint.proxy = server::proxy(chosen.cluster.text("proxy-url"), &endpoint)?;

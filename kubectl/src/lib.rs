@@ -48,6 +48,7 @@ pub fn run(words: &[String]) -> i32 {
                 Ok(runtime) => runtime,
                 Err(error) => return report(&error.into()),
             };
+            client::log::set(globals.verbosity());
             if globals.profile != "none" {
                 return report(&unprofiled(&globals.profile));
             }
@@ -71,7 +72,7 @@ fn unprofiled(name: &str) -> Failure {
         "cpu" | "heap" | "goroutine" | "threadcreate" | "block" | "mutex" => {
             failure::plain(format!("profiles are not supported: there is no {name} profile to capture"))
         }
-        _ => failure::plain(format!("unknown profile '{name}'")),
+        _ => Failure::Verbatim(client::log::command_failed(&format!("unknown profile '{name}'")), 1),
     }
 }
 

@@ -59,8 +59,6 @@ pub struct Endpoint {
     pub unreachable: Option<String>,
     /// An HTTP proxy's `host:port`.
     pub proxy: Option<String>,
-    /// From `-v`.
-    pub verbosity: i32,
     /// Whether the server must be of our version.
     pub match_version: bool,
 }
@@ -302,11 +300,11 @@ impl Client {
         for (name, value) in endpoint.headers.iter().chain(&call.headers) {
             headers.append(name, value.clone());
         }
+        log::request(call, request.uri(), request.headers());
+        let uri = request.uri().clone();
         let begun = std::time::Instant::now();
         let sent = self.0.pool.request(request).await;
-        if endpoint.verbosity >= 6 {
-            log::request(call, &uri, &sent, begun.elapsed(), endpoint.verbosity);
-        }
+        log::response(call, &uri, &sent, begun.elapsed());
         let response = sent.map_err(|error| failed(why_unsent(&error)))?;
         self.0.warnings.note(response.headers());
         Ok(response)
@@ -338,9 +336,7 @@ impl Client {
         let work = async {
             let (parts, body) = self.send(&call).await?.into_parts();
             let body = body.collect().await.map_err(|e| plain(broken(&e)))?.to_bytes();
-            if self.0.endpoint.verbosity >= 8 {
-                log::line(&format!("Response Body: {}", String::from_utf8_lossy(&body)));
-            }
+            log::answered(&body);
             Ok(Answer { status: parts.status, headers: parts.headers, body })
         };
         self.limited(&call, work).await

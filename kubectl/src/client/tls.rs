@@ -2,11 +2,11 @@
 
 use std::{io, sync::Arc};
 
+use knarr_x509::Anyone;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, RootCertStore,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
 use crate::failure::{Failure, plain};
@@ -45,7 +45,7 @@ pub fn config(material: &Material) -> Result<ClientConfig, Failure> {
         .with_safe_default_protocol_versions()
         .map_err(|e| plain(e.to_string()))?;
     let builder = if material.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Anyone::new(provider))
     } else {
         builder.with_root_certificates(roots(material.authority.as_deref())?)
     };
@@ -118,43 +118,4 @@ pub fn told(error: &io::Error, name: &str) -> String {
 fn short_name(presented: &str) -> &str {
     let inner = presented.split_once('(').map_or(presented, |(_, rest)| rest.trim_end_matches(')'));
     inner.trim_matches('"')
-}
-
-/// `--insecure-skip-tls-verify`: signatures are checked, identities are not.
-#[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

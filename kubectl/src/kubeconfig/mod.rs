@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     cli::Globals,
+    client::log,
     failure::{Failure, file_error, plain},
 };
 
@@ -147,6 +148,7 @@ impl Kubeconfig {
                 )));
             }
         };
+        log::loaded(&path.display().to_string());
         let config = Self::parse(&text, path);
         config.map(Some).map_err(|e| plain(format!("error loading config file \"{}\": {e}", path.display())))
     }

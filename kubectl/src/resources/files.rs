@@ -28,6 +28,23 @@ pub struct FileArgs {
     pub recursive: bool,
 }
 
+/// `-f` and `-R`, of verbs that know no kustomizations and go down into directories unless told otherwise.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PlainFileArgs {
+    /// Files, directories or URLs that hold the resources; - is stdin.
+    #[arg(long, short = 'f', value_delimiter = ',')]
+    filename: Vec<String>,
+    /// Process the directories of -f with everything below them.
+    #[arg(long, short = 'R', default_value = "true", action = clap::ArgAction::SetTrue)]
+    recursive: bool,
+}
+
+impl From<&PlainFileArgs> for FileArgs {
+    fn from(args: &PlainFileArgs) -> Self {
+        Self { filename: args.filename.clone(), kustomize: None, recursive: args.recursive }
+    }
+}
+
 /// A document and where it came from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use self::{
     arguments::has_names,
-    files::{Document, FileArgs, documents_in, kustomization, parse_text, read_url},
+    files::{Document, FileArgs, PlainFileArgs, documents_in, kustomization, parse_text, read_url},
 };
 use crate::{
     client::{Call, Client},

@@ -5,13 +5,13 @@ use serde_json::json;
 
 use super::{
     label::list,
-    labels::{Changes, map_of, split},
+    labels::{Changes, Common, map_of, split},
 };
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    output::{DryRun, DryRunArgs, OutputArgs},
-    resources::{FileArgs, Object, Query},
+    output::DryRun,
+    resources::Object,
     typed,
     write::{Helper, Show},
 };
@@ -23,35 +23,7 @@ const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    print: OutputArgs,
-    /// Change annotations that are there already
-    #[arg(long)]
-    overwrite: bool,
-    /// Show the annotations
-    #[arg(long)]
-    list: bool,
-    /// Ask no server; change what files hold
-    #[arg(long)]
-    local: bool,
-    #[command(flatten)]
-    dry_run: DryRunArgs,
-    /// Fields of the objects
-    #[arg(long)]
-    field_selector: Option<String>,
-    /// All objects of the given types in the namespace
-    #[arg(long)]
-    all: bool,
-    /// Look in all namespaces
-    #[arg(long, short = 'A')]
-    all_namespaces: bool,
-    /// Only if the object is at this version; for one object
-    #[arg(long, default_value = "", hide_default_value = true)]
-    resource_version: String,
-    #[command(flatten)]
-    files: FileArgs,
-    /// Labels of the objects
-    #[arg(long, short = 'l')]
-    selector: Option<String>,
+    common: Common,
     /// Name of the manager that owns the fields
     #[arg(long, default_value = "kubectl-annotate")]
     field_manager: String,
@@ -64,25 +36,18 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or what could not be annotated.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let dry_run = args.dry_run.strategy()?;
+    let dry_run = args.common.dry_run.strategy()?;
     let (resources, changes) = split(&args.arguments, "annotation").map_err(plain)?;
     let changes = parse(&changes).map_err(plain)?;
-    validate(&args, &resources, &changes, dry_run).map_err(plain)?;
-    let query = Query {
-        args: &resources,
-        files: Some(&args.files),
-        labels: args.selector.as_deref(),
-        fields: args.field_selector.as_deref(),
-        type_suffices: args.all,
-        all_namespaces: args.all_namespaces,
-        latest: !args.local,
-        local: args.local,
-        ..Query::default()
-    };
-    let found = query.objects(cx).await?;
-    if !found.single && !args.resource_version.is_empty() {
-        return Err(plain("--resource-version may only be used with a single resource"));
+    args.common.validate(&resources, &changes, dry_run, ("annotation", "rsrc")).map_err(plain)?;
+    let both: Vec<&str> = changes.remove.iter().filter(|key| changes.set.contains_key(*key)).map(String::as_str).collect();
+    if !both.is_empty() {
+        let both = both.join(", ");
+        return Err(plain(format!(
+            "can not both modify and remove the following annotation(s) in the same command: {both}"
+        )));
     }
+    let found = args.common.objects(cx, &resources).await?;
     let mut failures = found.failures;
     for object in found.objects {
         if let Err(failure) = one(&args, cx, &changes, dry_run, object, found.single).await {
@@ -100,14 +65,14 @@ async fn one(
     mut object: Object,
     single: bool,
 ) -> Result<(), Failure> {
-    let send = !(dry_run == DryRun::Client || args.local || args.list);
+    let send = !(dry_run == DryRun::Client || args.common.local || args.common.list);
     let mut old = object.value.clone();
-    if !args.resource_version.is_empty()
+    if !args.common.resource_version.is_empty()
         && let Some(metadata) = old["metadata"].as_object_mut()
     {
         metadata.remove("resourceVersion");
     }
-    if !args.overwrite {
+    if !args.common.overwrite {
         let annotations = map_of(&object.value, "annotations");
         let taken = changes.overwritten(&annotations).into_iter().filter(|(key, _)| *key != CHANGE_CAUSE);
         let taken: Vec<String> = taken.map(|(key, value)| format!("'{key}' already has a value ({value})")).collect();
@@ -117,8 +82,8 @@ async fn one(
         }
     }
     changes.apply(&mut object.value, "annotations");
-    if !args.resource_version.is_empty() {
-        object.value["metadata"]["resourceVersion"] = json!(args.resource_version);
+    if !args.common.resource_version.is_empty() {
+        object.value["metadata"]["resourceVersion"] = json!(args.common.resource_version);
     }
     if send {
         let patch = two_way_json_merge(&old, &object.value);
@@ -126,46 +91,11 @@ async fn one(
         let namespace = object.namespace.as_deref().unwrap_or_default();
         object.value = helper.patch(namespace, &object.name, PatchType::Merge, &typed::sorted(&patch)).await?;
     }
-    if args.list {
+    if args.common.list {
         list(&object, "annotations", single);
         return Ok(());
     }
-    Show::new(&args.print, "annotated", dry_run)?.print(&object.value)
-}
-
-fn validate(args: &Args, resources: &[String], changes: &Changes, dry_run: DryRun) -> Result<(), String> {
-    let refused = |why: &str| Err(why.to_owned());
-    if args.list && args.print.output.is_some() {
-        return refused("--list and --output may not be specified together");
-    }
-    if args.all && args.selector.as_deref().is_some_and(|s| !s.is_empty()) {
-        return refused("cannot set --all and --selector at the same time");
-    }
-    if args.all && args.field_selector.as_deref().is_some_and(|s| !s.is_empty()) {
-        return refused("cannot set --all and --field-selector at the same time");
-    }
-    if args.local {
-        if dry_run == DryRun::Server {
-            return refused("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
-        }
-        if !resources.is_empty() {
-            return refused("can only use local files by -f rsrc.yaml or --filename=rsrc.json when --local=true is set");
-        }
-        if args.files.is_empty() {
-            return refused("one or more files must be specified as -f rsrc.yaml or --filename=rsrc.json");
-        }
-    } else if resources.is_empty() && args.files.is_empty() {
-        return refused("one or more resources must be specified as <resource> <name> or <resource>/<name>");
-    }
-    if changes.is_empty() && !args.list {
-        return refused("at least one annotation update is required");
-    }
-    let both: Vec<&str> = changes.remove.iter().filter(|key| changes.set.contains_key(*key)).map(String::as_str).collect();
-    if !both.is_empty() {
-        let both = both.join(", ");
-        return Err(format!("can not both modify and remove the following annotation(s) in the same command: {both}"));
-    }
-    Ok(())
+    Show::new(&args.common.print, "annotated", dry_run)?.print(&object.value)
 }
 
 fn parse(specs: &[String]) -> Result<Changes, String> {

@@ -61,24 +61,15 @@ pub struct Args {
     arguments: Vec<String>,
 }
 
-/// How to delete: flags that `apply` and `replace` take too.
+/// `--cascade`.
 #[derive(clap::Args, Clone, Debug)]
-pub struct How {
+pub struct Cascade {
     /// What becomes of dependents: background, foreground or orphan
     #[arg(long, default_value = "background", default_missing_value = "background", num_args = 0..=1, require_equals = true)]
     cascade: String,
-    /// Take objects out of the API at once, whatever still runs
-    #[arg(long)]
-    pub force: bool,
-    /// Seconds that the object has to end; below zero its own, 0 only with --force
-    #[arg(long, default_value_t = -1)]
-    pub grace_period: i64,
-    /// How long to wait, zero is as long as it takes
-    #[arg(long, value_parser = cli::duration, default_value = "0s")]
-    pub timeout: SignedDuration,
 }
 
-impl How {
+impl Cascade {
     /// The request's `propagationPolicy`.
     ///
     /// # Errors
@@ -106,6 +97,32 @@ impl How {
                 Err(plain(format!(r#"invalid cascade value ({other}). Must be "background", "foreground", or "orphan""#)))
             }
         }
+    }
+}
+
+/// How to delete: flags that `apply` and `replace` take too.
+#[derive(clap::Args, Clone, Debug)]
+pub struct How {
+    #[command(flatten)]
+    cascade: Cascade,
+    /// Take objects out of the API at once, whatever still runs
+    #[arg(long)]
+    pub force: bool,
+    /// Seconds that the object has to end; below zero its own, 0 only with --force
+    #[arg(long, default_value_t = -1)]
+    pub grace_period: i64,
+    /// How long to wait, zero is as long as it takes
+    #[arg(long, value_parser = cli::duration, default_value = "0s")]
+    pub timeout: SignedDuration,
+}
+
+impl How {
+    /// The request's `propagationPolicy`.
+    ///
+    /// # Errors
+    /// No such policy.
+    pub fn propagation(&self) -> Result<&'static str, Failure> {
+        self.cascade.propagation()
     }
 
     /// The time to wait, where one is given.

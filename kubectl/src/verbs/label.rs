@@ -6,12 +6,12 @@ use api::{
 };
 use serde_json::{Value, json};
 
-use super::labels::{Changes, map_of, split};
+use super::labels::{Changes, Common, map_of, split};
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    output::{DryRun, DryRunArgs, OutputArgs},
-    resources::{FileArgs, Object, Query},
+    output::DryRun,
+    resources::Object,
     typed,
     write::{Helper, Show},
 };
@@ -20,35 +20,7 @@ use crate::{
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    print: OutputArgs,
-    /// Change labels that are there already
-    #[arg(long)]
-    overwrite: bool,
-    /// Show the labels
-    #[arg(long)]
-    list: bool,
-    /// Ask no server; change what files hold
-    #[arg(long)]
-    local: bool,
-    #[command(flatten)]
-    dry_run: DryRunArgs,
-    /// Fields of the objects
-    #[arg(long)]
-    field_selector: Option<String>,
-    /// All objects of the given types in the namespace
-    #[arg(long)]
-    all: bool,
-    /// Look in all namespaces
-    #[arg(long, short = 'A')]
-    all_namespaces: bool,
-    /// Only if the object is at this version; for one object
-    #[arg(long, default_value = "", hide_default_value = true)]
-    resource_version: String,
-    #[command(flatten)]
-    files: FileArgs,
-    /// Labels of the objects
-    #[arg(long, short = 'l')]
-    selector: Option<String>,
+    common: Common,
     /// Name of the manager that owns the fields
     #[arg(long, default_value = "kubectl-label")]
     field_manager: String,
@@ -61,28 +33,11 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or what could not be labeled.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let dry_run = args.dry_run.strategy()?;
+    let dry_run = args.common.dry_run.strategy()?;
     let (resources, changes) = split(&args.arguments, "label").map_err(plain)?;
     let changes = parse(&changes).map_err(plain)?;
-    if args.list && args.print.output.is_some() {
-        return Err(plain("--list and --output may not be specified together"));
-    }
-    validate(&args, &resources, &changes, dry_run).map_err(plain)?;
-    let query = Query {
-        args: &resources,
-        files: Some(&args.files),
-        labels: args.selector.as_deref(),
-        fields: args.field_selector.as_deref(),
-        type_suffices: args.all,
-        all_namespaces: args.all_namespaces,
-        latest: !args.local,
-        local: args.local,
-        ..Query::default()
-    };
-    let found = query.objects(cx).await?;
-    if !found.single && !args.resource_version.is_empty() {
-        return Err(plain("--resource-version may only be used with a single resource"));
-    }
+    args.common.validate(&resources, &changes, dry_run, ("label", "pod")).map_err(plain)?;
+    let found = args.common.objects(cx, &resources).await?;
     let mut failures = found.failures;
     for object in found.objects {
         if let Err(failure) = one(&args, cx, &changes, dry_run, object, found.single).await {
@@ -100,40 +55,40 @@ async fn one(
     mut object: Object,
     single: bool,
 ) -> Result<(), Failure> {
-    if !args.resource_version.is_empty()
+    if !args.common.resource_version.is_empty()
         && let Some(metadata) = object.value["metadata"].as_object_mut()
     {
         metadata.remove("resourceVersion");
     }
     let old = object.value.clone();
-    let send = !(dry_run == DryRun::Client || args.local || args.list);
+    let send = !(dry_run == DryRun::Client || args.common.local || args.common.list);
     let labels = map_of(&old, "labels");
     if send {
         for key in changes.remove.iter().filter(|key| !labels.contains_key(*key)) {
             println!("label {} not found.", api::field::go_quote(key));
         }
     }
-    if !args.overwrite {
+    if !args.common.overwrite {
         let taken = changes.overwritten(&labels);
         let taken = taken.iter().map(|(k, v)| plain(format!("'{k}' already has a value ({v}), and --overwrite is false")));
         Failure::of(taken.collect())?;
     }
     changes.apply(&mut object.value, "labels");
-    if !args.resource_version.is_empty() {
-        object.value["metadata"]["resourceVersion"] = json!(args.resource_version);
+    if !args.common.resource_version.is_empty() {
+        object.value["metadata"]["resourceVersion"] = json!(args.common.resource_version);
     }
-    let done = operation(&old, &object.value, args.overwrite);
+    let done = operation(&old, &object.value, args.common.overwrite);
     if send {
         let patch = two_way_json_merge(&old, &object.value);
         let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager);
         let namespace = object.namespace.as_deref().unwrap_or_default();
         helper.patch(namespace, &object.name, PatchType::Merge, &typed::sorted(&patch)).await?;
     }
-    if args.list {
+    if args.common.list {
         list(&object, "labels", single);
         return Ok(());
     }
-    Show::new(&args.print, done, dry_run)?.print(&object.value)
+    Show::new(&args.common.print, done, dry_run)?.print(&object.value)
 }
 
 /// Prints an object's labels or annotations, with a heading unless it is the only object.
@@ -155,33 +110,6 @@ fn operation(old: &Value, new: &Value, overwrite: bool) -> &'static str {
         false if !overwrite && after.len() < before.len() => "unlabeled",
         false => "labeled",
     }
-}
-
-fn validate(args: &Args, resources: &[String], changes: &Changes, dry_run: DryRun) -> Result<(), String> {
-    let refused = |why: &str| Err(why.to_owned());
-    if args.all && args.selector.as_deref().is_some_and(|s| !s.is_empty()) {
-        return refused("cannot set --all and --selector at the same time");
-    }
-    if args.all && args.field_selector.as_deref().is_some_and(|s| !s.is_empty()) {
-        return refused("cannot set --all and --field-selector at the same time");
-    }
-    if args.local {
-        if dry_run == DryRun::Server {
-            return refused("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
-        }
-        if !resources.is_empty() {
-            return refused("can only use local files by -f pod.yaml or --filename=pod.json when --local=true is set");
-        }
-        if args.files.is_empty() {
-            return refused("one or more files must be specified as -f pod.yaml or --filename=pod.json");
-        }
-    } else if resources.is_empty() && args.files.is_empty() {
-        return refused("one or more resources must be specified as <resource> <name> or <resource>/<name>");
-    }
-    if changes.is_empty() && !args.list {
-        return refused("at least one label update is required");
-    }
-    Ok(())
 }
 
 fn parse(specs: &[String]) -> Result<Changes, String> {

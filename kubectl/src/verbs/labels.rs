@@ -1,6 +1,117 @@
-//! What `label` and `annotate` share: reading `KEY=VALUE` and `KEY-`, and changing one map of an object's metadata.
+//! What `label` and `annotate` share: their flags, reading `KEY=VALUE` and `KEY-`, and changing one map of an object's metadata.
 
 use serde_json::{Map, Value};
+
+use crate::{
+    context::Context,
+    failure::{Failure, plain},
+    output::{DryRun, DryRunArgs, OutputArgs},
+    resources::{FileArgs, Found, Query},
+};
+
+/// Flags of both.
+#[derive(clap::Args, Debug)]
+pub struct Common {
+    /// How to print.
+    #[command(flatten)]
+    pub print: OutputArgs,
+    /// Change what is there already
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Show what is there
+    #[arg(long)]
+    pub list: bool,
+    /// Ask no server; change what files hold
+    #[arg(long)]
+    pub local: bool,
+    /// Whether for real.
+    #[command(flatten)]
+    pub dry_run: DryRunArgs,
+    /// Fields of the objects
+    #[arg(long)]
+    field_selector: Option<String>,
+    /// All objects of the given types in the namespace
+    #[arg(long)]
+    all: bool,
+    /// Look in all namespaces
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Only if the object is at this version; for one object
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub resource_version: String,
+    #[command(flatten)]
+    files: FileArgs,
+    /// Labels of the objects
+    #[arg(long, short = 'l')]
+    selector: Option<String>,
+}
+
+impl Common {
+    /// What is wrong with flags and arguments. `what` is what changes, `example` the name of a file that might be given.
+    ///
+    /// # Errors
+    /// In upstream's words.
+    pub fn validate(
+        &self,
+        resources: &[String],
+        changes: &Changes,
+        dry_run: DryRun,
+        (what, example): (&str, &str),
+    ) -> Result<(), String> {
+        let refused = |why: &str| Err(why.to_owned());
+        let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+        if self.list && self.print.output.is_some() {
+            return refused("--list and --output may not be specified together");
+        }
+        if self.all && given(&self.selector) {
+            return refused("cannot set --all and --selector at the same time");
+        }
+        if self.all && given(&self.field_selector) {
+            return refused("cannot set --all and --field-selector at the same time");
+        }
+        if self.local {
+            let files = format!("-f {example}.yaml or --filename={example}.json");
+            if dry_run == DryRun::Server {
+                return refused("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
+            }
+            if !resources.is_empty() {
+                return Err(format!("can only use local files by {files} when --local=true is set"));
+            }
+            if self.files.is_empty() {
+                return Err(format!("one or more files must be specified as {files}"));
+            }
+        } else if resources.is_empty() && self.files.is_empty() {
+            return refused("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+        }
+        if changes.is_empty() && !self.list {
+            return Err(format!("at least one {what} update is required"));
+        }
+        Ok(())
+    }
+
+    /// The objects that are meant.
+    ///
+    /// # Errors
+    /// What cannot be found or read.
+    pub async fn objects(&self, cx: &Context, resources: &[String]) -> Result<Found, Failure> {
+        let query = Query {
+            args: resources,
+            files: Some(&self.files),
+            labels: self.selector.as_deref(),
+            fields: self.field_selector.as_deref(),
+            type_suffices: self.all,
+            all_namespaces: self.all_namespaces,
+            latest: !self.local,
+            local: self.local,
+            ..Query::default()
+        };
+        let found = query.objects(cx).await?;
+        if !found.single && !self.resource_version.is_empty() {
+            return Err(plain("--resource-version may only be used with a single resource"));
+        }
+        Ok(found)
+    }
+}
 
 /// Arguments apart: resources first, then changes.
 ///

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{attach::attach, exec::SessionArgs};
+use super::{attach::attach, delete::Cascade, exec::SessionArgs};
 use crate::{
     cli,
     client::{Call, Client},
@@ -41,6 +41,9 @@ pub struct Args {
     /// Delete the pod after it has ended. Only with --attach or -i.
     #[arg(long)]
     pub rm: bool,
+    /// What becomes of dependents of what --rm deletes.
+    #[command(flatten)]
+    pub cascade: Cascade,
     /// Environment variables of the container.
     #[arg(long)]
     pub env: Vec<String>,
@@ -118,6 +121,7 @@ struct Wanted {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let Some(image) = args.image.as_deref() else { return Err(plain("required flag(s) \"image\" not set")) };
     let wanted = understand(&args)?;
+    let policy = args.cascade.propagation()?;
     let show = Show::new(&args.output, "created", wanted.dry_run)?;
     check(&args, image, &wanted, cx.dash())?;
     let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
@@ -146,7 +150,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let done = accompany(&args, client, &namespace, name, wanted.timeout).await;
     if args.rm {
         for object in &created {
-            remove(client, &namespace, object, args.quiet).await?;
+            remove(client, &namespace, object, policy, args.quiet).await?;
         }
     }
     done
@@ -425,10 +429,10 @@ async fn logs(client: &Client, pod: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn remove(client: &Client, namespace: &str, object: &Value, quiet: bool) -> Result<(), Failure> {
+async fn remove(client: &Client, namespace: &str, object: &Value, policy: &str, quiet: bool) -> Result<(), Failure> {
     let (kind, name) = (object.text("kind").to_lowercase(), object.text("metadata.name"));
     let call = Call::delete(format!("/api/v1/namespaces/{namespace}/{kind}s/{name}"));
-    match client.json(call.json(&json!({"propagationPolicy": "Background"}))).await {
+    match client.json(call.json(&json!({"propagationPolicy": policy}))).await {
         Ok(_) if quiet => {}
         Ok(_) => println!("{kind} \"{name}\" deleted"),
         // Whoever removed it first did what we wanted.

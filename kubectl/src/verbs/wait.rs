@@ -11,7 +11,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs},
-    resources::{FileArgs, Object, Query},
+    resources::{FileArgs, Object, PlainFileArgs, Query},
 };
 
 /// What `wait` takes.
@@ -26,7 +26,7 @@ pub struct Args {
     pub args: Vec<String>,
     /// Files.
     #[command(flatten)]
-    pub files: FileArgs,
+    pub files: PlainFileArgs,
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -170,9 +170,10 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Err(_) => Duration::from_secs(168 * 3600),
     };
     let deadline = Instant::now() + timeout;
+    let files = FileArgs::from(&args.files);
     let query = Query {
         args: &args.args,
-        files: Some(&args.files),
+        files: Some(&files),
         labels: args.selector.as_deref(),
         fields: args.field_selector.as_deref(),
         all: args.all,

@@ -1,10 +1,14 @@
 //! Certificates written and signed: values in, DER out. Shared by the API server, which makes the cluster's authority, and by the
-//! controller that signs what others ask for.
+//! controller that signs what others ask for. Besides, the one verifier of those who ask for no identity: [`Anyone`].
 //!
 //! `rcgen` would do but for one thing: its names keep one value a type, so that of several `O=` (a user's groups) one is
 //! left. With the subject written here anyway, the rest of a certificate is a page of DER, and nothing else of it is needed.
 
+mod anyone;
+
 use std::net::IpAddr;
+
+pub use anyone::Anyone;
 
 use ring::{
     digest,

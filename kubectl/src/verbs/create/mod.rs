@@ -7,7 +7,7 @@ mod deployment;
 pub mod generator;
 mod ingress;
 mod job;
-mod namespace;
+mod named;
 mod pair;
 mod pdb;
 mod priorityclass;
@@ -16,7 +16,6 @@ mod role;
 mod rolebinding;
 mod secret;
 mod service;
-mod serviceaccount;
 mod token;
 
 use http::Method;
@@ -91,7 +90,7 @@ pub enum Kind {
     Job(job::Args),
     /// Create a namespace with the specified name
     #[command(alias = "ns")]
-    Namespace(namespace::Args),
+    Namespace(named::Args),
     /// Create a pod disruption budget with the specified name
     #[command(alias = "pdb")]
     Poddisruptionbudget(pdb::Args),
@@ -112,7 +111,7 @@ pub enum Kind {
     Service(Service),
     /// Create a service account with the specified name
     #[command(alias = "sa")]
-    Serviceaccount(serviceaccount::Args),
+    Serviceaccount(named::Args),
     /// Request a service account token
     Token(token::Args),
 }
@@ -149,7 +148,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Some(Kind::Deployment(args)) => deployment::run(args, cx).await,
         Some(Kind::Ingress(args)) => ingress::run(args, cx).await,
         Some(Kind::Job(args)) => job::run(args, cx).await,
-        Some(Kind::Namespace(args)) => namespace::run(args, cx).await,
+        Some(Kind::Namespace(args)) => named::namespace(args, cx).await,
         Some(Kind::Poddisruptionbudget(args)) => pdb::run(args, cx).await,
         Some(Kind::Priorityclass(args)) => priorityclass::run(args, cx).await,
         Some(Kind::Quota(args)) => quota::run(args, cx).await,
@@ -159,7 +158,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Some(Kind::Secret(Secret { arguments, .. })) => Err(no_command(&["create", "secret"], &arguments)),
         Some(Kind::Service(Service { kind: Some(kind), .. })) => service::run(kind, cx).await,
         Some(Kind::Service(Service { arguments, .. })) => Err(no_command(&["create", "service"], &arguments)),
-        Some(Kind::Serviceaccount(args)) => serviceaccount::run(args, cx).await,
+        Some(Kind::Serviceaccount(args)) => named::serviceaccount(args, cx).await,
         Some(Kind::Token(args)) => token::run(args, cx).await,
     }
 }

@@ -97,7 +97,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 
 fn validate(args: &Args, resources: &[String], dry_run: DryRun) -> Result<(), String> {
     args.shared.both_local_and_server(dry_run)?;
-    if args.shared.files.filename.is_empty() && resources.is_empty() {
+    if args.shared.scope.files.filename.is_empty() && resources.is_empty() {
         return Err("one or more resources must be specified as <resource> <name> or <resource>/<name>".to_owned());
     }
     if args.list && args.shared.print.output.is_some() {
@@ -114,7 +114,7 @@ async fn from(args: &Args, cx: &Context) -> Result<Vec<Value>, Failure> {
     let from = [args.from.clone()];
     let query = Query {
         args: &from,
-        labels: args.shared.selector.as_deref(),
+        labels: args.shared.scope.selector.as_deref(),
         type_suffices: args.shared.all,
         latest: true,
         ..Query::default()

@@ -32,7 +32,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     // Upstream gathers what is wrong with the flags once it has the objects.
     let objects = objects?;
     let mut failures: Vec<Failure> = shared.all_and_selector().err().map(plain).into_iter().collect();
-    if resources.is_empty() && shared.files.is_empty() {
+    if resources.is_empty() && shared.scope.files.is_empty() {
         failures.push(plain("one or more resources must be specified as <resource> <name> or <resource>/<name>"));
     }
     if images.is_empty() {

@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs, OutputArgs},
-    resources::{FileArgs, Object, Query},
+    resources::{FileArgs, Object, PlainFileArgs, Query},
     typed,
     write::{Helper, Show},
 };
@@ -66,19 +66,59 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
 }
 
-/// Flags that all of them take.
+/// How objects are named besides by arguments: the commands differ in it.
+pub trait Scope: clap::Args {
+    /// Files.
+    fn files(&self) -> FileArgs;
+
+    /// `-l`.
+    fn labels(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// By files or labels.
 #[derive(clap::Args, Debug)]
-pub struct Shared {
-    #[command(flatten)]
-    print: OutputArgs,
+pub struct Labelled {
     #[command(flatten)]
     files: FileArgs,
-    /// All objects of the given types in the namespace
-    #[arg(long)]
-    all: bool,
     /// Labels of the objects
     #[arg(long, short = 'l')]
     selector: Option<String>,
+}
+
+impl Scope for Labelled {
+    fn files(&self) -> FileArgs {
+        self.files.clone()
+    }
+
+    fn labels(&self) -> Option<&str> {
+        self.selector.as_deref()
+    }
+}
+
+impl Scope for FileArgs {
+    fn files(&self) -> FileArgs {
+        self.clone()
+    }
+}
+
+impl Scope for PlainFileArgs {
+    fn files(&self) -> FileArgs {
+        self.into()
+    }
+}
+
+/// Flags that all of them take.
+#[derive(clap::Args, Debug)]
+pub struct Shared<S: Scope = Labelled> {
+    #[command(flatten)]
+    print: OutputArgs,
+    #[command(flatten)]
+    scope: S,
+    /// All objects of the given types in the namespace
+    #[arg(long)]
+    all: bool,
     /// Ask no server; change what files hold
     #[arg(long)]
     local: bool,
@@ -89,7 +129,7 @@ pub struct Shared {
     field_manager: String,
 }
 
-impl Shared {
+impl<S: Scope> Shared<S> {
     /// The objects, whole as typed clients have them.
     async fn objects(&self, cx: &Context, arguments: &[String]) -> Result<Vec<Object>, Failure> {
         if self.local && !arguments.is_empty() {
@@ -98,10 +138,11 @@ impl Shared {
                 1,
             ));
         }
+        let files = self.scope.files();
         let query = Query {
             args: arguments,
-            files: Some(&self.files),
-            labels: self.selector.as_deref(),
+            files: Some(&files),
+            labels: self.scope.labels(),
             type_suffices: self.all,
             latest: !self.local,
             local: self.local,
@@ -122,7 +163,7 @@ impl Shared {
     }
 
     fn all_and_selector(&self) -> Result<(), String> {
-        if self.all && self.selector.as_deref().is_some_and(|s| !s.is_empty()) {
+        if self.all && self.scope.labels().is_some_and(|s| !s.is_empty()) {
             return Err("cannot set --all and --selector at the same time".to_owned());
         }
         Ok(())

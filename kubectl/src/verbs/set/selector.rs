@@ -8,7 +8,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::DryRun,
-    resources::Object,
+    resources::{Object, PlainFileArgs},
     typed,
     write::{Helper, Show, label_selector},
 };
@@ -17,7 +17,7 @@ use crate::{
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    shared: Shared,
+    shared: Shared<PlainFileArgs>,
     /// Only if the object is at this version; for one object
     #[arg(long, default_value = "", hide_default_value = true)]
     resource_version: String,

@@ -7,13 +7,14 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::DryRun,
+    resources::FileArgs,
 };
 
 /// Arguments of `set serviceaccount`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    shared: Shared,
+    shared: Shared<FileArgs>,
     /// Objects, then the service account's name
     arguments: Vec<String>,
 }
@@ -55,7 +56,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 }
 
 async fn unchanged(
-    shared: &Shared,
+    shared: &Shared<FileArgs>,
     cx: &Context,
     object: &crate::resources::Object,
     dry_run: DryRun,
