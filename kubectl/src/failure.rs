@@ -176,6 +176,8 @@ fn invalid(status: &Status) -> String {
     }
     match causes.as_slice() {
         [] => about,
+        // Upstream ends this with a newline, whatever it ends with already.
+        [one] if one.ends_with('\n') => format!("{about}: {one}\n"),
         [one] => format!("{about}: {one}"),
         several => format!("{about}: \n* {}", several.join("\n* ")),
     }

@@ -77,6 +77,7 @@ fn unprofiled(name: &str) -> Failure {
 }
 
 fn report(failure: &Failure) -> i32 {
+    client::log::failed(failure);
     let text = failure.to_string();
     if !text.is_empty() {
         let _ = std::io::stdout().flush();

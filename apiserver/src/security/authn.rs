@@ -83,7 +83,7 @@ impl Authenticator {
     /// The user behind a bootstrap token. It is not remembered: its Secret is in memory, and who deletes that has taken the
     /// token back.
     async fn joining(secrets: &dyn Lookup, id: &str, secret: &str) -> Result<(Identity, Vec<String>), String> {
-        let (user, _) = bootstrap_token::user(secrets, id, secret, jiff::Timestamp::now()).await.map_err(|why| {
+        let user = bootstrap_token::user(secrets, id, secret, jiff::Timestamp::now()).await.map_err(|why| {
             tracing::debug!(id, "{why}");
             INVALID.to_owned()
         })?;

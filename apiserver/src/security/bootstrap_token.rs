@@ -31,8 +31,8 @@ pub fn secret_name(id: &str) -> String {
     format!("bootstrap-token-{id}")
 }
 
-/// The user behind a token, and when it ends (Unix seconds). `Err` is for the log only.
-pub async fn user(lookup: &dyn Lookup, id: &str, secret: &str, now: Timestamp) -> Result<(User, i64), String> {
+/// The user behind a token. `Err` is for the log only.
+pub async fn user(lookup: &dyn Lookup, id: &str, secret: &str, now: Timestamp) -> Result<User, String> {
     let name = secret_name(id);
     let found = lookup.find("secrets", NAMESPACE, &name).await.map_err(|status: Status| status.message)?;
     let object = found.ok_or_else(|| format!("no secret of name {name} to match bootstrap bearer token"))?;
@@ -46,7 +46,7 @@ fn same(one: &str, other: &str) -> bool {
     one.as_ref().iter().zip(other.as_ref()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn judge(object: &Value, id: &str, secret: &str, now: Timestamp) -> Result<(User, i64), String> {
+fn judge(object: &Value, id: &str, secret: &str, now: Timestamp) -> Result<User, String> {
     if object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null()) {
         return Err("is deleted and awaiting removal".to_owned());
     }
@@ -63,13 +63,14 @@ fn judge(object: &Value, id: &str, secret: &str, now: Timestamp) -> Result<(User
     if data("token-id") != id {
         return Err("has invalid value for key token-id.".to_owned());
     }
-    let end = match data("expiration").as_str() {
-        "" => i64::MAX,
-        text => match text.parse::<Timestamp>() {
-            Ok(end) if end > now => end.as_second(),
-            _ => return Err(format!("has expired ({text}).")),
-        },
-    };
+    match data("expiration").as_str() {
+        "" => {}
+        text => {
+            if !text.parse::<Timestamp>().is_ok_and(|end| end > now) {
+                return Err(format!("has expired ({text})."));
+            }
+        }
+    }
     if data("usage-bootstrap-authentication") != "true" {
         return Err("not marked usage-bootstrap-authentication=true.".to_owned());
     }
@@ -87,7 +88,7 @@ fn judge(object: &Value, id: &str, secret: &str, now: Timestamp) -> Result<(User
     }
     let mut groups: Vec<String> = groups.into_iter().collect();
     groups.push(AUTHENTICATED.to_owned());
-    Ok((User { name: format!("system:bootstrap:{id}"), groups, ..User::default() }, end))
+    Ok(User { name: format!("system:bootstrap:{id}"), groups, ..User::default() })
 }
 
 /// `system:bootstrappers:` and 1 to 256 lower case letters, digits, colons and dashes, of which the last is a letter or digit.
@@ -122,9 +123,9 @@ mod tests {
         object
     }
 
-    fn ask(object: &Value, secret: &str) -> Result<(String, Vec<String>, i64), String> {
+    fn ask(object: &Value, secret: &str) -> Result<(String, Vec<String>), String> {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        judge(object, "abcdef", secret, now).map(|(user, end)| (user.name, user.groups, end))
+        judge(object, "abcdef", secret, now).map(|user| (user.name, user.groups))
     }
 
     #[test]
@@ -140,10 +141,10 @@ mod tests {
     #[test]
     fn a_good_token_is_a_bootstrapper() {
         let groups = ["system:bootstrappers", "system:bootstrappers:a", "system:bootstrappers:workers", AUTHENTICATED];
-        let want = ("system:bootstrap:abcdef".to_owned(), groups.map(str::to_owned).to_vec(), 1_767_225_610);
+        let want = ("system:bootstrap:abcdef".to_owned(), groups.map(str::to_owned).to_vec());
         assert_eq!(ask(&stored(&json!({})), SECRET), Ok(want));
-        let (_, groups, end) = ask(&stored(&json!({"expiration": null, "auth-extra-groups": null})), SECRET).unwrap();
-        assert_eq!((groups, end), (vec![GROUP.to_owned(), AUTHENTICATED.to_owned()], i64::MAX));
+        let (_, groups) = ask(&stored(&json!({"expiration": null, "auth-extra-groups": null})), SECRET).unwrap();
+        assert_eq!(groups, [GROUP, AUTHENTICATED].map(str::to_owned));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use http::{HeaderMap, Uri, header};
 use hyper::body::Incoming;
 
 use super::Call;
+use crate::failure::Failure;
 
 /// How much is logged: `-v`, and `--vmodule` for single files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +71,20 @@ pub fn unhandled(place: &str, error: &str) {
 /// An error that ends the program in upstream's outermost function.
 pub fn command_failed(error: &str) -> String {
     format!("{}\"command failed\" err={}", head('E', "run.go:72"), go_quote(error))
+}
+
+/// What a failure comes from, in full.
+pub fn failed(failure: &Failure) {
+    match failure {
+        Failure::Status(status) => {
+            let json = serde_json::to_string_pretty(status).unwrap_or_default();
+            at(4, "helpers.go:246", &format!("server response object: %s[{json}]"));
+        }
+        Failure::Connection { request, reason, .. } => {
+            at(4, "helpers.go:264", &format!("Connection error: {}: {reason}", request.replace('"', "")));
+        }
+        _ => {}
+    }
 }
 
 /// A kubeconfig was read.

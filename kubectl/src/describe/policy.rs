@@ -76,7 +76,11 @@ fn rules(w: &mut Writer, rules: &[Value], direction: &Direction) {
             w.line(2, "To Port: <any> (traffic allowed to all ports)");
         }
         for port in ports {
-            line!(w, 2, "To Port: {}/{}", shown(port.at("port")), port.text_or("protocol", "TCP"));
+            let (first, protocol) = (shown(port.at("port")), port.text_or("protocol", "TCP"));
+            match port.at("endPort") {
+                Value::Null => line!(w, 2, "To Port: {first}/{protocol}"),
+                last => line!(w, 2, "To Port Range: {first}-{last}/{protocol}"),
+            }
         }
         let peers = rule.items(direction.peers);
         if peers.is_empty() {

@@ -289,8 +289,13 @@ pub struct Chosen {
 pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure> {
     let given = |flag: &Option<String>| flag.clone().filter(|f| !f.is_empty());
     let name = given(&globals.context).unwrap_or_else(|| config.current_context.clone());
+    // Who names a namespace is not asked for one, and hears of a name that is nobody's where it is looked up.
+    let direct = given(&globals.namespace).is_some();
     let context = match config.contexts.get(&name) {
         Some(context) => context.clone(),
+        None if direct && given(&globals.context).is_some() => {
+            return Err(plain(format!("context {} does not exist", api::field::go_quote(&name))));
+        }
         None if !name.is_empty() => {
             return Err(Failure::Verbatim(
                 format!("Error in configuration: context was not found for specified context: {name}"),
@@ -306,7 +311,8 @@ pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure>
         },
         None => Ok(entries.get(context.text(field)).cloned().unwrap_or_default()),
     };
-    let cluster = pick(&config.clusters, &globals.cluster, "cluster", "no server found for cluster {}")?;
+    let no_cluster = if direct { "cluster {} does not exist" } else { "no server found for cluster {}" };
+    let cluster = pick(&config.clusters, &globals.cluster, "cluster", no_cluster)?;
     let user = pick(&config.users, &globals.user, "user", "auth info {} does not exist")?;
     let user_name = given(&globals.user).unwrap_or_else(|| context.text("user").to_owned());
     let cluster_name = given(&globals.cluster).unwrap_or_else(|| context.text("cluster").to_owned());

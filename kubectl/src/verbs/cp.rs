@@ -15,7 +15,7 @@ use tar::{Archive, Builder, EntryType, Header};
 use tokio::{
     io::{DuplexStream, duplex, sink},
     runtime::Handle,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 use tokio_util::io::SyncIoBridge;
 
@@ -239,10 +239,13 @@ fn pack<W: io::Write>(builder: &mut Builder<W>, from: &Path, name: &str) -> io::
     builder.append_data(&mut header, name, std::fs::File::open(from)?)
 }
 
+/// A session that is wanted: from which byte on, where its bytes go, and whom to tell that it ended well.
+type Session = (u64, DuplexStream, oneshot::Sender<()>);
+
 /// What comes from the container, in as many sessions as it takes.
 struct Source {
-    current: Option<SyncIoBridge<DuplexStream>>,
-    sessions: mpsc::Sender<(u64, DuplexStream)>,
+    current: Option<(SyncIoBridge<DuplexStream>, Option<oneshot::Receiver<()>>)>,
+    sessions: mpsc::Sender<Session>,
     handle: Handle,
     read: u64,
     retries: i32,
@@ -253,8 +256,9 @@ impl Source {
     fn begin(&mut self) -> io::Result<()> {
         let (reader, writer) = duplex(BUFFER);
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.sessions.blocking_send((self.read + u64::from(self.read > 0), writer)).map_err(gone)?;
-        self.current = Some(SyncIoBridge::new_with_handle(reader, self.handle.clone()));
+        let (well, ended) = oneshot::channel();
+        self.sessions.blocking_send((self.read + u64::from(self.read > 0), writer, well)).map_err(gone)?;
+        self.current = Some((SyncIoBridge::new_with_handle(reader, self.handle.clone()), Some(ended)));
         Ok(())
     }
 }
@@ -262,7 +266,7 @@ impl Source {
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let Some(current) = &mut self.current else {
+            let Some((current, ended)) = &mut self.current else {
                 self.begin()?;
                 continue;
             };
@@ -270,6 +274,10 @@ impl Read for Source {
             if count > 0 || buffer.is_empty() {
                 self.read += count as u64;
                 return Ok(count);
+            }
+            // Of a session that failed somebody else tells.
+            if let Some(ended) = ended.take() {
+                ended.blocking_recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
             }
             if self.most >= 0 && self.retries >= self.most {
                 println!("Dropping out copy after {} retries", self.retries);
@@ -300,7 +308,7 @@ async fn from_pod(args: &Args, cx: &Context, from: Spec, to: Spec) -> Result<(),
     let copied = from.clone();
     let mut unpacking = tokio::task::spawn_blocking(move || unpack(source, &copied, &to.path));
     loop {
-        let (from_byte, writer) = tokio::select! {
+        let (from_byte, writer, well) = tokio::select! {
             done = &mut unpacking => return done.unwrap_or_else(|error| Err(plain(error.to_string()))),
             Some(session) = wanted.recv() => session,
         };
@@ -310,6 +318,7 @@ async fn from_pod(args: &Args, cx: &Context, from: Spec, to: Spec) -> Result<(),
             done = &mut unpacking => return done.unwrap_or_else(|error| Err(plain(error.to_string()))),
             done = program.run(&place.client, None, writer, tokio::io::stdout(), &[]) => done?,
         }
+        let _ = well.send(());
     }
 }
 
