@@ -83,6 +83,7 @@ pub fn failed(failure: &Failure) {
         Failure::Connection { request, reason, .. } => {
             at(4, "helpers.go:264", &format!("Connection error: {}: {reason}", request.replace('"', "")));
         }
+        Failure::Many(failures) if failures.len() == 1 => failures.iter().for_each(failed),
         _ => {}
     }
 }
