@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
+mod expiry;
 pub mod garbage;
 pub mod namespace;
 pub mod nodeipam;

@@ -1,18 +1,12 @@
 //! Removes bootstrap tokens (Secrets of type `bootstrap.kubernetes.io/token` in `kube-system`) when they have expired.
 //!
-//! Watches those Secrets, owns nothing; safe to run twice. Each token that expires has one timer.
+//! Watches those Secrets, owns nothing; safe to run twice.
 
-use std::{sync::Arc, time::Duration};
-
-use client::{Change, Error, Informer, Key, Next, Options, Queue, Step, is_not_found};
+use client::Options;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api,
-    api::{DeleteParams, Preconditions},
-};
 
-use crate::context::Context;
+use crate::{context::Context, expiry};
 
 /// Its name, for `--controllers`; upstream's runs only when it is asked for, and so does this.
 pub const NAME: &str = "token-cleaner-controller";
@@ -28,42 +22,9 @@ fn end(token: &Secret) -> Option<Timestamp> {
 
 /// Runs the controller until the context's shutdown.
 pub async fn run(ctx: Context) {
-    let queue = Queue::new(NAME);
     let options = Options { fields: Some(format!("type={KIND}")), ..Options::namespace(NAMESPACE) };
-    let tokens: Informer<Secret> = ctx.informers.get_with(&(), options);
-    if ctx.until_stopped(tokens.synced()).await.is_none() {
-        return;
-    }
-    tokens.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        }
-    });
-    let api: Arc<Api<Secret>> = Arc::new(ctx.api(NAMESPACE));
-    client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key: Key| {
-        let (tokens, api) = (tokens.clone(), api.clone());
-        async move {
-            let Some(token) = tokens.get(&key) else { return Ok(Next::Done) };
-            let Some(end) = end(&token) else { return Ok(Next::Done) };
-            let left = end.duration_since(Timestamp::now());
-            if left.is_positive() {
-                return Ok(Next::After(Duration::try_from(left).unwrap_or_default()));
-            }
-            delete(&api, &token, &key).await
-        }
-    })
-    .await;
-}
-
-async fn delete(api: &Api<Secret>, token: &Secret, key: &Key) -> Result<Next, Error> {
-    let preconditions = Some(Preconditions { uid: token.metadata.uid.clone(), resource_version: None });
-    match api.delete(&key.name, &DeleteParams { preconditions, ..DeleteParams::default() }).await {
-        Err(error) if is_not_found(&error) => Ok(Next::Done),
-        done => done.map(|_| Next::Done).step("removing a token that has expired"),
-    }
+    let (tokens, api) = (ctx.informers.get_with(&(), options), ctx.api(NAMESPACE));
+    expiry::run(ctx, NAME, tokens, api, end).await;
 }
 
 #[cfg(test)]

@@ -450,7 +450,10 @@ async fn an_evicted_pod_leaves_nothing_on_a_full_disk() {
     stage.wait("p", "ready", |p| is(p, "Ready")).await;
     stage.config.eviction_hard = "nodefs.available<1000Ti".parse().unwrap();
     stage.restart_kubelet().await;
-    let pod = stage.wait("p", "evicted", |p| phase(p) == "Failed").await;
+    // It is Failed from the decision on; its containers end after that.
+    let ended =
+        |p: &serde_json::Value| phase(p) == "Failed" && p.pointer("/status/containerStatuses/0/state/terminated").is_some();
+    let pod = stage.wait("p", "evicted", ended).await;
     let begin = "The node was low on resource: ephemeral-storage. Threshold quantity: ";
     assert!(pod["status"]["message"].as_str().unwrap().starts_with(begin), "{}", pod["status"]);
     stage.cri.called("remove a").await;

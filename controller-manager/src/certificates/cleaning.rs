@@ -1,21 +1,15 @@
 //! Removes certificate requests that are of no use any more: an hour after they were issued, denied or had failed, a day after
 //! they were made if nobody cared, and when the certificate has ended.
 //!
-//! Watches requests, owns nothing; safe to run twice. Each request has one timer, for the first moment at which it is to go.
-
-use std::{sync::Arc, time::Duration};
+//! Watches requests, owns nothing; safe to run twice.
 
 use api::pem;
-use client::{Change, Error, Informer, Key, Next, Queue, Step, is_not_found};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kube::{
-    Api,
-    api::{DeleteParams, Preconditions},
-};
+use kube::Api;
 
 use super::{APPROVED, DENIED, FAILED, certificate, conditions};
-use crate::context::Context;
+use crate::{context::Context, expiry};
 
 const NAME: &str = "certificatesigningrequest-cleaner-controller";
 const DECIDED: SignedDuration = SignedDuration::from_hours(1);
@@ -44,42 +38,8 @@ fn expiry(certificate: &[u8]) -> Option<Timestamp> {
 
 /// Runs the controller until the context's shutdown.
 pub async fn run(ctx: Context) {
-    let queue = Queue::new(NAME);
-    let requests: Informer<CertificateSigningRequest> = ctx.informer();
-    if ctx.until_stopped(requests.synced()).await.is_none() {
-        return;
-    }
-    requests.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        }
-    });
-    let api: Arc<Api<CertificateSigningRequest>> = Arc::new(Api::all(ctx.client.clone()));
-    client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key: Key| {
-        let (requests, api) = (requests.clone(), api.clone());
-        async move {
-            let Some(csr) = requests.get(&key) else { return Ok(Next::Done) };
-            let Some(end) = end(&csr) else { return Ok(Next::Done) };
-            let left = end.duration_since(Timestamp::now());
-            if left.is_positive() {
-                // A little later rather than a moment too early.
-                return Ok(Next::After(Duration::try_from(left).unwrap_or_default() + Duration::from_secs(1)));
-            }
-            delete(&api, &csr, &key).await
-        }
-    })
-    .await;
-}
-
-async fn delete(api: &Api<CertificateSigningRequest>, csr: &CertificateSigningRequest, key: &Key) -> Result<Next, Error> {
-    let preconditions = Some(Preconditions { uid: csr.metadata.uid.clone(), resource_version: None });
-    match api.delete(&key.name, &DeleteParams { preconditions, ..DeleteParams::default() }).await {
-        Err(error) if is_not_found(&error) => Ok(Next::Done),
-        done => done.map(|_| Next::Done).step("removing a certificate request"),
-    }
+    let (requests, api) = (ctx.informer(), Api::all(ctx.client.clone()));
+    expiry::run(ctx, NAME, requests, api, end).await;
 }
 
 #[cfg(test)]
