@@ -128,7 +128,8 @@ impl Manager {
                     // Nobody need be following a log.
                     let _ = ctx.pod_changes.send(uid);
                 }
-                Some(order) = orders.recv() => match order {
+                // Whoever gives orders may know of pods before there is anybody to tell.
+                Some(order) = orders.recv(), if knows_pods => match order {
                     Order::Evict(eviction) => manager.tell(&eviction.uid.clone(), &Input::Evict(eviction)),
                     Order::Reclaim(hold) => manager.tell_all(&Input::Reclaim(hold)),
                 },
