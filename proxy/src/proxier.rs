@@ -46,7 +46,7 @@ impl Proxier {
             })
             .collect();
         let pairs: Vec<_> = before.iter().map(|(key, old)| (old.as_ref(), self.applied.get(key))).collect();
-        let input = table::change(&pairs);
+        let input = table::change(&pairs, &self.applied);
         let deletions: Vec<_> = pairs.iter().flat_map(|(old, new)| conntrack::stale(*old, *new)).collect();
         if self.stale {
             self.write_all()?;

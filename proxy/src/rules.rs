@@ -66,6 +66,13 @@ pub struct Fragment {
     pub udp: Vec<UdpPort>,
 }
 
+impl Fragment {
+    /// The rules in shared chains that another has not.
+    pub fn rules_without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a (Shared, String)> {
+        self.shared.iter().filter(|rule| !other.shared.contains(rule))
+    }
+}
+
 /// How a UDP port is reached, and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpPort {

@@ -4,8 +4,7 @@
 //! [`change`] writes only what differs for the services that changed. Both are one `iptables-restore --noflush` input of as
 //! many blocks (`*nat` to `COMMIT`) as there are hundreds of chains, each of which is applied at once or not at all. iptables
 //! on nf_tables looks a chain up among all that a block names, for every rule: 5,000 services in one block take it four times
-//! as long as in fifty. No service is in two blocks of a change; a full write makes the services' own chains first, and what
-//! leads to them in its last block.
+//! as long as in fifty. Services' own chains are made before a block that writes anew what leads to them, and removed after it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,7 +92,11 @@ fn shared(applied: &Applied) -> BTreeMap<(bool, &str), Vec<&str>> {
     chains
 }
 
-/// A block of an input for the nat table.
+/// So many rules less, and a chain that services share is written anew: iptables looks for a rule to be deleted among all of its
+/// chain, one after the other.
+const MANY: usize = 32;
+
+/// A block of an input.
 #[derive(Default)]
 struct Block {
     declared: String,
@@ -128,10 +131,10 @@ impl Block {
     }
 
     /// Moves what there is to the input.
-    fn finish(&mut self, input: &mut String) {
+    fn finish(&mut self, table: &str, input: &mut String) {
         let Self { declared, rules, removed, .. } = std::mem::take(self);
         if !(declared.is_empty() && rules.is_empty()) {
-            input.extend(["*nat\n", &declared, &rules, &removed, "COMMIT\n"]);
+            input.extend(["*", table, "\n", &declared, &rules, &removed, "COMMIT\n"]);
         }
     }
 }
@@ -144,11 +147,11 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
     }
     for fragment in applied.values() {
         if block.is_full() {
-            block.finish(&mut input);
+            block.finish("nat", &mut input);
         }
         fragment.chains.iter().for_each(|(chain, rules)| block.write(chain, rules));
     }
-    block.finish(&mut input);
+    block.finish("nat", &mut input);
     let (last, jumps) = (node_ports_rule(), jumps());
     let mut chains = shared(applied);
     let fixed = fixed();
@@ -181,31 +184,57 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
     input
 }
 
-/// Input for the services that changed: what each was and what it is to be. `None` if nothing differs.
-pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)]) -> Option<String> {
+/// Input for the services that changed: what each was and what it is to be; `applied` are all as they are to be. `None` if
+/// nothing differs.
+pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Applied) -> Option<String> {
     let none = Fragment::default();
-    let (mut nat, mut filter, mut block) = (String::new(), String::new(), Block::default());
+    let changes = changes.iter().map(|(old, new)| (old.unwrap_or(&none), new.unwrap_or(&none)));
+    let mut fewer: BTreeMap<Shared, usize> = BTreeMap::new();
+    for (shared, _) in changes.clone().flat_map(|(old, new)| old.rules_without(new)) {
+        *fewer.entry(*shared).or_default() += 1;
+    }
+    let anew: BTreeSet<Shared> = fewer.into_iter().filter(|(_, rules)| *rules >= MANY).map(|(shared, _)| shared).collect();
+
+    let (mut input, mut filter, mut nat) = (String::new(), Block::default(), Block::default());
+    let mut unused = Vec::new();
     for (old, new) in changes {
-        let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
-        if block.is_full() {
-            block.finish(&mut nat);
+        if nat.is_full() {
+            nat.finish("nat", &mut input);
         }
-        let rules = |f: &Fragment| f.shared.iter().cloned().collect::<BTreeSet<_>>();
-        let (before, after) = (rules(old), rules(new));
-        let steps = before.difference(&after).map(|r| ("-D", r)).chain(after.difference(&before).map(|r| ("-I", r)));
-        for (verb, (shared, rule)) in steps {
-            let out = if shared.is_nat() { &mut block.rules } else { &mut filter };
+        let (less, more) = (old.rules_without(new), new.rules_without(old));
+        let steps = less.map(|rule| ("-D", rule)).chain(more.map(|rule| ("-I", rule)));
+        for (verb, (shared, rule)) in steps.filter(|(_, (shared, _))| !anew.contains(shared)) {
             // In front: the rule for node ports stays the last one.
-            let _ = writeln!(out, "{verb} {} {rule}", shared.chain());
+            let block = if shared.is_nat() { &mut nat } else { &mut filter };
+            let _ = writeln!(block.rules, "{verb} {} {rule}", shared.chain());
         }
         for (chain, rules) in new.chains.iter().filter(|(chain, rules)| old.chains.get(*chain) != Some(*rules)) {
-            block.write(chain, rules);
+            nat.write(chain, rules);
         }
-        old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)).for_each(|chain| block.remove(chain));
+        for chain in old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)) {
+            // What leads there from a chain that is written anew goes first.
+            if anew.iter().any(|shared| shared.is_nat()) { unused.push(chain) } else { nat.remove(chain) }
+        }
     }
-    block.finish(&mut nat);
-    let filter = if filter.is_empty() { filter } else { format!("*filter\n{filter}COMMIT\n") };
-    Some(filter + &nat).filter(|input| !input.is_empty())
+    nat.finish("nat", &mut input);
+    for shared in anew {
+        let rules = applied.values().flat_map(|fragment| &fragment.shared).filter(|(other, _)| *other == shared);
+        let last = (shared == Shared::Services).then(node_ports_rule);
+        let rules: Vec<String> = rules.map(|(_, rule)| rule.clone()).chain(last).collect();
+        let block = if shared.is_nat() { &mut nat } else { &mut filter };
+        block.write(shared.chain(), &rules);
+    }
+    nat.finish("nat", &mut input);
+    for chain in unused {
+        if nat.is_full() {
+            nat.finish("nat", &mut input);
+        }
+        nat.remove(chain);
+    }
+    nat.finish("nat", &mut input);
+    let mut first = String::new();
+    filter.finish("filter", &mut first);
+    Some(first + &input).filter(|input| !input.is_empty())
 }
 
 /// Whether everything of ours is in the kernel as it should be. The order of rules in shared chains is free.
@@ -276,10 +305,10 @@ mod tests {
         let same = old.clone();
         let moved = fragment("-d 10.43.0.1/32 -j KUBE-SVC-A", "KUBE-SVC-A", &["-j KUBE-SEP-2"]);
         let written = [
-            change(&[(Some(&old), Some(&same))]),
-            change(&[(Some(&old), Some(&moved))]),
-            change(&[(Some(&old), None)]),
-            change(&[(None, Some(&old))]),
+            change(&[(Some(&old), Some(&same))], &Applied::new()),
+            change(&[(Some(&old), Some(&moved))], &Applied::new()),
+            change(&[(Some(&old), None)], &Applied::new()),
+            change(&[(None, Some(&old))], &Applied::new()),
         ];
         let want = [
             None,
@@ -314,7 +343,9 @@ mod tests {
             })
             .collect();
         let whole = full(&all, &Saved::default(), &Saved::default());
-        let changed = change(&all.values().map(|made| (None, Some(made))).collect::<Vec<_>>()).unwrap();
+        let changed = change(&all.values().map(|made| (None, Some(made))).collect::<Vec<_>>(), &all).unwrap();
+        let gone: Vec<_> = all.values().skip(1).map(|gone| (Some(gone), None)).collect();
+        let removed = change(&gone, &all.clone().into_iter().take(1).collect()).unwrap();
         // Per block of the nat table: chains declared, services led to.
         let blocks = |input: &str| -> Vec<(usize, usize)> {
             let blocks = input.split("*nat\n").skip(1);
@@ -322,5 +353,8 @@ mod tests {
             blocks.map(|b| counts(&format!("\n{b}"))).collect()
         };
         assert_eq!((blocks(&changed), blocks(&whole)), (vec![(150, 150), (50, 50)], vec![(149, 0), (51, 0), (0, 200)]));
+        // One is left in the chain that is written anew; the other chains go after that.
+        assert_eq!(blocks(&removed), [(0, 1), (150, 0), (49, 0)]);
+        assert_eq!((removed.matches("-D ").count(), removed.matches("-X ").count()), (0, 2 * 199));
     }
 }

@@ -95,6 +95,9 @@ impl ControlPlane {
         let node_monitor_grace_period = plan.node_monitor_grace.unwrap_or(defaults.node_monitor_grace_period);
         let this = Self::start_api_server(plan, &metrics()).await?;
         let config = controller_manager::Config {
+            // Writers that wait share one sync to disk: the more wait, the sooner all are done.
+            concurrent_endpoint_syncs: 20,
+            concurrent_service_endpoint_syncs: 20,
             node_monitor_grace_period,
             leader_elect,
             cluster_dns: Some(IpAddr::V4(CLUSTER_DNS)),

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use net::iptables::Iptables;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
@@ -55,9 +56,9 @@ struct Bench<'a> {
 impl Bench<'_> {
     async fn run(mut self) -> Result<()> {
         self.namespace("bench-0").await?;
-        let first = self.thousand("bench-0", true).await?;
+        self.thousand("bench-0", true).await?;
         self.changes().await?;
-        self.delete("bench-0", first).await?;
+        self.delete("bench-0").await?;
         let mut all = Vec::new();
         for n in 1..=5 {
             let namespace = format!("bench-{n}");
@@ -141,7 +142,7 @@ impl Bench<'_> {
         }
         let created = Instant::now();
         let waiting = addresses.clone();
-        let answered = spawn_blocking(move || all_answer(1, waiting, true)).await??;
+        let answered = spawn_blocking(move || all_answer(1, waiting)).await??;
         if told {
             let cpu = (self.target.subject.cpu() - before).as_secs_f64() * 1e3 / COUNT as f64;
             let why = json!({
@@ -167,7 +168,7 @@ impl Bench<'_> {
             "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
         });
         connection.json("POST", slices, &slice).await?;
-        spawn_blocking(move || all_answer(1, vec![address], true)).await??;
+        spawn_blocking(move || all_answer(1, vec![address])).await??;
         let (took, cpu) = self.moved(&turns, address, &self.target.subject).await?;
         let samples = Samples::ms(took);
         let why = json!({
@@ -180,7 +181,7 @@ impl Bench<'_> {
         // What a node has to do that only follows: most of it is its proxy's.
         let second = format!("{NAME}-2");
         self.cluster.knarr(&["node", "start", &second])?;
-        spawn_blocking(move || all_answer(2, vec![address], true)).await??;
+        spawn_blocking(move || all_answer(2, vec![address])).await??;
         let follower = Subject::Cluster(format!("{NAME}/{second}"));
         let (_, cpu) = self.moved(&turns, address, &follower).await?;
         let why = json!({"explained": "of a node that runs no pods: proxy, iptables-restore, DNS, informers, kubelet"});
@@ -249,7 +250,7 @@ impl Bench<'_> {
     }
 
     /// Deletes a namespace with all its services.
-    async fn delete(&self, namespace: &str, services: Vec<SocketAddr>) -> Result<()> {
+    async fn delete(&self, namespace: &str) -> Result<()> {
         let mut connection = self.target.connect().await?;
         let path = format!("/api/v1/namespaces/{namespace}");
         let (before, began) = (self.target.subject.cpu(), Instant::now());
@@ -261,7 +262,8 @@ impl Bench<'_> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let gone = began.elapsed();
-        let silent = spawn_blocking(move || all_answer(1, services, false)).await??;
+        let within = namespace.to_owned();
+        let silent = spawn_blocking(move || no_rules_of(&within)).await??;
         let cpu = self.target.subject.cpu() - before;
         let why = json!({
             "services": 1000, "rules_gone_s": rounded((silent - began).as_secs_f64()), "cpu_s": rounded(cpu.as_secs_f64()),
@@ -278,7 +280,7 @@ async fn from_nothing(cluster: &Cluster, services: Vec<SocketAddr>) -> Result<()
     let subject = Subject::Cluster(format!("{NAME}/{second}"));
     let began = Instant::now();
     let mut start = cluster.command(&["node", "start", &second])?.stderr(Stdio::null()).spawn()?;
-    let answered = spawn_blocking(move || all_answer(2, services, true)).await??;
+    let answered = spawn_blocking(move || all_answer(2, services)).await??;
     let cpu = subject.cpu();
     start.wait()?;
     let why = json!({
@@ -346,8 +348,8 @@ fn on_node<T: Send + 'static>(n: usize, work: impl FnOnce() -> Result<T> + Send 
     net::netns::within(&net::netns::named(&format!("{NAME}-{n}")), move || Ok(work()))?
 }
 
-/// When the last of the services answers, or (not `wanted`) refuses, as seen from a node. Blocks.
-fn all_answer(node: usize, mut left: Vec<SocketAddr>, wanted: bool) -> Result<Instant> {
+/// When the last of the services answers, as seen from a node. Blocks.
+fn all_answer(node: usize, mut left: Vec<SocketAddr>) -> Result<Instant> {
     let deadline = Instant::now() + PATIENCE;
     // A node that is being started has no namespace yet.
     while !net::netns::exists(&net::netns::named(&format!("{NAME}-{node}"))) && Instant::now() < deadline {
@@ -355,19 +357,33 @@ fn all_answer(node: usize, mut left: Vec<SocketAddr>, wanted: bool) -> Result<In
     }
     on_node(node, move || {
         loop {
-            let answers = |to: &SocketAddr| TcpStream::connect_timeout(to, Duration::from_millis(300)).is_ok();
+            // An address without rules leads nowhere; what has them is accepted by the kernel at once.
+            let answers = |to: &SocketAddr| TcpStream::connect_timeout(to, Duration::from_millis(10)).is_ok();
             // The first that does not yet says enough: all are tried only when there may be an end to it.
-            let done = left.iter().take_while(|to| answers(to) == wanted).count();
+            let done = left.iter().take_while(|to| answers(to)).count();
             left.drain(..done);
             if left.is_empty() {
                 return Ok(Instant::now());
             }
             if Instant::now() > deadline {
-                bail!("{} services, {} among them, are not as they should be", left.len(), left[0]);
+                bail!("{} services, {} among them, do not answer", left.len(), left[0]);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
     })
+}
+
+/// When the node has no rule left for services of a namespace. Blocks.
+fn no_rules_of(namespace: &str) -> Result<Instant> {
+    let iptables = Iptables::within(net::netns::named(&format!("{NAME}-1")));
+    let (about, deadline) = (format!("\"{namespace}/"), Instant::now() + PATIENCE);
+    while Instant::now() < deadline {
+        if !iptables.save("nat")?.contains(&about) {
+            return Ok(Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("rules of {namespace} stay")
 }
 
 /// When the headless service's name first stands for an address, as the first node's pods are told. Blocks.
