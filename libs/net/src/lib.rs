@@ -24,7 +24,7 @@ pub mod vxlan;
 pub use cidr::Cidr;
 pub use error::{Error, Result};
 pub use host_ports::{HostPort, HostPorts, Protocol};
-pub use netlink::{Link, Netlink, Route, VethEnd, Via};
+pub use netlink::{Link, Netlink, Route, USUAL_PACKETS, VethEnd, Via};
 pub use pods::{Attachment, Config, PodNetwork};
 pub use saved::Saved;
 

@@ -28,6 +28,9 @@ pub struct Netlink {
     handle: Handle,
 }
 
+/// What links take if nobody says otherwise ([`Link::packets`]).
+pub const USUAL_PACKETS: u32 = 65536;
+
 /// A network interface, as far as we look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -39,6 +42,8 @@ pub struct Link {
     pub up: bool,
     /// Its MTU.
     pub mtu: u32,
+    /// The largest IPv4 packet in bytes that it takes to be cut for the wire only at its end ([`Netlink::set_packets`]).
+    pub packets: u32,
     /// The bridge it is a port of.
     pub controller: Option<u32>,
 }
@@ -179,6 +184,15 @@ impl Netlink {
         self.handle.link().set_port(port).execute().await.map_err(Error::netlink("configure a bridge port"))
     }
 
+    /// Lets a link take IPv4 packets of so many bytes that are cut for the wire only later (segmentation offload), or not at
+    /// all: more than the usual [`USUAL_PACKETS`] is less work a byte, if all links on the way take them. Kernels before 6.3 know no
+    /// more and leave the link as it is.
+    pub async fn set_packets(&self, index: u32, bytes: u32) -> Result<()> {
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.extend([LinkAttribute::GsoIpv4MaxSize(bytes), LinkAttribute::GroIpv4MaxSize(bytes)]);
+        self.handle.link().set(message).execute().await.map_err(Error::netlink("let a link take larger packets"))
+    }
+
     /// Brings a link up.
     pub async fn set_up(&self, index: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).up().build();
@@ -316,12 +330,14 @@ fn read_link(message: &LinkMessage) -> Link {
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         mtu: 0,
+        packets: USUAL_PACKETS,
         controller: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::GsoIpv4MaxSize(bytes) => link.packets = *bytes,
             LinkAttribute::Controller(index) => link.controller = Some(*index),
             _ => {}
         }

@@ -21,7 +21,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Cidr, Error, HostPort, Netlink, Result, Route, VethEnd, Via, hash, host_ports,
+    Cidr, Error, HostPort, Netlink, Result, Route, USUAL_PACKETS, VethEnd, Via, hash, host_ports,
     ipam::{Ipam, Lease},
     iptables::Iptables,
     netns, vxlan,
@@ -87,6 +87,14 @@ pub struct PodNetwork {
     host_ports: tokio::sync::Mutex<()>,
 }
 
+/// What a pod's link is to take, where that is not the kernel's default.
+#[derive(Debug, Default)]
+struct Width {
+    mtu: Option<u32>,
+    /// [`crate::Link::packets`].
+    packets: Option<u32>,
+}
+
 impl PodNetwork {
     /// Sets the node up: bridge, gateway address, forwarding, routes, rules. Safe to repeat.
     pub async fn start(config: Config) -> Result<Self> {
@@ -140,7 +148,7 @@ impl PodNetwork {
         let address = self.ipam.allocate(key, &notes)?;
         let gateway = self.config.pod_cidr.gateway();
         let name = host_interface(key);
-        let mtu = self.mtu().await?;
+        let Width { mtu, packets } = self.width().await?;
         let near = VethEnd { name: &name, bridge: Some(self.bridge), mtu, ..VethEnd::default() };
         let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)), bridge: None };
         if let Err(error) = self.netlink.add_veth(near, far).await {
@@ -156,6 +164,11 @@ impl PodNetwork {
         let fd = netns.try_clone_to_owned().map_err(Error::system("duplicate a namespace's descriptor"))?;
         let pod = Netlink::in_namespace_fd(fd)?;
         let eth0 = pod.existing("eth0").await?.index;
+        if let Some(packets) = packets {
+            self.netlink.set_packets(self.bridge, packets).await?;
+            self.netlink.set_packets(port, packets).await?;
+            pod.set_packets(eth0, packets).await?;
+        }
         pod.set_up(pod.existing("lo").await?.index).await?;
         pod.set_up(eth0).await?;
         pod.add_address(eth0, address, 32).await?;
@@ -203,17 +216,22 @@ impl PodNetwork {
         &self.config
     }
 
-    /// The MTU of a new pod: that of the link which bears the node's address, or the overlay's where there is one. Pods that
+    /// What a new pod's link takes: what the link takes which bears the node's address, or the overlay where there is one. Pods that
     /// are there already learn of a narrower way by the node's ICMP messages.
-    async fn mtu(&self) -> Result<Option<u32>> {
-        let (None, Some(node)) = (self.config.mtu, self.config.node_address) else { return Ok(self.config.mtu) };
+    async fn width(&self) -> Result<Width> {
+        let (None, Some(node)) = (self.config.mtu, self.config.node_address) else {
+            return Ok(Width { mtu: self.config.mtu, packets: None });
+        };
         if let Some(overlay) = self.netlink.link(vxlan::NAME).await? {
-            return Ok(Some(overlay.mtu));
+            return Ok(Width { mtu: Some(overlay.mtu), packets: None });
         }
         let bearer = self.netlink.addresses().await?.into_iter().find(|(_, address, _)| *address == node);
-        let Some((index, ..)) = bearer else { return Ok(None) };
-        let link = self.netlink.link_of_index(index).await?;
-        Ok(link.filter(|link| link.name != "lo").map(|link| link.mtu))
+        let Some((index, ..)) = bearer else { return Ok(Width::default()) };
+        let link = self.netlink.link_of_index(index).await?.filter(|link| link.name != "lo");
+        Ok(link.map_or_else(Width::default, |link| Width {
+            mtu: Some(link.mtu),
+            packets: Some(link.packets).filter(|packets| *packets > USUAL_PACKETS),
+        }))
     }
 
     async fn write_rules(&self) -> Result<()> {

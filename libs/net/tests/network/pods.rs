@@ -3,7 +3,7 @@
 use std::{collections::HashSet, net::Ipv4Addr, path::Path};
 
 use knarr_net::{
-    Cidr, HostPort, Netlink, PodNetwork, Protocol, Result, Route, Via,
+    Cidr, HostPort, Netlink, PodNetwork, Protocol, Result, Route, USUAL_PACKETS, Via,
     iptables::Iptables,
     netns, pods,
     testing::{Scene, call, serve, wire},
@@ -59,6 +59,22 @@ async fn pods_reach_each_other_the_node_and_the_world_and_nothing_strays() {
         no_route,
     );
     assert_eq!(seen, expected);
+}
+
+/// A pod sends as large packets as the node's own link takes, and a kernel that knows no such (before 6.3) leaves all as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_send_packets_as_large_as_the_nodes_link_takes() {
+    let mut scene = Scene::new();
+    let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
+    let (link, _) = wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
+    let netlink = Netlink::in_namespace(&node).unwrap();
+    netlink.set_packets(netlink.existing(&link).await.unwrap().index, 3 * USUAL_PACKETS).await.unwrap();
+    let takes = netlink.existing(&link).await.unwrap().packets;
+    let network = PodNetwork::start(config(&scene, &node)).await.unwrap();
+    network.attach(&a, "default/a", &[]).await.unwrap();
+    let eth0 = Netlink::in_namespace(&a).unwrap().existing("eth0").await.unwrap();
+    assert!([USUAL_PACKETS, 3 * USUAL_PACKETS].contains(&takes), "{takes}");
+    assert_eq!((eth0.packets, netlink.existing("cni0").await.unwrap().packets), (takes, takes));
 }
 
 /// The node's own loopback answers host ports there, and stays out of its pods' reach.
