@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::Config;
 use crate::cgroup::Cgroups;
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::image::ImageStore;
 use crate::network::Network;
 use crate::service::convert;
-use crate::shim_client::Launcher;
+use crate::shim_client::{Launcher, News};
 use crate::state::{Container, Sandbox, now_ns};
 use crate::streams::Streams;
 
@@ -42,6 +43,9 @@ pub struct Core {
     pub seccomp: bool,
     registry: Mutex<Registry>,
     events: broadcast::Sender<cri::ContainerEventResponse>,
+    /// Who listens to shims, and what ends that.
+    followers: TaskTracker,
+    leaving: CancellationToken,
 }
 
 #[derive(Default)]
@@ -75,7 +79,24 @@ impl Core {
             seccomp: actions.contains("errno"),
             registry: Mutex::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
+            followers: TaskTracker::new(),
+            leaving: CancellationToken::new(),
         }
+    }
+
+    /// Acts on what a sandbox's shim tells, until it or this runtime is gone.
+    pub fn follow(self: &Arc<Self>, sandbox: Arc<Sandbox>, news: mpsc::UnboundedReceiver<News>) {
+        let core = self.clone();
+        self.followers.spawn(async move {
+            core.leaving.run_until_cancelled(core.listen(sandbox, news)).await;
+        });
+    }
+
+    /// Leaves pods to the next runtime: from here on this one writes nothing of theirs.
+    pub async fn leave(&self) {
+        self.leaving.cancel();
+        self.followers.close();
+        self.followers.wait().await;
     }
 
     /// Keeps a name for an ID.

@@ -120,13 +120,15 @@ impl Runtime {
     /// Serves streams, and CRI on the socket if there is one, until told to end. Containers go on.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<()> {
         let streams = streams::serve(self.core.clone(), shutdown.clone());
-        match self.core.config.socket.clone() {
+        let served = match self.core.config.socket.clone() {
             Some(socket) => tokio::join!(streams, self.serve(socket, shutdown)).1,
             None => {
                 streams.await;
                 Ok(())
             }
-        }
+        };
+        self.core.leave().await;
+        served
     }
 
     async fn serve(&self, socket: PathBuf, shutdown: CancellationToken) -> Result<()> {

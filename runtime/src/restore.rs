@@ -176,7 +176,7 @@ impl Core {
                 tracing::warn!(sandbox = sandbox.id, error = chain(&error), "a pod's network cannot be taken over");
             }
         }
-        tokio::spawn(self.clone().follow(sandbox, news));
+        self.follow(sandbox, news);
     }
 
     async fn lost(&self, sandbox: &Sandbox) {

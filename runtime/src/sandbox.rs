@@ -72,7 +72,7 @@ impl Core {
                 live: Mutex::new(LiveSandbox { record, shim: Some(shim) }),
             });
             sandbox.change(|_| {})?;
-            tokio::spawn(self.clone().follow(sandbox.clone(), news));
+            self.follow(sandbox.clone(), news);
             Ok(sandbox)
         };
         match made.await {
@@ -118,7 +118,7 @@ impl Core {
     }
 
     /// Acts on what a sandbox's shim tells, until it is gone.
-    pub(crate) async fn follow(self: Arc<Self>, sandbox: Arc<Sandbox>, mut news: mpsc::UnboundedReceiver<News>) {
+    pub(crate) async fn listen(&self, sandbox: Arc<Sandbox>, mut news: mpsc::UnboundedReceiver<News>) {
         while let Some(Some(event)) = news.recv().await {
             match event {
                 Event::ContainerExited(record) => match self.container(&record.container) {
