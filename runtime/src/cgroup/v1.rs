@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{
-    Cgroups, Counters, DeviceRule, Usage, cgroup_mounts, check_path, field, join, number, processes_in, put, remove_group,
+    Cgroups, Counters, DeviceRule, Usage, cgroup_mounts, check_path, field, join, make_group, number, processes_in, put,
+    remove_group,
 };
 use crate::error::{Result, Step};
 
@@ -80,7 +81,7 @@ impl V1 {
             if dir.is_dir() {
                 continue;
             }
-            std::fs::create_dir(&dir).step_with(|| format!("make cgroup {}", dir.display()))?;
+            make_group(&dir)?;
             // A new cpuset is empty, and nothing may enter it.
             for file in ["cpuset.cpus", "cpuset.mems"].iter().filter(|_| controller == "cpuset") {
                 let inherited = std::fs::read_to_string(parent.join(file)).step("read cpuset")?;

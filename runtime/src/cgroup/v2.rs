@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Cgroups, Counters, DeviceIo, DeviceRule, Usage, cgroup_mounts, check_path, devices, field, join, number, processes_in,
-    put, remove_group,
+    Cgroups, Counters, DeviceIo, DeviceRule, Usage, cgroup_mounts, check_path, devices, field, join, make_group, number,
+    processes_in, put, remove_group,
 };
 use crate::error::{Result, Step};
 
@@ -35,7 +35,7 @@ impl V2 {
             enable_controllers(&dir);
             dir.push(part);
             if !dir.is_dir() {
-                std::fs::create_dir(&dir).step_with(|| format!("make cgroup {}", dir.display()))?;
+                make_group(&dir)?;
             }
         }
         Ok(dir)
@@ -214,6 +214,30 @@ impl Cgroups for V2 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_that_start_at_once_share_their_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let groups = V2::at(dir.path().to_owned());
+        for round in 0..50 {
+            let start = std::sync::Barrier::new(4);
+            let make = |n: usize| {
+                start.wait();
+                groups.make(&format!("/{round}/parent/{n}"))
+            };
+            std::thread::scope(|scope| {
+                let made: Vec<_> = (0..4)
+                    .map(|n| {
+                        scope.spawn({
+                            let make = &make;
+                            move || make(n)
+                        })
+                    })
+                    .collect();
+                made.into_iter().for_each(|made| drop(made.join().unwrap().unwrap()));
+            });
+        }
+    }
 
     #[test]
     fn reads_and_writes_of_devices() {
