@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use futures::TryStreamExt;
@@ -26,6 +27,8 @@ use crate::{Cidr, Error, Result, netns};
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: Handle,
+    /// Held while something is listed: the kernel lists one thing at a time on a socket, and refuses a second (`EBUSY`).
+    listing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What links take if nobody says otherwise ([`Link::packets`]).
@@ -95,7 +98,7 @@ impl Netlink {
     pub fn new() -> Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::system("open a netlink socket"))?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// Connects to the namespace at `path`. Must be called within a tokio runtime.
@@ -142,6 +145,7 @@ impl Netlink {
 
     /// Every link.
     pub async fn links(&self) -> Result<Vec<Link>> {
+        let _listing = self.listing.lock().await;
         let all: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(Error::netlink("list links"))?;
         Ok(all.iter().map(read_link).collect())
@@ -248,6 +252,7 @@ impl Netlink {
     /// Every IPv4 address of the namespace, with its link and prefix.
     pub async fn addresses(&self) -> Result<Vec<(u32, Ipv4Addr, u8)>> {
         use netlink_packet_route::address::AddressAttribute;
+        let _listing = self.listing.lock().await;
         let all: Vec<_> =
             self.handle.address().get().execute().try_collect().await.map_err(Error::netlink("list addresses"))?;
         Ok(all
@@ -277,6 +282,7 @@ impl Netlink {
     /// The destinations of every IPv4 route of every table: what a new range must not clash with.
     pub async fn route_destinations(&self) -> Result<Vec<Cidr>> {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _listing = self.listing.lock().await;
         let all: Vec<RouteMessage> =
             self.handle.route().get(request).execute().try_collect().await.map_err(Error::netlink("list routes"))?;
         let destination = |route: RouteMessage| {

@@ -61,6 +61,21 @@ async fn pods_reach_each_other_the_node_and_the_world_and_nothing_strays() {
     assert_eq!(seen, expected);
 }
 
+/// The kernel lists one thing at a time on a socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_list_at_once() {
+    let mut scene = Scene::new();
+    let [node, outside] = ["node", "outside"].map(|name| scene.namespace(name));
+    wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
+    let netlink = Netlink::in_namespace(&node).unwrap();
+    let list = || async {
+        netlink.addresses().await.unwrap();
+        netlink.links().await.unwrap();
+        netlink.route_destinations().await.unwrap();
+    };
+    futures::future::join_all((0..64).map(|_| list())).await;
+}
+
 /// A pod sends as large packets as the node's own link takes, and a kernel that knows no such (before 6.3) leaves all as it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_send_packets_as_large_as_the_nodes_link_takes() {
