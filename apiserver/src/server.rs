@@ -25,6 +25,7 @@ use crate::{
     metrics::ApiMetrics,
     registry::{Registry, ServiceRanges},
     security::{self, Security, lookup::Lookup, tls},
+    wire::body,
 };
 
 /// How a server is set up.
@@ -239,7 +240,7 @@ impl Server {
         let app = self.app.clone();
         Router::new().fallback(move |request: Request<Body>| {
             let app = app.clone();
-            let answer: BoxFuture<'static, Response> = Box::pin(serve(app, request));
+            let answer: BoxFuture<'static, Response> = Box::pin(serve_whole(app, request));
             answer
         })
     }
@@ -302,6 +303,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Answers a request that came over a connection, once all of it has come.
+async fn serve_whole(app: Arc<App>, request: Request<Body>) -> Response {
+    if request.version() >= http::Version::HTTP_2 || http_body::Body::is_end_stream(request.body()) {
+        return serve(app, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let (body, rest) = body::lend(body);
+    let response = serve(app, Request::from_parts(parts, body)).await;
+    rest.drain().await;
+    response
 }
 
 async fn plain_http(listener: TcpListener, router: Router, until: CancellationToken) {

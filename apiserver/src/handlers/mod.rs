@@ -153,23 +153,7 @@ fn plain_text(status: StatusCode, text: &'static str) -> Response {
     response
 }
 
-/// Bodies up to this are read before it is known whether anybody wants them.
-const SMALL_BODY: u64 = 256 << 10;
-
-/// On HTTP/1.1 a connection whose request was answered before it had been read is closed, and the client may still be
-/// writing to it: it would see a broken connection in place of the answer. So small bodies are read at once.
-async fn received(request: Request<Body>) -> Result<Request<Body>> {
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if request.version() >= http::Version::HTTP_2 || !length.is_some_and(|length| (1..=SMALL_BODY).contains(&length)) {
-        return Ok(request);
-    }
-    let (parts, body) = request.into_parts();
-    let bytes = crate::wire::body::read(body).await?;
-    Ok(Request::from_parts(parts, Body::from(bytes)))
-}
-
 async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Request<Body>) -> Result<Response> {
-    let request = received(request).await?;
     if !info.is_resource {
         plain::look_after(app, &info).await;
         return Ok(plain::answer(app, &info, &request));

@@ -184,14 +184,20 @@ async fn what_nobody_wants_is_read_before_it_is_refused() {
 
     let mut server = knarr_apiserver::testing::start().await;
     let url = server.url().await;
-    let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
-    // The body comes later than the head, and another request after both.
-    stream.write_all(b"DELETE /version HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n").await.unwrap();
-    let early = tokio::time::timeout(std::time::Duration::from_millis(50), stream.read_u8()).await;
-    assert!(early.is_err(), "answered before the body had come");
-    stream.write_all(b"{}GET /version HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
-    let mut answers = String::new();
-    stream.read_to_string(&mut answers).await.unwrap();
-    let codes: Vec<&str> = answers.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
-    assert_eq!(codes, ["HTTP/1.1 405 Method Not Allowed", "HTTP/1.1 200 OK"]);
+    let known = ("content-length: 2", "{}");
+    let chunked = ("transfer-encoding: chunked", "2\r\n{}\r\n0\r\n\r\n");
+    for (length, body) in [known, chunked] {
+        let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+        // The body comes later than the head, and another request after both.
+        let head = format!("DELETE /version HTTP/1.1\r\nhost: a\r\n{length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), stream.read_u8()).await;
+        assert!(early.is_err(), "{length}: answered before the body had come");
+        let rest = format!("{body}GET /version HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        let codes: Vec<&str> = answers.lines().filter(|line| line.starts_with("HTTP/1.1 ")).collect();
+        assert_eq!(codes, ["HTTP/1.1 405 Method Not Allowed", "HTTP/1.1 200 OK"], "{length}");
+    }
 }
