@@ -1,6 +1,6 @@
 //! Pods connected by somebody else's plugins: Debian's, configured while the node runs.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::Result;
 use harness::{Cluster, eventually, root, succeeded, traces};
@@ -12,25 +12,49 @@ const SECONDS_30: Duration = Duration::from_secs(30);
 /// What is between two looks of a kubelet at a node that is not ready; an event comes sooner.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A pod with a port of the node's, which the plugins lead to it.
+/// A pod with a port of node 1's, which the plugins lead to it.
 const BEHIND_A_HOST_PORT: &str = r#"
 apiVersion: v1
 kind: Pod
 metadata: {name: behind}
 spec:
   terminationGracePeriodSeconds: 0
+  nodeSelector: {kubernetes.io/hostname: NODE}
   containers: [{name: main, image: "localhost/hello:1", ports: [{containerPort: 8080, hostPort: 8090}]}]
 "#;
 
-/// The node's only configuration.
-fn configuration(cluster: &Cluster) -> PathBuf {
-    let node = format!("{}-1", cluster.name);
+/// A node's only configuration.
+fn configuration(cluster: &Cluster, n: usize) -> PathBuf {
+    let node = format!("{}-{n}", cluster.name);
     PathBuf::from("/var/lib/knarr").join(&cluster.name).join(node).join("cni/net.d/10-test.conflist")
 }
 
-/// What the node's Ready condition says, once it says so.
-fn ready_says(cluster: &Cluster, status: &str) -> Result<String> {
-    let node = format!("{}-1", cluster.name);
+/// Configures a node's plugins; the folder in which they keep the addresses they gave.
+fn configure(cluster: &Cluster, n: usize) -> Result<PathBuf> {
+    let conf = configuration(cluster, n);
+    let leases = conf.with_file_name("leases");
+    let list = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "test", "plugins": [
+            {{"type": "ptp", "capabilities": {{"ipRanges": true}},
+              "ipam": {{"type": "host-local", "dataDir": "{}", "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
+            {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
+        leases.display()
+    );
+    fs::write(conf, list)?;
+    Ok(leases.join("test"))
+}
+
+/// Leads a node to another one's pods, which these plugins leave to others.
+fn lead(cluster: &Cluster, from: usize, to: usize) -> Result<()> {
+    let (from, other) = (format!("{}-{from}", cluster.name), format!("{}-{to}", cluster.name));
+    let pods = cluster.kubectl(&["get", "node", &other, "-o", "jsonpath={.spec.podCIDR}"])?;
+    let route = ["ip", "route", "add", &pods, "via", &cluster.address(to)?];
+    cluster.knarr(&[&["enter", "--name", &cluster.name, "--node", &from, "--"], &route[..]].concat()).map(drop)
+}
+
+/// What a node's Ready condition says, once it says so.
+fn ready_says(cluster: &Cluster, n: usize, status: &str) -> Result<String> {
+    let node = format!("{}-{n}", cluster.name);
     eventually("see the node change", SOON, || {
         let condition = r#"{.status}|{.message}"#;
         let path = format!(r#"jsonpath={{range .status.conditions[?(@.type=="Ready")]}}{condition}{{end}}"#);
@@ -45,34 +69,35 @@ fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
                            message:Network plugin returns error: cni plugin not initialized";
     let cluster = Cluster::named()?;
     let before = traces::of(&cluster.name);
-    cluster.start(&["--pod-network", "cni"])?;
-    assert_eq!(ready_says(&cluster, "False")?, NOTHING);
+    cluster.start(&["--pod-network", "cni", "--nodes", "2"])?;
+    assert_eq!(ready_says(&cluster, 1, "False")?, NOTHING);
 
-    let (conf, leases) = (configuration(&cluster), configuration(&cluster).with_file_name("leases"));
-    let list = format!(
-        r#"{{"cniVersion": "1.0.0", "name": "test", "plugins": [
-            {{"type": "ptp", "capabilities": {{"ipRanges": true}},
-              "ipam": {{"type": "host-local", "dataDir": "{}", "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
-            {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
-        leases.display()
-    );
-    fs::write(&conf, &list)?;
-    ready_says(&cluster, "True")?;
+    let leases = configure(&cluster, 1)?;
+    configure(&cluster, 2)?;
+    for (n, other) in [(1, 2), (2, 1)] {
+        ready_says(&cluster, n, "True")?;
+        lead(&cluster, n, other)?;
+    }
     cluster.load_example_image()?;
     cluster.apply(&fs::read_to_string(root().join("manifests/examples/deployment.yaml"))?)?;
-    cluster.apply(BEHIND_A_HOST_PORT)?;
+    cluster.apply(&BEHIND_A_HOST_PORT.replace("NODE", &format!("{}-1", cluster.name)))?;
     cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=90s"])?;
     cluster.kubectl(&["wait", "pod/behind", "--for=condition=Ready", "--timeout=60s"])?;
 
     let address = cluster.address(1)?;
     both_replicas(&cluster, "outside", &format!("http://{address}:30080/"))?;
     assert_eq!(cluster.fetch("outside", &format!("http://{address}:8090/"))?, "<h1>Hello from behind</h1>\n");
+    // The replicas are on both nodes.
+    let on = cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[*].spec.nodeName}"])?;
+    assert_eq!(on.split(' ').collect::<BTreeSet<_>>().len(), 2, "{on}");
     // By a name, from pod to service: the plugins put the gateway's address, where names are answered, on the node.
-    let page = eventually("fetch a page by name", SECONDS_30, || {
+    let mut pages = BTreeSet::new();
+    eventually("fetch both replicas' pages by name", SECONDS_30, || {
         let ask = ["exec", "behind", "--", "timeout", "5", "busybox", "wget", "-q", "-O", "-", "http://hello/"];
-        Ok(cluster.kubectl(&ask).ok())
+        pages.extend(cluster.kubectl(&ask).ok());
+        Ok((pages.len() == 2).then_some(()))
     })?;
-    assert!(page.starts_with("<h1>Hello from hello-"), "{page}");
+    assert!(pages.iter().all(|page| page.starts_with("<h1>Hello from hello-")), "{pages:?}");
     let links = cluster.knarr(&["enter", "--name", &cluster.name, "--", "ip", "-o", "link"])?;
     assert!(!links.contains("cni0") && !links.contains("knarr.1"), "{links}");
 
@@ -82,12 +107,12 @@ fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
     eventually("see the agent gone", SECONDS_30, || {
         Ok((cluster.status()?["nodes"][0]["pids"]["kubelet"].is_null()).then_some(()))
     })?;
-    fs::remove_file(&conf)?;
+    fs::remove_file(configuration(&cluster, 1))?;
     cluster.start(&[])?;
-    assert_eq!(ready_says(&cluster, "False")?, NOTHING);
+    assert_eq!(ready_says(&cluster, 1, "False")?, NOTHING);
     cluster.kubectl(&["delete", "deployment/hello", "pod/behind", "--timeout=60s"])?;
     let addresses = || -> Result<Vec<String>> {
-        let names = fs::read_dir(leases.join("test"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names = fs::read_dir(&leases)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let names: Result<Vec<String>> = names.collect();
         Ok(names?.into_iter().filter(|name| name.starts_with("10.")).collect())
     };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use harness::{Cluster, eventually, program, root, traces};
+use harness::{Cluster, eventually, program, root, succeeded, traces};
 
 const SECONDS_60: Duration = Duration::from_secs(60);
 
@@ -140,6 +140,15 @@ fn etcd_keeps_the_objects_over_a_restart() -> Result<()> {
     cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept}\ndata: {a: b}\n")?;
     cluster.kill_everything()?;
     cluster.start(&[])?;
-    assert_eq!(cluster.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"])?, "b");
+    let kept = || cluster.kubectl(&["get", "configmap", "kept", "-o", "jsonpath={.data.a}"]);
+    assert_eq!(kept()?, "b");
+
+    // etcd alone dies: its node starts it again.
+    let etcd = || Ok::<_, anyhow::Error>(cluster.status()?["nodes"][0]["pids"]["etcd"].as_i64());
+    let former = etcd()?.context("find etcd")?;
+    succeeded(Command::new("kill").args(["-9", &former.to_string()]))?;
+    eventually("see another etcd", SECONDS_60, || Ok(etcd()?.filter(|pid| *pid != former)))?;
+    eventually("write again", SECONDS_60, || Ok(cluster.kubectl(&["create", "configmap", "after"]).ok()))?;
+    assert_eq!(kept()?, "b");
     Ok(())
 }

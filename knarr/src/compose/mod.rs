@@ -63,6 +63,8 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
                 if cluster.servers == 1 || cluster.etcd_members()?.contains(node) {
                     Report::Step("starting etcd".into()).send();
                     etcd::ensure(cluster, node).await?;
+                    let of = (cluster.clone(), node.clone());
+                    parts.run("etcd", move |shutdown| etcd::run(of.0.clone(), of.1.clone(), shutdown));
                 }
                 control_plane::Backend::Etcd(etcd::options(cluster)?)
             }

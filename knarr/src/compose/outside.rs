@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use crate::{
     balance::{self, Servers},
     commands::run_node::Report,
+    compose::parts::Parts,
     local::{
         control::{self, Answer},
         etcd,
@@ -23,10 +24,13 @@ pub fn run(cluster: &Cluster, outside: &Node) -> Result<()> {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     threads.block_on(async {
         let shutdown = process::shutdown::on_signals().context("listen for signals")?;
+        let mut parts = Parts::new(shutdown.clone());
         let socket = control::listen(&outside.folder)?;
         if cluster.etcd_members()?.contains(outside) {
             Report::Step("starting etcd".into()).send();
             etcd::ensure(cluster, outside).await?;
+            let of = (cluster.clone(), outside.clone());
+            parts.run("etcd", move |shutdown| etcd::run(of.0.clone(), of.1.clone(), shutdown));
         }
         let address = (outside.address, 6443);
         let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {}", outside.address))?;

@@ -3,8 +3,8 @@
 //! With one server it is a process of node 1, on the loopback of its network namespace. With several it is reached over the
 //! cluster's link, where pods' packets go, too: so it speaks TLS and wants certificates of an authority of its own, which only the servers have.
 //!
-//! It is started once and outlives its node's agent; a new agent finds it by its recorded pid and start time. It says when
-//! it is ready the way systemd's services do, so nobody has to knock.
+//! It outlives its node's agent; a new agent finds it by its recorded pid and start time. When it ends by itself the agent
+//! starts it again. It says when it is ready the way systemd's services do, so nobody has to knock.
 
 use std::{
     fs,
@@ -21,6 +21,7 @@ use apiserver::security::{
     x509::Usage,
 };
 use tokio::{net::UnixDatagram, process::Command};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     layout,
@@ -138,6 +139,15 @@ pub async fn ensure(cluster: &Cluster, node: &Node) -> Result<()> {
         _ = child.wait() => bail!("etcd ended while starting; see {}", path.display()),
         () = tokio::time::sleep(PATIENCE) => bail!("etcd is not ready after {} s; see {}", PATIENCE.as_secs(), path.display()),
     }
+}
+
+/// The same, then waits until the member ends.
+pub async fn run(cluster: Cluster, node: Node, shutdown: CancellationToken) -> Result<()> {
+    ensure(&cluster, &node).await?;
+    if let Some(member) = Identity::load(&node.folder, "etcd") {
+        shutdown.run_until_cancelled(member.ended()).await.transpose()?;
+    }
+    Ok(())
 }
 
 /// A socket without a file, and its name in the notation of `NOTIFY_SOCKET`.

@@ -11,6 +11,7 @@ use std::{
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::record::write_whole;
 
@@ -39,6 +40,18 @@ impl Identity {
     /// Whether the process still runs.
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
+    }
+
+    /// Waits until the process has ended.
+    pub async fn ended(self) -> Result<()> {
+        let Some(pidfd) = open_pidfd(self.pid) else { return Ok(()) };
+        // The number was still this process' when it was opened, or the process has ended.
+        if self.is_alive() {
+            // SAFETY: the descriptor is owned, and by nobody else.
+            let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+            pidfd.readable().await?.retain_ready();
+        }
+        Ok(())
     }
 
     /// The process recorded for `component` in a node's folder, if it still runs.
@@ -92,5 +105,17 @@ mod tests {
         assert!(!Identity { start_time: own.start_time + 1, ..own }.is_alive());
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 2 3";
         assert_eq!(parse_stat(stat), Some(('S', 4242)));
+    }
+
+    #[tokio::test]
+    async fn an_end_is_waited_for() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let identity = Identity::of(child.id() as i32).unwrap();
+        let mut ended = Box::pin(identity.ended());
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut ended).await.is_err());
+        drop(child.stdin.take());
+        ended.await.unwrap();
+        child.wait().unwrap();
+        identity.ended().await.unwrap();
     }
 }
