@@ -174,6 +174,8 @@ pub struct Endpoint {
     pub serving_terminating: bool,
     /// On our node.
     pub local: bool,
+    /// On another node. Whoever makes slices by hand may say of an endpoint neither this nor that.
+    pub elsewhere: bool,
     /// Zones it is meant for.
     pub zones: Vec<String>,
     /// Nodes it is meant for.
@@ -211,6 +213,7 @@ pub fn endpoints<'a>(
                 ready,
                 serving_terminating: conditions.serving.unwrap_or(ready) && conditions.terminating.unwrap_or(false),
                 local: endpoint.node_name.as_deref() == Some(node.name.as_str()),
+                elsewhere: endpoint.node_name.as_deref().is_some_and(|name| name != node.name),
                 zones: hints.iter().flat_map(|h| h.for_zones.iter().flatten()).map(|z| z.name.clone()).collect(),
                 nodes: hints.iter().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| n.name.clone()).collect(),
             };

@@ -4,13 +4,22 @@
 //! what is in the kernel can be compared as text.
 //!
 //! ```text
-//! KUBE-SERVICES ──► KUBE-SVC-x (any endpoint) ──► KUBE-SEP-y: DNAT
-//!       │      ├──► KUBE-SVL-x (the node's own) ──► KUBE-SEP-y
+//! KUBE-SERVICES ──► KUBE-SVC-x (any endpoint): DNAT, or ──► KUBE-SEP-y: DNAT
+//!       │      ├──► KUBE-SVL-x (the node's own): the same
 //!       │      └──► KUBE-FW-x (who may) ──► KUBE-EXT-x
 //!       └─ KUBE-NODEPORTS ──► KUBE-EXT-x (from outside) ──► KUBE-SVC-x or KUBE-SVL-x
+//! KUBE-POSTROUTING ──► KUBE-HAIRPIN: pods that reach themselves
 //! ```
+//!
+//! The kernel walks every rule of the table at every change, once for PREROUTING and once for OUTPUT, so rules are what a change
+//! costs. Upstream's endpoint has a chain of its own of two rules and one more that leads there; here it is one rule where
+//! that does ([`Writer::is_direct`]), and that a pod which reaches itself must be masqueraded is said once per local address
+//! instead of once per service.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use net::Cidr;
 use sha2::{Digest, Sha256};
@@ -24,6 +33,8 @@ pub enum Shared {
     Services,
     /// nat KUBE-NODEPORTS: by node port.
     NodePorts,
+    /// nat KUBE-HAIRPIN: pods that reach themselves.
+    Hairpin,
     /// filter KUBE-SERVICES: refused cluster addresses.
     Refused,
     /// filter KUBE-EXTERNAL-SERVICES: refused external addresses.
@@ -36,14 +47,22 @@ pub enum Shared {
 
 impl Shared {
     /// Every shared chain.
-    pub const ALL: [Self; 6] =
-        [Self::Services, Self::NodePorts, Self::Refused, Self::RefusedExternal, Self::Firewall, Self::HealthChecks];
+    pub const ALL: [Self; 7] = [
+        Self::Services,
+        Self::NodePorts,
+        Self::Hairpin,
+        Self::Refused,
+        Self::RefusedExternal,
+        Self::Firewall,
+        Self::HealthChecks,
+    ];
 
     /// Its name.
     pub fn chain(self) -> &'static str {
         match self {
             Self::Services | Self::Refused => "KUBE-SERVICES",
             Self::NodePorts | Self::HealthChecks => "KUBE-NODEPORTS",
+            Self::Hairpin => "KUBE-HAIRPIN",
             Self::RefusedExternal => "KUBE-EXTERNAL-SERVICES",
             Self::Firewall => "KUBE-PROXY-FIREWALL",
         }
@@ -51,7 +70,7 @@ impl Shared {
 
     /// Whether it is in the nat table (else filter).
     pub fn is_nat(self) -> bool {
-        matches!(self, Self::Services | Self::NodePorts)
+        matches!(self, Self::Services | Self::NodePorts | Self::Hairpin)
     }
 }
 
@@ -62,6 +81,9 @@ pub struct Fragment {
     pub shared: Vec<(Shared, String)>,
     /// The service's own nat chains with their rules.
     pub chains: BTreeMap<String, Vec<String>>,
+    /// Pods that may reach themselves through the service: each has a rule in [`Shared::Hairpin`], however many services lead
+    /// to it.
+    pub hairpins: BTreeSet<Ipv4Addr>,
     /// UDP ports with the targets they lead to, for the sake of connection tracking.
     pub udp: Vec<UdpPort>,
 }
@@ -77,11 +99,11 @@ impl Fragment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UdpPort {
     /// Every address it is reached at.
-    pub addresses: Vec<std::net::Ipv4Addr>,
+    pub addresses: Vec<Ipv4Addr>,
     /// The node port.
     pub node_port: Option<u16>,
     /// The endpoints' addresses.
-    pub targets: Vec<std::net::Ipv4Addr>,
+    pub targets: Vec<Ipv4Addr>,
 }
 
 /// What the rules depend on besides services.
@@ -140,14 +162,23 @@ impl Writer<'_> {
         if !local.is_empty() && port.uses_local() {
             self.balance(&names.local, &local);
         }
-        for endpoint in std::mem::take(&mut self.usable.all) {
-            self.endpoint_chain(endpoint);
+        let all = std::mem::take(&mut self.usable.all);
+        if self.is_direct() {
+            self.out.hairpins.extend(all.iter().filter(|endpoint| !endpoint.elsewhere).map(|endpoint| endpoint.ip));
+        } else {
+            all.iter().for_each(|endpoint| self.endpoint_chain(endpoint));
         }
         if port.protocol == net::Protocol::Udp {
             let addresses = [port.cluster_ip].into_iter().chain(port.external_ips.clone()).chain(port.balancer_ips.clone());
             let targets = cluster.iter().chain(&local).map(|e| e.ip).collect();
             self.out.udp.push(UdpPort { addresses: addresses.collect(), node_port: port.node_port, targets });
         }
+    }
+
+    /// Whether endpoints need no chains of their own. They do to remember clients. And so they do with a Local external policy:
+    /// another node's pod keeps its address on its way to a node port here, and may be sent back to itself.
+    fn is_direct(&self) -> bool {
+        self.port.affinity.is_none() && !self.port.external_local
     }
 
     fn has_internal(&self) -> bool {
@@ -225,16 +256,17 @@ impl Writer<'_> {
     /// Who reaches a cluster address from outside the pod range may be answered by another node: it goes by our address.
     fn masquerade_to_cluster_ip(&mut self, chain: &str) {
         let (port, protocol) = (self.port, self.port.protocol);
-        let from = match (self.setting.masquerade_all, self.setting.cluster_cidr) {
-            (true, _) => String::new(),
-            (false, Some(pods)) => format!("! -s {pods} "),
+        let rule = match (self.setting.masquerade_all, self.setting.cluster_cidr) {
             (false, None) => return,
+            // Whatever else comes here is from a pod or marked already.
+            (false, Some(pods)) if *chain == self.names.cluster => format!("! -s {pods} -j KUBE-MARK-MASQ"),
+            (all, pods) => {
+                let from = pods.filter(|_| !all).map(|pods| format!("! -s {pods} ")).unwrap_or_default();
+                let about = comment(&format!("{} cluster IP", port.title));
+                let to = format!("-d {}/32 -p {protocol} {about} -m {protocol} --dport {}", port.cluster_ip, port.port);
+                format!("{from}{to} -j KUBE-MARK-MASQ")
+            }
         };
-        let comment = comment(&format!("{} cluster IP", port.title));
-        let rule = format!(
-            "{from}-d {}/32 -p {protocol} {comment} -m {protocol} --dport {} -j KUBE-MARK-MASQ",
-            port.cluster_ip, port.port
-        );
         self.chain(chain).push(rule);
     }
 
@@ -277,8 +309,8 @@ impl Writer<'_> {
     }
 
     fn balance(&mut self, chain: &str, endpoints: &[&Endpoint]) {
-        let port = self.port;
-        let rules: Vec<String> = affinity_rules(port, endpoints).chain(spread_rules(port, endpoints)).collect();
+        let (port, direct) = (self.port, self.is_direct());
+        let rules: Vec<String> = affinity_rules(port, endpoints).chain(spread_rules(port, endpoints, direct)).collect();
         self.chain(chain).extend(rules);
     }
 
@@ -320,14 +352,18 @@ fn affinity_rules(port: &ServicePort, endpoints: &[&Endpoint]) -> impl Iterator<
 }
 
 /// Everybody else by chance, with the same probability for each: the first of n takes one in n, and so on.
-fn spread_rules(port: &ServicePort, endpoints: &[&Endpoint]) -> impl Iterator<Item = String> {
+fn spread_rules(port: &ServicePort, endpoints: &[&Endpoint], direct: bool) -> impl Iterator<Item = String> {
     let count = endpoints.len();
     endpoints.iter().enumerate().map(move |(i, endpoint)| {
         let chance = match count - i {
             1 => String::new(),
             left => format!(" -m statistic --mode random --probability {}", probability(left)),
         };
-        format!("{}{chance} -j {}", towards(port, endpoint), sep_name(port, endpoint))
+        let about = towards(port, endpoint);
+        match direct {
+            true => format!("-p {} {about}{chance} -j DNAT --to-destination {}", port.protocol, endpoint.target()),
+            false => format!("{about}{chance} -j {}", sep_name(port, endpoint)),
+        }
     })
 }
 
@@ -403,7 +439,16 @@ mod tests {
 
     fn endpoint(last: u8, local: bool) -> Endpoint {
         let ip = [10, 42, 0, last].into();
-        Endpoint { ip, port: 8080, ready: true, serving_terminating: false, local, zones: vec![], nodes: vec![] }
+        Endpoint {
+            ip,
+            port: 8080,
+            ready: true,
+            serving_terminating: false,
+            local,
+            elsewhere: !local,
+            zones: vec![],
+            nodes: vec![],
+        }
     }
 
     fn setting() -> Setting {
@@ -419,6 +464,7 @@ mod tests {
         for (chain, rules) in &fragment.chains {
             lines.extend(rules.iter().map(|rule| format!("{chain} {rule}")));
         }
+        lines.extend(fragment.hairpins.iter().map(|address| format!("hairpin {address}")));
         lines.join("\n")
     }
 
@@ -444,6 +490,12 @@ mod tests {
     fn a_node_port_with_local_policy_affinity_and_no_local_endpoint() {
         let port = ServicePort { node_port: Some(30080), external_local: true, affinity: Some(60), ..port() };
         insta::assert_snapshot!(text(&port, vec![endpoint(3, false)]));
+    }
+
+    #[test]
+    fn the_nodes_own_endpoints_are_reached_by_callers_whose_address_is_kept() {
+        let port = ServicePort { node_port: Some(30080), external_local: true, internal_local: true, ..port() };
+        insta::assert_snapshot!(text(&port, vec![endpoint(2, true), endpoint(3, false)]));
     }
 
     #[test]

@@ -7,8 +7,10 @@
 //! as long as in fifty. Services' own chains are made before a block that writes anew what leads to them, and removed after it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
+    net::Ipv4Addr,
 };
 
 use net::Saved;
@@ -41,17 +43,21 @@ fn jumps() -> Vec<(bool, &'static str, String)> {
     ]
 }
 
+/// Where services' chains lead.
+const MARK: &str = "KUBE-MARK-MASQ";
+
 /// Chains that do not depend on services: (is nat, chain, rules).
 fn fixed() -> Vec<(bool, &'static str, Vec<String>)> {
     let masquerade = format!("{} -j MASQUERADE --random-fully", comment("kubernetes service traffic requiring SNAT"));
     let forwarding = comment("kubernetes forwarding rules");
     let tracked = comment("kubernetes forwarding conntrack rule");
     vec![
-        (true, "KUBE-MARK-MASQ", vec!["-j MARK --set-xmark 0x4000/0x4000".to_owned()]),
+        (true, MARK, vec!["-j MARK --set-xmark 0x4000/0x4000".to_owned()]),
         (
             true,
             "KUBE-POSTROUTING",
             vec![
+                format!("-m conntrack --ctstate DNAT -j {}", Shared::Hairpin.chain()),
                 "-m mark ! --mark 0x4000/0x4000 -j RETURN".to_owned(),
                 // So that a packet that comes by again is not masqueraded twice.
                 "-j MARK --set-xmark 0x4000/0x0".to_owned(),
@@ -83,13 +89,43 @@ fn is_service_chain(chain: &str) -> bool {
 }
 
 /// The chains that services share, with their rules: (is nat, chain) to rules.
-fn shared(applied: &Applied) -> BTreeMap<(bool, &str), Vec<&str>> {
-    let mut chains: BTreeMap<(bool, &str), Vec<&str>> =
+fn shared(applied: &Applied) -> BTreeMap<(bool, &str), Vec<Cow<'_, str>>> {
+    let mut chains: BTreeMap<(bool, &str), Vec<Cow<str>>> =
         Shared::ALL.iter().map(|shared| ((shared.is_nat(), shared.chain()), Vec::new())).collect();
+    let mut add = |shared: Shared, rule| chains.entry((shared.is_nat(), shared.chain())).or_default().push(rule);
     for (shared, rule) in applied.values().flat_map(|fragment| &fragment.shared) {
-        chains.entry((shared.is_nat(), shared.chain())).or_default().push(rule);
+        add(*shared, Cow::from(rule));
     }
+    let hairpins: BTreeSet<Ipv4Addr> = applied.values().flat_map(|fragment| &fragment.hairpins).copied().collect();
+    hairpins.into_iter().for_each(|address| add(Shared::Hairpin, hairpin(address).into()));
+    add(Shared::Services, node_ports_rule().into());
     chains
+}
+
+/// A pod that reaches itself must be answered by way of the node.
+fn hairpin(pod: Ipv4Addr) -> String {
+    format!("-s {pod}/32 -d {pod}/32 -j {MARK}")
+}
+
+/// What becomes of the rules for pods that reach themselves: each address has one, as long as any service leads to it.
+fn hairpins(changes: &[(&Fragment, &Fragment)], applied: &Applied) -> Vec<(&'static str, Ipv4Addr)> {
+    let old: BTreeSet<&Ipv4Addr> = changes.iter().flat_map(|(old, _)| &old.hairpins).collect();
+    let new: BTreeSet<&Ipv4Addr> = changes.iter().flat_map(|(_, new)| &new.hairpins).collect();
+    let less = old.difference(&new).map(|&&address| (address, ("-D", 0)));
+    let more = new.difference(&old).map(|&&address| (address, ("-I", 0)));
+    let mut steps: BTreeMap<Ipv4Addr, (&str, i32)> = less.chain(more).collect();
+    if steps.is_empty() {
+        return Vec::new();
+    }
+    // Services that did not change are all those applied, less those that did.
+    let all = applied.values().flat_map(|fragment| &fragment.hairpins).map(|address| (address, 1));
+    let changed = changes.iter().flat_map(|(_, new)| &new.hairpins).map(|address| (address, -1));
+    for (address, one) in all.chain(changed) {
+        if let Some((_, others)) = steps.get_mut(address) {
+            *others += one;
+        }
+    }
+    steps.into_iter().filter(|(_, (_, others))| *others <= 0).map(|(address, (verb, _))| (verb, address)).collect()
 }
 
 /// So many rules less, and a chain that services share is written anew: iptables looks for a rule to be deleted among all of its
@@ -118,10 +154,10 @@ impl Block {
     }
 
     /// Makes a chain as it is to be.
-    fn write(&mut self, chain: &str, rules: &[String]) {
+    fn write(&mut self, chain: &str, rules: &[impl AsRef<str>]) {
         self.declare(chain);
         for rule in rules {
-            let _ = writeln!(self.rules, "-A {chain} {rule}");
+            let _ = writeln!(self.rules, "-A {chain} {}", rule.as_ref());
         }
     }
 
@@ -142,9 +178,9 @@ impl Block {
 /// Input that makes everything of ours as it should be, whatever is there.
 pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
     let (mut input, mut block) = (String::new(), Block::default());
-    for (_, chain, rules) in fixed().iter().filter(|(is_nat, ..)| *is_nat) {
-        block.write(chain, rules);
-    }
+    let (jumps, fixed) = (jumps(), fixed());
+    let (first, others): (Vec<_>, Vec<_>) = fixed.iter().partition(|(_, chain, _)| *chain == MARK);
+    first.into_iter().for_each(|(_, chain, rules)| block.write(chain, rules));
     for fragment in applied.values() {
         if block.is_full() {
             block.finish("nat", &mut input);
@@ -152,13 +188,10 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
         fragment.chains.iter().for_each(|(chain, rules)| block.write(chain, rules));
     }
     block.finish("nat", &mut input);
-    let (last, jumps) = (node_ports_rule(), jumps());
     let mut chains = shared(applied);
-    let fixed = fixed();
-    for (_, chain, rules) in fixed.iter().filter(|(is_nat, ..)| !is_nat) {
-        chains.insert((false, chain), rules.iter().map(String::as_str).collect());
+    for (is_nat, chain, rules) in others {
+        chains.insert((*is_nat, chain), rules.iter().map(Cow::from).collect());
     }
-    chains.entry((true, Shared::Services.chain())).or_default().push(&last);
     let own: BTreeSet<&str> = applied.values().flat_map(|fragment| fragment.chains.keys().map(String::as_str)).collect();
     for (is_nat, table, saved) in [(false, "filter", filter), (true, "nat", nat)] {
         let ours = || chains.iter().filter(|((nat, _), _)| *nat == is_nat);
@@ -188,15 +221,20 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
 /// nothing differs.
 pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Applied) -> Option<String> {
     let none = Fragment::default();
-    let changes = changes.iter().map(|(old, new)| (old.unwrap_or(&none), new.unwrap_or(&none)));
+    let changes: Vec<_> = changes.iter().map(|(old, new)| (old.unwrap_or(&none), new.unwrap_or(&none))).collect();
+    let hairpins = hairpins(&changes, applied);
     let mut fewer: BTreeMap<Shared, usize> = BTreeMap::new();
-    for (shared, _) in changes.clone().flat_map(|(old, new)| old.rules_without(new)) {
+    for (shared, _) in changes.iter().flat_map(|(old, new)| old.rules_without(new)) {
         *fewer.entry(*shared).or_default() += 1;
     }
+    fewer.insert(Shared::Hairpin, hairpins.iter().filter(|(verb, _)| *verb == "-D").count());
     let anew: BTreeSet<Shared> = fewer.into_iter().filter(|(_, rules)| *rules >= MANY).map(|(shared, _)| shared).collect();
 
     let (mut input, mut filter, mut nat) = (String::new(), Block::default(), Block::default());
     let mut unused = Vec::new();
+    for (verb, address) in hairpins.into_iter().filter(|_| !anew.contains(&Shared::Hairpin)) {
+        let _ = writeln!(nat.rules, "{verb} {} {}", Shared::Hairpin.chain(), hairpin(address));
+    }
     for (old, new) in changes {
         if nat.is_full() {
             nat.finish("nat", &mut input);
@@ -217,12 +255,10 @@ pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Appl
         }
     }
     nat.finish("nat", &mut input);
+    let all = if anew.is_empty() { BTreeMap::new() } else { shared(applied) };
     for shared in anew {
-        let rules = applied.values().flat_map(|fragment| &fragment.shared).filter(|(other, _)| *other == shared);
-        let last = (shared == Shared::Services).then(node_ports_rule);
-        let rules: Vec<String> = rules.map(|(_, rule)| rule.clone()).chain(last).collect();
         let block = if shared.is_nat() { &mut nat } else { &mut filter };
-        block.write(shared.chain(), &rules);
+        block.write(shared.chain(), all.get(&(shared.is_nat(), shared.chain())).map_or(&[], Vec::as_slice));
     }
     nat.finish("nat", &mut input);
     for chain in unused {
@@ -240,12 +276,9 @@ pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Appl
 /// Whether everything of ours is in the kernel as it should be. The order of rules in shared chains is free.
 pub fn is_intact(applied: &Applied, nat: &Saved, filter: &Saved) -> bool {
     let saved = |is_nat: bool| if is_nat { nat } else { filter };
-    let last = node_ports_rule();
-    let mut chains = shared(applied);
-    chains.entry((true, Shared::Services.chain())).or_default().push(&last);
-    let shared_intact = chains.into_iter().all(|((is_nat, chain), mut want)| {
+    let shared_intact = shared(applied).into_iter().all(|((is_nat, chain), mut want)| {
         let Some(have) = saved(is_nat).chain(chain) else { return false };
-        let mut have: Vec<&str> = have.iter().map(String::as_str).collect();
+        let mut have: Vec<Cow<str>> = have.iter().map(Cow::from).collect();
         have.sort_unstable();
         want.sort_unstable();
         have == want
@@ -295,7 +328,7 @@ mod tests {
         Fragment {
             shared: vec![(Shared::Services, rule.to_owned())],
             chains: [(chain.to_owned(), rules)].into(),
-            udp: Vec::new(),
+            ..Fragment::default()
         }
     }
 
@@ -320,6 +353,35 @@ mod tests {
             ),
         ];
         assert_eq!(written.each_ref().map(Option::as_deref), want);
+    }
+
+    #[test]
+    fn pods_that_reach_themselves_have_one_rule_however_many_services_lead_to_them() {
+        let leads = |to: &[u8]| Fragment {
+            hairpins: to.iter().map(|n| Ipv4Addr::new(10, 42, 0, *n)).collect(),
+            ..Fragment::default()
+        };
+        let applied = |all: &[&Fragment]| all.iter().enumerate().map(|(n, f)| (n.to_string(), (*f).clone())).collect();
+        let (one, two, many, none) = (leads(&[1]), leads(&[2]), leads(&(0..40).collect::<Vec<_>>()), leads(&[]));
+        let written = [
+            // 1 is known by another service and stays, 2 is new.
+            change(&[(Some(&one), Some(&two))], &applied(&[&one, &two])),
+            change(&[(Some(&one), Some(&two))], &applied(&[&two])),
+            // Two that change at once.
+            change(&[(None, Some(&one)), (None, Some(&one))], &applied(&[&one, &one])),
+            change(&[(Some(&one), None), (None, Some(&one))], &applied(&[&one])),
+            change(&[(Some(&many), Some(&none))], &applied(&[&none, &two])),
+        ];
+        let rule = |verb: &str, n| format!("{verb} KUBE-HAIRPIN -s 10.42.0.{n}/32 -d 10.42.0.{n}/32 -j KUBE-MARK-MASQ\n");
+        let input = |rules: String| Some(format!("*nat\n{rules}COMMIT\n"));
+        let want = [
+            input(rule("-I", 2)),
+            input(rule("-D", 1) + &rule("-I", 2)),
+            input(rule("-I", 1)),
+            None,
+            input(format!(":KUBE-HAIRPIN - [0:0]\n{}", rule("-A", 2))),
+        ];
+        assert_eq!(written, want);
     }
 
     #[test]
@@ -352,7 +414,7 @@ mod tests {
             let counts = |b: &str| (b.matches("\n:KUBE-SVC").count(), b.matches("-d 10.43").count());
             blocks.map(|b| counts(&format!("\n{b}"))).collect()
         };
-        assert_eq!((blocks(&changed), blocks(&whole)), (vec![(150, 150), (50, 50)], vec![(149, 0), (51, 0), (0, 200)]));
+        assert_eq!((blocks(&changed), blocks(&whole)), (vec![(150, 150), (50, 50)], vec![(150, 0), (50, 0), (0, 200)]));
         // One is left in the chain that is written anew; the other chains go after that.
         assert_eq!(blocks(&removed), [(0, 1), (150, 0), (49, 0)]);
         assert_eq!((removed.matches("-D ").count(), removed.matches("-X ").count()), (0, 2 * 199));

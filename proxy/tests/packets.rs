@@ -73,21 +73,24 @@ impl Scene {
     }
 
     fn fragment(&self, spec: &Value, endpoints: &[(usize, bool)]) -> Option<Fragment> {
+        let list = endpoints
+            .iter()
+            .map(|(pod, local)| json!({"addresses": [self.pods[*pod]], "nodeName": if *local { "here" } else { "there" }}));
+        Self::fragment_of(spec, &list.collect())
+    }
+
+    fn fragment_of(spec: &Value, endpoints: &Value) -> Option<Fragment> {
         let mut whole = json!({"clusterIP": SERVICE, "ports": [{"port": 80, "nodePort": 30080}]});
         whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let status = whole.as_object_mut().unwrap().remove("status").unwrap_or_default();
         let service = json!({"metadata": {"namespace": "d", "name": "web"}, "spec": whole, "status": status});
         let service: Service = serde_json::from_value(service).unwrap();
         let protocol = &service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].protocol;
-        let list: Vec<Value> = endpoints
-            .iter()
-            .map(|(pod, local)| json!({"addresses": [self.pods[*pod]], "nodeName": if *local { "here" } else { "there" }}))
-            .collect();
         let slice = json!({
             "metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4",
             "ports": [{"port": 8080, "protocol": protocol}],
-            "endpoints": list,
+            "endpoints": endpoints,
         });
         let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
         let node = NodeInfo { name: "here".into(), zone: None, address: Some(NODE) };
@@ -178,6 +181,41 @@ async fn cluster_addresses_and_node_ports_spread_masquerade_and_hairpin() {
     assert_eq!(scene.answers("b", NODE, 30080), set(&["a saw 10.42.3.1".into(), "b saw 10.42.3.1".into()]));
     assert_eq!(scene.answers("node", SERVICE, 80), set(&["a saw 10.42.3.1".into(), "b saw 10.42.3.1".into()]));
     assert_ne!(a, b);
+}
+
+/// Nobody said which node the endpoints are on, and services of every kind lead to them: a pod reaches itself by way of the
+/// node all the same, as long as one service leads to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_themselves_through_every_service() {
+    let mut scene = Scene::new().await;
+    let [a, _] = scene.pods;
+    let (unknown, own) = (set(&["a saw 10.42.3.1".into()]), [(0, true)]);
+    let kinds = [
+        json!({}),
+        json!({"sessionAffinity": "ClientIP"}),
+        json!({"externalTrafficPolicy": "Local", "type": "NodePort"}),
+        json!({"internalTrafficPolicy": "Local"}),
+    ];
+    for spec in kinds {
+        scene.apply(&spec, &own);
+        assert_eq!((scene.answers("a", SERVICE, 80), scene.answers("a", NODE, 30080)), (unknown.clone(), unknown.clone()));
+    }
+    let slice = json!([{"addresses": [a]}]);
+    let other = Scene::fragment_of(&json!({"clusterIP": "10.43.0.8", "ports": [{"port": 80}]}), &slice);
+    scene.proxier.apply(BTreeMap::from([("d/other".to_owned(), other), ("d/web".to_owned(), None)])).unwrap();
+    assert_eq!(scene.answers("a", Ipv4Addr::new(10, 43, 0, 8), 80), unknown);
+    assert!(!scene.proxier.repair().unwrap());
+}
+
+/// Who reaches a cluster address from elsewhere is masqueraded; who comes by a node port with a Local policy is not, also where
+/// both lead to the node's own endpoints.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_policies_local_masquerade_callers_of_the_cluster_address_only() {
+    let mut scene = Scene::new().await;
+    let spec = json!({"type": "NodePort", "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"});
+    scene.apply(&spec, &[(0, false), (1, true)]);
+    let seen = (scene.answers("outside", NODE, 30080), scene.answers("outside", SERVICE, 80));
+    assert_eq!(seen, (set(&[format!("b saw {OUTSIDE}")]), set(&["b saw 10.42.3.1".into()])));
 }
 
 #[tokio::test(flavor = "multi_thread")]

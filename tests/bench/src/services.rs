@@ -317,8 +317,9 @@ pub async fn idle_nodes() -> Result<()> {
     Ok(())
 }
 
+/// As the endpoint controller would write it.
 fn endpoint(ip: &Ipv4Addr) -> Value {
-    json!([{"addresses": [ip.to_string()], "conditions": {"ready": true}}])
+    json!([{"addresses": [ip.to_string()], "nodeName": format!("{NAME}-1"), "conditions": {"ready": true}}])
 }
 
 fn service(name: &str, selector: &Value) -> Value {
