@@ -2,6 +2,7 @@
 
 mod backup;
 mod cni;
+mod helm;
 mod join;
 mod life;
 mod loss;
