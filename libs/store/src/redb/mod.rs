@@ -17,6 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -164,11 +165,21 @@ impl Drop for RedbStore {
     }
 }
 
+/// How long a file may stay in somebody's hands: a process that was killed holds its files until its last thread has left
+/// the kernel, which may be a moment after it counts as dead.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 fn open_file(path: &Path, options: &Options) -> Result<Database, Error> {
-    redb::Builder::new().set_cache_size(options.cache_bytes).create(path).map_err(|e| match e {
-        redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse,
-        other => backend("open the store's file", other),
-    })
+    let began = Instant::now();
+    loop {
+        match redb::Builder::new().set_cache_size(options.cache_bytes).create(path) {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(Error::InUse),
+            opened => return opened.map_err(|e| backend("open the store's file", e)),
+        }
+    }
 }
 
 /// An error of redb as ours: a full disk is told apart, wherever in the chain it shows.
