@@ -111,8 +111,8 @@ pub struct Config {
     /// Size at which a container's log is rotated, e.g. 10Mi.
     #[arg(long, default_value = "10Mi", value_parser = bytes)]
     pub container_log_max_size: u64,
-    /// How many log files a container may have.
-    #[arg(long, default_value_t = 5)]
+    /// How many log files a container may have; all but the newest two are compressed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
     pub container_log_max_files: u32,
     /// Unsafe sysctls or sysctl patterns (ending in *) that pods may set.
     #[arg(long, value_delimiter = ',')]

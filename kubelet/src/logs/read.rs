@@ -1,6 +1,11 @@
 //! Reading a log for a client: the last lines, lines since a time, and everything that still comes, across rotations.
 
-use std::{io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::SystemTime,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -143,6 +148,60 @@ async fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
     Ok(0)
 }
 
+/// A part of a log.
+enum Part {
+    /// A file as the runtime writes it.
+    Plain(File),
+    /// One that was compressed since; taken while it is read.
+    Packed(Option<flate2::read::GzDecoder<std::fs::File>>),
+}
+
+/// A part of a log that is being read, and by what it is known again: its file, and when its last line was written.
+struct Reading {
+    part: Part,
+    file: (u64, u64),
+    modified: Option<SystemTime>,
+}
+
+impl Reading {
+    async fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path).await?;
+        let metadata = file.metadata().await?;
+        let part = match super::rotate::is_packed(path) {
+            true => Part::Packed(Some(flate2::read::GzDecoder::new(file.into_std().await))),
+            false => Part::Plain(file),
+        };
+        Ok(Self { part, file: identity(&metadata), modified: metadata.modified().ok() })
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.part {
+            Part::Plain(file) => file.read(buffer).await,
+            Part::Packed(packed) => {
+                let Some(mut decoder) = packed.take() else { return Ok(0) };
+                let mut piece = vec![0; buffer.len()];
+                let work = move || decoder.read(&mut piece).map(|read| (decoder, piece, read));
+                let (decoder, piece, read) = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??;
+                buffer[..read].copy_from_slice(&piece[..read]);
+                *packed = Some(decoder);
+                Ok(read)
+            }
+        }
+    }
+
+    /// When its last line was written.
+    async fn modified(&self) -> Option<SystemTime> {
+        match &self.part {
+            Part::Plain(file) => file.metadata().await.ok()?.modified().ok(),
+            Part::Packed(_) => self.modified,
+        }
+    }
+}
+
+fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
 /// Sends the log to `client` until it is over (or the client goes). `running` is set if the container may still write.
 pub async fn stream(
     path: &Path,
@@ -157,16 +216,16 @@ pub async fn stream(
         Some(_) => path.parent().map(Watch::new).transpose()?,
         None => None,
     };
-    let mut file = File::open(path).await?;
-    match options.tail {
-        Some(0) => {
+    let mut file = Reading::open(path).await?;
+    match (options.tail, &mut file.part) {
+        (Some(0), Part::Plain(file)) => {
             file.seek(SeekFrom::End(0)).await?;
         }
-        Some(lines) => {
-            let offset = tail_offset(&mut file, lines).await?;
+        (Some(lines), Part::Plain(file)) => {
+            let offset = tail_offset(file, lines).await?;
             file.seek(SeekFrom::Start(offset)).await?;
         }
-        None => {}
+        _ => {}
     }
     let mut printer = Printer { options, left: options.limit, out: BytesMut::new(), within: false, reached: false };
     let mut pending = Vec::new();
@@ -220,20 +279,26 @@ pub async fn stream(
     }
 }
 
-/// The file in which the log of `path` goes on after `file`, if that is not the newest. A slow reader may be several behind.
-async fn rotated(file: &File, path: &Path) -> Option<File> {
-    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
-    let ours = identity(file.metadata().await.ok()?);
-    let newest = File::open(path).await.ok()?;
-    if identity(newest.metadata().await.ok()?) == ours {
+/// The part in which the log of `path` goes on after `file`, if that is not the newest. A slow reader may be several behind,
+/// and what it reads may have been compressed, or removed, since it was opened.
+async fn rotated(file: &Reading, path: &Path) -> Option<Reading> {
+    let newest = Reading::open(path).await.ok()?;
+    if newest.file == file.file {
         return None;
     }
+    let modified = file.modified().await;
     // Rotated files are named by their time. If ours has been removed by now, so have all before it.
     let older = super::rotate::rotated(path).unwrap_or_default();
-    let place = older.iter().position(|old| std::fs::metadata(old).is_ok_and(|m| identity(m) == ours));
-    let next = older.get(place.map_or(0, |place| place + 1));
-    match next {
-        Some(next) => File::open(next).await.ok().or(Some(newest)),
+    let of = |old: &Path| std::fs::metadata(old).ok();
+    let same = |old: &Path| of(old).is_some_and(|metadata| identity(&metadata) == file.file);
+    let packed = |old: &Path| {
+        super::rotate::is_packed(old)
+            && modified.is_some()
+            && of(old).is_some_and(|metadata| metadata.modified().ok() == modified)
+    };
+    let place = older.iter().position(|old| same(old)).or_else(|| older.iter().position(|old| packed(old)));
+    match older.get(place.map_or(0, |place| place + 1)) {
+        Some(next) => Reading::open(next).await.ok().or(Some(newest)),
         None => Some(newest),
     }
 }
@@ -303,6 +368,7 @@ mod tests {
             std::fs::rename(&path, dir.path().join(format!("0.log.2026112{round}-020000"))).unwrap();
             std::io::Write::write_all(&mut old, lines(round * 10_000, round * 10_000 + 500).as_bytes()).unwrap();
             std::fs::write(&path, lines(round * 10_000 + 500, (round + 1) * 10_000)).unwrap();
+            super::super::rotate::make_room(&path, 10).unwrap();
         }
         while let Some(piece) = receive.recv().await {
             out.extend_from_slice(&piece.unwrap());

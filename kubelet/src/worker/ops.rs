@@ -1,6 +1,10 @@
 //! What a worker has under way: each operation ends in a [`Done`].
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, Volume};
@@ -282,8 +286,7 @@ pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
         *seen += usize::from(container.is_exited());
         let kept = *seen == 1 && container.is_exited();
         if !kept && ctx.runtime.remove_container(&container.id).await.is_ok() && !container.log_path.is_empty() {
-            // The log may never have been made.
-            let _ = tokio::fs::remove_file(&container.log_path).await;
+            crate::logs::rotate::remove(Path::new(&container.log_path));
         }
     }
     Done::Nothing
