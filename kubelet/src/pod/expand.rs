@@ -1,7 +1,7 @@
 //! `$(NAME)` in commands, arguments and environment values: known names are replaced, unknown ones stay, `$$` is `$`.
 
 /// Expands `input` with `lookup`.
-pub fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+pub fn expand(input: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(input.len());
     let mut rest = input;
     while let Some(at) = rest.find('$') {

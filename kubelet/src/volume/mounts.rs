@@ -1,6 +1,7 @@
 //! A container's mounts: its volumes, the managed hosts file and the termination message file.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -131,11 +132,48 @@ fn sub_path(env: &Environment, mount: &VolumeMount) -> Result<Option<String>, Mo
         return Ok(Some(path));
     }
     let Some(expression) = mount.sub_path_expr.clone().filter(|p| !p.is_empty()) else { return Ok(None) };
-    let path = expand(&expression, |name| env.get(name).map(str::to_owned));
-    if path.contains("$(") || path.starts_with('/') || path.split('/').any(|p| p == "..") {
-        return Err(MountError::Spec(format!(
-            "failed to expand subPathExpr \"{expression}\": missing value or unsafe path"
-        )));
+    let mut missing = BTreeSet::new();
+    let path = expand(&expression, |name| {
+        let value = env.get(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.insert(name.to_owned());
+        }
+        value.map(str::to_owned)
+    });
+    if !missing.is_empty() {
+        return Err(MountError::Spec(format!("missing value for {}", Vec::from_iter(missing).join(", "))));
+    }
+    if path.starts_with('/') {
+        return Err(MountError::Spec(format!("error SubPath `{path}` must not be an absolute path")));
+    }
+    if path.split('/').any(|p| p == "..") {
+        return Err(MountError::Spec(format!("unable to provision SubPath `{path}`: must not contain '..'")));
     }
     Ok(Some(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_of_sub_paths() {
+        let vars = [("A", "a"), ("ROOT", "/x"), ("UP", "../x"), ("EMPTY", "")];
+        let env = Environment {
+            vars: vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            ..Environment::default()
+        };
+        let cases = [
+            ("$(A)/b", Ok("a/b")),
+            ("$$(A)", Ok("$(A)")),
+            ("$(Z)/$(EMPTY)/$(A)", Err("missing value for EMPTY, Z")),
+            ("$(ROOT)", Err("error SubPath `/x` must not be an absolute path")),
+            ("$(UP)", Err("unable to provision SubPath `../x`: must not contain '..'")),
+        ];
+        for (expression, expected) in cases {
+            let mount = VolumeMount { sub_path_expr: Some(expression.to_owned()), ..VolumeMount::default() };
+            let found = sub_path(&env, &mount).map(Option::unwrap_or_default).map_err(|error| error.to_string());
+            assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{expression}");
+        }
+    }
 }
