@@ -1,6 +1,11 @@
 //! What eviction looks at, and the thresholds that flags set on it.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    time::Duration,
+};
 
 use api::quantity::{Format, Quantity};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
@@ -34,6 +39,23 @@ pub enum Pressure {
 }
 
 impl Pressure {
+    /// In the order in which the node's status has them.
+    const ALL: [Pressure; 3] = [Self::Memory, Self::Disk, Self::Pid];
+
+    /// Reasons of the node's events when those that there were `before` (nobody was told, at first) become those of `now`.
+    pub fn changes(before: Option<&BTreeSet<Self>>, now: &BTreeSet<Self>) -> Vec<&'static str> {
+        let changed = Self::ALL.into_iter().filter(|p| before.is_none_or(|before| before.contains(p) != now.contains(p)));
+        let reason = |pressure: Self| match (pressure, now.contains(&pressure)) {
+            (Self::Memory, true) => "NodeHasInsufficientMemory",
+            (Self::Memory, false) => "NodeHasSufficientMemory",
+            (Self::Disk, true) => "NodeHasDiskPressure",
+            (Self::Disk, false) => "NodeHasNoDiskPressure",
+            (Self::Pid, true) => "NodeHasInsufficientPID",
+            (Self::Pid, false) => "NodeHasSufficientPID",
+        };
+        changed.map(reason).collect()
+    }
+
     /// The condition's type.
     pub fn condition(self) -> &'static str {
         match self {
@@ -261,5 +283,14 @@ mod tests {
         assert!(bounds("memory.available<1,memory.available<2").is_err());
         let soft = bounds("memory.available<1Gi").unwrap();
         assert!(thresholds(&Bounds::default(), &soft, &Graces::default(), &Bounds::default()).is_err());
+    }
+
+    #[test]
+    fn what_the_nodes_events_say() {
+        let (none, disk) = (BTreeSet::new(), BTreeSet::from([Pressure::Disk]));
+        let steps = [(None, &none), (Some(&none), &none), (Some(&none), &disk), (Some(&disk), &none)];
+        let said = steps.map(|(before, now)| Pressure::changes(before, now));
+        let at_first = vec!["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"];
+        assert_eq!(said, [at_first, vec![], vec!["NodeHasDiskPressure"], vec!["NodeHasNoDiskPressure"]]);
     }
 }

@@ -1,6 +1,6 @@
 //! Registers the node and keeps its status: computed every few seconds, written when something changed or long ago.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use cri::v1;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, NodeStatus};
@@ -12,7 +12,7 @@ use super::{
     facts,
     object::{self, node_reference},
 };
-use crate::{pod::resources::Amounts, shared::Ctx};
+use crate::{eviction::Pressure, pod::resources::Amounts, shared::Ctx};
 
 /// Computes and writes the node's status.
 pub struct Reporter {
@@ -21,6 +21,8 @@ pub struct Reporter {
     info: k8s_openapi::api::core::v1::NodeSystemInfo,
     written: Option<(NodeStatus, tokio::time::Instant)>,
     was_ready: bool,
+    /// The pressures that were told of last; none of them at first.
+    told: Option<BTreeSet<Pressure>>,
     pod_cidr: Option<String>,
     port: u16,
 }
@@ -29,7 +31,7 @@ impl Reporter {
     /// A reporter for a node with that capacity, whose kubelet serves that port.
     pub fn new(ctx: Ctx, capacity: Amounts, runtime_version: &str, port: u16) -> Self {
         let info = facts::info(runtime_version);
-        Self { ctx, capacity, info, written: None, was_ready: false, pod_cidr: None, port }
+        Self { ctx, capacity, info, written: None, was_ready: false, told: None, pod_cidr: None, port }
     }
 
     /// Runs until `shutdown`; `poke` asks for a look at once.
@@ -107,11 +109,16 @@ impl Reporter {
     }
 
     fn announce(&mut self, observed: &object::Observed) {
+        let name = &observed.name;
+        let node = node_reference(name);
+        let told = self.told.replace(observed.pressures.clone());
+        for reason in Pressure::changes(told.as_ref(), &observed.pressures) {
+            self.ctx.recorder.normal(&node, reason, format!("Node {name} status is now: {reason}"));
+        }
         let ready = observed.not_ready.is_none();
         if ready != self.was_ready {
-            let name = &observed.name;
             let reason = if ready { "NodeReady" } else { "NodeNotReady" };
-            self.ctx.recorder.normal(&node_reference(name), reason, format!("Node {name} status is now: {reason}"));
+            self.ctx.recorder.normal(&node, reason, format!("Node {name} status is now: {reason}"));
         }
         self.was_ready = ready;
     }

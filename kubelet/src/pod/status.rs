@@ -532,6 +532,7 @@ pub fn rejected(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> PodSt
 
 /// Says that a pod ends for its node's sake.
 pub fn disrupt(status: &mut PodStatus, message: &str, now: Timestamp) {
+    let generation = status.observed_generation;
     let conditions = status.conditions.get_or_insert_default();
     if conditions.iter().any(|c| c.type_ == "DisruptionTarget" && c.message.as_deref() == Some(message)) {
         return;
@@ -540,6 +541,7 @@ pub fn disrupt(status: &mut PodStatus, message: &str, now: Timestamp) {
     conditions.push(PodCondition {
         last_transition_time: time(now),
         message: Some(message.to_owned()),
+        observed_generation: generation,
         reason: Some("TerminationByKubelet".to_owned()),
         status: "True".to_owned(),
         type_: "DisruptionTarget".to_owned(),
