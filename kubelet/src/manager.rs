@@ -195,7 +195,12 @@ impl Manager {
             return self.mirror(&uid, pod);
         }
         if let Some((handle, known)) = self.workers.get(&uid) {
+            let asks = pod.clone();
             let (pod, pending) = self.allocate(known, pod);
+            if let Some(pending) = pending.as_ref().filter(|pending| self.resizing.get(&uid) != Some(pending)) {
+                let message = resize::summary(&asks, pending.reason, Some(&pending.message));
+                self.ctx.event(&asks, "Warning", pending.event(), message);
+            }
             handle.send(Input::Resize(pending.clone()));
             handle.send(Input::Pod(pod.clone()));
             return self.holds(uid, pod, pending);
@@ -208,8 +213,10 @@ impl Manager {
             self.ctx.event(&pod, "Warning", &r.reason, r.message.clone());
             self.rejected.insert(uid.clone());
         }
-        let (pod, pending) = self.allocate(&resize::held(&pod), pod);
-        let first = worker::First { rejected, resize: pending.clone() };
+        let held = resize::held(&pod);
+        let (pod, pending) = self.allocate(&held, pod);
+        let held = (!resources::resizes(&held, &pod).is_empty()).then_some(held);
+        let first = worker::First { rejected, resize: pending.clone(), held };
         let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), first, self.ended.clone(), self.shutdown.clone());
         self.workers.insert(uid.clone(), (handle, pod.clone()));
         self.holds(uid, pod, pending);

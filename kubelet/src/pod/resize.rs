@@ -3,11 +3,15 @@
 //! What a pod holds is in its containers' statuses, which outlive this process. What it asks for and cannot have stays in its
 //! spec; until it can, everything here looks at a pod with the resources that it holds.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition, PodStatus},
+    api::core::v1::{Container, Pod, PodCondition, PodStatus, ResourceRequirements},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+
+use serde_json::json;
 
 use super::{
     admission,
@@ -21,12 +25,20 @@ pub const PENDING: &str = "PodResizePending";
 pub const IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// A container that is being given other resources.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changing {
     /// The container that had the old ones: once another runs, the change is done.
     pub id: String,
+    /// What it has until then.
+    pub has: Option<ResourceRequirements>,
+    /// The runtime is at it.
+    pub busy: bool,
+    /// What it is to have has changed since then.
+    pub stale: bool,
     /// Why it did not work.
     pub error: Option<String>,
+    /// When it is tried again.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// Why a pod does not have the resources that it asks for.
@@ -36,6 +48,13 @@ pub struct Pending {
     pub reason: &'static str,
     /// For people.
     pub message: String,
+}
+
+impl Pending {
+    /// The reason of the event that tells of it.
+    pub fn event(&self) -> &'static str {
+        if self.reason == "Infeasible" { "ResizeInfeasible" } else { "ResizeDeferred" }
+    }
 }
 
 /// The pod with the containers' resources that `held` has.
@@ -62,7 +81,7 @@ pub fn held(pod: &Pod) -> Pod {
             let resources = said.iter().find(|s| s.name == container.name).and_then(|s| s.resources.clone());
             if let Some(resources) = resources {
                 let claims = container.resources.take().and_then(|r| r.claims);
-                container.resources = Some(k8s_openapi::api::core::v1::ResourceRequirements { claims, ..resources });
+                container.resources = Some(ResourceRequirements { claims, ..resources });
             }
         }
     }
@@ -109,6 +128,38 @@ pub fn show_progress<'a>(
     condition(status, IN_PROGRESS, told, generation, now);
 }
 
+/// Containers' statuses show what they have, not what they are being given.
+pub fn show_what_they_have(status: &mut PodStatus, changing: &BTreeMap<String, Changing>) {
+    let statuses = status.container_statuses.iter_mut().chain(&mut status.init_container_statuses).flatten();
+    for status in statuses {
+        if let Some(change) = changing.get(&status.name) {
+            status.resources = change.has.clone().map(|has| ResourceRequirements { claims: None, ..has });
+        }
+    }
+}
+
+/// The limit of memory that a container is being given, if it has a higher one or none.
+pub fn shrinks_to(has: Option<&ResourceRequirements>, limits: &Amounts) -> Option<i64> {
+    let had = resources::limits(&Container { resources: has.cloned(), ..Container::default() });
+    let limit = *limits.get("memory")?;
+    had.get("memory").is_none_or(|had| *had > limit).then_some(limit)
+}
+
+/// What an event says of a resize: what the containers are to have, as JSON.
+pub fn summary(pod: &Pod, what: &str, error: Option<&str>) -> String {
+    let of = |containers: &[Container]| {
+        let one = |c: &Container| json!({"name": c.name, "resources": c.resources.clone().unwrap_or_default()}).to_string();
+        containers.iter().map(one).collect::<Vec<_>>().join(",")
+    };
+    let spec = pod.spec.as_ref();
+    let inits = spec.and_then(|s| s.init_containers.as_deref()).filter(|inits| !inits.is_empty());
+    let mut fields = Vec::from_iter(inits.map(|inits| format!("\"initContainers\":[{}]", of(inits))));
+    fields.extend(spec.map(|s| format!("\"containers\":[{}]", of(&s.containers))));
+    fields.push(format!("\"generation\":{}", pod.metadata.generation.unwrap_or(0)));
+    fields.extend(error.map(|error| format!("\"error\":{}", json!(error))));
+    format!("Pod resize {what}: {{{}}}", fields.join(","))
+}
+
 /// Sets a condition to what is told (reason and message), or takes it out.
 fn condition(
     status: &mut PodStatus,
@@ -134,8 +185,6 @@ fn condition(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pod(cpu: &str) -> Pod {
@@ -174,7 +223,7 @@ mod tests {
     fn a_change_under_way_is_told_and_its_failure_kept() {
         let mut status = PodStatus::default();
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut change = Changing { id: "1".into(), error: None };
+        let mut change = Changing { id: "1".into(), ..Changing::default() };
         let told = |status: &PodStatus| {
             let conditions = status.conditions.iter().flatten();
             conditions.map(|c| (c.type_.clone(), c.reason.clone(), c.message.clone())).collect::<Vec<_>>()
@@ -200,5 +249,37 @@ mod tests {
         assert_eq!(shown, [(Some(3), Some(Time(at(5))))]);
         show(&mut status, None, Some(4), at(10));
         assert_eq!(status.conditions, Some(Vec::new()));
+    }
+
+    #[test]
+    fn what_events_say_of_a_resize() {
+        let mut pod = pod("200m");
+        pod.metadata.generation = Some(3);
+        let spec = pod.spec.as_mut().unwrap();
+        spec.init_containers = Some(vec![Container { name: "i".into(), ..Container::default() }]);
+        let all = "{\"initContainers\":[{\"name\":\"i\",\"resources\":{}}],\"containers\":[{\"name\":\"c\",\"resources\":\
+                   {\"requests\":{\"cpu\":\"200m\"}}}],\"generation\":3";
+        assert_eq!(summary(&pod, "started", None), format!("Pod resize started: {all}}}"));
+        assert_eq!(
+            summary(&pod, "error", Some("no \"x\"")),
+            format!("Pod resize error: {all},\"error\":\"no \\\"x\\\"\"}}")
+        );
+    }
+
+    #[test]
+    fn what_shrinks_and_what_is_shown_meanwhile() {
+        let has = |memory: &str| -> ResourceRequirements {
+            serde_json::from_value(json!({"limits": {"memory": memory}})).unwrap()
+        };
+        let limits: Amounts = [("memory".to_owned(), 1 << 20)].into();
+        let found = [None, Some(has("2Mi")), Some(has("1Mi"))].map(|has| shrinks_to(has.as_ref(), &limits));
+        assert_eq!(found, [Some(1 << 20), Some(1 << 20), None]);
+
+        let said = json!({"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "resources": {"limits": {"memory": "1Mi"}}}]});
+        let mut status: PodStatus = serde_json::from_value(said).unwrap();
+        let changing = Changing { has: Some(has("2Mi")), ..Changing::default() };
+        show_what_they_have(&mut status, &[("c".to_owned(), changing)].into());
+        assert_eq!(status.container_statuses.unwrap()[0].resources, Some(has("2Mi")));
     }
 }

@@ -11,9 +11,11 @@
 //! preStop hook that takes minutes does not keep it from seeing a deletion. A stopped pod whose object stays (Succeeded,
 //! Failed) keeps its idle task until the object goes.
 
+mod end;
 mod hooks;
 mod ops;
 mod report;
+mod resizing;
 mod settle;
 mod start;
 mod work;

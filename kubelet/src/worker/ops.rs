@@ -204,8 +204,26 @@ pub async fn stop(ctx: Ctx, id: String, seconds: i64) -> Done {
     Done::Stopped { id, result }
 }
 
+/// A container that is to have other resources.
+pub struct Resize {
+    /// The pod with them.
+    pub pod: Pod,
+    /// The container's name.
+    pub name: String,
+    /// And its ID.
+    pub id: String,
+    /// What it is to have.
+    pub linux: cri::v1::LinuxContainerResources,
+    /// How much memory it may use then, where that is less than now.
+    pub shrinks_to: Option<i64>,
+}
+
 /// Gives a running container new limits, and its pod's cgroup first where that grows with them.
-pub async fn resize(ctx: Ctx, pod: Pod, name: String, id: String, linux: cri::v1::LinuxContainerResources) -> Done {
+pub async fn resize(ctx: Ctx, order: Resize) -> Done {
+    let Resize { pod, name, id, linux, shrinks_to } = order;
+    if let Some(error) = over(&ctx, &name, &id, shrinks_to).await {
+        return Done::Resized { name, id, error: Some(error) };
+    }
     let cgroups = {
         let (ctx, pod) = (ctx.clone(), pod.clone());
         move || ctx.cgroups.make_pod(&pod)
@@ -215,12 +233,21 @@ pub async fn resize(ctx: Ctx, pod: Pod, name: String, id: String, linux: cri::v1
     // Once more: a smaller limit only fits after the container has shrunk.
     let again = tokio::task::spawn_blocking(cgroups).await;
     let error = updated.err().map(|error| error.rpc());
-    if let Some(error) = &error {
-        ctx.event(&pod, "Warning", "ResizeError", format!("Pod resize error: {error}"));
-    } else if made.is_err() || again.is_err() {
+    if error.is_none() && (made.is_err() || again.is_err()) {
         tracing::warn!(pod = spec::full_name(&pod), "the pod's cgroup was not resized");
     }
     Done::Resized { name, id, error }
+}
+
+/// Why a container cannot have less memory now: cgroup v1 refuses a limit that is in use already, v2 kills for it.
+async fn over(ctx: &Ctx, name: &str, id: &str, shrinks_to: Option<i64>) -> Option<String> {
+    let limit = shrinks_to?;
+    let stats = ctx.runtime.container_stats().await.ok()?;
+    let stats = stats.into_iter().find(|stats| stats.attributes.as_ref().is_some_and(|a| a.id == id))?;
+    let memory = stats.memory?;
+    let used = i64::try_from(memory.usage_bytes.or(memory.working_set_bytes)?.value).unwrap_or(i64::MAX);
+    let text = format!("attempting to set container {name:?} memory limit ({limit}) below current usage ({used})");
+    (used >= limit).then_some(text)
 }
 
 fn api(ctx: &Ctx, pod: &Pod) -> Api<Pod> {

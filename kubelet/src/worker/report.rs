@@ -79,10 +79,7 @@ impl Worker {
         if let Some(message) = &self.disrupted {
             status::disrupt(&mut status, message, now);
         }
-        resize::show(&mut status, self.resize.as_ref(), self.pod.metadata.generation, now);
-        let record = &self.record;
-        self.changing.retain(|name, change| record.latest(name).is_some_and(|latest| latest.id == change.id));
-        resize::show_progress(&mut status, self.changing.values(), self.pod.metadata.generation, now);
+        self.show_resizes(&mut status, now);
         if matches!(self.stage, Stage::Terminating { .. }) {
             hold_phase(&mut status, &view);
         }

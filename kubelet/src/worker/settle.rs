@@ -19,15 +19,7 @@ impl Worker {
         let shown = || spec::full_name(&self.pod);
         match done {
             Done::Nothing => self.dirty = true,
-            Done::Resized { name, id, error } => {
-                self.dirty = true;
-                if let Some(change) = self.changing.get_mut(&name).filter(|change| change.id == id) {
-                    match error {
-                        Some(_) => change.error = error,
-                        None => drop(self.changing.remove(&name)),
-                    }
-                }
-            }
+            Done::Resized { name, id, error } => self.resized(&name, &id, error, now),
             Done::Volumes(result) => self.mounted(result, now),
             Done::Sandbox(result) => {
                 self.memory.sandbox_starting = false;

@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -23,20 +20,17 @@ use super::{
     start::Order,
 };
 use crate::{
-    eviction::Eviction,
     pod::{
         admission::Rejection,
-        container_config,
         decide::{self, Action, Observed},
-        memory::{Memory, Stopping},
+        memory::Memory,
         record::PodRecord,
         resize::{Changing, Pending},
-        resources, spec,
-        terminate::{self, StopAction},
+        spec, terminate,
     },
     probe,
     shared::Ctx,
-    shutdown::{self, Hold},
+    shutdown::Hold,
 };
 
 /// How long a container that was stopped to be replaced is not reported as ended. Upstream says nothing between the two
@@ -113,16 +107,20 @@ pub(super) struct Worker {
     /// It was ended for the node's sake: what its condition says.
     pub disrupted: Option<String>,
     /// Dead containers have been removed: `record` is what they were.
-    reclaimed: bool,
+    pub reclaimed: bool,
     /// That is to be done when the pod has stopped.
-    reclaim_next: Option<Hold>,
+    pub reclaim_next: Option<Hold>,
     /// The machine's shutdown waits for the pod's end.
-    hold: Option<Hold>,
+    pub hold: Option<Hold>,
     pub rejected: Option<Rejection>,
     /// What the pod waits for before it gets the resources that it asks for.
     pub resize: Option<Pending>,
     /// Containers that are being given other resources, by name.
     pub changing: BTreeMap<String, Changing>,
+    /// That was told; its end is not yet.
+    pub resizing: bool,
+    /// What the containers have that ran before this process did, if that is not what they are to have.
+    held: Option<Pod>,
     pub record: PodRecord,
     /// The runtime has answered at least once: before, nothing can be said of containers.
     pub observed: bool,
@@ -155,6 +153,8 @@ pub struct First {
     pub rejected: Option<Rejection>,
     /// What the pod waits for before it gets the resources that it asks for.
     pub resize: Option<Pending>,
+    /// What its containers have, where that is not what they are to have: an earlier process was changing it.
+    pub held: Option<Pod>,
 }
 
 /// Starts a worker. `ended` hears of its end.
@@ -180,7 +180,7 @@ pub fn spawn(
 
 impl Worker {
     fn new(ctx: Ctx, pod: Pod, first: First, probes: probe::Probes) -> Self {
-        let First { rejected, resize } = first;
+        let First { rejected, resize, held } = first;
         Self {
             uid: spec::uid(&pod),
             mirror: None,
@@ -195,6 +195,8 @@ impl Worker {
             rejected,
             resize,
             changing: BTreeMap::new(),
+            resizing: false,
+            held,
             record: PodRecord::default(),
             observed: false,
             dirty: true,
@@ -291,43 +293,6 @@ impl Worker {
         }
     }
 
-    fn evict(&mut self, eviction: Eviction) {
-        if self.stage != Stage::Running || self.rejected.is_some() {
-            return;
-        }
-        self.ctx.event(&self.pod, "Warning", "Evicted", eviction.message.clone());
-        self.disrupted = eviction.disrupted.then(|| eviction.message.clone());
-        self.terminate(Some(("Evicted".to_owned(), eviction.message)), Some(eviction.grace));
-    }
-
-    /// Gives back what the dead containers of a pod that has ended hold. Its status stays as it is from then on.
-    fn reclaim(&mut self, hold: Hold) {
-        match self.stage {
-            Stage::TearingDown => self.reclaim_next = Some(hold),
-            Stage::Stopped if self.observed && !std::mem::replace(&mut self.reclaimed, true) => {
-                self.running.spawn(ops::reclaim(self.ctx.clone(), self.record.clone(), hold));
-            }
-            _ => {}
-        }
-    }
-
-    /// Ends the pod because the machine goes down.
-    fn end_with_machine(&mut self, seconds: i64, hold: Hold) {
-        match self.stage {
-            Stage::Running => {
-                self.disrupted = Some(shutdown::MESSAGE.to_owned());
-                self.terminate(Some((shutdown::REASON.to_owned(), shutdown::MESSAGE.to_owned())), Some(seconds));
-            }
-            Stage::Terminating { deadline } => {
-                let latest = self.ctx.now() + SignedDuration::from_secs(seconds);
-                self.stage = Stage::Terminating { deadline: deadline.min(latest) };
-            }
-            Stage::TearingDown => {}
-            Stage::Stopped | Stage::Removing | Stage::Finished => return,
-        }
-        self.hold = Some(hold);
-    }
-
     /// Takes a newer state of the object.
     pub(super) fn take(&mut self, pod: &Pod) {
         if spec::is_mirror(pod) {
@@ -348,7 +313,7 @@ impl Worker {
             self.mounting.stale = true;
             self.ctx.references.register(&self.pod);
             self.forgive(&old);
-            self.resize(&old);
+            self.begin_resize(&old);
         }
     }
 
@@ -361,25 +326,6 @@ impl Worker {
                 memory.crash.reset();
                 memory.pull.reset();
                 memory.failure = None;
-            }
-        }
-    }
-
-    /// Gives running containers whose requests or limits changed the new ones, in place or by a restart (KEP-1287).
-    fn resize(&mut self, old: &Pod) {
-        let now = self.ctx.now();
-        for change in resources::resizes(old, &self.pod) {
-            let Some(record) = self.record.latest(&change.name).filter(|r| r.is_running()) else { continue };
-            let id = record.id.clone();
-            self.changing.insert(change.name.clone(), Changing { id: id.clone(), error: None });
-            if change.restart {
-                let message = format!("Container {} resize requires restart", change.name);
-                self.ctx.container_event(&self.pod, &change.name, "Normal", "Killing", message);
-                let grace = terminate::grace_seconds(&self.pod);
-                self.begin_stop(&id, &change.name, now + SignedDuration::from_secs(grace));
-            } else {
-                let linux = container_config::limits(&change.requests, &change.limits);
-                self.running.spawn(ops::resize(self.ctx.clone(), self.pod.clone(), change.name.clone(), id, linux));
             }
         }
     }
@@ -447,6 +393,10 @@ impl Worker {
             // Without knowing what runs, nothing is started.
             return;
         }
+        if let Some(held) = self.held.take() {
+            self.begin_resize(&held);
+        }
+        self.retry_resizes(now);
         self.mount(now);
         let view = self.view();
         let decision = decide::decide(&Observed { pod: &view, runtime: &self.record, memory: &self.memory, now });
@@ -562,53 +512,10 @@ impl Worker {
         self.start_task = Some(self.running.spawn(ops::start(self.ctx.clone(), order)));
     }
 
-    fn stop_sandboxes(&mut self) {
-        self.memory.sandbox_stopping = true;
-        let ids = self.record.sandboxes.iter().filter(|s| s.ready).map(|s| s.id.clone()).collect();
-        self.running.spawn(ops::stop_sandboxes(self.ctx.clone(), ids));
-    }
-
-    /// Begins to stop a container: the preStop hook first.
-    pub(super) fn begin_stop(&mut self, id: &str, name: &str, deadline: Timestamp) {
-        let member = spec::member(&self.pod, name);
-        let hook = member.as_ref().and_then(|m| m.container.lifecycle.as_ref()).and_then(|l| l.pre_stop.clone());
-        let stopping = Stopping { deadline, hook_done: hook.is_none(), sent: None };
-        self.memory.stopping.insert(id.to_owned(), stopping);
-        if let (Some(member), Some(hook)) = (member, hook) {
-            let (pod, id, ip) = (self.pod.clone(), id.to_owned(), self.ip());
-            let order = ops::PreStop { pod, member, id, hook, ip, deadline };
-            self.running.spawn(ops::pre_stop(self.ctx.clone(), order));
-        }
-        // The next step follows at once.
-        self.wake(self.ctx.now());
-    }
-
     /// The address that probes and hooks connect to.
     pub(super) fn ip(&self) -> String {
         let own = self.record.ready_sandbox().and_then(|s| s.ips.first().cloned());
         own.or_else(|| self.ctx.facts.ips.first().cloned()).unwrap_or_default()
-    }
-
-    fn carry_out(&mut self, stops: terminate::Stops) {
-        for action in stops.actions {
-            match action {
-                StopAction::Begin { id, name, deadline } => {
-                    let message = format!("Stopping container {name}");
-                    self.ctx.container_event(&self.pod, &name, "Normal", "Killing", message);
-                    self.begin_stop(&id, &name, deadline);
-                }
-                StopAction::Stop { id, timeout, deadline, .. } => {
-                    if let Some(stopping) = self.memory.stopping.get_mut(&id) {
-                        stopping.sent = Some(deadline);
-                    }
-                    self.running.spawn(ops::stop(self.ctx.clone(), id, timeout));
-                }
-                StopAction::StopSandboxes => self.stop_sandboxes(),
-            }
-        }
-        if let Some(at) = stops.wake_at {
-            self.wake(at);
-        }
     }
 
     /// `ErrImagePull` turns into `ImagePullBackOff` while it waits.
@@ -630,61 +537,6 @@ impl Worker {
         }
         if let Some(at) = look_again {
             self.wake(at);
-        }
-    }
-
-    /// Begins the end, within the pod's grace period or a shorter one.
-    fn terminate(&mut self, failed: Option<(String, String)>, at_most: Option<i64>) {
-        self.failed = self.failed.take().or(failed);
-        // A pull may take hours; a container that is just being made is stopped when that is done.
-        if !self.committed.load(Ordering::Relaxed) {
-            self.break_off();
-        }
-        let grace = terminate::grace_seconds(&self.pod).min(at_most.unwrap_or(i64::MAX));
-        self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
-    }
-
-    /// Ends the start or hook under way; whatever was made by then is seen and stopped.
-    fn break_off(&mut self) {
-        if let Some(task) = self.start_task.take() {
-            task.abort();
-            self.memory.starting = None;
-            self.dirty = true;
-        }
-    }
-
-    fn stop_stage(&mut self, deadline: Timestamp, now: Timestamp) {
-        let mut deadline = deadline;
-        if let Some(asked) = self.pod.metadata.deletion_timestamp.as_ref() {
-            // A deletion with a shorter grace period may have come in; its time is when the API wants the pod gone.
-            // It has whole seconds only, cut off.
-            deadline = deadline.min((asked.0 + SignedDuration::from_secs(1)).max(now));
-            self.stage = Stage::Terminating { deadline };
-        }
-        if self.memory.starting.is_some() && now < deadline {
-            return self.wake(deadline);
-        }
-        self.break_off();
-        if self.dirty {
-            return;
-        }
-        let stops = terminate::pod(&self.pod, &self.record, &self.memory, deadline, now);
-        if stops.done {
-            self.stage = Stage::TearingDown;
-        } else {
-            self.carry_out(stops);
-        }
-    }
-
-    fn stopped_stage(&mut self, written: bool) {
-        if let Some(hold) = self.reclaim_next.take() {
-            self.reclaim(hold);
-        }
-        if self.removed {
-            self.stage = Stage::Removing;
-        } else if spec::is_deleting(&self.pod) && written && !self.deleting.busy {
-            self.deleting.busy = true;
-            self.running.spawn(ops::delete(self.ctx.clone(), self.pod.clone(), self.deleting.pause()));
         }
     }
 }
