@@ -142,7 +142,9 @@ fn pack(path: &Path) -> io::Result<()> {
     io::copy(&mut plain, &mut packer)?;
     let mut packed = packer.finish()?;
     packed.flush()?;
-    packed.set_modified(plain.metadata()?.modified()?)?;
+    let metadata = plain.metadata()?;
+    packed.set_permissions(metadata.permissions())?;
+    packed.set_modified(metadata.modified()?)?;
     fs::rename(&unfinished, with_suffix(path, PACKED))?;
     fs::remove_file(path)
 }
