@@ -85,6 +85,7 @@ pub async fn run(
         images: Images::default(),
         measured: None,
         cleaned: None,
+        unclean: false,
         short: false,
         going: None,
     };
@@ -114,6 +115,8 @@ struct Keeper {
     images: Images,
     measured: Option<Timestamp>,
     cleaned: Option<Timestamp>,
+    /// That did not free what it was to.
+    unclean: bool,
     /// Pods have to go.
     short: bool,
     /// The pod that was told to go for the node's sake, and when.
@@ -240,13 +243,19 @@ impl Keeper {
         let Some((space, _)) = usage::file_system(&self.image_path) else { return };
         let wanted = images::wanted(&policy, space.capacity, space.available);
         let freed = self.remove_images(&policy, wanted.unwrap_or(0), now).await;
-        if let Some(wanted) = wanted.filter(|wanted| freed < *wanted) {
+        let failed = wanted.filter(|wanted| freed < *wanted);
+        let again = std::mem::replace(&mut self.unclean, failed.is_some());
+        if let Some(wanted) = failed {
             let message = format!(
                 "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found \
                  {freed} bytes eligible to free."
             );
             let node = node_reference(&self.ctx.facts.name);
-            self.ctx.recorder.warning(&node, "FreeDiskSpaceFailed", message);
+            self.ctx.recorder.warning(&node, "FreeDiskSpaceFailed", message.clone());
+            // Once may be chance.
+            if again {
+                self.ctx.recorder.warning(&node, "ImageGCFailed", message);
+            }
         }
     }
 
