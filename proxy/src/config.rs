@@ -1,6 +1,6 @@
 //! What the proxy is started with, in upstream's flags.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use net::Cidr;
 
@@ -22,6 +22,18 @@ pub struct Config {
     /// Where /metrics, /healthz and /proxyMode are served; empty for nowhere.
     #[arg(long = "metrics-bind-address", default_value = "127.0.0.1:10249")]
     pub metrics_bind_address: String,
+    /// How many connections the kernel is to track at least, for each processor; 0 leaves its limit as it is.
+    #[arg(long = "conntrack-max-per-core", default_value_t = 32_768)]
+    pub conntrack_max_per_core: u64,
+    /// How many connections the kernel is to track at least, however few processors there are.
+    #[arg(long = "conntrack-min", default_value_t = 131_072)]
+    pub conntrack_min: u64,
+    /// How long the kernel is to remember an idle TCP connection at least; 0 leaves that as it is.
+    #[arg(long = "conntrack-tcp-timeout-established", default_value = "24h", value_parser = process::flags::duration)]
+    pub conntrack_tcp_timeout_established: Duration,
+    /// How long the kernel is to remember a TCP connection at least that one side has closed; 0 leaves that as it is.
+    #[arg(long = "conntrack-tcp-timeout-close-wait", default_value = "1h", value_parser = process::flags::duration)]
+    pub conntrack_tcp_timeout_close_wait: Duration,
     /// The network namespace to work in; the process' own if `None` (tests).
     #[arg(skip)]
     pub namespace: Option<PathBuf>,
@@ -35,6 +47,10 @@ impl Default for Config {
             masquerade_all: false,
             healthz_bind_address: "0.0.0.0:10256".to_owned(),
             metrics_bind_address: "127.0.0.1:10249".to_owned(),
+            conntrack_max_per_core: 32_768,
+            conntrack_min: 131_072,
+            conntrack_tcp_timeout_established: Duration::from_secs(24 * 3600),
+            conntrack_tcp_timeout_close_wait: Duration::from_secs(3600),
             namespace: None,
         }
     }

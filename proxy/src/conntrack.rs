@@ -1,11 +1,69 @@
-//! Forgets UDP flows that lead to where they no longer should. TCP needs none of it: its ends notice.
+//! Connection tracking: forgets UDP flows that lead to where they no longer should, and has the kernel remember TCP connections
+//! for long enough.
+//!
+//! TCP needs no forgetting: its ends notice. But a connection that one side has closed is forgotten after a minute by default,
+//! and what the other side still has to say would find its way no more.
 //!
 //! A flow outlives the rule that made it: packets of an old client would go on to a pod that is gone, or (where a service
 //! had no endpoints) to nowhere. The `conntrack` program deletes by what was asked for and what it was translated to.
 
+use std::{fs, io, path::PathBuf};
+
 use net::iptables::Iptables;
 
-use crate::rules::{Fragment, UdpPort};
+use crate::{
+    Config,
+    rules::{Fragment, UdpPort},
+};
+
+/// The least that the kernel's settings are to be, by name.
+pub type Limits = [(&'static str, u64); 3];
+
+/// What the configuration asks for on a machine of so many processors.
+pub fn limits(config: &Config, processors: u64) -> Limits {
+    let tracked = match config.conntrack_max_per_core {
+        0 => 0,
+        each => each.saturating_mul(processors).max(config.conntrack_min),
+    };
+    [
+        ("nf_conntrack_max", tracked),
+        ("nf_conntrack_tcp_timeout_established", config.conntrack_tcp_timeout_established.as_secs()),
+        ("nf_conntrack_tcp_timeout_close_wait", config.conntrack_tcp_timeout_close_wait.as_secs()),
+    ]
+}
+
+/// Raises what is less, and lowers nothing. Blocking. How many connections are tracked is the machine's to say, not that of
+/// a network namespace within it: there it stays as it is.
+pub fn raise(namespace: Option<PathBuf>, limits: Limits) {
+    let raise = move || {
+        for (name, least) in limits {
+            match raise_to(&format!("/proc/sys/net/netfilter/{name}"), least) {
+                Ok(true) if name == "nf_conntrack_max" => {
+                    let _ = raise_to("/sys/module/nf_conntrack/parameters/hashsize", least / 4);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::info!(name, least, %error, "cannot raise what connection tracking is allowed"),
+            }
+        }
+        Ok(())
+    };
+    let outcome = match namespace {
+        None => raise(),
+        Some(path) => net::netns::within(&path, raise),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "cannot look at the limits of connection tracking");
+    }
+}
+
+/// Whether it was less.
+fn raise_to(path: &str, least: u64) -> io::Result<bool> {
+    let now: u64 = fs::read_to_string(path)?.trim().parse().map_err(io::Error::other)?;
+    if now < least {
+        fs::write(path, least.to_string())?;
+    }
+    Ok(now < least)
+}
 
 /// Arguments for `conntrack`, one deletion each.
 pub fn stale(old: Option<&Fragment>, new: Option<&Fragment>) -> Vec<Vec<String>> {
@@ -56,6 +114,15 @@ pub fn run(iptables: &Iptables, deletions: &[Vec<String>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_grow_with_the_machine() {
+        let tracked = |each, least, processors| {
+            let config = Config { conntrack_max_per_core: each, conntrack_min: least, ..Config::default() };
+            limits(&config, processors)[0].1
+        };
+        assert_eq!([tracked(10, 30, 2), tracked(10, 30, 4), tracked(0, 30, 4)], [30, 40, 0]);
+    }
 
     fn fragment(targets: &[u8]) -> Fragment {
         let targets = targets.iter().map(|n| [10, 42, 0, *n].into()).collect();

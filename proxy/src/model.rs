@@ -10,7 +10,7 @@ use net::{Cidr, Protocol};
 
 /// Slices and services with this label belong to another proxy.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-/// Slices of services without an address need no rules.
+/// Slices of services without an address need no rules, and neither do services that are called so.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's default affinity time, 3 hours.
 const AFFINITY_SECONDS: i32 = 10_800;
@@ -96,11 +96,13 @@ impl ServicePort {
     }
 }
 
-/// The ports of a service that need rules: none for headless ones, names of elsewhere, and other proxies' services.
+/// The ports of a service that need rules: none for headless ones (also by label only), names of elsewhere, and other proxies'
+/// services.
 pub fn service_ports(service: &Service) -> Vec<ServicePort> {
     let labels = service.metadata.labels.as_ref();
     let Some(spec) = service.spec.as_ref() else { return Vec::new() };
-    if labels.is_some_and(|l| l.contains_key(OTHER_PROXY)) || spec.type_.as_deref() == Some("ExternalName") {
+    let others = labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY) || labels.contains_key(HEADLESS));
+    if others || spec.type_.as_deref() == Some("ExternalName") {
         return Vec::new();
     }
     let ips = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
@@ -323,6 +325,15 @@ mod tests {
             ports(json!({"clusterIP": "10.43.0.2", "ports": [{"port": 80}, {"port": 53, "protocol": "UDP"}]})),
         ];
         assert_eq!(counts, [0, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn labels_say_whose_a_service_is() {
+        let ports = |label: &str| {
+            let spec = json!({"clusterIP": "10.43.0.2", "ports": [{"port": 80}]});
+            service_ports(&serde_json::from_value(json!({"metadata": {"labels": {label: ""}}, "spec": spec})).unwrap()).len()
+        };
+        assert_eq!([OTHER_PROXY, HEADLESS, "app"].map(ports), [0, 0, 1]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config,
+    Config, conntrack,
     freshness::Freshness,
     health::{self, Reply},
     model::{self, NodeInfo},
@@ -81,6 +81,9 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     fresh.queued(Timestamp::now());
     watched.dirty.add_all(watched.keys());
     let mut failures = 0u32;
+    // Once there are rules the kernel tracks connections, and has the settings.
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let mut limits = Some(conntrack::limits(&config, processors));
     while !shutdown.is_cancelled() {
         fresh.node(watched.node.get(&Key::cluster(&config.node_name)).as_deref());
         let node = watched.node_info(&config.node_name);
@@ -97,7 +100,15 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         monitor.settle();
         health_ports.set(&watched.health_checks(&setting.node));
         match outcome {
-            Ok(()) => failures = 0,
+            Ok(()) => {
+                failures = 0;
+                if let Some(limits) = limits.take() {
+                    let namespace = config.namespace.clone();
+                    tokio::task::spawn_blocking(move || conntrack::raise(namespace, limits))
+                        .await
+                        .map_err(|_| Error::Panicked)?;
+                }
+            }
             Err(error) => {
                 failures += 1;
                 tracing::error!(error = %error, "cannot apply service rules");

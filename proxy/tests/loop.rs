@@ -148,6 +148,9 @@ async fn rules_follow_objects_and_come_back() {
     assert!(first_lines[0].1.contains("\"nodeEligible\": true"), "{}", first_lines[0].1);
     assert!(first_lines[2].1.contains("kubeproxy_sync_proxy_rules_services 1\n"), "{}", first_lines[2].1);
     assert_eq!(first_lines[3].1, "iptables");
+    // Said before the first change that was followed.
+    let remembered = || Ok(std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait").unwrap());
+    assert_eq!(netns::within(&namespace.path(), remembered).unwrap(), "3600\n");
 
     shutdown.cancel();
     proxy.await.unwrap().unwrap();
