@@ -194,6 +194,13 @@ async fn a_lost_sandbox_comes_back() {
     let pod = stage.wait("p", "ready again", |p| is(p, "Ready") && p["status"]["podIP"] != address).await;
     assert_eq!(pod["status"]["podIPs"].as_array().unwrap().len(), 1);
     assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 1);
+    // The lost one gave back what it had before; it goes with the last container that is told of.
+    let one_more = ["run sandbox p 0", "start a", "stop sandbox", "run sandbox p 1", "start a"];
+    assert_eq!(lifecycle(&stage), one_more);
+    stage.cri.lose_sandboxes();
+    stage.cri.called("remove sandbox").await;
+    stage.wait("p", "ready once more", |p| is(p, "Ready") && p["status"]["containerStatuses"][0]["restartCount"] == 2).await;
+    assert_eq!(stage.cri.holds(), (2, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -105,8 +105,13 @@ fn a_node_is_stopped_or_cut_off_and_comes_back() -> Result<()> {
     cluster.knarr(&["node", "start", &second])?;
     answers_again(&cluster, 2)?;
 
-    // It was away for less than the grace period: its pods are the same, in new containers.
+    // It was away for less than the grace period: its pods are the same, in new containers, and no address is kept twice.
     assert_eq!(uids()?, before);
+    let has = |n| possessions(&cluster, n).map(|has| (has.addresses, has.links));
+    eventually("see every pod with one address", SECONDS_30, || {
+        let wanted = wanted(&get(&cluster, &["pods"])?, &second);
+        Ok((has(2)? == (wanted.addresses, wanted.links)).then_some(()))
+    })?;
     let wanted = [format!("{}-1=0", cluster.name), format!("{second}=1")];
     eventually("see that one container was started again", SECONDS_30, || {
         let restarts = cluster.kubectl(&[

@@ -1,7 +1,7 @@
 //! What a worker has under way: each operation ends in a [`Done`].
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -125,8 +125,14 @@ pub async fn volumes(ctx: Ctx, pod: Pod, ips: Vec<String>) -> Done {
     Done::Volumes(result.unwrap_or_else(|e| Err(vec![(String::new(), e.to_string())])))
 }
 
-/// Makes the pod's cgroup, log directory and sandbox.
-pub async fn sandbox(ctx: Ctx, pod: Pod, attempt: u32) -> Done {
+/// Makes the pod's cgroup, log directory and sandbox. What `former` sandboxes still have, their addresses before all, is given
+/// back first: a sandbox may have died without anybody's stopping it.
+pub async fn sandbox(ctx: Ctx, pod: Pod, attempt: u32, former: Vec<String>) -> Done {
+    for id in former {
+        if let Err(error) = ctx.runtime.stop_sandbox(&id).await {
+            return Done::Sandbox(Err(error));
+        }
+    }
     let prepared = {
         let (ctx, pod) = (ctx.clone(), pod.clone());
         let prepare = move || {
@@ -305,15 +311,26 @@ pub async fn remove(ctx: Ctx, record: PodRecord, log_dir: PathBuf, pause: Durati
     Done::Removed(Ok(()))
 }
 
-/// Removes dead instances of containers that have been replaced; the last dead one stays for `kubectl logs --previous`.
+/// Removes dead instances of containers that have been replaced; the last dead one stays for `kubectl logs --previous`. Former
+/// sandboxes without containers go, too.
 pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
+    let mut removed = HashSet::new();
     let mut dead: HashMap<&str, usize> = HashMap::new();
     for container in record.containers.iter().filter(|c| !c.may_live() && c.id != started) {
         let seen = dead.entry(&container.name).or_default();
         *seen += usize::from(container.is_exited());
         let kept = *seen == 1 && container.is_exited();
-        if !kept && ctx.runtime.remove_container(&container.id).await.is_ok() && !container.log_path.is_empty() {
-            crate::logs::rotate::remove(Path::new(&container.log_path));
+        if !kept && ctx.runtime.remove_container(&container.id).await.is_ok() {
+            removed.insert(&container.id);
+            if !container.log_path.is_empty() {
+                crate::logs::rotate::remove(Path::new(&container.log_path));
+            }
+        }
+    }
+    let left: HashSet<_> = record.containers.iter().filter(|c| !removed.contains(&c.id)).map(|c| &c.sandbox_id).collect();
+    for sandbox in record.sandboxes.iter().skip(1).filter(|s| !s.ready && !left.contains(&s.id)) {
+        if let Err(error) = ctx.runtime.remove_sandbox(&sandbox.id).await {
+            tracing::warn!(sandbox = sandbox.id, %error, "a former sandbox is not removed");
         }
     }
     Done::Nothing

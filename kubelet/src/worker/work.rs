@@ -474,7 +474,8 @@ impl Worker {
                     self.ctx.event(&self.pod, "Normal", "SandboxChanged", message);
                 }
                 self.memory.sandbox_starting = true;
-                self.running.spawn(ops::sandbox(self.ctx.clone(), self.pod.clone(), attempt));
+                let former = self.record.sandboxes.iter().map(|s| s.id.clone()).collect();
+                self.running.spawn(ops::sandbox(self.ctx.clone(), self.pod.clone(), attempt, former));
             }
             Action::Start { name, after } => self.start(&name, after, now),
             Action::Kill { id, name, message, grace } => {
