@@ -121,9 +121,8 @@ impl Printer<'_> {
     }
 }
 
-/// Where the last `lines` lines of a file begin. Records of one line (partial ones) count as one.
-async fn tail_offset(file: &mut File, lines: usize) -> io::Result<u64> {
-    let mut end = file.seek(SeekFrom::End(0)).await?;
+/// Where the last `lines` lines before `end` of a file begin. Records of one line (partial ones) count as one.
+async fn tail_offset(file: &mut File, lines: usize, mut end: u64) -> io::Result<u64> {
     let mut found = 0;
     let mut block = vec![0; 16 * 1024];
     let mut first = true;
@@ -202,7 +201,8 @@ fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Sends the log to `client` until it is over (or the client goes). `running` is set if the container may still write.
+/// Sends the log to `client` until it is over (or the client goes). `running` is set if the container may still write. Without
+/// `follow` the log is over where it was when the reading began.
 pub async fn stream(
     path: &Path,
     options: &Options,
@@ -217,23 +217,26 @@ pub async fn stream(
         None => None,
     };
     let mut file = Reading::open(path).await?;
-    match (options.tail, &mut file.part) {
-        (Some(0), Part::Plain(file)) => {
-            file.seek(SeekFrom::End(0)).await?;
-        }
-        (Some(lines), Part::Plain(file)) => {
-            let offset = tail_offset(file, lines).await?;
-            file.seek(SeekFrom::Start(offset)).await?;
-        }
-        _ => {}
+    let mut left = None;
+    if let Part::Plain(file) = &mut file.part {
+        let end = file.seek(SeekFrom::End(0)).await?;
+        let offset = match options.tail {
+            Some(0) => end,
+            Some(lines) => tail_offset(file, lines, end).await?,
+            None => 0,
+        };
+        file.seek(SeekFrom::Start(offset)).await?;
+        left = follow.is_none().then_some(end - offset);
     }
     let mut printer = Printer { options, left: options.limit, out: BytesMut::new(), within: false, reached: false };
     let mut pending = Vec::new();
     let mut buffer = vec![0; PIECE];
-    let mut last_look = follow.is_none();
+    let mut last_look = false;
     let mut next = None;
     loop {
-        let read = file.read(&mut buffer).await?;
+        let room = left.map_or(PIECE, |left| usize::try_from(left).unwrap_or(PIECE).min(PIECE));
+        let read = file.read(&mut buffer[..room]).await?;
+        left = left.map(|left| left - read as u64);
         pending.extend_from_slice(&buffer[..read]);
         let mut used = 0;
         while let Some(length) = pending[used..].iter().position(|b| *b == b'\n') {
@@ -253,6 +256,7 @@ pub async fn stream(
         if read > 0 {
             continue;
         }
+        let (Some(follow), Some(watch)) = (&follow, &mut watch) else { return Ok(()) };
         if let Some(next) = next.take() {
             file = next;
             continue;
@@ -262,7 +266,6 @@ pub async fn stream(
         if next.is_some() {
             continue;
         }
-        let (Some(follow), Some(watch)) = (&follow, &mut watch) else { return Ok(()) };
         if last_look {
             return Ok(());
         }
@@ -350,6 +353,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_log_that_is_not_followed_ends_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let lines: String = (0..5000).map(|i| format!("2026-11-21T02:00:01Z stdout F line {i}\n")).collect();
+        std::fs::write(&path, lines).unwrap();
+        let (send, mut receive) = mpsc::channel(1);
+        let (_changes, changed) = broadcast::channel(1);
+        let of = path.clone();
+        let options = Options { tail: Some(4000), ..Options::default() };
+        let reader = tokio::spawn(async move { stream(&of, &options, None, changed, &send).await });
+        let mut out = receive.recv().await.unwrap().unwrap().to_vec();
+        let mut log = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut log, b"2026-11-21T02:00:02Z stdout F later\n").unwrap();
+        while let Some(piece) = receive.recv().await {
+            out.extend_from_slice(&piece.unwrap());
+        }
+        reader.await.unwrap().unwrap();
+        let expected: String = (1000..5000).map(|i| format!("line {i}\n")).collect();
+        assert!(String::from_utf8(out).unwrap() == expected);
+    }
+
+    #[tokio::test]
     async fn nothing_is_lost_or_doubled_across_rotations() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
@@ -360,7 +385,11 @@ mod tests {
         let (send, mut receive) = mpsc::channel(1);
         let (_changes, changed) = broadcast::channel(1);
         let of = path.clone();
-        let reader = tokio::spawn(async move { stream(&of, &Options::default(), None, changed, &send).await });
+        // Nobody answers whether the container runs, so it is taken for ended when its log has been read.
+        let runtime = Runtime::new(cri::Channel::connect("unix:///nowhere").unwrap());
+        let running = Some(Running { runtime, id: String::new() });
+        let options = Options { follow: true, ..Options::default() };
+        let reader = tokio::spawn(async move { stream(&of, &options, running, changed, &send).await });
         // The reader has the first file open and waits for us.
         let mut out = receive.recv().await.unwrap().unwrap().to_vec();
         for round in 1..4 {
