@@ -43,7 +43,7 @@ impl Core {
             sandbox: sandbox.id.clone(),
             created_ns: now_ns(),
             image: image.id.clone(),
-            run: image.config.config.clone(),
+            run: Arc::new(image.config.config.clone()),
             ..ContainerRecord::default()
         };
         let container = Arc::new(Container {
@@ -149,8 +149,8 @@ impl Core {
 
     async fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
         let shim = container.sandbox.shim()?;
-        let image = self.images.find(&container.record().image);
-        let image = image.ok_or_else(|| Error::NotFound(format!("image {}", container.record().image)))?;
+        let image = container.record().image;
+        let image = self.images.find(&image).ok_or_else(|| Error::NotFound(format!("image {image}")))?;
         let lower = self.images.hold(&container.id, &image)?;
         let resources = container.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let (description, devices) = self.describe(container, lower)?;

@@ -131,7 +131,7 @@ pub struct ContainerRecord {
     /// The image's ID.
     pub image: String,
     /// How the image wants to be run; the image may be gone when this is needed again.
-    pub run: RunConfig,
+    pub run: Arc<RunConfig>,
     /// 0 until it has started.
     pub started_ns: i64,
     /// Its first process.

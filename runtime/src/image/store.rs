@@ -180,6 +180,13 @@ impl ImageStore {
         find(&self.index.lock(), name).cloned()
     }
 
+    /// A tag and a digest of the image with this ID, where it has them; `None` if it is not here.
+    pub fn names(&self, id: &str) -> Option<(Option<String>, Option<String>)> {
+        self.keep_up();
+        let index = self.index.lock();
+        find(&index, id).map(|image| (image.tags.first().cloned(), image.digests.first().cloned()))
+    }
+
     /// Names of the layers' directories, uppermost first, for the container that is about to stand on them.
     pub fn hold(&self, container: &str, record: &ImageRecord) -> Result<Vec<String>> {
         let mut index = self.index.lock();
@@ -195,8 +202,16 @@ impl ImageStore {
 
     /// The container stands on its layers no more.
     pub fn release(&self, container: &str) {
-        let held = self.index.lock().held.remove(container);
-        if held.is_some() {
+        let unused = {
+            let mut index = self.index.lock();
+            let held = index.held.remove(container).unwrap_or_default();
+            let used = |chain| {
+                index.images.values().any(|image| image.chain.contains(chain))
+                    || index.held.values().any(|held| held.contains(chain))
+            };
+            !held.iter().all(used)
+        };
+        if unused {
             self.collect();
         }
     }

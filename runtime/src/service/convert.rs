@@ -57,11 +57,11 @@ pub fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
 /// How a container's image is named: (name, reference). The reference has a digest where one is known.
 fn image_names(container: &Container, id: &str, images: &ImageStore) -> (cri::ImageSpec, String) {
     let mut spec = container.config.image.clone().unwrap_or_default();
-    let Some(image) = images.find(id) else { return (spec, id.to_owned()) };
-    if let Some(name) = image.tags.first().or(image.digests.first()) {
-        spec.image.clone_from(name);
+    let Some((tag, digest)) = images.names(id) else { return (spec, id.to_owned()) };
+    if let Some(name) = tag.or_else(|| digest.clone()) {
+        spec.image = name;
     }
-    (spec, image.digests.first().cloned().unwrap_or_else(|| id.to_owned()))
+    (spec, digest.unwrap_or_else(|| id.to_owned()))
 }
 
 /// A container in a list.

@@ -1,6 +1,7 @@
 //! `runtime.v1.RuntimeService`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cri::RuntimeService;
@@ -12,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{Service, convert};
 use crate::error::Error;
 use crate::metrics;
-use crate::state::now_ns;
+use crate::state::{Container, Sandbox, now_ns};
 use crate::streams::Wanted;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -85,13 +86,15 @@ impl RuntimeService for Service {
 
     async fn list_pod_sandbox(&self, request: Request<cri::ListPodSandboxRequest>) -> Answer<cri::ListPodSandboxResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let wanted = |sandbox: &cri::PodSandbox| {
+        // Most ask for one pod: nothing is said of the others, only to be dropped.
+        let named = |sandbox: &&Arc<Sandbox>| {
             (filter.id.is_empty() || sandbox.id.starts_with(&filter.id))
-                && filter.state.as_ref().is_none_or(|state| state.state == sandbox.state)
-                && convert::labels_match(&sandbox.labels, &filter.label_selector)
+                && convert::labels_match(&sandbox.config.labels, &filter.label_selector)
         };
+        let in_state = |told: &cri::PodSandbox| filter.state.as_ref().is_none_or(|state| state.state == told.state);
         let all = self.0.sandboxes();
-        answer(cri::ListPodSandboxResponse { items: all.iter().map(|one| convert::sandbox(one)).filter(wanted).collect() })
+        let items = all.iter().filter(named).map(|one| convert::sandbox(one)).filter(in_state).collect();
+        answer(cri::ListPodSandboxResponse { items })
     }
 
     async fn create_container(&self, request: Request<cri::CreateContainerRequest>) -> Answer<cri::CreateContainerResponse> {
@@ -122,15 +125,15 @@ impl RuntimeService for Service {
 
     async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let wanted = |container: &cri::Container| {
+        let named = |container: &&Arc<Container>| {
             (filter.id.is_empty() || container.id.starts_with(&filter.id))
-                && (filter.pod_sandbox_id.is_empty() || container.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
-                && filter.state.as_ref().is_none_or(|state| state.state == container.state)
-                && convert::labels_match(&container.labels, &filter.label_selector)
+                && (filter.pod_sandbox_id.is_empty() || container.sandbox.id.starts_with(&filter.pod_sandbox_id))
+                && convert::labels_match(&container.config.labels, &filter.label_selector)
         };
+        let in_state = |told: &cri::Container| filter.state.as_ref().is_none_or(|state| state.state == told.state);
         let all = self.0.containers();
-        let containers = all.iter().map(|one| convert::container(one, &self.0.images)).filter(wanted).collect();
-        answer(cri::ListContainersResponse { containers })
+        let told = all.iter().filter(named).map(|one| convert::container(one, &self.0.images));
+        answer(cri::ListContainersResponse { containers: told.filter(in_state).collect() })
     }
 
     async fn container_status(&self, request: Request<cri::ContainerStatusRequest>) -> Answer<cri::ContainerStatusResponse> {
