@@ -173,13 +173,17 @@ fn make_dir(dir: &Path) {
 
 /// Removes a group and its empty children; a group with processes stays.
 fn remove_tree(dir: &Path) {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    if fs::remove_dir(dir).as_ref().err().is_none_or(absent) {
+        return;
+    }
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             remove_tree(&entry.path());
         }
     }
     match fs::remove_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        Err(error) if !absent(&error) => {
             tracing::debug!(dir = %dir.display(), %error, "cgroup not removed");
         }
         _ => {}

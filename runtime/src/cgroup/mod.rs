@@ -178,19 +178,20 @@ fn processes_in(file: &Path) -> Vec<i32> {
 }
 
 fn remove_group(dir: &Path) -> Result<()> {
-    // Groups that a container made within its own go with it.
-    for name in crate::disk::names(dir) {
-        let inner = dir.join(name);
-        if inner.is_dir() {
-            remove_group(&inner)?;
-        }
-    }
-    match std::fs::remove_dir(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).step_with(|| format!("remove {}", dir.display()))
-        }
+    let gone = |removed: std::io::Result<()>| match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    };
+    if gone(std::fs::remove_dir(dir)).is_ok() {
+        return Ok(());
     }
+    // Groups that a container made within its own go with it.
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_group(&entry.path())?;
+        }
+    }
+    gone(std::fs::remove_dir(dir)).step_with(|| format!("remove {}", dir.display()))
 }
 
 #[cfg(test)]

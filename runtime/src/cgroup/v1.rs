@@ -1,6 +1,7 @@
 //! The first interface: a hierarchy for each controller.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use super::{
@@ -138,8 +139,12 @@ impl Cgroups for V1 {
         self.apply(path, writes(resources, None))?;
         if let (Some(rules), Some(dir)) = (devices, self.dir("devices", path)) {
             put(&dir, "devices.deny", "a")?;
-            for rule in rules {
-                put(&dir, "devices.allow", &rule.to_string())?;
+            let path = dir.join("devices.allow");
+            let allow = std::fs::OpenOptions::new().write(true).open(&path);
+            let mut allow = allow.step_with(|| format!("open {}", path.display()))?;
+            for rule in rules.iter().map(ToString::to_string) {
+                // Each in a write of its own.
+                allow.write_all(rule.as_bytes()).step_with(|| format!("write {rule:?} to {}", path.display()))?;
             }
         }
         Ok(())
