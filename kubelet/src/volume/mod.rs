@@ -141,7 +141,7 @@ impl Volumes {
         let fresh = !path.exists();
         make_dir(&path, 0o755)?;
         let in_memory = volume.config_map.is_none();
-        if in_memory && !is_mount_point(&path) {
+        if in_memory && (fresh || !is_mount_point(&path)) {
             mount_tmpfs(&path, None)?;
         }
         if fresh {
@@ -213,7 +213,7 @@ fn empty_dir(path: &Path, empty: &EmptyDirVolumeSource, size: i64, owner: Owner)
     make_dir(path, 0o777)?;
     match empty.medium.as_deref().unwrap_or_default() {
         "" => {}
-        "Memory" if is_mount_point(path) => return Ok(()),
+        "Memory" if !fresh && is_mount_point(path) => return Ok(()),
         "Memory" => {
             mount_tmpfs(path, Some(size))?;
         }
