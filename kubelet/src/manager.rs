@@ -47,11 +47,27 @@ pub struct Inputs {
     pub rounds: mpsc::UnboundedReceiver<Round>,
 }
 
+/// A pod that has a worker.
+struct Running {
+    handle: Handle,
+    pod: Arc<Pod>,
+    /// What it asks for in the burstable class.
+    burstable_cpu: i64,
+}
+
+impl Running {
+    fn new(handle: Handle, pod: Arc<Pod>) -> Self {
+        let burstable = resources::qos(&pod) == Qos::Burstable;
+        let burstable_cpu = if burstable { resources::pod_requests(&pod).get("cpu").copied().unwrap_or(0) } else { 0 };
+        Self { handle, pod, burstable_cpu }
+    }
+}
+
 /// The pods of this node.
 pub struct Manager {
     ctx: Ctx,
     pods: Informer<Pod>,
-    workers: HashMap<String, (Handle, Arc<Pod>)>,
+    workers: HashMap<String, Running>,
     /// Turned away: they hold no resources.
     rejected: HashSet<String>,
     /// Ended by us; the object may still be there (a finalizer).
@@ -152,7 +168,7 @@ impl Manager {
 
     fn tell(&self, uid: &str, input: &Input) {
         match self.workers.get(uid) {
-            Some((handle, _)) => handle.send(input.clone()),
+            Some(known) => known.handle.send(input.clone()),
             // Everything may have changed (the event stream was interrupted).
             None if uid.is_empty() => self.tell_all(input),
             None => {}
@@ -160,12 +176,12 @@ impl Manager {
     }
 
     fn tell_all(&self, input: &Input) {
-        self.workers.values().for_each(|(handle, _)| handle.send(input.clone()));
+        self.workers.values().for_each(|known| known.handle.send(input.clone()));
     }
 
     /// Ends the pods of a round. Who holds nothing has ended.
     fn end(&self, round: &Round) {
-        for (handle, pod) in self.workers.values().filter(|(_, pod)| round.covers(spec::priority(pod))) {
+        for Running { handle, pod, .. } in self.workers.values().filter(|known| round.covers(spec::priority(&known.pod))) {
             tracing::info!(pod = spec::full_name(pod), "ending a pod: the machine shuts down");
             handle.send(Input::Shutdown { seconds: round.seconds, hold: round.hold.clone() });
         }
@@ -194,7 +210,7 @@ impl Manager {
         if spec::is_mirror(&pod) {
             return self.mirror(&uid, pod);
         }
-        if let Some((handle, known)) = self.workers.get(&uid) {
+        if let Some(Running { handle, pod: known, .. }) = self.workers.get(&uid) {
             let asks = pod.clone();
             let (pod, pending) = self.allocate(known, pod);
             if let Some(pending) = pending.as_ref().filter(|pending| self.resizing.get(&uid) != Some(pending)) {
@@ -218,15 +234,15 @@ impl Manager {
         let held = (!resources::resizes(&held, &pod).is_empty()).then_some(held);
         let first = worker::First { rejected, resize: pending.clone(), held };
         let handle = worker::spawn(self.ctx.clone(), Pod::clone(&pod), first, self.ended.clone(), self.shutdown.clone());
-        self.workers.insert(uid.clone(), (handle, pod.clone()));
+        self.workers.insert(uid.clone(), Running::new(handle, pod.clone()));
         self.holds(uid, pod, pending);
     }
 
     /// The pod with the resources that it may have now, given those it holds, and what it waits for to have all.
     fn allocate(&self, held: &Pod, pod: Arc<Pod>) -> (Arc<Pod>, Option<Pending>) {
         let uid = spec::uid(&pod);
-        let others: Vec<&Pod> = self.active().filter(|other| spec::uid(other) != uid).collect();
-        match resize::judge(held, &pod, &self.ctx.facts.allocatable, &others) {
+        let others = || self.active().filter(|other| spec::uid(other) != uid).collect();
+        match resize::judge(held, &pod, &self.ctx.facts.allocatable, others) {
             None => (pod, None),
             pending => (Arc::new(resize::with_resources_of(Pod::clone(&pod), held)), pending),
         }
@@ -234,8 +250,8 @@ impl Manager {
 
     /// Takes note of what a pod holds and waits for.
     fn holds(&mut self, uid: String, pod: Arc<Pod>, pending: Option<Pending>) {
-        if let Some((_, known)) = self.workers.get_mut(&uid) {
-            *known = pod;
+        if let Some(known) = self.workers.get_mut(&uid).filter(|known| !Arc::ptr_eq(&known.pod, &pod)) {
+            *known = Running::new(known.handle.clone(), pod);
         }
         match pending {
             Some(pending) => self.resizing.insert(uid, pending),
@@ -246,7 +262,7 @@ impl Manager {
     /// Gives pods the resources that they wait for as soon as there is room.
     fn retry_resizes(&mut self) {
         for (uid, pending) in self.resizing.clone() {
-            let Some((_, known)) = self.workers.get(&uid) else {
+            let Some(Running { pod: known, .. }) = self.workers.get(&uid) else {
                 self.resizing.remove(&uid);
                 continue;
             };
@@ -323,7 +339,7 @@ impl Manager {
         for (uid, pod) in waiting {
             let same =
                 |other: &Pod| spec::name(other) == spec::name(&pod) && spec::namespace(other) == spec::namespace(&pod);
-            if self.workers.values().any(|(_, other)| same(other)) {
+            if self.workers.values().any(|other| same(&other.pod)) {
                 continue;
             }
             let handle = worker::spawn(
@@ -336,7 +352,7 @@ impl Manager {
             if let Some(mirror) = self.pods.get(&client::Key::of(&pod.metadata)).filter(|m| spec::uid(m) == uid) {
                 handle.send(Input::Mirror(Some(mirror)));
             }
-            self.workers.insert(uid.clone(), (handle, pod));
+            self.workers.insert(uid.clone(), Running::new(handle, pod));
             self.mirror_static(&uid);
         }
     }
@@ -372,21 +388,18 @@ impl Manager {
 
     /// Pods that hold resources.
     fn active(&self) -> impl Iterator<Item = &Pod> {
-        self.workers
-            .iter()
-            .filter(|(uid, (_, pod))| {
-                !self.rejected.contains(*uid) && !spec::is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()))
-            })
-            .map(|(_, (_, pod))| &**pod)
+        self.holding().map(|known| &*known.pod)
+    }
+
+    fn holding(&self) -> impl Iterator<Item = &Running> {
+        let over = |pod: &Pod| spec::is_terminal(pod.status.as_ref().and_then(|s| s.phase.as_deref()));
+        let holds = move |(uid, known): &(&String, &Running)| !self.rejected.contains(*uid) && !over(&known.pod);
+        self.workers.iter().filter(holds).map(|(_, known)| known)
     }
 
     /// Keeps the burstable class' share at the sum of its pods' requests.
     fn share(&mut self) {
-        let cpu = self
-            .active()
-            .filter(|p| resources::qos(p) == Qos::Burstable)
-            .filter_map(|p| resources::pod_requests(p).get("cpu").copied())
-            .sum();
+        let cpu = self.holding().map(|known| known.burstable_cpu).sum();
         if cpu != self.burstable_cpu {
             self.burstable_cpu = cpu;
             self.ctx.cgroups.share(cpu);
@@ -395,7 +408,7 @@ impl Manager {
 
     fn finished(&mut self, uid: &str) {
         self.rejected.remove(uid);
-        if let Some((_, pod)) = self.workers.remove(uid)
+        if let Some(Running { pod, .. }) = self.workers.remove(uid)
             && !spec::is_static(&pod)
             && self.pods.get(&client::Key::of(&pod.metadata)).is_some_and(|p| spec::uid(&p) == uid)
         {

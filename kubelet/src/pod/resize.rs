@@ -89,7 +89,7 @@ pub fn held(pod: &Pod) -> Pod {
 }
 
 /// Whether a pod that holds what `held` says may have what it asks for, besides what `others` hold.
-pub fn judge(held: &Pod, pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Pending> {
+pub fn judge<'a>(held: &Pod, pod: &Pod, allocatable: &Amounts, others: impl FnOnce() -> Vec<&'a Pod>) -> Option<Pending> {
     if resources::resizes(held, pod).is_empty() {
         return None;
     }
@@ -103,7 +103,7 @@ pub fn judge(held: &Pod, pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> O
             return Some(Pending { reason: "Infeasible", message });
         }
     }
-    let short = if grown.is_empty() { None } else { admission::fits(pod, allocatable, others) };
+    let short = if grown.is_empty() { None } else { admission::fits(pod, allocatable, &others()) };
     short.map(|short| Pending { reason: "Deferred", message: short.message })
 }
 
@@ -197,7 +197,7 @@ mod tests {
     fn a_growing_pod_waits_for_room_or_for_ever() {
         let allocatable: Amounts = [("cpu".to_owned(), 2000), ("pods".to_owned(), 10)].into();
         let other = pod("1500m");
-        let judged = |from, to| judge(&pod(from), &pod(to), &allocatable, &[&other]).map(|p| (p.reason, p.message));
+        let judged = |from, to| judge(&pod(from), &pod(to), &allocatable, || vec![&other]).map(|p| (p.reason, p.message));
         assert_eq!(judged("200m", "500m"), None);
         assert_eq!(judged("200m", "200m"), None);
         let deferred = "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000";

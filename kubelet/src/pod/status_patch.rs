@@ -10,6 +10,10 @@ use super::resize;
 
 /// The patch, or `None` if nothing differs.
 pub fn diff(pod: &Pod, old: &PodStatus, new: &PodStatus) -> Option<Value> {
+    // Most looks at a pod change nothing.
+    if old == new {
+        return None;
+    }
     let (old, new) = (to_map(old), to_map(new));
     let mut status = Map::new();
     for (key, value) in &new {

@@ -87,7 +87,10 @@ impl Worker {
             true => self.mirror.as_ref(),
             false => Some(&self.pod),
         };
-        let patch = shown.and_then(|p| status_patch::diff(p, &p.status.clone().unwrap_or_default(), &status));
+        let patch = shown.and_then(|p| match &p.status {
+            Some(old) => status_patch::diff(p, old, &status),
+            None => status_patch::diff(p, &PodStatus::default(), &status),
+        });
         self.said = Some(status);
         let revision = shown.and_then(|p| p.metadata.resource_version.clone());
         // The API may not keep everything that we say; saying it again would change nothing.

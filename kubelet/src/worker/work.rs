@@ -245,6 +245,8 @@ impl Worker {
                 },
                 () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
             }
+            // What the runtime tells of an operation and the operation's own end come together: one look does for both.
+            tokio::task::yield_now().await;
             while let Ok(input) = mailbox.try_recv() {
                 self.hear(input);
             }
@@ -306,8 +308,8 @@ impl Worker {
         if client::revision_of(&pod.metadata) < client::revision_of(&self.pod.metadata) {
             return;
         }
-        let matters = |p: &Pod| (p.spec.clone(), p.metadata.labels.clone(), p.metadata.annotations.clone());
-        let changed = matters(pod) != matters(&self.pod);
+        let changed = (&pod.spec, &pod.metadata.labels, &pod.metadata.annotations)
+            != (&self.pod.spec, &self.pod.metadata.labels, &self.pod.metadata.annotations);
         let old = std::mem::replace(&mut self.pod, pod.clone());
         if changed && self.stage == Stage::Running {
             self.mounting.stale = true;
