@@ -121,7 +121,7 @@ pub fn rank(signal: Signal, pods: &mut [(Pod, Usage)]) {
 pub fn message(threshold: &Threshold, level: Level, pod: &Pod, usage: &Usage) -> String {
     let signal = threshold.signal;
     let resource = signal.resource();
-    let bound = threshold.bound.print(signal, level.capacity);
+    let bound = threshold.bound.print(level.capacity);
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {bound}, available: {}. ",
         signal.print(level.available)

@@ -146,11 +146,11 @@ impl Bound {
         }
     }
 
-    /// Printed, as a message has it.
-    pub fn print(&self, signal: Signal, capacity: i64) -> String {
+    /// Printed, as a message has it: a part of anything in the binary form.
+    pub fn print(&self, capacity: i64) -> String {
         match self {
             Self::Amount(text, _) => text.clone(),
-            Self::Part(_) => signal.print(self.of(capacity)),
+            Self::Part(_) => Quantity::from_units(self.of(capacity), Format::BinarySi).to_string(),
         }
     }
 
@@ -272,6 +272,12 @@ mod tests {
             .map(|(signal, bound, grace, reclaim)| Threshold { signal, bound, grace, reclaim })
             .collect();
         assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn parts_are_printed_in_the_binary_form() {
+        let (half, amount) = (Bound::Part(0.5), Bound::Amount("30k".into(), 30_000));
+        assert_eq!([half.print(60_000), half.print(4 << 20), amount.print(1)], ["30000", "2Mi", "30k"]);
     }
 
     #[test]
