@@ -320,6 +320,31 @@ async fn new_limits_reach_a_running_container() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_less_memory_than_is_used() {
+    let stage = Stage::start().await;
+    stage.pod("p", json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "1", "memory": "128Mi"}}}]}));
+    let mut pod = stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.cri.uses("a", 100 << 20);
+    pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "64Mi".into();
+    stage.api.put("/api/v1/namespaces/default/pods", pod);
+    let refused = |p: &serde_json::Value| {
+        let all = p["status"]["conditions"].as_array();
+        all.is_some_and(|all| all.iter().any(|c| c["type"] == "PodResizeInProgress" && c["reason"] == "Error"))
+    };
+    let mut pod = stage.wait("p", "refused", refused).await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["resources"]["limits"]["memory"], "128Mi");
+    // Another wish takes the place of the one that waits.
+    pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = "120Mi".into();
+    stage.api.put("/api/v1/namespaces/default/pods", pod);
+    stage.cri.called("update a memory 125829120").await;
+    let settled = |p: &serde_json::Value| {
+        p["status"]["containerStatuses"][0]["resources"]["limits"]["memory"] == "120Mi" && !is(p, "PodResizeInProgress")
+    };
+    stage.wait("p", "resized", settled).await;
+    assert!(!stage.cri.calls().contains(&"update a memory 67108864".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_becomes_a_pod_that_the_api_shows() {
     let manifests = tempfile::tempdir().unwrap();
     let file = manifests.path().join("web.yaml");

@@ -32,6 +32,8 @@ struct Inner {
     /// Images that are here.
     images: Vec<String>,
     stubborn: Vec<String>,
+    /// Bytes of memory that containers use, by name.
+    memory: HashMap<String, u64>,
     deaf: bool,
     made: usize,
 }
@@ -78,6 +80,11 @@ impl Fake {
     /// Makes commands that contain `text` exit with `code`.
     pub fn exec_exits(&self, text: &str, code: i32) {
         self.inner.lock().unwrap().exits.insert(text.into(), code);
+    }
+
+    /// What containers of that name use from now on.
+    pub fn uses(&self, name: &str, memory: u64) {
+        self.inner.lock().unwrap().memory.insert(name.to_owned(), memory);
     }
 
     /// Makes containers of that name ignore SIGTERM.
@@ -354,7 +361,16 @@ impl cri::RuntimeService for Server {
         &self,
         _: Request<v1::ListContainerStatsRequest>,
     ) -> Answer<v1::ListContainerStatsResponse> {
-        ok(v1::ListContainerStatsResponse::default())
+        let inner = self.0.inner.lock().unwrap();
+        let number = |value| Some(v1::UInt64Value { value });
+        let one = |c: &Container| {
+            let name = c.config.metadata.as_ref()?.name.clone();
+            let usage_bytes = number(*inner.memory.get(&name)?);
+            let attributes = v1::ContainerAttributes { id: c.status.id.clone(), ..Default::default() };
+            let memory = v1::MemoryUsage { usage_bytes, ..Default::default() };
+            Some(v1::ContainerStats { attributes: Some(attributes), memory: Some(memory), ..Default::default() })
+        };
+        ok(v1::ListContainerStatsResponse { stats: inner.containers.iter().filter_map(one).collect() })
     }
     async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Answer<v1::PodSandboxStatsResponse> {
         Err(Status::unimplemented("stats"))
