@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::core::Core;
 use crate::disk;
 use crate::error::{Error, Result, chain};
+use crate::propagation;
 use crate::sandbox::remove_dir;
 use crate::spec::{self, Inputs, signal};
 use crate::state::{Container, ContainerRecord, Exit, container_name, now_ns};
@@ -69,6 +70,7 @@ impl Core {
             set_mode(&container.dir.join("upper"), 0o755)?;
             for mount in &container.config.mounts {
                 make_mount_source(mount)?;
+                propagation::check(mount)?;
             }
             disk::write(&container.dir.join("config.pb"), &container.config.encode_to_vec())?;
             container.change(|_| {})

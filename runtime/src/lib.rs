@@ -22,6 +22,7 @@ mod exec;
 pub mod image;
 mod metrics;
 pub mod network;
+mod propagation;
 mod restore;
 mod sandbox;
 pub mod seccomp;

@@ -45,6 +45,9 @@ pub fn node(cluster: &str, node: &str) -> Result<()> {
     // What the host mounts later shows up here; what we mount stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .context("cut the node's mounts off from the host's")?;
+    // Between the node and its pods they pass, as on a machine of its own.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .context("share the node's mounts with its pods")?;
     cgroup::settle()
 }
 
