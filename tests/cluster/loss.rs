@@ -187,7 +187,8 @@ fn lost_nodes_are_drained_replaced_and_come_back_clean() -> Result<()> {
             });
             !is_ready(node) && taints == 2
         });
-        Ok((lost.count() == 3).then_some(()))
+        let first = items(&nodes).iter().any(|node| text(node, "/metadata/name") == name(1) && is_ready(node));
+        Ok((lost.count() == 3 && first).then_some(()))
     })?;
     // Dead endpoints are out of the service at once, before any pod is replaced elsewhere.
     eventually("see the dead endpoints drained", SECONDS_30, || {

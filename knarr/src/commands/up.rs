@@ -45,10 +45,18 @@ pub struct Args {
     /// look for the configuration of CNI plugins in a folder of their own, /var/lib/knarr/NAME/NODE/cni/net.d; with cni they are not ready before there is one.
     #[arg(long)]
     pod_network: Option<PodNetwork>,
-    /// How long a node may be silent before it counts as lost, from the servers' next start on [default: 50s, or what was asked
+    /// How long a node may be silent before it counts as lost, from the nodes' next start on [default: 50s, or what was asked
     /// for before].
-    #[arg(long, value_parser = process::flags::duration)]
+    #[arg(long, value_parser = grace_period)]
     node_monitor_grace_period: Option<Duration>,
+}
+
+fn grace_period(text: &str) -> Result<Duration, String> {
+    let period = process::flags::duration(text).map_err(|error| error.to_string())?;
+    match period < Duration::from_secs(2) {
+        true => Err("nodes tell of themselves once a second at most: it takes 2s or more".to_owned()),
+        false => Ok(period),
+    }
 }
 
 /// Does it.

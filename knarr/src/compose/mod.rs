@@ -130,7 +130,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         // The nodes of a local cluster have no way to a registry.
         registries: Vec::new(),
         shared_disk: true,
-        kubelet: kubelet::Config::default(),
+        kubelet: kubelet_config(cluster),
         kubelet_client: kubelet_client.clone(),
         proxy_client,
     };
@@ -148,6 +148,15 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         control_plane.stop().await;
     }
     Ok(())
+}
+
+/// A node tells of itself four times before it counts as lost, and as often as upstream's at least.
+fn kubelet_config(cluster: &Cluster) -> kubelet::Config {
+    let usual = kubelet::Config::default();
+    let grace = cluster.node_monitor_grace_ms.and_then(|grace| i32::try_from(grace / 1000).ok());
+    let node_lease_duration_seconds =
+        grace.map_or(usual.node_lease_duration_seconds, |g| g.min(usual.node_lease_duration_seconds));
+    kubelet::Config { node_lease_duration_seconds, ..usual }
 }
 
 /// Says so when the node's object says enough.
