@@ -73,7 +73,7 @@ pub fn respond_as(status: &Status, form: Form) -> Response {
     let value = || serde_json::to_value(status).unwrap_or_default();
     let body = match form.encoding {
         Encoding::Json => return response,
-        Encoding::Yaml => Body::from(crate::wire::yaml::write(&value())),
+        Encoding::Yaml => Body::from(api::yaml::to_string(&value())),
         Encoding::Protobuf => match api::protobuf::encode(&value()) {
             Ok(bytes) => Body::from(bytes),
             Err(_) => return response,

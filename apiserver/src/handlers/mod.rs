@@ -234,7 +234,7 @@ pub fn encoded(status: StatusCode, form: Form, json: bytes::Bytes) -> Response {
         }
         (Encoding::Yaml, _) => {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();
-            Body::from(crate::wire::yaml::write(&value))
+            Body::from(api::yaml::to_string(&value))
         }
         (Encoding::Protobuf, _) => {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();

@@ -136,7 +136,7 @@ fn document(request: &Request<Body>, json: Vec<u8>) -> Response {
     }
     let mut value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
     if encoding == Encoding::Yaml {
-        return text(StatusCode::OK, "application/yaml", crate::wire::yaml::write(&value));
+        return text(StatusCode::OK, "application/yaml", api::yaml::to_string(&value));
     }
     // Some of these kinds tell no version.
     if value["apiVersion"].is_null() {

@@ -4,4 +4,3 @@ pub mod body;
 pub mod compress;
 pub mod negotiate;
 pub mod options;
-pub mod yaml;

@@ -4,7 +4,6 @@ pub mod columns;
 pub mod json;
 pub mod table;
 pub mod template;
-pub mod yaml;
 
 use api::{field::go_quote, jsonpath::JsonPath};
 use serde_json::Value;
@@ -208,7 +207,7 @@ impl Printer {
     pub fn print(&self, object: &Value, before: usize) -> Result<String, Failure> {
         Ok(match self {
             Self::Json => format!("{}\n", json::pretty(object)),
-            Self::Yaml => format!("{}{}", if before > 0 { "---\n" } else { "" }, yaml::to_string(object)),
+            Self::Yaml => format!("{}{}", if before > 0 { "---\n" } else { "" }, api::yaml::to_string(object)),
             Self::Name => names(object),
             Self::JsonPath(path, text) => path.execute(object).map_err(|e| jsonpath_failure(&e.0, text, object))?,
             Self::JsonPathAsJson(path, text) => {

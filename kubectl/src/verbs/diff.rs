@@ -15,7 +15,7 @@ use super::apply::between;
 use crate::{
     context::Context,
     failure::{Failure, go_io, plain, usage},
-    output::{DryRun, hide_managed_fields, yaml},
+    output::{DryRun, hide_managed_fields},
     resources::{FileArgs, Object, Query},
     typed,
     write::{Helper, applied, warn},
@@ -162,7 +162,7 @@ fn write(directory: &Path, name: &str, object: Option<&Value>) -> Result<(), Fai
     options.write(true).create(true).truncate(true).mode(0o700);
     let mut file = options.open(directory.join(name.replace('/', "_")))?;
     if let Some(object) = object {
-        std::io::Write::write_all(&mut file, yaml::to_string(object).as_bytes())?;
+        std::io::Write::write_all(&mut file, api::yaml::to_string(object).as_bytes())?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{
     client::Call,
     context::Context,
     failure::{Failure, plain},
-    output::{json, yaml},
+    output::json,
 };
 
 /// What we say we are.
@@ -110,7 +110,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     match args.output.as_str() {
         "json" => println!("{}", json::pretty_in_order(&versions, "  ", ORDER)),
-        "yaml" => print!("{}", yaml::to_string(&versions)),
+        "yaml" => print!("{}", api::yaml::to_string(&versions)),
         _ => {
             println!("Client Version: {VERSION}");
             if let Some(version) = versions["serverVersion"]["gitVersion"].as_str() {

@@ -24,6 +24,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod yaml;
 
 #[cfg(test)]
 mod testing;

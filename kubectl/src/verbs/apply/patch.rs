@@ -43,9 +43,8 @@ pub fn between(modified: &Value, current: &Value, overwrite: bool) -> Result<(Pa
 }
 
 fn conflict(patch: &str, changed: &str) -> String {
-    let text = |json: &str| {
-        serde_json::from_str(json).map_or_else(|_| json.to_owned(), |value| crate::output::yaml::to_string(&value))
-    };
+    let text =
+        |json: &str| serde_json::from_str(json).map_or_else(|_| json.to_owned(), |value| api::yaml::to_string(&value));
     format!("patch:\n{}\nconflicts with changes made from original to current:\n{}\n", text(patch), text(changed))
 }
 

@@ -10,7 +10,6 @@ use crate::{
     context::Context,
     failure::{Failure, file_error, plain, usage},
     kubeconfig::{Entry, Kubeconfig, paths},
-    output::yaml,
 };
 
 /// The file that new entries go to.
@@ -47,7 +46,7 @@ fn write(file: &Path, config: &Kubeconfig) -> Result<(), Failure> {
         directory.join(format!(".{}.{}", file.file_name().unwrap_or_default().to_string_lossy(), std::process::id()));
     let mut out =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary).map_err(failed)?;
-    let written = out.write_all(yaml::to_string(&config.to_value()).as_bytes()).and_then(|()| out.sync_all());
+    let written = out.write_all(api::yaml::to_string(&config.to_value()).as_bytes()).and_then(|()| out.sync_all());
     written.and_then(|()| std::fs::rename(&temporary, &file)).map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
         file_error("write", file.display(), &error)

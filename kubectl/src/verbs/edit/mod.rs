@@ -13,7 +13,7 @@ use self::text::{Reasons, heading, says_something, stripped, without_comments};
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    output::{DryRun, OutputArgs, json as json_text, yaml},
+    output::{DryRun, OutputArgs, json as json_text},
     resources::{FileArgs, Found, Object, Query, documents_in},
     typed,
     write::{Helper, SaveConfig, Show, Validate, applied},
@@ -276,7 +276,7 @@ impl<'a> Editing<'a> {
                 json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
             }
         };
-        if self.json { format!("{}\n", json_text::pretty(&value)) } else { yaml::to_string(&value) }
+        if self.json { format!("{}\n", json_text::pretty(&value)) } else { api::yaml::to_string(&value) }
     }
 
     /// What can be found wrong before anything is sent.

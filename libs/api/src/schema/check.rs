@@ -104,8 +104,7 @@ pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result
             Ok((an_object(parsed.value)?, parsed.duplicates.iter().map(told).collect()))
         }
         MediaType::Yaml => {
-            let parsed =
-                yaml::parse(bytes).map_err(|e| DecodeError::Syntax(format!("error converting YAML to JSON: {e}")))?;
+            let parsed = yaml::parse(bytes).map_err(DecodeError::Syntax)?;
             Ok((an_object(parsed.value)?, parsed.duplicates))
         }
         MediaType::Protobuf => {

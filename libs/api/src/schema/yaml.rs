@@ -15,6 +15,9 @@ pub struct Parsed {
     pub duplicates: Vec<String>,
 }
 
+/// The parser's stack. Only what is used of it takes memory.
+const STACK: usize = 32 << 20;
+
 fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -31,6 +34,20 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
 
 /// Parses one document.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
+    with_room(|| parse_here(bytes))
+}
+
+/// Runs the parser on a stack that is large enough for the deepest document there may be: it calls itself for every level,
+/// with frames that would fill a worker thread's stack long before that.
+fn with_room<T: Send>(parse: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("yaml".to_owned()).stack_size(STACK).spawn_scoped(scope, parse);
+        let thread = thread.map_err(|e| format!("yaml: no thread to parse in: {e}"))?;
+        thread.join().unwrap_or_else(|_| Err("yaml: the parser failed".to_owned()))
+    })
+}
+
+fn parse_here(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
     match serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)) {
         Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
@@ -48,8 +65,8 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
 
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let values: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options(DuplicateKeyPolicy::LastWins))
-        .map_err(|e| message(text, &e))?;
+    let read = || serde_saphyr::from_multiple_with_options::<Value>(text, options(DuplicateKeyPolicy::LastWins));
+    let values = with_room(|| read().map_err(|e| message(text, &e)))?;
     Ok(values.into_iter().filter(|v| !v.is_null()).collect())
 }
 
@@ -101,6 +118,20 @@ mod tests {
         assert!(parse(bomb.as_bytes()).is_err());
         assert!(parse("[".repeat(10_000).as_bytes()).is_err());
         assert!(parse("- ".repeat(10_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn depth_is_bounded_on_a_small_stack() {
+        let forms: [fn(usize) -> String; 4] = [
+            |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth)),
+            |depth| format!("{}1{}", "{a: ".repeat(depth), "}".repeat(depth)),
+            |depth| format!("{}1", "- ".repeat(depth)),
+            |depth| (0..depth).map(|at| format!("{}a:\n", " ".repeat(at))).collect(),
+        ];
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let run = small
+            .spawn(move || forms.map(|form| [MAX_DEPTH - 1, 200, 3_000].map(|depth| parse(form(depth).as_bytes()).is_ok())));
+        assert_eq!(run.unwrap().join().unwrap(), [[true, false, false]; 4]);
     }
 
     #[test]

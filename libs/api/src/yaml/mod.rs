@@ -1,9 +1,14 @@
 //! YAML as sigs.k8s.io/yaml writes it, to the byte: libyaml's emitter with lines folded near column 80, strings plain where
 //! YAML 1.1 reads them back as strings, keys in natural order.
 
+mod implicit;
+mod style;
+
 use std::cmp::Ordering;
 
 use serde_json::Value;
+
+use self::style::{Facts, Style, escape, is_break, printable};
 
 /// Where lines are folded.
 const WIDTH: usize = 80;
@@ -198,121 +203,6 @@ impl Emitter {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
-    Plain,
-    Single,
-    Double,
-    Literal,
-}
-
-/// What libyaml's analysis of a scalar finds.
-#[derive(Default)]
-struct Facts {
-    plain_allowed: bool,
-    single_allowed: bool,
-    literal_allowed: bool,
-    multiline: bool,
-}
-
-fn is_break(c: char) -> bool {
-    matches!(c, '\r' | '\n' | '\u{85}' | '\u{2028}' | '\u{2029}')
-}
-
-fn printable(c: char) -> bool {
-    matches!(c, '\n' | ' '..='~' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}') && c != '\u{feff}'
-}
-
-impl Facts {
-    fn of(text: &str) -> Self {
-        if text.is_empty() {
-            return Self { plain_allowed: true, single_allowed: true, ..Self::default() };
-        }
-        let characters: Vec<char> = text.chars().collect();
-        let mut indicators = text.starts_with("---") || text.starts_with("...");
-        let (mut breaks, mut special) = (false, false);
-        let (mut edge, mut trailing_space, mut break_space, mut space_break) = (false, false, false, false);
-        let (mut previous_space, mut previous_break) = (false, false);
-        let mut preceded = true;
-        for (at, &c) in characters.iter().enumerate() {
-            let last = at + 1 == characters.len();
-            let followed = characters.get(at + 1).is_none_or(|n| matches!(n, ' ' | '\t') || is_break(*n));
-            indicators |= match c {
-                '#' | ',' | '[' | ']' | '{' | '}' | '&' | '*' | '!' | '|' | '>' | '\'' | '"' | '%' | '@' | '`'
-                    if at == 0 =>
-                {
-                    true
-                }
-                '?' | '-' if at == 0 => followed,
-                ':' => followed,
-                '#' => preceded,
-                _ => false,
-            };
-            special |= !printable(c);
-            breaks |= is_break(c);
-            if c == ' ' {
-                edge |= at == 0 || last;
-                trailing_space |= last;
-                break_space |= previous_break;
-                (previous_space, previous_break) = (true, false);
-            } else if is_break(c) {
-                edge |= at == 0 || last;
-                space_break |= previous_space;
-                (previous_space, previous_break) = (false, true);
-            } else {
-                (previous_space, previous_break) = (false, false);
-            }
-            preceded = matches!(c, ' ' | '\t') || is_break(c);
-        }
-        let hard = space_break || special;
-        Self {
-            plain_allowed: !edge && !break_space && !hard && !breaks && !indicators,
-            single_allowed: !break_space && !hard,
-            literal_allowed: !trailing_space && !hard,
-            multiline: breaks,
-        }
-    }
-
-    fn style(&self, text: &str, key: bool) -> Style {
-        let wanted = if text.contains('\n') {
-            Style::Literal
-        } else if reads_as_string(text) {
-            Style::Plain
-        } else {
-            Style::Double
-        };
-        let quoted = if self.single_allowed && !(self.multiline && key) { Style::Single } else { Style::Double };
-        match wanted {
-            Style::Plain if self.plain_allowed => Style::Plain,
-            Style::Plain => quoted,
-            Style::Literal if self.literal_allowed && !key => Style::Literal,
-            _ => Style::Double,
-        }
-    }
-}
-
-fn escape(c: char) -> String {
-    match c {
-        '\0' => "\\0".to_owned(),
-        '\u{7}' => "\\a".to_owned(),
-        '\u{8}' => "\\b".to_owned(),
-        '\t' => "\\t".to_owned(),
-        '\n' => "\\n".to_owned(),
-        '\u{b}' => "\\v".to_owned(),
-        '\u{c}' => "\\f".to_owned(),
-        '\r' => "\\r".to_owned(),
-        '\u{1b}' => "\\e".to_owned(),
-        '"' => "\\\"".to_owned(),
-        '\\' => "\\\\".to_owned(),
-        '\u{85}' => "\\N".to_owned(),
-        '\u{2028}' => "\\L".to_owned(),
-        '\u{2029}' => "\\P".to_owned(),
-        c if u32::from(c) <= 0xff => format!("\\x{:02X}", u32::from(c)),
-        c if u32::from(c) <= 0xffff => format!("\\u{:04X}", u32::from(c)),
-        c => format!("\\U{:08X}", u32::from(c)),
-    }
-}
-
 /// Go's `%g` with the shortest digits.
 fn float_text(float: f64) -> String {
     let text = format!("{float:e}");
@@ -323,163 +213,6 @@ fn float_text(float: f64) -> String {
     }
     let sign = if power < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", power.abs())
-}
-
-/// Whether YAML 1.1 reads a plain scalar back as a string.
-fn reads_as_string(text: &str) -> bool {
-    const WORDS: &[&str] = &[
-        "", "~", "null", "Null", "NULL", "y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON", "n", "N",
-        "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF", ".nan", ".NaN", ".NAN", ".inf", ".Inf", ".INF",
-        "+.inf", "+.Inf", "+.INF", "-.inf", "-.Inf", "-.INF",
-    ];
-    if WORDS.contains(&text) {
-        return false;
-    }
-    match text.as_bytes()[0] {
-        b'.' => !go_float(text),
-        b'0'..=b'9' | b'+' | b'-' => {
-            let bare = text.replace('_', "");
-            !(timestamp(text) || integer(&bare) || yaml_float(&bare) || binary(&bare) || base60(text))
-        }
-        _ => true,
-    }
-}
-
-fn digits(text: &str) -> usize {
-    text.bytes().take_while(u8::is_ascii_digit).count()
-}
-
-/// Go's `ParseInt(text, 0, 64)` or `ParseUint`.
-fn integer(text: &str) -> bool {
-    let signed = text.starts_with(['+', '-']);
-    let bare = if signed { &text[1..] } else { text };
-    let lower = bare.to_ascii_lowercase();
-    let (radix, rest) = match lower.as_str() {
-        t if t.starts_with("0x") => (16, &t[2..]),
-        t if t.starts_with("0b") => (2, &t[2..]),
-        t if t.starts_with("0o") => (8, &t[2..]),
-        t if t.len() > 1 && t.starts_with('0') => (8, &t[1..]),
-        t => (10, t),
-    };
-    if rest.is_empty() || !rest.chars().all(|c| c.is_digit(radix)) {
-        return false;
-    }
-    match u64::from_str_radix(rest, radix) {
-        Ok(value) if text.starts_with('-') => value <= 1 << 63,
-        Ok(value) if signed => value < 1 << 63,
-        Ok(_) => true,
-        Err(_) => false,
-    }
-}
-
-fn binary(text: &str) -> bool {
-    let rest = text.strip_prefix('-').unwrap_or(text);
-    rest.strip_prefix("0b").is_some_and(|b| !b.is_empty() && b.len() <= 64 && b.bytes().all(|c| matches!(c, b'0' | b'1')))
-}
-
-/// `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
-fn yaml_float(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let whole = digits(rest);
-    rest = &rest[whole..];
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let count = digits(fraction);
-        if whole == 0 && count == 0 {
-            return false;
-        }
-        rest = &fraction[count..];
-    } else if whole == 0 {
-        return false;
-    }
-    match rest.strip_prefix(['e', 'E']) {
-        None => rest.is_empty(),
-        Some(exponent) => {
-            let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-            !exponent.is_empty() && digits(exponent) == exponent.len()
-        }
-    }
-}
-
-fn go_float(text: &str) -> bool {
-    yaml_float(text)
-}
-
-/// `[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?`
-fn base60(text: &str) -> bool {
-    let rest = text.strip_prefix(['+', '-']).unwrap_or(text);
-    if !rest.starts_with(|c: char| c.is_ascii_digit()) {
-        return false;
-    }
-    let (rest, fraction) = rest.split_once('.').unwrap_or((rest, ""));
-    let mut parts = rest.split(':');
-    let whole = parts.next().unwrap_or_default();
-    let mut count = 0;
-    let sixties = parts.all(|p| {
-        count += 1;
-        let bytes = p.as_bytes();
-        match bytes {
-            [d] => d.is_ascii_digit(),
-            [t, d] => (b'0'..=b'5').contains(t) && d.is_ascii_digit(),
-            _ => false,
-        }
-    });
-    let number = |t: &str| t.bytes().all(|b| b.is_ascii_digit() || b == b'_');
-    sixties && count > 0 && number(whole) && number(fraction)
-}
-
-/// One or two digits within bounds, and what follows them.
-fn number(text: &str, low: u32, high: u32) -> Option<(u32, &str)> {
-    let count = digits(text);
-    if !(1..=2).contains(&count) {
-        return None;
-    }
-    let value: u32 = text[..count].parse().ok()?;
-    (low..=high).contains(&value).then(|| (value, &text[count..]))
-}
-
-/// `2006-1-2`, `2006-1-2T15:4:5.999999999Z07:00`, the same with `t` or a space, the latter also without a zone.
-fn timestamp(text: &str) -> bool {
-    if digits(text) != 4 || text.as_bytes().get(4) != Some(&b'-') {
-        return false;
-    }
-    let parse = || {
-        let year: u32 = text[..4].parse().ok()?;
-        let (month, rest) = number(&text[5..], 1, 12)?;
-        let (day, rest) = number(rest.strip_prefix('-')?, 1, 31)?;
-        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-        let longest = match month {
-            2 if leap => 29,
-            2 => 28,
-            4 | 6 | 9 | 11 => 30,
-            _ => 31,
-        };
-        if day > longest {
-            return None;
-        }
-        if rest.is_empty() {
-            return Some(true);
-        }
-        let spaced = rest.starts_with(' ');
-        let (_, rest) = number(rest.strip_prefix(['T', 't', ' '])?, 0, 23)?;
-        let (_, rest) = number(rest.strip_prefix(':')?, 0, 59)?;
-        let (_, rest) = number(rest.strip_prefix(':')?, 0, 59)?;
-        let rest = match rest.strip_prefix(['.', ',']) {
-            Some(fraction) if digits(fraction) > 0 => &fraction[digits(fraction)..],
-            Some(_) => return None,
-            None => rest,
-        };
-        if spaced {
-            return Some(rest.is_empty());
-        }
-        if rest == "Z" {
-            return Some(true);
-        }
-        let zone = rest.strip_prefix(['+', '-'])?;
-        let bytes = zone.as_bytes();
-        let numeric = |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|b| b.iter().all(u8::is_ascii_digit));
-        Some(bytes.len() == 5 && bytes[2] == b':' && numeric(0..2) && numeric(3..5))
-    };
-    parse().unwrap_or(false)
 }
 
 /// yaml.v2's order of keys: letters by code, digits as numbers, what is neither before letters.
@@ -574,7 +307,7 @@ mod tests {
         #[test]
         fn what_is_written_reads_back(text in "[ -~\n]{0,200}|[a-c0-9:.#'\" \n-]{0,12}") {
             let value = json!({"a": [{"k": text}], "b": text});
-            let back = api::schema::yaml::parse(to_string(&value).as_bytes());
+            let back = crate::schema::yaml::parse(to_string(&value).as_bytes());
             prop_assert_eq!(back.map(|p| p.value), Ok(value));
         }
     }
