@@ -1,7 +1,8 @@
-//! What every cluster has: the default namespaces, and the `kubernetes` Service with the endpoints behind it.
+//! What every cluster has: the default namespaces, the system's priority classes, and the `kubernetes` Service with the endpoints behind it.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use api::kinds::priority_class::SYSTEM_CLASSES;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -54,6 +55,15 @@ pub async fn namespaces(registry: &Registry) -> Result<()> {
     Ok(())
 }
 
+/// Makes the classes of pods that a cluster needs to run.
+async fn priority_classes(registry: &Registry) -> Result<()> {
+    for (name, value, description) in SYSTEM_CLASSES {
+        let class = json!({"metadata": {"name": name}, "value": value, "description": description});
+        ensure(registry, ("scheduling.k8s.io", "v1", "priorityclasses"), "", class).await?;
+    }
+    Ok(())
+}
+
 /// Makes the `kubernetes` Service.
 async fn service(registry: &Registry, cluster_ip: Ipv4Addr, port: u16) -> Result<()> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
@@ -90,9 +100,10 @@ pub async fn endpoints(registry: &Registry, addresses: &[String], port: u16) -> 
     ensure(registry, ("discovery.k8s.io", "v1", "endpointslices"), "default", slice).await
 }
 
-/// Namespaces and the Service, as far as they are missing.
+/// Namespaces, priority classes and the Service, as far as they are missing.
 pub async fn cluster(registry: &Arc<Registry>, cluster_ip: Ipv4Addr, advertised: Option<(&str, u16)>) -> Result<()> {
     namespaces(registry).await?;
+    priority_classes(registry).await?;
     match advertised {
         Some((_, port)) => service(registry, cluster_ip, port).await,
         None => Ok(()),

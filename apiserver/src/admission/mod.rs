@@ -9,6 +9,7 @@ pub use nodes::on_part;
 
 use api::{
     kind::Subresource,
+    kinds::priority_class::SYSTEM_CLASSES,
     status::{Cause, Status},
 };
 use serde_json::Value;
@@ -67,6 +68,10 @@ pub fn on_update(entry: &Entry, object: &mut Value, old: &Value, at: Option<Subr
 pub async fn on_delete(registry: &Registry, entry: &Entry, (namespace, name): (&str, &str), write: Write<'_>) -> Result<()> {
     if is(entry, "namespaces") && IMMORTAL.contains(&name) {
         return Err(Status::forbidden(entry.info().group_resource(), name, "this namespace may not be deleted"));
+    }
+    if entry.info().plural == "priorityclasses" && SYSTEM_CLASSES.iter().any(|(known, ..)| *known == name) {
+        let resource = api::status::GroupResource { group: entry.info().group, resource: entry.info().kind };
+        return Err(Status::forbidden(resource, name, "this is a system priority class and cannot be deleted"));
     }
     match write.user.node() {
         Some(_) => Box::pin(nodes::on_delete(registry, entry, namespace, name, write.user)).await,

@@ -105,7 +105,7 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
         if is_long(&info) {
             return route(app, user, info, request).await;
         }
-        deadline(request.uri().query())?;
+        let patience = deadline(request.uri().query())?.map_or(app.timeout, |asked| asked.min(app.timeout));
         let reading = matches!(info.verb, "get" | "list") || !info.is_resource;
         let permits = if reading { &app.limits.0 } else { &app.limits.1 };
         let unlimited = user.is_in(crate::identity::MASTERS);
@@ -115,19 +115,23 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
         }
         let _counted = app.metrics.in_flight(reading);
         let work = route(app, user, info, request);
-        tokio::time::timeout(app.timeout, work)
+        tokio::time::timeout(patience, work)
             .await
             .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
     };
     result.await.unwrap_or_else(|status| error::respond_as(&status, form))
 }
 
-/// Refuses a `timeout` that is no duration; requests that are answered at once have no other use for it.
-fn deadline(query: Option<&str>) -> Result<()> {
+/// How long the client lets a request take (`timeout`), if it says so and means it: nothing and less mean the server's own
+/// patience.
+fn deadline(query: Option<&str>) -> Result<Option<Duration>> {
     let asked = query.and_then(|query| crate::request::query_value(query, "timeout")).unwrap_or_default();
-    let length = asked.strip_prefix('-').unwrap_or(&asked);
-    if asked.is_empty() || process::flags::duration(length).is_ok() {
-        return Ok(());
+    let (length, backwards) = asked.strip_prefix('-').map_or((asked.as_ref(), false), |length| (length, true));
+    if asked.is_empty() {
+        return Ok(None);
+    }
+    if let Ok(length) = process::flags::duration(length) {
+        return Ok((!backwards && !length.is_zero()).then_some(length));
     }
     let number = length.bytes().all(|b| b.is_ascii_digit() || b == b'.') && length.bytes().any(|b| b.is_ascii_digit());
     let why = if number { "missing unit in duration" } else { "invalid duration" };
@@ -185,8 +189,12 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
     if !in_place || elsewhere && matches!(ask.info.verb, "get" | "watch") {
         return Ok(unknown(app, &ask.info.path));
     }
-    if !complete || parts.method == http::Method::HEAD {
+    let method = &parts.method;
+    if !complete || method == http::Method::HEAD || ask.info.verb == "watch" && method != http::Method::GET {
         return Err(Status::method_not_allowed());
+    }
+    if let Some(why) = api::names::path_segment(&ask.info.name).first().filter(|_| !ask.info.name.is_empty()) {
+        return Err(Status::bad_request(format!("Name parameter invalid: {}: {why}", api::status::quote(&ask.info.name))));
     }
     if !ask.info.subresource.is_empty() {
         return subresource::answer(app, &entry, ask, body).await;

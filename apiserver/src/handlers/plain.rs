@@ -238,6 +238,9 @@ pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Re
         ["openapi", "v3", "api", version] => openapi_v3(app, "", version, request),
         ["openapi", "v3", "apis", group, version] => openapi_v3(app, group, version, request),
         _ => match (app.documents)(&info.path) {
+            Some(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+                error::respond(&Status::method_not_allowed())
+            }
             Some((kind, document)) => text(StatusCode::OK, kind, document.to_string()),
             None => super::unknown(app, &info.path),
         },

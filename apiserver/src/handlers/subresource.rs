@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use api::{
     discovery::subresource_name,
-    kind::Subresource,
+    kind::{KindInfo, Subresource},
     status::{GroupResource, Status},
 };
 use axum::{body::Body, response::Response};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::{App, Ask, read, write};
 use crate::{
     admission,
-    error::Result,
+    error::{self, Result},
     registry::{Entry, Write, metadata},
     request::RequestInfo,
     wire::{
         body,
         negotiate::{self, For},
-        options::{DeleteOptions, Query, WriteOptions},
+        options::{DeleteOptions, FieldValidation, Query, WriteOptions},
     },
 };
 
@@ -34,6 +34,14 @@ pub fn is_streaming(info: &RequestInfo) -> bool {
 
 /// Carries it there.
 pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>) -> Result<Response> {
+    let allowed: &[Method] = match info.subresource.as_str() {
+        "log" => &[Method::GET],
+        "proxy" => &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS],
+        _ => &[Method::GET, Method::POST],
+    };
+    if !allowed.contains(request.method()) {
+        return Err(Status::method_not_allowed());
+    }
     let entry = app.registry.core(&info.resource)?;
     app.registry.catch_up().await?;
     let id = crate::upgrade::location::target(&info.name).map_or(info.name.as_str(), |t| t.name);
@@ -71,6 +79,16 @@ pub async fn answer(app: &App, entry: &Arc<Entry>, ask: Ask, body: Body) -> Resu
         _ => Err(Status::method_not_allowed()),
     }
 }
+
+/// An answer with what its request's body was warned of, whatever became of the request.
+fn answered(form: negotiate::Form, warnings: &[String], result: Result<Response>) -> Response {
+    let mut response = result.unwrap_or_else(|status| error::respond_as(&status, form));
+    super::warn(&mut response, warnings);
+    response
+}
+
+/// What a Scale is to those who read one.
+const SCALE: KindInfo = KindInfo { group: "autoscaling", version: "v1", kind: "Scale", ..KindInfo::BASE };
 
 /// An object's `autoscaling/v1` Scale.
 fn scale_of(entry: &Entry, object: &Value) -> Value {
@@ -136,37 +154,36 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         let current = current.ok_or_else(missing)?;
         return Ok(show(&current.value, StatusCode::OK));
     }
-    let ty = write::type_of("autoscaling", "v1", "Scale");
-    let options = WriteOptions::parse(&ask.query, if ask.info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" })?;
+    let patching = ask.info.verb == "patch";
+    let options = WriteOptions::parse(&ask.query, if patching { "PatchOptions" } else { "UpdateOptions" })?;
     let write_ = Write { user: &ask.user, now: ask.now, options: &options };
-    let written = if ask.info.verb == "patch" {
-        let (patch, _) = write::parse_patch(ask, &options, body).await?;
+    let (written, warnings) = if patching {
+        let (patch, mut warnings) = write::parse_patch(ask, &options, body).await?;
+        let mut unknown = Vec::new();
         let mut wish = |current: &Value| {
-            let mut scale = patch.apply(&scale_of(entry, current), ty).map_err(|e| e.to_status())?;
-            let before = scale.clone();
-            if let Some(ty) = ty {
-                api::schema::check::check(&mut scale, ty).map_err(|why| {
-                    let (shown, why) = patch.refusal(&before, &why);
-                    let mut errors = api::field::FieldErrors::default();
-                    errors.invalid("patch", &shown, why);
-                    Status::invalid(GroupResource { group: "", resource: "" }, "", &errors)
-                })?;
-            }
+            let scale;
+            (scale, unknown) = write::patched(&patch, &scale_of(entry, current), &SCALE, &warnings, &options)?;
             write::check_name(&scale, name)?;
             check_namespace(&scale, namespace)?;
             with_scale(entry, current, &scale)
         };
-        app.registry.update(entry, (namespace, name), None, write_, &mut wish).await
+        let written = app.registry.update(entry, (namespace, name), None, write_, &mut wish).await;
+        warnings.extend(unknown);
+        (written, if options.field_validation == FieldValidation::Warn { warnings } else { Vec::new() })
     } else {
         let bytes = body::read(body).await?;
-        let (scale, _) = write::decode(&ask.headers, &bytes, ("autoscaling", "v1", "Scale"), &options)?;
+        let (mut scale, warnings) = write::decode(&ask.headers, &bytes, (SCALE.group, SCALE.version, SCALE.kind), &options)?;
+        metadata::fit_kind(&mut scale, &SCALE)?;
         check_namespace(&scale, namespace)?;
         write::check_name(&scale, name)?;
-        app.registry.update(entry, (namespace, name), None, write_, &mut |current| with_scale(entry, current, &scale)).await
+        let mut wish = |current: &Value| with_scale(entry, current, &scale);
+        (app.registry.update(entry, (namespace, name), None, write_, &mut wish).await, warnings)
     };
-    let written = written.map_err(|status| if status.is("NotFound") { missing() } else { status })?;
-    let object: Value = serde_json::from_slice(&written.json).unwrap_or_default();
-    Ok(show(&object, StatusCode::OK))
+    let shown = written.map_err(|status| if status.is("NotFound") { missing() } else { status }).map(|written| {
+        let object: Value = serde_json::from_slice(&written.json).unwrap_or_default();
+        show(&object, StatusCode::OK)
+    });
+    Ok(answered(form, &warnings, shown))
 }
 
 /// What is created below an object may name no other namespace.
@@ -205,19 +222,24 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
-    let (binding, _) = write::decode(&ask.headers, &bytes, ("", "v1", "Binding"), &options)?;
+    let (binding, warnings) = write::decode(&ask.headers, &bytes, ("", "v1", "Binding"), &options)?;
+    let bound = bind_to(app, ask, &options, &binding).await;
+    Ok(answered(form, &warnings, bound.map(|()| created(form))))
+}
+
+async fn bind_to(app: &App, ask: &Ask, options: &WriteOptions, binding: &Value) -> Result<()> {
     let entry = app.registry.core("pods")?;
-    let name = if ask.info.name.is_empty() { metadata::text(&binding, "name") } else { ask.info.name.as_str() };
-    check_kind(&binding, "", "Binding")?;
-    check_namespace(&binding, &ask.info.namespace)?;
+    let name = if ask.info.name.is_empty() { metadata::text(binding, "name") } else { ask.info.name.as_str() };
+    check_kind(binding, "", "Binding")?;
+    check_namespace(binding, &ask.info.namespace)?;
     if name.is_empty() {
         return Err(Status::bad_request("Name parameter required."));
     }
-    if metadata::text(&binding, "name") != name {
+    if metadata::text(binding, "name") != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let place = (ask.info.namespace.as_str(), name);
-    admission::on_part(&app.registry, ("pods", Subresource::Binding), place, &binding, &ask.user).await?;
+    admission::on_part(&app.registry, ("pods", Subresource::Binding), place, binding, &ask.user).await?;
     let target = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
     let kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
     let mut errors = api::field::FieldErrors::default();
@@ -230,14 +252,10 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     if !errors.is_empty() {
         return Err(Status::unexpected(errors.to_string()));
     }
-    let uid = metadata::text(&binding, "uid");
     let now = metadata::timestamp(ask.now);
     let mut wish = |pod: &Value| {
         let conflict = |why: String| Status::conflict(GroupResource { group: "", resource: "pods/binding" }, name, &why);
-        let own = metadata::text(pod, "uid");
-        if !uid.is_empty() && uid != own {
-            return Err(conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}")));
-        }
+        write::check_meant(entry, place, binding, pod, &[write::UID, write::REVISION])?;
         if metadata::is_terminating(pod) {
             return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
         }
@@ -264,36 +282,49 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
         }
         Ok(pod)
     };
-    let write_ = Write { user: &ask.user, now: ask.now, options: &options };
+    let write_ = Write { user: &ask.user, now: ask.now, options };
     app.registry.edit(entry, (&ask.info.namespace, name), write_, &mut wish).await?;
-    Ok(created(form))
+    Ok(())
 }
 
 async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
-    let (eviction, _) = write::decode(&ask.headers, &bytes, ("policy", "v1", "Eviction"), &options)?;
-    check_kind(&eviction, "policy", "Eviction")?;
-    check_namespace(&eviction, &ask.info.namespace)?;
-    if metadata::text(&eviction, "name") != ask.info.name {
+    let (eviction, warnings) = write::decode(&ask.headers, &bytes, ("policy", "v1", "Eviction"), &options)?;
+    let evicted = evict_as_told(app, entry, ask, &options, &eviction).await;
+    Ok(answered(form, &warnings, evicted.map(|()| created(form))))
+}
+
+async fn evict_as_told(app: &App, entry: &Entry, ask: &Ask, options: &WriteOptions, eviction: &Value) -> Result<()> {
+    check_kind(eviction, "policy", "Eviction")?;
+    check_namespace(eviction, &ask.info.namespace)?;
+    if metadata::text(eviction, "name") != ask.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let place = write::place(entry, ask);
-    admission::on_part(&app.registry, ("pods", Subresource::Eviction), place, &eviction, &ask.user).await?;
+    admission::on_part(&app.registry, ("pods", Subresource::Eviction), place, eviction, &ask.user).await?;
     let wanted = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned();
     let mut deletion = DeleteOptions::parse(&Query::default(), wanted)?;
     deletion.dry_run |= options.dry_run;
-    let write_ = Write { user: &ask.user, now: ask.now, options: &options };
+    let write_ = Write { user: &ask.user, now: ask.now, options };
     app.registry.delete(entry, place, &deletion, write_).await?;
-    Ok(created(form))
+    Ok(())
 }
 
 async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
-    let (mut request, _) = write::decode(&ask.headers, &bytes, ("authentication.k8s.io", "v1", "TokenRequest"), &options)?;
+    let kind = ("authentication.k8s.io", "v1", "TokenRequest");
+    let (request, warnings) = write::decode(&ask.headers, &bytes, kind, &options)?;
+    let issued = issue(app, entry, ask, request).await;
+    let shown = issued
+        .map(|answer| super::encoded(StatusCode::CREATED, form, serde_json::to_vec(&answer).unwrap_or_default().into()));
+    Ok(answered(form, &warnings, shown))
+}
+
+async fn issue(app: &App, entry: &Entry, ask: &Ask, mut request: Value) -> Result<Value> {
     let (namespace, name) = write::place(entry, ask);
     let part = ("serviceaccounts", Subresource::Token);
     admission::on_part(&app.registry, part, (namespace, name), &request, &ask.user).await?;
@@ -302,10 +333,16 @@ async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     request["kind"] = json!("TokenRequest");
     request["apiVersion"] = json!("authentication.k8s.io/v1");
     check_namespace(&request, namespace)?;
+    let told = metadata::text(&request, "name");
+    if !told.is_empty() && told != name {
+        let mut errors = api::field::FieldErrors::default();
+        errors.invalid("metadata.name", &told, "must match the service account name if specified");
+        let kind = GroupResource { group: "authentication.k8s.io", resource: "TokenRequest" };
+        return Err(Status::invalid(kind, name, &errors));
+    }
     let meta = metadata::of(&mut request);
     meta.insert("name".to_owned(), name.into());
     meta.insert("namespace".to_owned(), namespace.into());
     meta.insert("creationTimestamp".to_owned(), metadata::timestamp(ask.now).into());
-    let answer = app.gate.tokens.issue(&account, request).await?;
-    Ok(super::encoded(StatusCode::CREATED, form, serde_json::to_vec(&answer).unwrap_or_default().into()))
+    app.gate.tokens.issue(&account, request).await
 }

@@ -1,7 +1,7 @@
 //! POST, PUT, PATCH and DELETE: decode, call the registry once, encode.
 
 use api::{
-    kind::Subresource,
+    kind::{KindInfo, Subresource},
     patch::{Patch, PatchType},
     schema::{
         TypeId,
@@ -139,18 +139,31 @@ pub fn check_name(object: &Value, name: &str) -> Result<()> {
     }
 }
 
-/// A replacement that names a uid replaces that object and no other.
-fn check_uid(entry: &Entry, (namespace, name): (&str, &str), object: &Value, current: &Value) -> Result<()> {
-    let (uid, own) = (metadata::text(object, "uid"), metadata::text(current, "uid"));
-    if uid.is_empty() || uid == own {
-        return Ok(());
+/// What is put in an object's place, or added to it, may name what it is meant for: the object's identity, its revision.
+pub fn check_meant(
+    entry: &Entry,
+    (namespace, name): (&str, &str),
+    object: &Value,
+    current: &Value,
+    fields: &[(&str, &str)],
+) -> Result<()> {
+    for (field, said) in fields {
+        let (meant, own) = (metadata::text(object, field), metadata::text(current, field));
+        if !meant.is_empty() && meant != own {
+            let why = format!(
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {said} in precondition: {meant}, {said} in object meta: {own}",
+                entry.cache.key(namespace, name)
+            );
+            return Err(Status::conflict(entry.info().group_resource(), name, &why));
+        }
     }
-    let why = format!(
-        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {own}",
-        entry.cache.key(namespace, name)
-    );
-    Err(Status::conflict(entry.info().group_resource(), name, &why))
+    Ok(())
 }
+
+/// How a message calls an object's identity.
+pub const UID: (&str, &str) = ("uid", "UID");
+/// How a message calls an object's revision.
+pub const REVISION: (&str, &str) = ("resourceVersion", "ResourceVersion");
 
 /// PUT, of the object or of a part of it.
 pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
@@ -163,7 +176,7 @@ pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>
     escalation(app, ask, &object)?;
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
-        check_uid(entry, (namespace, name), &object, current)?;
+        check_meant(entry, (namespace, name), &object, current, &[UID])?;
         certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object.clone())
     };
@@ -183,46 +196,58 @@ pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>
 pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
-    let (group, version, kind) = id(entry);
-    let ty = type_of(group, version, kind);
     let (patch, mut warnings) = parse_patch(ask, &options, body).await?;
     let mut unknown = Vec::new();
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
-        let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
-        // Checking drops fields; what is refused is shown with them.
-        let refuse = |why: &str| {
-            let (result, why) = patch.refusal(&patch.apply(current, ty).unwrap_or_default(), why);
-            let mut errors = api::field::FieldErrors::default();
-            errors.invalid("patch", &result, why);
-            Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
-        };
-        if patch.keeps_kind() {
-            for field in ["kind", "apiVersion"] {
-                object[field] = current[field].clone();
-            }
-        }
-        metadata::check_kind(&object, entry.info()).map_err(|why| refuse(&why))?;
-        if let Some(ty) = ty {
-            let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
-            unknown = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
-            let problems: Vec<&str> = warnings.iter().chain(&unknown).map(String::as_str).collect();
-            if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
-                return Err(refuse(&format!("strict decoding error: {}", problems.join(", "))));
-            }
-        }
+        let object;
+        (object, unknown) = patched(&patch, current, entry.info(), &warnings, &options)?;
         check_name(&object, &ask.info.name)?;
         escalation(app, ask, &object)?;
         certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object)
     };
-    let written = app.registry.update(entry, place(entry, ask), at, write, &mut wish).await?;
+    let written = app.registry.update(entry, place(entry, ask), at, write, &mut wish).await;
     if options.field_validation == FieldValidation::Warn {
         warnings.extend(unknown);
     } else {
         warnings.clear();
     }
-    Ok(super::written(entry, ask, form, warnings, written))
+    Ok(outcome(entry, ask, form, warnings, written))
+}
+
+/// What a patch makes of an object of a kind, and the fields that the kind doesn't know; `told` is what was complained of
+/// before.
+pub fn patched(
+    patch: &Patch,
+    current: &Value,
+    info: &KindInfo,
+    told: &[String],
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>)> {
+    let ty = type_of(info.group, info.version, info.kind);
+    let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
+    // Checking drops fields; what is refused is shown with them.
+    let refuse = |why: &str| {
+        let (result, why) = patch.refusal(&patch.apply(current, ty).unwrap_or_default(), why);
+        let mut errors = api::field::FieldErrors::default();
+        errors.invalid("patch", &result, why);
+        Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
+    };
+    if patch.keeps_kind() {
+        for field in ["kind", "apiVersion"] {
+            object[field] = current[field].clone();
+        }
+    }
+    metadata::check_kind(&object, info).map_err(|why| refuse(&why))?;
+    let Some(ty) = ty else { return Ok((object, Vec::new())) };
+    let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
+    let unknown: Vec<String> = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
+    let problems: Vec<&str> = told.iter().chain(&unknown).map(String::as_str).collect();
+    if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
+        return Err(refuse(&format!("strict decoding error: {}", problems.join(", "))));
+    }
+    Ok((object, unknown))
 }
 
 /// Reads a patch; the second part is what strict validation complains of.

@@ -1,6 +1,6 @@
 //! Creation: system fields, generated names, admission, the kind's decisions, one transaction that expects no such key.
 
-use api::{kind::Refused, status::Status};
+use api::status::Status;
 use serde_json::Value;
 use store::Txn;
 
@@ -49,16 +49,8 @@ impl Registry {
         let name = metadata::text(&object, "name").to_owned();
         admission::on_create(self, entry, namespace, &mut object, write).await?;
 
-        let mut broken = metadata::check_new(&object, info)?;
-        let admitted = match entry.hooks().create(object, &write.context()) {
-            Ok(_) if !broken.is_empty() => return Err(Status::invalid(info.group_kind(), &name, &broken)),
-            Ok(admitted) => admitted,
-            Err(Refused::Invalid(errors)) => {
-                broken.0.extend(errors.0);
-                return Err(Status::invalid(info.group_kind(), &name, &broken));
-            }
-            Err(refused) => return Err(error::refused(info, &name, &refused)),
-        };
+        let admitted =
+            entry.hooks().create(object, &write.context()).map_err(|refused| error::refused(info, &name, &refused))?;
         let mut warnings = admitted.warnings;
         let admitted = admitted.object;
 

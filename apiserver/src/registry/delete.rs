@@ -1,6 +1,6 @@
 //! Deletion: finalizers and grace periods decide whether an object goes, is marked, or stays as it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use api::status::{GroupResource, Status};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -72,7 +72,9 @@ fn new_finalizers(entry_collected: bool, orphans: bool, object: &Value, propagat
         None => orphans.then_some(ORPHAN),
     };
     let kept = old.iter().filter(|f| *f != ORPHAN && *f != FOREGROUND).cloned();
-    kept.chain(wanted.map(str::to_owned)).collect()
+    let new: BTreeSet<String> = kept.chain(wanted.map(str::to_owned)).collect();
+    // What changes is sorted, what doesn't keeps its order.
+    if new == old.iter().cloned().collect() { old } else { new.into_iter().collect() }
 }
 
 /// Decides, without clock or store. `grace` is what the kind gives the object for this request.
@@ -95,12 +97,9 @@ fn decide(object: &Value, finalizers: &[String], grace: Option<i64>, requested: 
     };
     let end = |new: Value| if held { Plan::Mark(new) } else { Plan::Remove(new) };
     if metadata::is_terminating(object) {
-        let left = metadata::grace_seconds(object).unwrap_or(0);
-        if grace.is_some() && left > 0 {
-            // A deletion under way can only be hastened.
-            let Some(wanted) = requested.filter(|r| *r < left) else {
-                return if changed { Plan::Mark(new) } else { Plan::Nothing };
-            };
+        if let (Some(_), Some(left)) = (grace, metadata::grace_seconds(object)) {
+            // A deletion under way can only be hastened; until then nothing about it changes.
+            let Some(wanted) = requested.filter(|r| *r < left) else { return Plan::Nothing };
             let at: Timestamp = metadata::text(object, "deletionTimestamp").parse().unwrap_or(now);
             mark(&mut new, wanted, at.checked_sub(jiff::SignedDuration::from_secs(left)).unwrap_or(now));
             return if wanted > 0 { Plan::Mark(new) } else { end(new) };
@@ -265,6 +264,7 @@ mod tests {
         assert_eq!(decide(&marked, &[], Some(60), Some(60), now()), Plan::Nothing);
         let Plan::Mark(sooner) = decide(&marked, &[], Some(5), Some(5), now()) else { panic!("not hastened") };
         assert_eq!(sooner["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
+        assert_eq!(decide(&marked, &[ORPHAN.to_owned()], Some(30), None, now()), Plan::Nothing);
         assert!(matches!(decide(&marked, &[], Some(0), Some(0), now()), Plan::Remove(_)));
     }
 
@@ -274,6 +274,6 @@ mod tests {
         let Plan::Mark(marked) = decide(&object, &["x/y".to_owned()], None, None, now()) else { panic!("not marked") };
         assert_eq!(decide(&marked, &["x/y".to_owned()], None, None, now()), Plan::Nothing);
         let foreground = new_finalizers(true, false, &object, Some(Propagation::Foreground));
-        assert_eq!(foreground, ["x/y", "foregroundDeletion"]);
+        assert_eq!(foreground, ["foregroundDeletion", "x/y"]);
     }
 }

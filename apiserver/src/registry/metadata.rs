@@ -1,6 +1,6 @@
 //! What the server decides about an object's metadata, over its JSON.
 
-use api::{field::FieldErrors, kind::KindInfo, meta, schema::table, status::Status};
+use api::{kind::KindInfo, meta, schema::table, status::Status};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -140,6 +140,9 @@ pub fn carry_over(new: &mut Value, old: &Value) {
     let metadata = of(new);
     metadata.remove("selfLink");
     metadata.remove("managedFields");
+    if let Some(at) = old_field("deletionTimestamp") {
+        metadata.insert("deletionTimestamp".to_owned(), at);
+    }
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name"] {
         let unset = match metadata.get(field) {
             None | Some(Value::Null) => true,
@@ -168,20 +171,6 @@ pub fn bump_generation(object: &mut Value) {
     if let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|g| *g > 0) {
         metadata.insert("generation".to_owned(), (generation + 1).into());
     }
-}
-
-/// The broken rules of a new object's metadata.
-pub fn check_new(object: &Value, info: &KindInfo) -> Result<FieldErrors> {
-    let mut errors = FieldErrors::default();
-    meta::validate(&typed(object)?, info.namespaced, info.name_rule, "metadata", &mut errors);
-    Ok(errors)
-}
-
-/// The broken rules of an update's metadata.
-pub fn check_update(new: &Value, old: &Value) -> Result<FieldErrors> {
-    let mut errors = FieldErrors::default();
-    meta::validate_update(&typed(new)?, &typed(old)?, "metadata", &mut errors);
-    Ok(errors)
 }
 
 #[cfg(test)]

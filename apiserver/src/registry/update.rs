@@ -3,10 +3,7 @@
 //! What changes is a function of the current object (a replacement, a patch, a new scale), so that it can be computed again
 //! when another writer was faster. An update that takes the last finalizer off a terminating object deletes it.
 
-use api::{
-    kind::{Refused, Subresource},
-    status::Status,
-};
+use api::{kind::Subresource, status::Status};
 use bytes::Bytes;
 use serde_json::Value;
 use store::{Op, Txn};
@@ -63,16 +60,8 @@ impl Registry {
         metadata::carry_over(&mut new, &current.value);
         admission::on_update(entry, &mut new, &current.value, at, write)?;
 
-        let mut broken = metadata::check_update(&new, &current.value)?;
-        let admitted = match entry.hooks().update(new, &current.value, at, &write.context()) {
-            Ok(_) if !broken.is_empty() => return Err(Status::invalid(info.group_kind(), &name, &broken)),
-            Ok(admitted) => admitted,
-            Err(Refused::Invalid(errors)) => {
-                broken.0.extend(errors.0);
-                return Err(Status::invalid(info.group_kind(), &name, &broken));
-            }
-            Err(refused) => return Err(error::refused(info, &name, &refused)),
-        };
+        let admitted = entry.hooks().update(new, &current.value, at, &write.context());
+        let admitted = admitted.map_err(|refused| error::refused(info, &name, &refused))?;
         let mut object = admitted.object;
         let claims = services::assign(self, entry, &mut object, Some(&current.value))?;
         let mut warnings = admitted.warnings;
@@ -160,7 +149,8 @@ fn check_revision(entry: &Entry, name: &str, new: &Value, current: &Current) -> 
         let mut errors = api::field::FieldErrors::default();
         errors.invalid("metadata.resourceVersion", &0, "must be specified for an update");
         errors.0.iter_mut().for_each(|e| e.value = "0x0".to_owned());
-        return Err(Status::invalid(info.group_kind(), name, &errors));
+        // As upstream: the resource, where the kind is told otherwise.
+        return Err(Status::invalid(info.group_resource(), name, &errors));
     }
     let Ok(wanted) = wanted.parse::<u64>() else {
         let mut errors = api::field::FieldErrors::default();

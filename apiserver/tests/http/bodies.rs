@@ -201,3 +201,14 @@ async fn what_nobody_wants_is_read_before_it_is_refused() {
         assert_eq!(codes, ["HTTP/1.1 405 Method Not Allowed", "HTTP/1.1 200 OK"], "{length}");
     }
 }
+
+#[tokio::test]
+async fn depth_ends_no_server() {
+    let door = door().await;
+    let deep = ["{a: ".repeat(5_000), "- ".repeat(5_000), "[".repeat(5_000)];
+    for text in deep.iter().map(|deep| format!("data: {deep}")) {
+        let answer = door.ask("POST", MAPS, &[("content-type", "application/yaml")], text).await;
+        assert_eq!(answer.status, 400);
+    }
+    assert_eq!(door.get("/api/v1/namespaces/default").await.status, 200);
+}

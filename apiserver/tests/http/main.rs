@@ -5,6 +5,7 @@ mod bodies;
 mod deletion;
 mod dry_run;
 mod lists;
+mod parts;
 mod paths;
 mod pressure;
 mod protobuf;

@@ -112,7 +112,7 @@ async fn an_update_of_what_is_not_there_creates_only_some_kinds() {
     let answer = door.put(path, &lease).await;
     assert_eq!(answer.status, 201);
     let blind = door.put(path, &lease).await.told();
-    let want = "Lease.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update";
+    let want = "leases.coordination.k8s.io \"l\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update";
     assert_eq!(blind, (422, "Invalid".into(), want.into()));
     let _: Value = answer.json();
 }

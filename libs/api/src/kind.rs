@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     field::{self, FieldErrors},
-    pluck,
+    meta, pluck,
 };
 
 /// A kind's fixed facts, as discovery prints them.
@@ -66,6 +66,31 @@ pub struct KindInfo {
     pub garbage_collected: bool,
     /// Whether deletion without `propagationPolicy` leaves dependents as orphans (ReplicationControllers, for old clients).
     pub orphans_dependents: bool,
+    /// How the kind itself checks its metadata.
+    pub metadata_rules: MetadataRules,
+}
+
+/// How a kind checks metadata, beside the checks that every object goes through when it is created or updated: what is wrong
+/// is told once by each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetadataRules {
+    /// Whether a new object's are checked; if not, they are once the object is known to be valid otherwise.
+    pub on_create: bool,
+    /// How often an update, to other parts than the status, is checked as if it was new.
+    pub as_new: usize,
+    /// How often an update is checked against the old object.
+    pub against_old: usize,
+    /// Whether finalizers have names of domains or are known ones.
+    pub known_finalizers: bool,
+}
+
+impl MetadataRules {
+    /// Most kinds'.
+    pub const USUAL: Self = Self { on_create: true, as_new: 1, against_old: 1, known_finalizers: true };
+    /// Of kinds that check only what changes.
+    pub const CHANGES: Self = Self { as_new: 0, ..Self::USUAL };
+    /// Of kinds whose updates are checked as new ones, and then again together with the old object.
+    pub const TWICE: Self = Self { as_new: 2, ..Self::USUAL };
 }
 
 impl KindInfo {
@@ -94,6 +119,7 @@ impl KindInfo {
         deprecation: None,
         garbage_collected: true,
         orphans_dependents: false,
+        metadata_rules: MetadataRules::USUAL,
     };
 
     /// `v1`, `apps/v1`.
@@ -271,6 +297,9 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
+    /// Adds what decoding needs and the wire may leave out.
+    fn complete(_object: &mut Value) {}
+
     /// The object in the form of the kind it is stored as (`INFO.stored_as`).
     fn to_stored(object: Value) -> Value {
         object
@@ -365,11 +394,17 @@ struct Typed<T>(std::marker::PhantomData<fn() -> T>);
 
 fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
     crate::normalize::normalize(&mut object).map_err(|error| Refused::Malformed(serde::de::Error::custom(error)))?;
+    T::complete(&mut object);
     serde_json::from_value(object).map_err(Refused::Malformed)
 }
 
 fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
     serde_json::to_value(object).map_err(Refused::Malformed)
+}
+
+/// A kind's facts with what its names are held to if nobody else looks at them.
+fn of_any_kind<T: Resource>() -> KindInfo {
+    KindInfo { name_rule: NameRule::PathSegment, ..T::INFO }
 }
 
 impl<T: Resource> Hooks for Typed<T> {
@@ -381,7 +416,14 @@ impl<T: Resource> Hooks for Typed<T> {
             new.metadata_mut().generation = Some(1);
         }
         let mut errors = field::FieldErrors::default();
+        let checks = T::INFO.metadata_rules;
+        if checks.on_create {
+            meta::validate(new.metadata(), &T::INFO, checks.known_finalizers, &mut errors);
+        }
         new.validate(&mut errors);
+        if !checks.on_create && errors.is_empty() {
+            meta::validate(new.metadata(), &of_any_kind::<T>(), false, &mut errors);
+        }
         if !errors.is_empty() {
             return Err(Refused::Invalid(errors));
         }
@@ -390,7 +432,14 @@ impl<T: Resource> Hooks for Typed<T> {
 
     fn update(&self, object: Value, old: &Value, at: Option<Subresource>, ctx: &Context) -> Result<Admitted, Refused> {
         let mut new: T = decode(object)?;
-        let mut old: T = serde::Deserialize::deserialize(old).map_err(Refused::Malformed)?;
+        let mut old: T = if T::INFO.stored_as.is_some() {
+            let mut old = old.clone();
+            T::complete(&mut old);
+            serde_json::from_value(old)
+        } else {
+            serde::Deserialize::deserialize(old)
+        }
+        .map_err(Refused::Malformed)?;
         new.set_defaults();
         // What an older version stored lacks newer defaults; without them unchanged fields would look changed.
         old.set_defaults();
@@ -400,6 +449,18 @@ impl<T: Resource> Hooks for Typed<T> {
             new.metadata_mut().generation = Some(old.metadata().generation.unwrap_or(0).saturating_add(moved));
         }
         let mut errors = field::FieldErrors::default();
+        let checks = T::INFO.metadata_rules;
+        let as_new = if at == Some(Subresource::Status) { 0 } else { checks.as_new };
+        meta::validate(new.metadata(), &of_any_kind::<T>(), false, &mut errors);
+        meta::validate_update(new.metadata(), old.metadata(), false, &mut errors);
+        // What is valid so far can only have finalizers that the kind doesn't know.
+        if !errors.is_empty() || new.metadata().finalizers.is_some() {
+            (0..as_new).for_each(|_| meta::validate(new.metadata(), &T::INFO, checks.known_finalizers, &mut errors));
+            for _ in 0..checks.against_old {
+                meta::validate_update(new.metadata(), old.metadata(), checks.known_finalizers, &mut errors);
+            }
+        }
+        (1..as_new).for_each(|_| new.validate(&mut errors));
         new.validate_update(&old, at, &mut errors);
         if !errors.is_empty() {
             return Err(Refused::Invalid(errors));

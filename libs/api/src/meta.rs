@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     field::{ErrorKind, FieldErrors},
-    kind::NameRule,
+    kind::KindInfo,
     names,
 };
 
@@ -222,8 +222,12 @@ fn validate_common(meta: &ObjectMeta, path: &str, errors: &mut FieldErrors) {
     validate_owners(owners, &format!("{path}.ownerReferences"), errors);
 }
 
-/// A new object's metadata, after its name was generated. `path` is `metadata`.
-pub fn validate(meta: &ObjectMeta, namespaced: bool, rule: NameRule, path: &str, errors: &mut FieldErrors) {
+/// Where metadata is.
+const METADATA: &str = "metadata";
+
+/// An object's metadata, after its name was generated. `known_finalizers`: finalizers have names of domains or are known ones.
+pub fn validate(meta: &ObjectMeta, info: &KindInfo, known_finalizers: bool, errors: &mut FieldErrors) {
+    let (path, rule, namespaced) = (METADATA, info.name_rule, info.namespaced);
     let generate = meta.generate_name.as_deref().unwrap_or_default();
     if !generate.is_empty() {
         for message in names::object_name(rule, generate, true) {
@@ -254,8 +258,10 @@ pub fn validate(meta: &ObjectMeta, namespaced: bool, rule: NameRule, path: &str,
     validate_common(meta, path, errors);
     validate_finalizers(meta.finalizers.as_deref().unwrap_or_default(), &format!("{path}.finalizers"), errors);
     validate_managed_fields(meta.managed_fields.as_deref().unwrap_or_default(), &format!("{path}.managedFields"), errors);
-    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
-    validate_qualified_finalizers(finalizers, &format!("{path}.finalizers"), errors);
+    if known_finalizers {
+        let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+        validate_qualified_finalizers(finalizers, &format!("{path}.finalizers"), errors);
+    }
 }
 
 /// Pushes `field is immutable` when the two differ.
@@ -270,8 +276,9 @@ pub fn validate_immutable<T: PartialEq + serde::Serialize>(
     }
 }
 
-/// An update's metadata against the stored one. `path` is `metadata`.
-pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, path: &str, errors: &mut FieldErrors) {
+/// An update's metadata against the stored one; `known_finalizers` as for [`validate`].
+pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, known_finalizers: bool, errors: &mut FieldErrors) {
+    let path = METADATA;
     if old.deletion_timestamp.is_some() {
         let old = old.finalizers.as_deref().unwrap_or_default();
         let mut extra: Vec<&String> = new.finalizers.iter().flatten().filter(|f| !old.contains(f)).collect();
@@ -305,8 +312,10 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, path: &str, errors: &
     );
     validate_common(new, path, errors);
     validate_managed_fields(new.managed_fields.as_deref().unwrap_or_default(), &format!("{path}.managedFields"), errors);
-    let finalizers = new.finalizers.as_deref().unwrap_or_default();
-    validate_qualified_finalizers(finalizers, &format!("{path}.finalizers"), errors);
+    if known_finalizers {
+        let finalizers = new.finalizers.as_deref().unwrap_or_default();
+        validate_qualified_finalizers(finalizers, &format!("{path}.finalizers"), errors);
+    }
 }
 
 #[cfg(test)]
@@ -323,7 +332,7 @@ mod tests {
     fn creation() {
         let meta = ObjectMeta::default();
         assert_eq!(
-            messages(|e| validate(&meta, true, NameRule::DnsSubdomain, "metadata", e)),
+            messages(|e| validate(&meta, &KindInfo::BASE, true, e)),
             ["metadata.name: Required value: name or generateName is required", "metadata.namespace: Required value"]
         );
         let meta = ObjectMeta {
@@ -333,7 +342,7 @@ mod tests {
             ..ObjectMeta::default()
         };
         assert_eq!(
-            messages(|e| validate(&meta, false, NameRule::DnsSubdomain, "metadata", e)),
+            messages(|e| validate(&meta, &KindInfo { namespaced: false, ..KindInfo::BASE }, true, e)),
             [
                 "metadata.namespace: Forbidden: not allowed on this type",
                 "metadata.finalizers: Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set"
@@ -346,7 +355,7 @@ mod tests {
         let old = ObjectMeta { name: Some("a".into()), generation: Some(2), ..ObjectMeta::default() };
         let new = ObjectMeta { name: Some("b".into()), generation: Some(1), ..ObjectMeta::default() };
         assert_eq!(
-            messages(|e| validate_update(&new, &old, "metadata", e)),
+            messages(|e| validate_update(&new, &old, true, e)),
             [
                 "metadata.resourceVersion: Invalid value: \"\": must be specified for an update",
                 "metadata.generation: Invalid value: 1: must not be decremented",

@@ -37,9 +37,9 @@ impl KindInfo {
         GroupResource { group: self.group, resource: self.plural }
     }
 
-    /// What `Invalid` names: the kind.
+    /// What `Invalid` names: the kind that objects are stored as.
     pub fn group_kind(&self) -> GroupResource<'static> {
-        GroupResource { group: self.group, resource: self.kind }
+        GroupResource { group: self.stored_as.map_or(self.group, |(group, ..)| group), resource: self.kind }
     }
 }
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::Value;
 
 use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, pod_rules::label_selector, rbac};
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, NameRule, Resource}};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, NameRule, Resource}};
 
 /// The type of this kind.
 pub type Served = ClusterRole;
@@ -19,6 +19,7 @@ impl Resource for ClusterRole {
         namespaced: false,
         name_rule: NameRule::PathSegment,
         columns: &[NAME, column("Created At", "date", "When the object was created.")],
+        metadata_rules: MetadataRules::TWICE,
         ..KindInfo::BASE
     };
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use serde_json::Value;
 
 use super::shared::{metadata_accessors, rbac};
-use crate::{field::FieldErrors, kind::{KindInfo, NameRule, Resource, Subresource}};
+use crate::{field::FieldErrors, kind::{KindInfo, MetadataRules, NameRule, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = ClusterRoleBinding;
@@ -19,6 +19,7 @@ impl Resource for ClusterRoleBinding {
         namespaced: false,
         name_rule: NameRule::PathSegment,
         columns: rbac::BINDING_COLUMNS,
+        metadata_rules: MetadataRules::TWICE,
         ..KindInfo::BASE
     };
 

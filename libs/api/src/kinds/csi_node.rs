@@ -15,7 +15,7 @@ use super::shared::{
 use crate::{
     field::FieldErrors,
     field_path::Path,
-    kind::{KindInfo, Resource, Subresource},
+    kind::{KindInfo, MetadataRules, Resource, Subresource},
     names,
 };
 
@@ -34,6 +34,7 @@ impl Resource for CSINode {
         namespaced: false,
         unconditional_update: false,
         columns: &[NAME, column("Drivers", "integer", "How many CSI drivers are registered on the node."), AGE],
+        metadata_rules: MetadataRules { as_new: 2, against_old: 0, ..MetadataRules::USUAL },
         ..KindInfo::BASE
     };
 

@@ -14,7 +14,7 @@ use super::shared::{
     pod_rules::warnings,
     replicas,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Scale, Subresource}, names};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, MetadataRules, Resource, Scale, Subresource}, names};
 
 /// The type of this kind.
 pub type Served = Deployment;
@@ -39,6 +39,7 @@ impl Resource for Deployment {
             SELECTOR,
         ],
         has_generation: true,
+        metadata_rules: MetadataRules::CHANGES,
         ..KindInfo::BASE
     };
 

@@ -13,7 +13,7 @@ use super::shared::{
     network::{PROTOCOLS, non_special_ip},
     text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Subresource}, meta, names};
+use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, MetadataRules, Resource, Subresource}, meta, names};
 
 /// The type of this kind.
 pub type Served = EndpointSlice;
@@ -32,6 +32,7 @@ impl Resource for EndpointSlice {
             AGE,
         ],
         has_generation: true,
+        metadata_rules: MetadataRules { against_old: 0, ..MetadataRules::USUAL },
         ..KindInfo::BASE
     };
 

@@ -9,7 +9,7 @@ use super::shared::{
     columns::{column, wide},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Column, KindInfo, NameRule, Resource}, names};
+use crate::{field::FieldErrors, field_path::Path, kind::{Column, KindInfo, MetadataRules, NameRule, Resource}, names};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -42,6 +42,7 @@ impl Resource for Event {
         create_on_update: true,
         garbage_collected: false,
         fields: &["involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason", "reportingComponent", "source", "type"],
+        metadata_rules: MetadataRules { on_create: false, as_new: 0, against_old: 0, known_finalizers: false },
         ..KindInfo::BASE
     };
 

@@ -8,7 +8,7 @@ use super::{
     event::{self, COLUMNS},
     shared::{default_to, metadata_accessors, text},
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -38,6 +38,7 @@ impl Resource for Event {
         stored_as: Some(("", "v1", "Event")),
         garbage_collected: false,
         fields: &["regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath", "reason", "reportingController", "type"],
+        metadata_rules: MetadataRules::CHANGES,
         ..KindInfo::BASE
     };
 
@@ -115,6 +116,13 @@ impl Resource for Event {
         as_core(self).cells(now)
     }
 
+    fn complete(object: &mut Value) {
+        if let Some(series) = object.get_mut("series").and_then(Value::as_object_mut) {
+            series.entry("count").or_insert_with(|| 0.into());
+            series.entry("lastObservedTime").or_insert_with(|| NEVER.into());
+        }
+    }
+
     fn to_stored(object: Value) -> Value {
         rename(object, "v1", NAMES.iter().map(|(here, core)| (*here, *core)))
     }
@@ -160,12 +168,19 @@ fn as_core(event: &Event) -> Core {
     }
 }
 
+/// Stands for a time that is not told where there has to be one.
+const NEVER: &str = "0001-01-01T00:00:00.000000Z";
+
+fn never() -> Option<Timestamp> {
+    NEVER.parse().ok()
+}
+
 fn check_series(event: &Core, errors: &mut FieldErrors) {
     let Some(series) = &event.series else { return };
     if series.count.unwrap_or(0) < 2 {
         errors.invalid("series.count", &"", "should be at least 2");
     }
-    if series.last_observed_time.is_none() {
+    if series.last_observed_time.as_ref().is_none_or(|at| Some(at.0) == never()) {
         errors.required("series.lastObservedTime", "");
     }
 }
@@ -180,6 +195,7 @@ fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
     errors.immutable(&at("firstTimestamp"), &new.first_timestamp, &old.first_timestamp);
     errors.immutable(&at("lastTimestamp"), &new.last_timestamp, &old.last_timestamp);
     errors.immutable(&at("count"), &new.count.unwrap_or(0), &old.count.unwrap_or(0));
+    errors.immutable(&at("reason"), &text(new.reason.as_ref()), &text(old.reason.as_ref()));
     errors.immutable(&at("type"), &text(new.type_.as_ref()), &text(old.type_.as_ref()));
     errors.immutable(&at("eventTime"), &new.event_time, &old.event_time);
     errors.immutable(&at("action"), &text(new.action.as_ref()), &text(old.action.as_ref()));

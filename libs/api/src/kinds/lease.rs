@@ -9,7 +9,7 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource}};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource}};
 
 /// The type of this kind.
 pub type Served = Lease;
@@ -25,6 +25,7 @@ impl Resource for Lease {
         relaxed_durability: true,
         create_on_update: true,
         unconditional_update: false,
+        metadata_rules: MetadataRules { known_finalizers: false, ..MetadataRules::CHANGES },
         ..KindInfo::BASE
     };
 

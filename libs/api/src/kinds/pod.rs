@@ -263,7 +263,8 @@ mod tests {
     fn generation_counts_changes_of_the_spec() {
         let kind = Kind::of::<Pod>();
         let ctx = Context { now: Timestamp::UNIX_EPOCH, user: "tester", requester: Requester::UNKNOWN };
-        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let metadata = json!({"name": "p", "namespace": "n", "resourceVersion": "1"});
+        let pod = json!({"metadata": metadata, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         let old = kind.hooks.create(pod, &ctx).map_err(|refused| format!("{refused:?}")).unwrap().object;
         let generation = |change: Value, at| {
             let mut new = old.clone();

@@ -10,7 +10,7 @@ use super::shared::{
     metadata_accessors, pod_defaults,
     pod_rules::{self, warnings},
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource}};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource}};
 
 /// The type of this kind.
 pub type Served = PodTemplate;
@@ -27,6 +27,7 @@ impl Resource for PodTemplate {
             column("Pod Labels", "string", "Labels of the pods."),
         ],
         has_generation: true,
+        metadata_rules: MetadataRules::CHANGES,
         ..KindInfo::BASE
     };
 

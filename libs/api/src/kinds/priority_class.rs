@@ -11,7 +11,7 @@ use super::shared::{
     pod_rules::preemption_policy,
     text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}};
+use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = PriorityClass;
@@ -41,6 +41,7 @@ impl Resource for PriorityClass {
             column("PreemptionPolicy", "string", "Whether pods of this class may preempt others."),
         ],
         has_generation: true,
+        metadata_rules: MetadataRules::CHANGES,
         ..KindInfo::BASE
     };
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::rbac::v1::Role;
 use serde_json::Value;
 
 use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, rbac};
-use crate::{field::FieldErrors, kind::{KindInfo, NameRule, Resource}};
+use crate::{field::FieldErrors, kind::{KindInfo, MetadataRules, NameRule, Resource}};
 
 /// The type of this kind.
 pub type Served = Role;
@@ -18,6 +18,7 @@ impl Resource for Role {
         singular: "role",
         name_rule: NameRule::PathSegment,
         columns: &[NAME, column("Created At", "date", "When the object was created.")],
+        metadata_rules: MetadataRules::TWICE,
         ..KindInfo::BASE
     };
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use serde_json::Value;
 
 use super::shared::{metadata_accessors, rbac};
-use crate::{field::FieldErrors, kind::{KindInfo, NameRule, Resource, Subresource}};
+use crate::{field::FieldErrors, kind::{KindInfo, MetadataRules, NameRule, Resource, Subresource}};
 
 /// The type of this kind.
 pub type Served = RoleBinding;
@@ -18,6 +18,7 @@ impl Resource for RoleBinding {
         singular: "rolebinding",
         name_rule: NameRule::PathSegment,
         columns: rbac::BINDING_COLUMNS,
+        metadata_rules: MetadataRules::TWICE,
         ..KindInfo::BASE
     };
 

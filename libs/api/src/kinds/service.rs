@@ -310,7 +310,7 @@ mod tests {
     const CTX: Context = Context { now: Timestamp::UNIX_EPOCH, user: "tester", requester: Requester::UNKNOWN };
 
     fn stored(spec: Value) -> Value {
-        let object = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec});
+        let object = json!({"metadata": {"name": "s", "namespace": "n", "resourceVersion": "1"}, "spec": spec});
         Kind::of::<Service>().hooks.create(object, &CTX).map_err(|refused| format!("{refused:?}")).unwrap().object
     }
 

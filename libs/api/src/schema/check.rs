@@ -209,11 +209,11 @@ impl Walk {
                 None => self.mismatch(value, ty),
             },
             Type::Time => match value.as_str() {
-                Some(text) => check_time(text, "2006-01-02T15:04:05Z07:00"),
+                Some(text) => check_time(text, false),
                 None => self.mismatch(value, &Type::String),
             },
             Type::MicroTime => match value.as_str() {
-                Some(text) => check_time(text, "2006-01-02T15:04:05.000000Z07:00"),
+                Some(text) => check_time(text, true),
                 None => self.mismatch(value, &Type::String),
             },
             Type::Quantity => check_quantity(value),
@@ -385,23 +385,63 @@ fn check_base64(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_time(text: &str, layout: &str) -> Result<(), String> {
-    if text.parse::<jiff::Timestamp>().is_ok() {
-        return Ok(());
-    }
-    let quoted = go_quote(text);
-    // Where Go's parser stops: at the first element of the layout that does not fit.
-    let bytes = text.as_bytes();
-    let digits = |from: usize, count: usize| bytes.get(from..from + count).is_some_and(|b| b.iter().all(u8::is_ascii_digit));
-    let elements = [(0, 4, "2006"), (4, 0, "-"), (5, 2, "01"), (7, 0, "-"), (8, 2, "02"), (10, 0, "T"), (11, 2, "15")];
-    for (at, count, element) in elements {
-        let fits = if count > 0 { digits(at, count) } else { bytes.get(at) == element.as_bytes().first() };
-        if !fits {
-            let rest = go_quote(text.get(at..).unwrap_or_default());
-            return Err(format!("parsing time {quoted} as \"{layout}\": cannot parse {rest} as \"{element}\""));
+/// Reads a time as Go does, with its complaints: an RFC 3339 time, of which a micro time has exactly six decimals.
+fn check_time(text: &str, micro: bool) -> Result<(), String> {
+    const PARTS: [(&str, u32, u32, &str); 11] = [
+        ("2006", 0, 9999, ""),
+        ("-", 0, 0, ""),
+        ("01", 1, 12, "month"),
+        ("-", 0, 0, ""),
+        ("02", 0, 31, "day"),
+        ("T", 0, 0, ""),
+        ("15", 0, 23, "hour"),
+        (":", 0, 0, ""),
+        ("04", 0, 59, "minute"),
+        (":", 0, 0, ""),
+        ("05", 0, 59, "second"),
+    ];
+    let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+    let refuse = |rest: &str, part: &str| {
+        Err(format!("parsing time {} as \"{layout}\": cannot parse {} as \"{part}\"", go_quote(text), go_quote(rest)))
+    };
+    let wrong = |what: &str| Err(format!("parsing time {}: {what}", go_quote(text)));
+    let digits = |rest: &str| rest.bytes().take_while(u8::is_ascii_digit).count();
+    let mut rest = text;
+    for (part, low, high, name) in PARTS {
+        if part.len() == 1 {
+            let Some(after) = rest.strip_prefix(part) else { return refuse(rest, part) };
+            rest = after;
+            continue;
         }
+        if digits(rest) < part.len() {
+            return refuse(rest, part);
+        }
+        let (number, after) = rest.split_at(part.len());
+        if !number.parse().is_ok_and(|number: u32| (low..=high).contains(&number)) {
+            return wrong(&format!("{name} out of range"));
+        }
+        rest = after;
     }
-    Err(format!("parsing time {quoted} as \"{layout}\": cannot parse {quoted} as \"{layout}\""))
+    let decimals = rest.strip_prefix('.').map_or(0, digits);
+    if micro && decimals < 6 {
+        return refuse(rest, ".000000");
+    }
+    rest = match (micro, decimals) {
+        (true, _) => &rest[7..],
+        (false, 0) => rest,
+        (false, decimals) => &rest[1 + decimals..],
+    };
+    let after = rest.strip_prefix('Z').or_else(|| {
+        let zone = rest.strip_prefix(['+', '-'])?;
+        let fits = digits(zone) == 2 && zone[2..].strip_prefix(':').is_some_and(|minutes| digits(minutes) >= 2);
+        fits.then(|| &zone[5..])
+    });
+    match after {
+        None => refuse(rest, "Z07:00"),
+        Some("") if text.parse::<jiff::Timestamp>().is_ok() => Ok(()),
+        Some("") => wrong("day out of range"),
+        Some(extra) => wrong(&format!("extra text: {}", go_quote(extra))),
+    }
 }
 
 fn check_quantity(value: &mut Value) -> Result<(), String> {
@@ -494,6 +534,28 @@ mod tests {
         let body = b"spec:\n  volumes:\n  - name: a\n    configMap:\n      defaultMode: 0644\n";
         let decoded = decode(body, MediaType::Yaml, id("", "v1", "Pod"), FieldValidation::Strict).unwrap();
         assert_eq!(decoded.object["spec"]["volumes"][0]["configMap"]["defaultMode"], 420);
+    }
+
+    #[test]
+    fn times_are_gos() {
+        let cases = [
+            ("2024-01-02T03:04:05Z", false, ""),
+            ("2024-01-02T03:04:05.5+01:00", false, ""),
+            ("2024-01-02T03:04:05.123456Z", true, ""),
+            ("2024-01-02T03:04:05Z", true, r#"cannot parse "Z" as ".000000""#),
+            ("2024-01-02T03:04:05.1234567Z", true, r#"cannot parse "7Z" as "Z07:00""#),
+            ("2024-01-02 03:04:05Z", false, r#"cannot parse " 03:04:05Z" as "T""#),
+            ("2024-13-02T03:04:05Z", false, "month out of range"),
+            ("2024-02-30T03:04:05Z", false, "day out of range"),
+            ("2024-02-03T03:04Z", false, r#"cannot parse "Z" as ":""#),
+            ("2024-02-03T03:04:05", false, r#"cannot parse "" as "Z07:00""#),
+            ("2024-02-03T03:04:05Zé", false, "extra text: \"é\""),
+            ("é", true, "cannot parse \"é\" as \"2006\""),
+        ];
+        for (text, micro, want) in cases {
+            let told = check_time(text, micro).err().unwrap_or_default();
+            assert!(told.ends_with(want) && told.is_empty() == want.is_empty(), "{text}: {told}");
+        }
     }
 
     proptest! {

@@ -6,6 +6,8 @@
 
 use serde_saphyr::Error;
 
+use super::json::MAX_DEPTH;
+
 /// Where upstream stands when it complains.
 enum Stands {
     /// No line is named.
@@ -44,6 +46,10 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
     let before: String = rest.chars().take(column.saturating_sub(1) as usize).collect();
     if text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{85}')) {
         (Stands::Nowhere, "control characters are not allowed".to_owned())
+    } else if has("budget breached: Depth") || has("recursion limit exceeded") {
+        (Stands::Scanner(line), format!("exceeded max depth of {MAX_DEPTH}"))
+    } else if has("budget breached") || has("alias replay") {
+        (Stands::Nowhere, "document contains excessive aliasing".to_owned())
     } else if has("mapping values are not allowed") {
         scanner(line, "mapping values are not allowed in this context")
     } else if has("multiline quoted scalar") || has("unexpected end of stream") {

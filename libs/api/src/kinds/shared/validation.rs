@@ -47,7 +47,8 @@ fn said(hooks: &dyn Hooks, base: &Value, case: &Case) -> Vec<String> {
             hooks.create(object, &ctx)
         }
         Some(at) => {
-            let old = hooks.create(base.clone(), &ctx).unwrap_or_else(|refused| panic!("{refused:?}")).object;
+            let mut old = hooks.create(base.clone(), &ctx).unwrap_or_else(|refused| panic!("{refused:?}")).object;
+            old["metadata"]["resourceVersion"] = "1".into();
             let mut new = old.clone();
             json_patch::merge(&mut new, &case.change);
             hooks.update(new, &old, place(at), &ctx)
