@@ -164,7 +164,9 @@ impl Writer<'_> {
         }
         let all = std::mem::take(&mut self.usable.all);
         if self.is_direct() {
-            self.out.hairpins.extend(all.iter().filter(|endpoint| !endpoint.elsewhere).map(|endpoint| endpoint.ip));
+            let pods = all.iter().filter(|endpoint| self.needs_hairpin(endpoint)).map(|endpoint| endpoint.ip);
+            let pods: Vec<Ipv4Addr> = pods.collect();
+            self.out.hairpins.extend(pods);
         } else {
             all.iter().for_each(|endpoint| self.endpoint_chain(endpoint));
         }
@@ -179,6 +181,12 @@ impl Writer<'_> {
     /// another node's pod keeps its address on its way to a node port here, and may be sent back to itself.
     fn is_direct(&self) -> bool {
         self.port.affinity.is_none() && !self.port.external_local
+    }
+
+    /// Whether what an endpoint without a chain of its own sends to itself is not masqueraded anyway, as from outside the pod range
+    /// or on its way past another node.
+    fn needs_hairpin(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.elsewhere && self.setting.cluster_cidr.is_none_or(|pods| pods.contains(endpoint.ip))
     }
 
     fn has_internal(&self) -> bool {
@@ -484,6 +492,20 @@ mod tests {
     #[test]
     fn a_cluster_address_with_two_endpoints() {
         insta::assert_snapshot!(text(&port(), vec![endpoint(2, true), endpoint(3, false)]));
+    }
+
+    #[test]
+    fn pods_of_this_node_and_of_unknown_ones_may_reach_themselves() {
+        let unknown = Endpoint { local: false, elsewhere: false, ..endpoint(4, false) };
+        let host = Endpoint { ip: [10, 41, 0, 11].into(), ..endpoint(1, true) };
+        let all = vec![endpoint(2, true), endpoint(3, false), unknown, host];
+        let hairpins = |cluster_cidr| {
+            let setting = Setting { cluster_cidr, ..setting() };
+            fragment(&[(port(), all.clone())], None, &setting).hairpins.into_iter().collect::<Vec<_>>()
+        };
+        let [host, local, unknown] = [[10, 41, 0, 11], [10, 42, 0, 2], [10, 42, 0, 4]].map(Ipv4Addr::from);
+        assert_eq!(hairpins(setting().cluster_cidr), [local, unknown]);
+        assert_eq!(hairpins(None), [host, local, unknown]);
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Scene {
 
     /// Who answers calls from `from`: the set of "POD saw CALLER".
     fn answers(&self, from: &str, address: Ipv4Addr, port: u16) -> BTreeSet<String> {
-        (0..12).filter_map(|_| call(&self.path(from), address, port).ok()).collect()
+        (0..20).filter_map(|_| call(&self.path(from), address, port).ok()).collect()
     }
 
     fn rules(&self) -> Vec<String> {
