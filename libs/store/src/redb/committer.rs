@@ -272,7 +272,7 @@ impl Committer {
                 applied.push(tables.apply(txn, &mut revision, &mut soonest)?);
             }
             for (deadline, key) in expired {
-                tables.expiry.remove((*deadline, &**key)).map_err(|e| backend("drop a time to live", e))?;
+                tables.expiry()?.remove((*deadline, &**key)).map_err(|e| backend("drop a time to live", e))?;
             }
         }
         redb.commit().map_err(|e| backend("commit", e))?;
@@ -551,9 +551,11 @@ struct Due {
 
 /// The open tables of one redb write transaction.
 struct Tables<'txn> {
+    redb: &'txn WriteTransaction,
     versions: redb::Table<'txn, (&'static str, u64), &'static [u8]>,
     log: redb::Table<'txn, (u64, u32), &'static str>,
-    expiry: redb::Table<'txn, (u64, &'static str), u64>,
+    /// Opened when it is needed, which is seldom: every open table is looked through when the transaction ends.
+    expiry: Option<redb::Table<'txn, (u64, &'static str), u64>>,
     buffer: Vec<u8>,
 }
 
@@ -561,11 +563,20 @@ impl<'txn> Tables<'txn> {
     fn open(redb: &'txn WriteTransaction) -> Result<Self, Error> {
         let step = "open the tables";
         Ok(Self {
+            redb,
             versions: redb.open_table(VERSIONS).map_err(|e| backend(step, e))?,
             log: redb.open_table(LOG).map_err(|e| backend(step, e))?,
-            expiry: redb.open_table(EXPIRY).map_err(|e| backend(step, e))?,
+            expiry: None,
             buffer: Vec::new(),
         })
+    }
+
+    fn expiry(&mut self) -> Result<&mut redb::Table<'txn, (u64, &'static str), u64>, Error> {
+        let opened = match self.expiry.take() {
+            Some(open) => open,
+            None => self.redb.open_table(EXPIRY).map_err(|e| backend("open the tables", e))?,
+        };
+        Ok(self.expiry.insert(opened))
     }
 
     fn live(&self, key: &str) -> Result<Option<Version>, Error> {
@@ -608,7 +619,7 @@ impl<'txn> Tables<'txn> {
             self.put(&new, events.len() as u32)?;
             if let Some(ttl) = ttl {
                 let deadline = SystemTime::now() + ttl;
-                self.expiry
+                self.expiry()?
                     .insert((unix_ms(deadline), &**key), new.mod_revision)
                     .map_err(|e| backend("note a time to live", e))?;
                 *soonest = Some(soonest.map_or(deadline, |at| at.min(deadline)));
