@@ -70,8 +70,8 @@ pub async fn on_delete(registry: &Registry, entry: &Entry, (namespace, name): (&
         return Err(Status::forbidden(entry.info().group_resource(), name, "this namespace may not be deleted"));
     }
     if entry.info().plural == "priorityclasses" && SYSTEM_CLASSES.iter().any(|(known, ..)| *known == name) {
-        let resource = api::status::GroupResource { group: entry.info().group, resource: entry.info().kind };
-        return Err(Status::forbidden(resource, name, "this is a system priority class and cannot be deleted"));
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(Status::forbidden(entry.info().group_resource(), name, why));
     }
     match write.user.node() {
         Some(_) => Box::pin(nodes::on_delete(registry, entry, namespace, name, write.user)).await,

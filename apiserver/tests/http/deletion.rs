@@ -92,3 +92,12 @@ async fn collections_go_by_selector() {
     door.delete(MAPS, &json!({"propagationPolicy": "Background"})).await.ok();
     assert_eq!(names(door.get(MAPS).await.ok()), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn the_systems_priority_classes_stay() {
+    let door = door().await;
+    let path = "/apis/scheduling.k8s.io/v1/priorityclasses/system-node-critical";
+    let refused = door.delete(path, &json!({})).await.told();
+    let why = "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot be deleted";
+    assert_eq!(refused, (403, "Forbidden".into(), why.into()));
+}
