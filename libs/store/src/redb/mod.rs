@@ -7,6 +7,7 @@
 //! Rejected: one redb transaction a write (a sync each), and keeping values in memory (the API server's watch cache holds
 //! them already).
 
+mod apply;
 mod committer;
 mod tables;
 pub(crate) mod transfer;

@@ -4,9 +4,12 @@
 //! keys. `log` maps (revision, place in the transaction) to the key, for replaying a watch and for compaction. `expiry` maps
 //! (deadline in Unix ms, key) to the revision whose time to live it is. `meta` holds numbers by name.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -206,4 +209,9 @@ pub(super) fn event(version: Version, previous: Option<Bytes>) -> Event {
         previous,
         create_revision: version.create_revision,
     }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

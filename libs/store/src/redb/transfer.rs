@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Options, Shared, backend, open_file,
-    tables::{self, EXPIRY, LOG, META, META_COMPACTED, META_OPEN, META_REVISION, VERSIONS, Version},
+    tables::{self, EXPIRY, LOG, META, META_COMPACTED, META_OPEN, META_REVISION, VERSIONS, Version, unix_ms},
 };
 use crate::{Error, Export, Record, Revision};
 
@@ -121,8 +121,4 @@ impl Held {
         let txn = self.0.begin_read().map_err(|e| backend("begin a read", e))?;
         Ok(tables::newest_revision(&txn)? + tables::JUMP)
     }
-}
-
-fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
