@@ -80,7 +80,9 @@ impl Context {
         if let Some(namespace) = self.explicit_namespace() {
             return Ok(namespace.to_owned());
         }
-        let namespace = self.chosen()?.context.text("namespace").to_owned();
+        let chosen = self.chosen()?;
+        kubeconfig::usable::check(&chosen)?;
+        let namespace = chosen.context.text("namespace").to_owned();
         if !namespace.is_empty() {
             return Ok(namespace);
         }
@@ -137,22 +139,22 @@ impl Context {
         }
     }
 
-    /// What flags and kubeconfig choose, found usable.
+    /// What flags and kubeconfig choose.
     fn chosen(&self) -> Result<Chosen, Failure> {
         let config = self.kubeconfig()?;
-        let mut chosen = kubeconfig::choose(config, &self.globals)?;
+        let mut chosen = kubeconfig::choose(config, &self.globals);
         if config.is_empty()
             && self.globals.server.is_none()
             && let Some(cluster) = in_cluster()
         {
             chosen = cluster;
         }
-        kubeconfig::usable::check(&chosen)?;
         Ok(chosen)
     }
 
     fn endpoint(&self) -> Result<Endpoint, Failure> {
         let chosen = self.chosen()?;
+        kubeconfig::usable::connectable(&chosen)?;
         let (timeout, timeout_told) = server::timeout(self.globals.request_timeout.as_deref().unwrap_or("0"))?;
         let mut endpoint = server::parse(chosen.cluster.text("server"))?;
         let server_name = chosen.cluster.text("tls-server-name");

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    client::{Answer, Call, Client, escape, log},
+    client::{Answer, Call, Client, Warnings, escape, log},
     failure::Failure,
 };
 
@@ -203,6 +203,21 @@ impl Catalog {
         found.map_or((group, name), |m| (m.group.as_str(), m.resource.as_str()))
     }
 
+    /// Other resources that a short name could stand for than the one that was found.
+    fn overshadowed(&self, name: &str, found: &Mapping) -> Vec<String> {
+        let mut others = Vec::new();
+        if self.full_name("", name) {
+            return others;
+        }
+        for other in self.mappings.iter().filter(|m| m.short_names.iter().any(|short| short == name)) {
+            let (other, found) = (other.group_resource(), found.group_resource());
+            if other != found && !others.contains(&other) {
+                others.push(other);
+            }
+        }
+        others
+    }
+
     /// A resource by group (its beginning suffices), version (empty for the preferred one) and name.
     pub fn resource(&self, group: &str, version: &str, name: &str) -> Option<&Arc<Mapping>> {
         let (group, name) = self.expand(group, name);
@@ -292,6 +307,7 @@ pub struct Discovery {
     file: PathBuf,
     state: Mutex<Option<State>>,
     failure: OnceLock<Failure>,
+    warnings: Warnings,
 }
 
 impl Discovery {
@@ -304,7 +320,7 @@ impl Discovery {
             .collect();
         let mut file = cache;
         file.extend(["discovery", &host, "knarr.json"]);
-        Self { client, file, state: Mutex::new(None), failure: OnceLock::new() }
+        Self { client, file, state: Mutex::new(None), failure: OnceLock::new(), warnings: Warnings::default() }
     }
 
     fn known(&self) -> Option<(Arc<Catalog>, bool)> {
@@ -447,7 +463,18 @@ impl Discovery {
     async fn resolve_in(&self, times: usize, argument: &str) -> Result<Arc<Mapping>, Failure> {
         let found = self.look(times, |catalog| catalog.argument(argument).cloned()).await?;
         let name = argument.split('.').next().unwrap_or_default();
+        if let Some(found) = &found {
+            self.warn_of(argument, found);
+        }
         found.ok_or_else(|| Failure::NoResource(name.to_owned(), String::new(), String::new()))
+    }
+
+    /// Says what else a short name could have stood for.
+    pub fn warn_of(&self, argument: &str, found: &Mapping) {
+        for other in self.known().map(|(catalog, _)| catalog.overshadowed(argument, found)).unwrap_or_default() {
+            let short = api::field::go_quote(argument);
+            self.warnings.tell(&format!("short name {short} could also match lower priority resource {other}"));
+        }
     }
 
     /// The resource of an object's `apiVersion` and `kind`.
@@ -520,6 +547,14 @@ mod tests {
         for argument in ["foo", "pods.apps", "deployments.v2.apps"] {
             assert_eq!(found(argument), None, "{argument}");
         }
+    }
+
+    #[test]
+    fn short_names_may_be_shared() {
+        let catalog = catalog();
+        let others = |name: &str| catalog.overshadowed(name, catalog.argument(name).unwrap());
+        assert_eq!(others("ev"), ["events.events.k8s.io"]);
+        assert_eq!((others("events"), others("po")), (Vec::new(), Vec::new()));
     }
 
     #[test]

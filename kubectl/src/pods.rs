@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    client::{Call, Client},
+    client::{Call, Client, log},
     context::Context,
     describe::{
         json::Json,
@@ -206,6 +206,7 @@ pub fn container<'a>(pod: &'a Value, name: Option<&str>, quiet: bool) -> Result<
         return found.ok_or_else(|| plain(format!("container {name} not found in pod {}", pod.text("metadata.name"))));
     }
     if let Some((container, _)) = annotated(pod).and_then(|name| find_container(pod, &name)) {
+        log::at(4, "podcmd.go:76", &format!("Defaulting container name from annotation {}", container.text("name")));
         return Ok(container);
     }
     let Some(first) = pod.items(FIELDS[0]).first() else {
@@ -215,6 +216,7 @@ pub fn container<'a>(pod: &'a Value, name: Option<&str>, quiet: bool) -> Result<
     if let Some(said) = defaulted(pod).filter(|_| !quiet) {
         eprintln!("{}", escape(&said));
     }
+    log::at(4, "podcmd.go:88", &format!("Defaulting container name to {}", first.text("name")));
     Ok(first)
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Call, Client, Upgrade},
+    client::{Call, Client, Upgrade, log},
     failure::{Failure, plain},
     pods, terminal,
 };
@@ -87,6 +87,9 @@ impl Program<'_> {
         };
         let (io, headers) = upgraded.accepted()?;
         let agreed = agreed(&headers).unwrap_or(Agreed { wire: Wire::Spdy, protocol: String::new() });
+        if agreed.wire == Wire::WebSocket {
+            log::at(4, "websocket.go:133", &format!("The subprotocol is {}", agreed.protocol));
+        }
         let opened = Command::open(io, &agreed, options).await;
         let mut command = opened.map_err(|error| plain(format!("unable to upgrade connection: {error}")))?;
         if let (Some(input), Some(stdin)) = (input, command.stdin.take()) {

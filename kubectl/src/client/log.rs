@@ -53,9 +53,9 @@ fn head(severity: char, place: &str) -> String {
 }
 
 /// A line for who asked for `level` of the file at `place`.
-fn at(level: i32, place: &str, text: &str) {
+pub fn at(level: i32, place: &str, text: &str) {
     if WANTED.get().is_some_and(|wanted| wanted.of(place) >= level) {
-        eprintln!("{}{text}", head('I', place));
+        eprintln!("{}{}", head('I', place), text.strip_suffix('\n').unwrap_or(text));
     }
 }
 
@@ -73,8 +73,16 @@ pub fn command_failed(error: &str) -> String {
     format!("{}\"command failed\" err={}", head('E', "run.go:72"), go_quote(error))
 }
 
-/// What a failure comes from, in full.
+/// What a failure comes from, in full. What is invalid is told in full anyway, unless it is one of several.
 pub fn failed(failure: &Failure) {
+    match failure {
+        Failure::Many(failures) => failures.iter().for_each(in_full),
+        Failure::Status(status) if status.reason == "Invalid" => {}
+        failure => in_full(failure),
+    }
+}
+
+fn in_full(failure: &Failure) {
     match failure {
         Failure::Status(status) => {
             let json = serde_json::to_string_pretty(status).unwrap_or_default();
@@ -83,7 +91,7 @@ pub fn failed(failure: &Failure) {
         Failure::Connection { request, reason, .. } => {
             at(4, "helpers.go:264", &format!("Connection error: {}: {reason}", request.replace('"', "")));
         }
-        Failure::Many(failures) if failures.len() == 1 => failures.iter().for_each(failed),
+        Failure::Many(failures) => failures.iter().for_each(in_full),
         _ => {}
     }
 }

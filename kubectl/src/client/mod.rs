@@ -23,8 +23,11 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-pub use self::call::{Call, JSON, escape};
-use self::{connect::Connector, refusal::refused, warnings::Warnings};
+pub use self::{
+    call::{Call, JSON, escape},
+    warnings::Warnings,
+};
+use self::{connect::Connector, refusal::refused};
 use crate::failure::{Failure, plain};
 
 /// What the client says it is.

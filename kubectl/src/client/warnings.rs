@@ -1,4 +1,4 @@
-//! The server's `Warning` headers, each text once.
+//! Warnings, the server's in `Warning` headers and our own, each text once.
 
 use std::{
     collections::HashSet,
@@ -22,10 +22,15 @@ impl Warnings {
     pub fn note(&self, headers: &HeaderMap) {
         for header in headers.get_all(http::header::WARNING) {
             for text in texts(&String::from_utf8_lossy(header.as_bytes())) {
-                if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
-                    eprintln!("{} {text}", label());
-                }
+                self.tell(&text);
             }
+        }
+    }
+
+    /// Prints a text if it is new.
+    pub fn tell(&self, text: &str) {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned()) {
+            eprintln!("{} {text}", label());
         }
     }
 }

@@ -276,48 +276,51 @@ pub struct Chosen {
     pub cluster: Entry,
     /// Its user.
     pub user: Entry,
+    /// What the context is called in the kubeconfig.
+    pub context_name: String,
     /// What the user is called in the kubeconfig.
     pub user_name: String,
     /// What the cluster is called in the kubeconfig.
     pub cluster_name: String,
+    /// Which of the names are nobody's.
+    pub strays: Strays,
+    /// Whether the context's name was given on the command line.
+    pub asked: bool,
 }
 
-/// Picks context, cluster and user as flags and the current context say; flags win over what is in them.
-///
-/// # Errors
-/// If one that is named is not there.
-pub fn choose(config: &Kubeconfig, globals: &Globals) -> Result<Chosen, Failure> {
+/// Names that nothing has.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Strays {
+    /// The context's, given or current.
+    pub context: bool,
+    /// The user's, if it was given.
+    pub user: bool,
+    /// The cluster's, if it was given.
+    pub cluster: bool,
+}
+
+/// Picks context, cluster and user as flags and the current context say; flags win over what is in them. A name that is
+/// nobody's picks nothing: [`usable`] says so.
+pub fn choose(config: &Kubeconfig, globals: &Globals) -> Chosen {
     let given = |flag: &Option<String>| flag.clone().filter(|f| !f.is_empty());
-    let name = given(&globals.context).unwrap_or_else(|| config.current_context.clone());
-    // Who names a namespace is not asked for one, and hears of a name that is nobody's where it is looked up.
-    let direct = given(&globals.namespace).is_some();
-    let context = match config.contexts.get(&name) {
-        Some(context) => context.clone(),
-        None if direct && given(&globals.context).is_some() => {
-            return Err(plain(format!("context {} does not exist", api::field::go_quote(&name))));
-        }
-        None if !name.is_empty() => {
-            return Err(Failure::Verbatim(
-                format!("Error in configuration: context was not found for specified context: {name}"),
-                1,
-            ));
-        }
-        None => Entry::default(),
+    let context_name = given(&globals.context).unwrap_or_else(|| config.current_context.clone());
+    let context = config.contexts.get(&context_name).cloned();
+    let named = |flag: &Option<String>, field: &str| {
+        given(flag).unwrap_or_else(|| context.as_ref().map_or("", |context| context.text(field)).to_owned())
     };
-    let pick = |entries: &Entries, flag: &Option<String>, field: &str, what: &str| match given(flag) {
-        Some(name) => match entries.get(&name) {
-            Some(entry) => Ok(entry.clone()),
-            None => Err(plain(what.replacen("{}", &api::field::go_quote(&name), 1))),
-        },
-        None => Ok(entries.get(context.text(field)).cloned().unwrap_or_default()),
+    let (user_name, cluster_name) = (named(&globals.user, "user"), named(&globals.cluster, "cluster"));
+    let user = config.users.get(&user_name).cloned();
+    let cluster = config.clusters.get(&cluster_name).cloned();
+    let strays = Strays {
+        context: context.is_none() && !context_name.is_empty(),
+        // What a context names may be missing.
+        user: user.is_none() && given(&globals.user).is_some(),
+        cluster: cluster.is_none() && given(&globals.cluster).is_some(),
     };
-    let no_cluster = if direct { "cluster {} does not exist" } else { "no server found for cluster {}" };
-    let cluster = pick(&config.clusters, &globals.cluster, "cluster", no_cluster)?;
-    let user = pick(&config.users, &globals.user, "user", "auth info {} does not exist")?;
-    let user_name = given(&globals.user).unwrap_or_else(|| context.text("user").to_owned());
-    let cluster_name = given(&globals.cluster).unwrap_or_else(|| context.text("cluster").to_owned());
-    let cluster = with_cluster_flags(resolved(cluster), globals);
-    Ok(Chosen { context, cluster, user: with_user_flags(resolved(user), globals), user_name, cluster_name })
+    let cluster = with_cluster_flags(resolved(cluster.unwrap_or_default()), globals);
+    let user = with_user_flags(resolved(user.unwrap_or_default()), globals);
+    let asked = given(&globals.context).is_some();
+    Chosen { context: context.unwrap_or_default(), cluster, user, context_name, user_name, cluster_name, strays, asked }
 }
 
 /// The entry with its files named from the root.
@@ -402,12 +405,10 @@ mod tests {
         assert_eq!(merged.clusters["c"].text("server"), "https://one:6443");
         assert_eq!(merged.clusters["d"].text("server"), "https://d");
         assert_eq!(merged.clusters["c"].path("certificate-authority"), Some(PathBuf::from("/x/ca.crt")));
-        let chosen = choose(&merged, &Globals::default()).unwrap();
+        let chosen = choose(&merged, &Globals::default());
         assert_eq!((chosen.context.text("namespace"), chosen.user.text("token")), ("ns", "t"));
         let globals = Globals { context: Some("zz".to_owned()), ..Globals::default() };
-        assert_eq!(
-            choose(&merged, &globals).unwrap_err().to_string(),
-            "Error in configuration: context was not found for specified context: zz"
-        );
+        let chosen = choose(&merged, &globals);
+        assert_eq!(chosen.strays, Strays { context: true, ..Strays::default() });
     }
 }

@@ -1,22 +1,53 @@
 //! Whether what was chosen of a kubeconfig can be used: upstream's checks, all of them before anything is said.
 
+use api::field::go_quote;
 use serde_json::Value;
 
-use super::{Chosen, Entry};
+use super::{Chosen, Entry, Strays};
 use crate::failure::{Failure, file_error, plain};
 
-/// Checks user and cluster.
+/// Checks what was chosen, as it is done where only the namespace is asked for.
 ///
 /// # Errors
-/// What is wrong with them.
+/// All that is wrong.
 pub fn check(chosen: &Chosen) -> Result<(), Failure> {
-    let mut wrong = wrong_with_user(&chosen.user, &chosen.user_name);
-    wrong.extend(wrong_with_cluster(&chosen.cluster, &chosen.cluster_name));
+    let mut wrong = Vec::new();
+    if chosen.strays.context {
+        wrong.push(format!("context was not found for specified context: {}", chosen.context_name));
+    }
+    if !chosen.strays.user {
+        wrong.extend(wrong_with_user(&chosen.user, &chosen.user_name));
+    }
+    if chosen.strays.cluster {
+        wrong.push(format!("no server found for cluster {}", go_quote(&chosen.cluster_name)));
+    } else {
+        wrong.extend(wrong_with_cluster(&chosen.cluster, &chosen.cluster_name));
+    }
     match wrong.as_slice() {
         [] => Ok(()),
+        [one] if chosen.strays.context => Err(Failure::Verbatim(format!("Error in configuration: {one}"), 1)),
         [one] => Err(plain(one.as_str())),
         several => Err(Failure::Verbatim(format!("Error in configuration: \n* {}", several.join("\n* ")), 1)),
     }
+}
+
+/// Checks what was chosen for a connection: names that were given and are nobody's come first, one at a time.
+///
+/// # Errors
+/// What is wrong.
+pub fn connectable(chosen: &Chosen) -> Result<(), Failure> {
+    let Strays { context, user, cluster } = chosen.strays;
+    let missing = |what: &str, name: &str| Err(plain(format!("{what} {} does not exist", go_quote(name))));
+    if user {
+        return missing("auth info", &chosen.user_name);
+    }
+    if context && chosen.asked {
+        return missing("context", &chosen.context_name);
+    }
+    if cluster {
+        return missing("cluster", &chosen.cluster_name);
+    }
+    check(chosen)
 }
 
 /// Why a file that a field names cannot be opened.
@@ -91,7 +122,7 @@ fn wrong_with_exec(exec: &Value, user: &Entry, name: &str, wrong: &mut Vec<Strin
             "client.authentication.k8s.io/v1beta1" | "client.authentication.k8s.io/v1alpha1"
         ) => {}
         "" => wrong.push(format!("interactiveMode must be specified for {name} to use exec authentication plugin")),
-        other => wrong.push(format!("invalid interactiveMode for {name}: {}", api::field::go_quote(other))),
+        other => wrong.push(format!("invalid interactiveMode for {name}: {}", go_quote(other))),
     }
 }
 
@@ -101,7 +132,7 @@ fn wrong_with_cluster(cluster: &Entry, name: &str) -> Vec<String> {
     if !proxy.is_empty()
         && let Err(why) = crate::server::proxy_url(proxy)
     {
-        let (proxy, name) = (api::field::go_quote(proxy), api::field::go_quote(name));
+        let (proxy, name) = (go_quote(proxy), go_quote(name));
         wrong.push(format!("invalid 'proxy-url' {proxy} for cluster {name}: {why}"));
     }
     let authority = cluster.text("certificate-authority");
@@ -131,6 +162,25 @@ mod tests {
         let names = ("u".to_owned(), "c".to_owned());
         let chosen = Chosen { user, cluster, user_name: names.0, cluster_name: names.1, ..Chosen::default() };
         check(&chosen).err().map(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn names_that_are_nobodys_are_told() {
+        let strays = Strays { context: true, user: true, cluster: true };
+        let names = ("a".to_owned(), "u".to_owned(), "c".to_owned());
+        let (context_name, user_name, cluster_name) = names;
+        let chosen = Chosen { context_name, user_name, cluster_name, strays, asked: true, ..Chosen::default() };
+        let told = |result: Result<(), Failure>| result.unwrap_err().to_string();
+        assert_eq!(
+            told(check(&chosen)),
+            "Error in configuration: \n\
+             * context was not found for specified context: a\n\
+             * no server found for cluster \"c\""
+        );
+        assert_eq!(told(connectable(&chosen)), "error: auth info \"u\" does not exist");
+        let strays = Strays { context: true, ..Strays::default() };
+        let chosen = Chosen { strays, asked: false, ..chosen };
+        assert_eq!(told(connectable(&chosen)), "Error in configuration: context was not found for specified context: a");
     }
 
     #[test]

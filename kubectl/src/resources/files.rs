@@ -52,6 +52,8 @@ pub struct Document {
     pub value: Value,
     /// The file, `STDIN` or URL.
     pub source: String,
+    /// The number of the text that it is part of.
+    pub stream: usize,
 }
 
 /// What files hold.
@@ -65,6 +67,8 @@ pub struct Read {
     pub failed_at: Vec<usize>,
     /// Whether one file was named.
     pub single: bool,
+    /// How many texts have been read.
+    streams: usize,
 }
 
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
@@ -183,9 +187,11 @@ impl Read {
     }
 
     fn take(&mut self, text: &[u8], source: &str) {
+        self.streams += 1;
+        let stream = self.streams;
         for document in documents_in(text) {
             match document {
-                Ok(value) => self.documents.push(Document { value, source: source.to_owned() }),
+                Ok(value) => self.documents.push(Document { value, source: source.to_owned(), stream }),
                 Err(why) => {
                     self.failed(plain(format!("error parsing {source}: {why}")));
                     return;

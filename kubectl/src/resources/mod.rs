@@ -5,6 +5,7 @@
 
 mod arguments;
 mod files;
+mod local;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ pub use self::{
 use crate::{
     client::{Call, Client},
     context::Context,
-    discovery::{Mapping, split_api_version},
+    discovery::Mapping,
     failure::{Failure, plain},
 };
 
@@ -233,6 +234,9 @@ impl Query<'_> {
     /// Wrong combinations, unknown types, unreadable files.
     pub async fn targets(&self, cx: &Context) -> Result<Targets, Failure> {
         let mut selectors = (self.labels, self.fields);
+        if !self.local {
+            cx.namespace()?;
+        }
         if let Some(files) = self.files {
             files.validate()?;
             files.check()?;
@@ -348,188 +352,6 @@ impl Query<'_> {
         Ok(Targets { single: targets.len() == 1, targets, ..Targets::default() })
     }
 
-    async fn by_files(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
-        if !given.types.is_empty() {
-            return Err(plain(
-                "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well",
-            ));
-        }
-        if !given.names.is_empty() {
-            return Err(plain("name cannot be provided when a path is specified"));
-        }
-        if !given.pairs.is_empty() {
-            return Err(plain("resource/name arguments cannot be provided when a path is specified"));
-        }
-        let Some(files) = self.files else { return Err(missing()) };
-        if let Err(failure) = files.no_kustomization() {
-            return Ok(Targets { failures: vec![failure], failed_at: vec![0], ..Targets::default() });
-        }
-        let read = files.read().await?;
-        let mut out = Targets { failures: read.failures, single: read.single, ..Targets::default() };
-        let mut failures = Vec::new();
-        let mut reading = out.failures.drain(..).zip(read.failed_at).peekable();
-        for (at, document) in read.documents.into_iter().enumerate() {
-            while let Some((failure, _)) = reading.next_if(|(_, before)| *before <= at) {
-                out.failed_at.push(out.targets.len());
-                failures.push(failure);
-            }
-            match self.object(cx, document).await {
-                Ok(objects) => out.targets.extend(objects.into_iter().map(Target::Local)),
-                Err(failure) => {
-                    out.failed_at.push(out.targets.len());
-                    failures.push(failure);
-                }
-            }
-        }
-        for (failure, _) in reading {
-            out.failed_at.push(out.targets.len());
-            failures.push(failure);
-        }
-        out.failures = failures;
-        if let Some(labels) = self.labels.filter(|l| !l.is_empty()) {
-            let selector = api::selector::Selector::parse(labels)
-                .map_err(|e| plain(format!("the provided selector {} is not valid: {}", go_quote(labels), e.0)))?;
-            out.targets.retain(|target| match target {
-                Target::Local(object) => selector.matches_object(&object.value),
-                _ => true,
-            });
-            out.failed_at.clear();
-        }
-        Ok(out)
-    }
-
-    /// The objects of one document: one, or a list's items.
-    async fn object(&self, cx: &Context, document: Document) -> Result<Vec<Object>, Failure> {
-        let Document { value, source } = document;
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (api_version, kind) = (text("apiVersion"), text("kind"));
-        let invalid = |why: &str| {
-            plain(format!(
-                "error validating {}: error validating data: {why}; if you choose to ignore these errors, turn validation off with --validate=false",
-                go_quote(&source)
-            ))
-        };
-        if !value.is_object() {
-            if self.validate {
-                return Err(invalid("invalid object to validate"));
-            }
-            return Err(plain(format!(
-                "unable to decode {}: json: cannot unmarshal {} into Go value of type unstructured.detector",
-                go_quote(&source),
-                json_type(&value)
-            )));
-        }
-        if self.validate && (api_version.is_empty() || kind.is_empty()) {
-            let missing = match (api_version.as_str(), kind.as_str()) {
-                ("", "") => "[apiVersion not set, kind not set]",
-                ("", _) => "apiVersion not set",
-                _ => "kind not set",
-            };
-            return Err(invalid(missing));
-        }
-        if self.validate && api_version.matches('/').count() > 1 {
-            return Err(invalid(&format!("unexpected GroupVersion string: {api_version}")));
-        }
-        for (field, name) in [(&kind, "Kind"), (&api_version, "apiVersion")] {
-            if field.is_empty() {
-                return Err(plain(format!(
-                    "unable to decode {}: Object '{name}' is missing in '{value}'",
-                    go_quote(&source)
-                )));
-            }
-        }
-        if self.validate {
-            reachable(cx).await.map_err(|why| invalid(&format!("failed to download openapi: {why}")))?;
-        }
-        if self.validate && kind != "List" && self.unchecked(cx, &api_version, &kind).await? {
-            return Err(invalid(
-                "failed to check CRD: failed to list CRDs: the server could not find the requested resource",
-            ));
-        }
-        if let (Some(items), true) = (value.get("items").and_then(Value::as_array), kind.ends_with("List")) {
-            let mut objects = Vec::new();
-            for item in items {
-                let mut item = item.clone();
-                if let Some(map) = item.as_object_mut().filter(|_| kind != "List") {
-                    map.entry("apiVersion").or_insert_with(|| api_version.clone().into());
-                    map.entry("kind").or_insert_with(|| kind.trim_end_matches("List").into());
-                }
-                objects.extend(Box::pin(self.object(cx, Document { value: item, source: source.clone() })).await?);
-            }
-            return Ok(objects);
-        }
-        if let Some(why) = mistyped(&value["metadata"]) {
-            return Err(plain(format!("unable to decode {}: json: cannot unmarshal {why}", go_quote(&source))));
-        }
-        let meta = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
-        let (name, namespace) = (meta("name"), meta("namespace"));
-        let mapping = if self.local {
-            Arc::new(Mapping::guessed(&api_version, &kind))
-        } else {
-            cx.discovery()?.kind(&api_version, &kind).await.map_err(|failure| match failure {
-                Failure::NoKind(..) => plain(format!(
-                    "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
-                    go_quote(&name),
-                    go_quote(&namespace),
-                    go_quote(&source),
-                    failure.message()
-                )),
-                other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
-            })?
-        };
-        let mut object = Object { mapping, namespace: None, name, value, source };
-        self.place(cx, &mut object, &namespace)?;
-        Ok(vec![object])
-    }
-
-    /// Whether the server has the API version but not the kind, and no custom kinds at all: upstream looks for a custom kind
-    /// then, and stops when it cannot.
-    async fn unchecked(&self, cx: &Context, api_version: &str, kind: &str) -> Result<bool, Failure> {
-        let (group, version) = split_api_version(api_version);
-        if !matches!(cx.discovery()?.kind(api_version, kind).await, Err(Failure::NoKind(..))) {
-            return Ok(false);
-        }
-        let catalog = cx.discovery()?.catalog().await?;
-        let served = |wanted: &str, version: Option<&str>| {
-            catalog.mappings.iter().any(|m| m.group == wanted && version.is_none_or(|version| m.version == version))
-        };
-        Ok(served(group, Some(version)) && !served("apiextensions.k8s.io", None))
-    }
-
-    /// Gives an object from a file its namespace.
-    fn place(&self, cx: &Context, object: &mut Object, own: &str) -> Result<(), Failure> {
-        if self.local {
-            object.namespace = object.mapping.namespaced.then(|| own.to_owned());
-            return Ok(());
-        }
-        if !object.mapping.namespaced {
-            if let Some(metadata) = object.value["metadata"].as_object_mut() {
-                metadata.remove("namespace");
-            }
-            return Ok(());
-        }
-        let namespace = match (own, cx.explicit_namespace()) {
-            ("", _) => {
-                let namespace = cx.namespace()?;
-                if !object.value["metadata"].is_object() {
-                    object.value["metadata"] = Value::Object(serde_json::Map::new());
-                }
-                object.value["metadata"]["namespace"] = namespace.clone().into();
-                namespace
-            }
-            (own, Some(namespace)) if own != namespace => {
-                return Err(plain(format!(
-                    "the namespace from the provided object {} does not match the namespace {}. You must pass '--namespace={own}' to perform this operation.",
-                    go_quote(own),
-                    go_quote(namespace)
-                )));
-            }
-            (own, _) => own.to_owned(),
-        };
-        object.namespace = Some(namespace);
-        Ok(())
-    }
-
     /// Fetches a target with the given `Accept`: one body for an object, one a chunk for a list.
     ///
     /// # Errors
@@ -636,41 +458,6 @@ pub fn json_type(value: &Value) -> &'static str {
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
-    }
-}
-
-/// What in an object's metadata is of a wrong type: clients read that much of every object.
-fn mistyped(metadata: &Value) -> Option<String> {
-    let wrong = |value: &Value, field: &str, wanted: &str| {
-        Some(format!("{} into Go struct field ObjectMeta.metadata.{field} of type {wanted}", json_type(value)))
-    };
-    for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
-        match &metadata[field] {
-            Value::Null | Value::String(_) => {}
-            other => return wrong(other, field, "string"),
-        }
-    }
-    for field in ["labels", "annotations"] {
-        match &metadata[field] {
-            Value::Null => {}
-            Value::Object(map) => {
-                if let Some(other) = map.values().find(|value| !value.is_string() && !value.is_null()) {
-                    return wrong(other, field, "string");
-                }
-            }
-            other => return wrong(other, field, "map[string]string"),
-        }
-    }
-    None
-}
-
-/// Asks for the API's description, as upstream does before it checks anything.
-async fn reachable(cx: &Context) -> Result<(), String> {
-    let client = cx.client().map_err(|failure| failure.message())?;
-    // The index says whether there is one; the document is large.
-    match client.call(Call::get("/openapi/v3").soon()).await {
-        Ok(_) => Ok(()),
-        Err(_) => client.call(Call::get("/openapi/v2").soon()).await.map(drop).map_err(|failure| failure.message()),
     }
 }
 

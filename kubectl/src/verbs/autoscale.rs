@@ -1,10 +1,13 @@
 //! `kubectl autoscale`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::create::generator::required;
 use crate::{
     context::Context,
+    discovery::Mapping,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
@@ -61,6 +64,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let dry_run = args.dry_run.strategy()?;
     let show = Show::new(&args.print, "autoscaled", dry_run)?;
+    cx.client()?;
     let query = Query { args: &args.arguments, files: Some(&args.files), latest: true, ..Query::default() };
     let found = query.objects(cx).await?;
     let mut failures = found.failures;
@@ -84,7 +88,7 @@ async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun, 
     let mut object = typed::complete(autoscaler(args, of, max));
     args.save_config.annotate(&mut object, applied::typed_text);
     if dry_run != DryRun::Client {
-        let mapping = cx.discovery()?.kind("autoscaling/v1", "HorizontalPodAutoscaler").await?;
+        let mapping = Arc::new(Mapping::guessed("autoscaling/v1", "HorizontalPodAutoscaler"));
         let helper = Helper::new(cx, &mapping).dry_run(dry_run).manager(&args.field_manager);
         object = helper.create(of.namespace.as_deref().unwrap_or_default(), &object).await?;
     }
@@ -106,7 +110,7 @@ fn autoscaler(args: &Args, of: &Object, max: i32) -> Value {
     json!({
         "apiVersion": "autoscaling/v1",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "creationTimestamp": null},
         "spec": spec,
         "status": {"currentReplicas": 0, "desiredReplicas": 0},
     })

@@ -62,6 +62,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let operation = if approve { "approved" } else { "denied" };
     let show = Show::new(&which.print, operation, DryRun::None)?;
+    cx.client()?;
     let query = Query {
         args: &which.names,
         files: Some(&which.files),

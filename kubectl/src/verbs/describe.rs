@@ -52,6 +52,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let found = query.objects(cx).await?;
     let settings = Settings { events: args.show_events, chunk_size: args.chunk_size };
     let mut failures = found.failures;
+    // What is wrong with files comes as a list, if it is of one.
+    let listed = !failures.is_empty() && !args.files.is_empty();
     if let ([first], [kind, prefix]) = (failures.as_slice(), args.args.as_slice())
         && first.is_not_found()
     {
@@ -74,7 +76,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             Err(failure) => failures.push(failure),
         }
     }
-    Failure::of(failures)
+    if listed { Err(Failure::Many(failures)) } else { Failure::of(failures) }
 }
 
 async fn text(cx: &Context, object: &Object, settings: Settings) -> Result<String, Failure> {

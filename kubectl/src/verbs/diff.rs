@@ -80,6 +80,7 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.prune {
         return Err(plain("--prune is not supported yet"));
     }
+    cx.client()?;
     let (live, merged) = (directory("LIVE-")?, directory("MERGED-")?);
     let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
     let objects = query.objects(cx).await?.all()?;

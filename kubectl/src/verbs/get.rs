@@ -307,14 +307,36 @@ fn sort(items: &mut Vec<Value>, field: &str, object: impl Fn(&Value) -> &Value) 
     if !keyed.is_empty() && keyed.iter().all(|(key, _)| key.is_none()) {
         return Err(plain(format!("couldn't find any field with path {} in the list of objects", go_quote(&relaxed))));
     }
-    keyed.sort_by(|(a, _), (b, _)| match (a, b) {
-        (None, None) => Ordering::Equal,
-        (None, Some(_)) => Ordering::Less,
-        (Some(_), None) => Ordering::Greater,
-        (Some(a), Some(b)) => compare(a, b),
-    });
+    if keyed.len() <= FEW {
+        insert(&mut keyed);
+    } else {
+        keyed.sort_by(|(a, _), (b, _)| match (a, b) {
+            (Some(a), Some(b)) => compare(a, b),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        });
+    }
     *items = keyed.into_iter().map(|(_, item)| item).collect();
     Ok(())
+}
+
+/// So many are sorted by insertion by Go.
+const FEW: usize = 12;
+
+/// Sorts by insertion. Upstream finds what lacks the field smaller than everything, others that lack it included, and so
+/// turns these around.
+fn insert(keyed: &mut [(Option<Value>, Value)]) {
+    let less = |a: &Option<Value>, b: &Option<Value>| match (a, b) {
+        (None, _) => true,
+        (_, None) => false,
+        (Some(a), Some(b)) => compare(a, b).is_lt(),
+    };
+    for end in 1..keyed.len() {
+        let mut at = end;
+        while at > 0 && less(&keyed[at].0, &keyed[at - 1].0) {
+            keyed.swap(at, at - 1);
+            at -= 1;
+        }
+    }
 }
 
 fn compare(a: &Value, b: &Value) -> Ordering {

@@ -161,10 +161,45 @@ fn options(args: &Args, selector: bool) -> Result<Call, Failure> {
     Ok(call)
 }
 
-/// What Go says of a text that is no time.
+/// What Go says of a text that is no time: how far it came, and what it wanted there.
 fn go_time_error(text: &str) -> String {
+    const PARTS: [(&str, usize); 11] = [
+        ("2006", 4),
+        ("-", 0),
+        ("01", 2),
+        ("-", 0),
+        ("02", 2),
+        ("T", 0),
+        ("15", 2),
+        (":", 0),
+        ("04", 2),
+        (":", 0),
+        ("05", 2),
+    ];
     let quoted = go_quote(text);
-    format!("parsing time {quoted} as \"2006-01-02T15:04:05Z07:00\": cannot parse {quoted} as \"2006\"")
+    let mut rest = text;
+    for (part, digits) in PARTS {
+        let number = rest.get(..digits).filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(after) = (if digits == 0 { rest.strip_prefix(part) } else { number.and_then(|_| rest.get(digits..)) })
+        else {
+            let rest = go_quote(rest);
+            return format!("parsing time {quoted} as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest} as {part:?}");
+        };
+        let number: u32 = number.and_then(|number| number.parse().ok()).unwrap_or_default();
+        let (what, wrong) = match part {
+            "01" => ("month", number == 0 || number > 12),
+            "15" => ("hour", number > 23),
+            "04" => ("minute", number > 59),
+            "05" => ("second", number > 59),
+            _ => ("", false),
+        };
+        if wrong {
+            return format!("parsing time {quoted}: {what} out of range");
+        }
+        rest = after;
+    }
+    let rest = go_quote(rest);
+    format!("parsing time {quoted} as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest} as \"Z07:00\"")
 }
 
 async fn objects(cx: &Context, args: &Args, selector: Option<&str>) -> Result<Vec<Object>, Failure> {

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     cli,
-    client::{Call, Client, Upgrade},
+    client::{Call, Client, Upgrade, log as klog},
     context::Context,
     describe::json::Json,
     failure::{Failure, plain, usage},
@@ -198,6 +198,7 @@ async fn connect(client: &Client, pod: &Value) -> Result<PortForward, Failure> {
         call.headers.extend(upgrade_headers(wire, protocols));
         call
     };
+    klog::at(4, "tunneling_dialer.go:75", "Before WebSocket Upgrade Connection...");
     let upgraded = match client.upgrade(call(Wire::WebSocket, &[TUNNEL])).await? {
         done @ Upgrade::Done(..) => done,
         Upgrade::Refused(_) => client.upgrade(call(Wire::Spdy, &["portforward.k8s.io"])).await?,
@@ -205,6 +206,9 @@ async fn connect(client: &Client, pod: &Value) -> Result<PortForward, Failure> {
     let failed = |why: String| plain(format!("error upgrading connection: {why}"));
     let (io, headers) = upgraded.accepted().map_err(|failure| failed(failure.message()))?;
     let agreed = agreed(&headers).ok_or_else(|| failed("the server speaks no known protocol".to_owned()))?;
+    if agreed.wire == Wire::WebSocket {
+        klog::at(4, "tunneling_dialer.go:85", "negotiated protocol: portforward.k8s.io");
+    }
     PortForward::open(io, &agreed).await.map_err(|error| failed(error.to_string()))
 }
 

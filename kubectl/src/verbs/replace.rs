@@ -69,6 +69,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         subresource: &args.subresource,
         ..Query::default()
     };
+    cx.client()?;
     let found = query.objects(cx).await?;
     if args.how.force {
         return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;

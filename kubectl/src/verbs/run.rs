@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{attach::attach, delete::Cascade, exec::SessionArgs};
+use super::{attach::attach, create::generator::required, delete::Cascade, exec::SessionArgs};
 use crate::{
     cli,
     client::{Call, Client},
@@ -119,12 +119,14 @@ struct Wanted {
 /// # Errors
 /// If it cannot be run; attached, also if it ended badly.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let Some(image) = args.image.as_deref() else { return Err(plain("required flag(s) \"image\" not set")) };
+    required(&[("image", args.image.is_some())])?;
+    let image = args.image.as_deref().unwrap_or_default();
     let wanted = understand(&args)?;
     let policy = args.cascade.propagation()?;
     let show = Show::new(&args.output, "created", wanted.dry_run)?;
     check(&args, image, &wanted, cx.dash())?;
     let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
+    cx.client()?;
     let namespace = cx.namespace()?;
     let pod = overridden(&args, typed::complete(pod(&args, image, &wanted, name, arguments))).map_err(plain)?;
     let mut created = vec![create(&args, cx, &wanted, typed::complete(pod)).await?];

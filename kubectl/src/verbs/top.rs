@@ -86,6 +86,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Some(Of::Pod(pod)) => (&pod.common, "pod"),
     };
     check(common, command)?;
+    cx.namespace()?;
     let groups = cx.client()?.json(Call::get("/apis")).await?;
     let served = groups["groups"].as_array().into_iter().flatten().any(|group| group["name"] == "metrics.k8s.io");
     Err(plain(if served { "this kubectl does not read metrics" } else { "Metrics API not available" }))

@@ -103,6 +103,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let mut versions = json!({"clientVersion": ours()});
     let mut failure = None;
     if !args.client {
+        cx.client()?;
         match server(cx).await {
             Ok(server) => versions["serverVersion"] = server,
             Err(error) => failure = Some(error),

@@ -170,6 +170,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Err(_) => Duration::from_secs(168 * 3600),
     };
     let deadline = Instant::now() + timeout;
+    if !args.local {
+        cx.client()?;
+    }
     let files = FileArgs::from(&args.files);
     let query = Query {
         args: &args.args,

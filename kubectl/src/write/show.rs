@@ -70,10 +70,13 @@ impl Show {
     /// # Errors
     /// A template does not apply.
     pub fn typed_as(&self, object: &Value, operation: &str) -> Result<(), Failure> {
-        if !matches!(self.printer, Some(Printer::Json)) {
+        if !self.whole_objects() {
             return self.print_as(object, operation);
         }
-        let mut object = object.clone();
+        let mut object = typed::complete(object.clone());
+        if !matches!(self.printer, Some(Printer::Json)) {
+            return self.print_as(&object, operation);
+        }
         if !self.managed_fields {
             hide_managed_fields(&mut object);
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{At, Node, Operand, Pipe, Template, functions};
 
-/// A value. Numbers of objects are floats, those that are written or counted are whole.
+/// A value. Numbers of objects are `int64` or `float64`, those that are written or counted are `int`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Val {
     /// A key that is not there.
@@ -27,12 +27,22 @@ impl Val {
         }
     }
 
+    /// A whole number of either type.
+    pub fn whole(&self) -> Option<i64> {
+        match self {
+            Self::Int(int) => Some(*int),
+            Self::Json(Value::Number(number)) => number.as_i64(),
+            _ => None,
+        }
+    }
+
     pub fn go_type(&self) -> &'static str {
         match self {
             Self::Missing | Self::Json(Value::Null) => "<nil>",
             Self::Int(_) => "int",
             Self::Json(Value::Bool(_)) => "bool",
-            Self::Json(Value::Number(_)) => "float64",
+            Self::Json(Value::Number(number)) if number.is_f64() => "float64",
+            Self::Json(Value::Number(_)) => "int64",
             Self::Json(Value::String(_)) => "string",
             Self::Json(Value::Array(_)) => "[]interface {}",
             Self::Json(Value::Object(_)) => "map[string]interface {}",
@@ -69,10 +79,10 @@ impl Val {
     }
 }
 
-/// The value with its numbers as text, as Go prints floats.
+/// The value with its floats as text, as Go prints them.
 fn floats(value: &Value) -> Value {
     match value {
-        Value::Number(number) => go_float(number.as_f64().unwrap_or_default()).into(),
+        Value::Number(number) if number.is_f64() => go_float(number.as_f64().unwrap_or_default()).into(),
         Value::Array(items) => items.iter().map(floats).collect(),
         Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), floats(v))).collect(),
         other => other.clone(),
@@ -118,7 +128,7 @@ fn source(operand: &Operand) -> String {
         Operand::Nil => "nil".to_owned(),
         Operand::Bool(bool) => bool.to_string(),
         Operand::Int(int) => int.to_string(),
-        Operand::Float(float) => float.to_string(),
+        Operand::Float(float) => format!("{float:?}"),
         Operand::Text(text) => go_quote(text),
         Operand::Function(name, _) => name.clone(),
         Operand::Variable(name, fields, _) => {

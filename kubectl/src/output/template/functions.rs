@@ -102,26 +102,33 @@ fn index(value: Val, at: &Val) -> Result<Val, String> {
             Ok(map.remove(key).map_or(Val::Missing, Val::Json))
         }
         (Val::Json(Value::Object(_)), other) => Err(format!("value has type {}; should be string", other.go_type())),
-        (Val::Json(Value::Array(mut items)), Val::Int(at)) => match usize::try_from(*at).ok().filter(|at| *at < items.len())
-        {
-            Some(at) => Ok(Val::Json(items.swap_remove(at))),
-            // Go misses this one.
-            None if usize::try_from(*at) == Ok(items.len()) => Err("reflect: slice index out of range".to_owned()),
-            None => Err(format!("index out of range: {at}")),
+        (Val::Json(list @ (Value::Array(_) | Value::String(_))), other) => match other.whole() {
+            Some(at) => item(list, at),
+            None => Err(format!("cannot index slice/array with type {}", other.go_type())),
         },
-        (Val::Json(Value::String(text)), Val::Int(at)) => {
-            match usize::try_from(*at).ok().and_then(|at| text.as_bytes().get(at)) {
-                Some(byte) => Ok(Val::Int(i64::from(*byte))),
-                None if usize::try_from(*at) == Ok(text.len()) => Err("reflect: string index out of range".to_owned()),
-                None => Err(format!("index out of range: {at}")),
-            }
-        }
-        (Val::Json(Value::Array(_) | Value::String(_)), other) => {
-            Err(format!("cannot index slice/array with type {}", other.go_type()))
-        }
         (Val::Missing | Val::Json(Value::Null), _) => Err("index of untyped nil".to_owned()),
         (other, _) => Err(format!("can't index item of type {}", other.go_type())),
     }
+}
+
+/// A list's item or a text's byte.
+fn item(list: Value, at: i64) -> Result<Val, String> {
+    let (found, length, what) = match list {
+        Value::Array(mut items) => {
+            let length = items.len();
+            let found = usize::try_from(at).ok().filter(|at| *at < length).map(|at| Val::Json(items.swap_remove(at)));
+            (found, length, "slice")
+        }
+        Value::String(text) => {
+            let byte = usize::try_from(at).ok().and_then(|at| text.as_bytes().get(at).copied());
+            (byte.map(|byte| Val::Int(byte.into())), text.len(), "string")
+        }
+        _ => (None, 0, ""),
+    };
+    // Go misses the one past the end.
+    let past = usize::try_from(at) == Ok(length);
+    let wrong = || if past { format!("reflect: {what} index out of range") } else { format!("index out of range: {at}") };
+    found.ok_or_else(wrong)
 }
 
 fn slice(value: &Val, bounds: &[Val]) -> Result<Val, String> {
@@ -136,6 +143,8 @@ fn slice(value: &Val, bounds: &[Val]) -> Result<Val, String> {
         Some(Val::Int(bound)) => {
             usize::try_from(*bound).ok().filter(|b| *b <= length).ok_or(format!("index out of range: {bound}"))
         }
+        // Go does not look at what an object's field holds.
+        Some(Val::Json(Value::Number(_))) => Err("cannot index slice/array with type interface {}".to_owned()),
         Some(other) => Err(format!("cannot index slice/array with type {}", other.go_type())),
     };
     let (from, to) = (bound(0, 0)?, bound(1, length)?);
@@ -175,8 +184,10 @@ fn compare(name: &str, args: &[Val]) -> Result<Val, String> {
         return bool(!equal(&args[0], &args[1])?);
     }
     let order = match (&args[0], &args[1]) {
-        (Val::Int(a), Val::Int(b)) => Some(a.cmp(b)),
-        (Val::Json(Value::Number(a)), Val::Json(Value::Number(b))) => a.as_f64().partial_cmp(&b.as_f64()),
+        (a, b) if a.whole().is_some() && b.whole().is_some() => Some(a.whole().cmp(&b.whole())),
+        (Val::Json(Value::Number(a)), Val::Json(Value::Number(b))) if a.is_f64() && b.is_f64() => {
+            a.as_f64().partial_cmp(&b.as_f64())
+        }
         (Val::Json(Value::String(a)), Val::Json(Value::String(b))) => Some(a.as_bytes().cmp(b.as_bytes())),
         (a, b) if a.basic() && b.basic() && a.go_type() != b.go_type() => {
             return Err("incompatible types for comparison".to_owned());
@@ -195,8 +206,8 @@ fn equal(a: &Val, b: &Val) -> Result<bool, String> {
     Ok(match (a, b) {
         (Val::Missing | Val::Json(Value::Null), Val::Missing | Val::Json(Value::Null)) => true,
         (Val::Missing | Val::Json(Value::Null), _) | (_, Val::Missing | Val::Json(Value::Null)) => false,
-        (Val::Int(a), Val::Int(b)) => a == b,
-        (Val::Json(Value::Number(a)), Val::Json(Value::Number(b))) => a.as_f64() == b.as_f64(),
+        (a, b) if a.whole().is_some() && b.whole().is_some() => a.whole() == b.whole(),
+        (Val::Json(Value::Number(a)), Val::Json(Value::Number(b))) if a.is_f64() && b.is_f64() => a.as_f64() == b.as_f64(),
         (Val::Json(a), Val::Json(b)) if a.is_string() && b.is_string() || a.is_boolean() && b.is_boolean() => a == b,
         (a, b) if a.basic() && b.basic() => return Err("incompatible types for comparison".to_owned()),
         (a, _) => return Err(format!("non-comparable type {}: {}", a.printed(), a.go_type())),
@@ -274,7 +285,19 @@ fn formatted(flags: &str, verb: char, value: &Val) -> String {
     let width: usize = width.parse().unwrap_or(0);
     let places: Option<usize> = numbers.contains('.').then(|| precision.parse().unwrap_or(0));
     let plus = |text: String| if flags.contains('+') && !text.starts_with('-') { format!("+{text}") } else { text };
+    let whole = value.whole().and_then(|int| {
+        Some(match verb {
+            'd' => plus(int.to_string()),
+            'x' => format!("{int:x}"),
+            'X' => format!("{int:X}"),
+            'o' => format!("{int:o}"),
+            'b' => format!("{int:b}"),
+            'c' => u32::try_from(int).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string(),
+            _ => return None,
+        })
+    });
     let body = match (verb, value) {
+        _ if whole.is_some() => whole.unwrap_or_default(),
         ('v', value) if flags.contains('#') => match value {
             Val::Json(json) => super::go_syntax(json),
             other => other.printed_nil(),
@@ -286,17 +309,11 @@ fn formatted(flags: &str, verb: char, value: &Val) -> String {
         ('x', Val::Json(Value::String(text))) => text.bytes().map(|b| format!("{b:02x}")).collect(),
         ('X', Val::Json(Value::String(text))) => text.bytes().map(|b| format!("{b:02X}")).collect(),
         ('t', Val::Json(Value::Bool(bool))) => bool.to_string(),
-        ('d', Val::Int(int)) => plus(int.to_string()),
-        ('x', Val::Int(int)) => format!("{int:x}"),
-        ('X', Val::Int(int)) => format!("{int:X}"),
-        ('o', Val::Int(int)) => format!("{int:o}"),
-        ('b', Val::Int(int)) => format!("{int:b}"),
-        ('c', Val::Int(int)) => u32::try_from(*int).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string(),
-        ('f' | 'F', Val::Json(Value::Number(number))) => {
+        ('f' | 'F', Val::Json(Value::Number(number))) if number.is_f64() => {
             plus(format!("{:.*}", places.unwrap_or(6), number.as_f64().unwrap_or_default()))
         }
-        ('g' | 'G', Val::Json(Value::Number(_))) => plus(value.printed()),
-        ('e', Val::Json(Value::Number(number))) => {
+        ('g' | 'G', Val::Json(Value::Number(number))) if number.is_f64() => plus(value.printed()),
+        ('e', Val::Json(Value::Number(number))) if number.is_f64() => {
             plus(exponential(number.as_f64().unwrap_or_default(), places.unwrap_or(6)))
         }
         ('s' | 'd' | 'q', Val::Json(Value::Array(_) | Value::Object(_))) => go_format(&value.clone().into_json()),

@@ -13,6 +13,7 @@ use self::patch::{Unpatchable, without_nulls};
 pub use self::patch::{between, same_configuration};
 use super::{delete::How, edit};
 use crate::{
+    client::log,
     context::Context,
     failure::{Failure, plain, usage},
     output::{DryRun, DryRunArgs, OutputArgs},
@@ -116,6 +117,7 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
         validate: validation == "Strict",
         ..Query::default()
     };
+    cx.client()?;
     let found = query.objects(cx).await?;
     if found.objects.is_empty() && found.failures.is_empty() {
         return Err(plain("no objects passed to apply"));
@@ -129,6 +131,7 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
         }
     }
     Failure::of(failures)?;
+    log::at(4, "apply.go:548", "Running apply post-processor function");
     match (show.whole_objects(), applied.as_slice()) {
         (false, _) | (true, []) => Ok(()),
         (true, [one]) => show.print(one),

@@ -112,6 +112,7 @@ async fn can_i(args: &CanI, cx: &Context) -> Result<(), Failure> {
             "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.",
         ));
     };
+    cx.client()?;
     let namespace = if args.all_namespaces { String::new() } else { cx.namespace()? };
     let spec = if what.starts_with('/') {
         if !args.subresource.is_empty() {

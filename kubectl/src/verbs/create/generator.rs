@@ -60,6 +60,8 @@ impl Made {
         let dry_run = self.dry_run.strategy()?;
         let show = Show::new(&self.print, "created", dry_run)?;
         let validation = self.validate.directive()?;
+        // What is wrong with the configuration is not what was "failing".
+        cx.client()?;
         let mut object = typed::complete(generated.object);
         self.save_config.annotate(&mut object, applied::typed_text);
         if dry_run != DryRun::Client {

@@ -197,6 +197,7 @@ async fn from_files(args: Args, cx: &Context) -> Result<(), Failure> {
         validate: validation == "Strict",
         ..Query::default()
     };
+    cx.client()?;
     let found = query.objects(cx).await?;
     if args.edit {
         let editing =

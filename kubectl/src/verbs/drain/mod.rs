@@ -133,6 +133,7 @@ fn check_names(verb: &str, names: &[String], selector: Option<&str>) -> Result<(
 
 async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str>) -> Result<Vec<Object>, Failure> {
     check_names(verb, names, selector)?;
+    cx.client()?;
     let mut arguments = Vec::new();
     for name in names {
         match name.split_once('/') {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use self::text::{Reasons, heading, says_something, stripped, without_comments};
 use crate::{
+    client::log,
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs, json as json_text},
@@ -221,6 +222,7 @@ impl<'a> Editing<'a> {
             let extension = if self.json { ".json" } else { ".yaml" };
             let (edited, file) =
                 editor::edit(&text, extension).await.map_err(|failure| preserved(failure, last.as_ref()))?;
+            log::at(4, "editoptions.go:310", &format!("User edited:\n{edited}"));
             if before.as_deref().is_some_and(|before| without_comments(before) == without_comments(&edited)) {
                 return Err(preserved(plain("Edit cancelled, no valid changes were saved."), Some(&file)));
             }

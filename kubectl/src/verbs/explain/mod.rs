@@ -53,8 +53,11 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain("invalid jsonpath syntax, first node must be field node"));
     }
     let found = cx.discovery()?.find(|catalog| find(catalog, wanted)).await?;
+    let name = wanted.split('.').next().unwrap_or_default();
+    if let Some((mapping, _)) = &found {
+        cx.discovery()?.warn_of(name, mapping);
+    }
     let Some((mapping, fields)) = found else {
-        let name = wanted.split('.').next().unwrap_or_default();
         // Upstream shows this one without `error: ` in front.
         let message = format!("the server doesn't have a resource type {}", api::field::go_quote(name));
         return Err(Failure::Verbatim(message, 1));

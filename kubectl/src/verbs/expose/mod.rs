@@ -79,6 +79,7 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
     let show = Show::new(&args.print, "exposed", dry_run)?;
+    cx.client()?;
     let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
     let found = query.objects(cx).await?;
     let mut failures = found.failures;
