@@ -27,6 +27,7 @@ use crate::{
     cache::{Change, Event, Object, Selection, Watcher, object::write_frame},
     error::{self, Result as Answer},
     metrics::InFlight,
+    quiet::Quiet,
     registry::Entry,
     wire::{
         negotiate::{self, Encoding, For, Shape},
@@ -38,6 +39,37 @@ use crate::{
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Bytes of initial events that are sent together.
 const CHUNK: usize = 64 * 1024;
+
+/// What happens to a watch apart from changes.
+enum Occasion {
+    Bookmark,
+    Deadline,
+    Shutdown,
+}
+
+/// Waits for the next of them.
+struct Occasions {
+    bookmark: Option<Pin<Box<Sleep>>>,
+    deadline: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Future for Occasions {
+    type Output = Occasion;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Occasion> {
+        if let Some(bookmark) = &mut self.bookmark
+            && bookmark.as_mut().poll(cx).is_ready()
+        {
+            bookmark.as_mut().reset(Instant::now() + BOOKMARKS);
+            return Poll::Ready(Occasion::Bookmark);
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Occasion::Deadline);
+        }
+        self.shutdown.as_mut().poll(cx).map(|()| Occasion::Shutdown)
+    }
+}
 
 /// One watch being answered.
 struct Stream {
@@ -56,10 +88,7 @@ struct Stream {
     bookmarks: bool,
     /// Changes up to this revision are known to the watcher.
     seen: u64,
-    // Timers and the shutdown are waited for as long as the watch lasts, not anew with every event.
-    next_bookmark: Pin<Box<Sleep>>,
-    deadline: Pin<Box<Sleep>>,
-    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    occasions: Quiet<Occasions>,
     columns_sent: bool,
     done: bool,
     _counted: InFlight,
@@ -118,9 +147,11 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response>
         initial_end,
         bookmarks: options.bookmarks,
         seen,
-        next_bookmark: Box::pin(tokio::time::sleep_until(now + BOOKMARKS)),
-        deadline: Box::pin(tokio::time::sleep_until(now + timeout)),
-        shutdown: Box::pin(app.shutdown.clone().cancelled_owned()),
+        occasions: Quiet::new(Occasions {
+            bookmark: options.bookmarks.then(|| Box::pin(tokio::time::sleep_until(now + BOOKMARKS))),
+            deadline: Box::pin(tokio::time::sleep_until(now + timeout)),
+            shutdown: Box::pin(app.shutdown.clone().cancelled_owned()),
+        }),
         columns_sent: false,
         done: false,
         _counted: app.metrics.long_running(&ask.info),
@@ -293,15 +324,15 @@ impl Stream {
                 Poll::Ready(Ok(())) => continue,
                 Poll::Pending => {}
             }
-            if self.bookmarks && self.next_bookmark.as_mut().poll(cx).is_ready() {
-                self.next_bookmark.as_mut().reset(Instant::now() + BOOKMARKS);
-                return Poll::Ready(Some(self.progress(applied)));
-            }
-            if self.deadline.as_mut().poll(cx).is_ready() {
-                self.done = true;
-                return Poll::Ready(self.bookmarks.then(|| self.progress(applied)));
-            }
-            return if self.shutdown.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending };
+            return match Pin::new(&mut self.occasions).poll(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Occasion::Bookmark) => Poll::Ready(Some(self.progress(applied))),
+                Poll::Ready(Occasion::Deadline) => {
+                    self.done = true;
+                    Poll::Ready(self.bookmarks.then(|| self.progress(applied)))
+                }
+                Poll::Ready(Occasion::Shutdown) => Poll::Ready(None),
+            };
         }
     }
 

@@ -35,7 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::{pki::Pair, x509};
-use crate::identity::User;
+use crate::{identity::User, quiet::Quiet};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For a request's head, from the end of the one before: how long an idle HTTP/1.1 connection is kept. Upstream's figure.
@@ -329,8 +329,9 @@ async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown:
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
+        () = Quiet::new(shutdown.cancelled()) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
