@@ -16,6 +16,9 @@ pub struct Config {
     /// Masquerade everything that goes to a cluster address.
     #[arg(long = "masquerade-all", default_value_t = false)]
     pub masquerade_all: bool,
+    /// Whether node ports answer on 127.0.0.1, too, which takes the kernel's `route_localnet`.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub iptables_localhost_nodeports: bool,
     /// Where /healthz is served; empty for nowhere.
     #[arg(long = "healthz-bind-address", default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: String,
@@ -45,6 +48,7 @@ impl Default for Config {
             node_name: String::new(),
             cluster_cidr: "10.42.0.0/16".parse().ok(),
             masquerade_all: false,
+            iptables_localhost_nodeports: true,
             healthz_bind_address: "0.0.0.0:10256".to_owned(),
             metrics_bind_address: "127.0.0.1:10249".to_owned(),
             conntrack_max_per_core: 32_768,

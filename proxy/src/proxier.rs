@@ -12,7 +12,10 @@ use crate::{
 
 /// What is in the kernel as far as we know, and the way there. Its methods block.
 pub struct Proxier {
+    namespace: Option<PathBuf>,
     iptables: Iptables,
+    /// Whether 127.0.0.1 has node ports.
+    loopback: bool,
     applied: Applied,
     /// Nothing is known of the kernel's state: write everything.
     stale: bool,
@@ -23,13 +26,27 @@ pub struct Proxier {
 impl Proxier {
     /// For the tables of a namespace. Nothing is written yet.
     pub fn new(namespace: Option<PathBuf>) -> Self {
-        let iptables = namespace.map_or_else(Iptables::here, Iptables::within);
-        Self { iptables, applied: Applied::new(), stale: true, comparable: true }
+        let iptables = namespace.as_ref().map_or_else(Iptables::here, Iptables::within);
+        Self { namespace, iptables, loopback: false, applied: Applied::new(), stale: true, comparable: true }
     }
 
     /// Whether `iptables` speaks to nf_tables.
     pub fn is_nf_tables(&self) -> Result<bool, net::Error> {
         Ok(self.iptables.run("iptables", &["--version"], None)?.contains("nf_tables"))
+    }
+
+    /// Lets node ports answer on 127.0.0.1, too. Packets with such addresses that come over a link are kept out before the
+    /// kernel is told to take some.
+    pub fn open_loopback(&mut self) -> Result<(), net::Error> {
+        let filter = Saved::read(&self.iptables.save("filter")?);
+        self.iptables.restore(table::firewall(&filter))?;
+        let open = || net::netns::set_sysctl("net.ipv4.conf.all.route_localnet", "1");
+        match &self.namespace {
+            None => open()?,
+            Some(path) => net::netns::within(path, open)?,
+        }
+        (self.loopback, self.stale) = (true, true);
+        Ok(())
     }
 
     /// Applies what changed: services by key, `None` for those that are gone. On failure everything is written anew the
@@ -46,7 +63,7 @@ impl Proxier {
             })
             .collect();
         let pairs: Vec<_> = before.iter().map(|(key, old)| (old.as_ref(), self.applied.get(key))).collect();
-        let input = table::change(&pairs, &self.applied);
+        let input = table::change(&pairs, &self.applied, self.loopback);
         let deletions: Vec<_> = pairs.iter().flat_map(|(old, new)| conntrack::stale(*old, *new)).collect();
         if self.stale {
             self.write_all()?;
@@ -73,13 +90,13 @@ impl Proxier {
 
     fn is_intact(&self) -> Result<bool, net::Error> {
         let (nat, filter) = self.saved()?;
-        Ok(table::is_intact(&self.applied, &nat, &filter))
+        Ok(table::is_intact(&self.applied, self.loopback, &nat, &filter))
     }
 
     fn write_all(&mut self) -> Result<(), net::Error> {
         self.stale = true;
         let (nat, filter) = self.saved()?;
-        self.iptables.restore(table::full(&self.applied, &nat, &filter))?;
+        self.iptables.restore(table::full(&self.applied, self.loopback, &nat, &filter))?;
         self.stale = false;
         if self.comparable && !self.is_intact()? {
             tracing::warn!("this iptables prints rules in its own way; changes by others will go unnoticed");

@@ -73,6 +73,11 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         return Ok(());
     }
     tracing::info!(services = watched.services.len(), nf_tables, "Caches are synced, proxying");
+    if config.iptables_localhost_nodeports
+        && let Err(error) = blocking(&mut proxier, Proxier::open_loopback).await?
+    {
+        tracing::warn!(%error, "node ports will not answer on 127.0.0.1");
+    }
     let mut setting = Setting {
         cluster_cidr: config.cluster_cidr,
         masquerade_all: config.masquerade_all,

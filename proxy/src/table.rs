@@ -30,6 +30,7 @@ fn jumps() -> Vec<(bool, &'static str, String)> {
     vec![
         jump(false, "INPUT", new, visible, "KUBE-EXTERNAL-SERVICES"),
         jump(false, "FORWARD", new, visible, "KUBE-EXTERNAL-SERVICES"),
+        jump(false, "INPUT", "! -i lo ", "kubernetes loopback addresses", FIREWALL),
         jump(false, "INPUT", "", "kubernetes health check service ports", "KUBE-NODEPORTS"),
         jump(false, "FORWARD", new, portals, "KUBE-SERVICES"),
         jump(false, "OUTPUT", new, portals, "KUBE-SERVICES"),
@@ -45,6 +46,9 @@ fn jumps() -> Vec<(bool, &'static str, String)> {
 
 /// Where services' chains lead.
 const MARK: &str = "KUBE-MARK-MASQ";
+
+/// Where packets that come over a link are looked at for the machine's own addresses.
+const FIREWALL: &str = "KUBE-FIREWALL";
 
 /// Chains that do not depend on services: (is nat, chain, rules).
 fn fixed() -> Vec<(bool, &'static str, Vec<String>)> {
@@ -66,6 +70,15 @@ fn fixed() -> Vec<(bool, &'static str, Vec<String>)> {
         ),
         (
             false,
+            FIREWALL,
+            vec![
+                // Only answers to what the machine has sent itself, from 127.0.0.1 to a node port.
+                "-d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".to_owned(),
+                "-s 127.0.0.0/8 -j DROP".to_owned(),
+            ],
+        ),
+        (
+            false,
             "KUBE-FORWARD",
             vec![
                 // Upstream's three rules, those first that nearly every packet is for.
@@ -77,10 +90,11 @@ fn fixed() -> Vec<(bool, &'static str, Vec<String>)> {
     ]
 }
 
-/// The last rule of nat KUBE-SERVICES.
-fn node_ports_rule() -> String {
+/// The last rule of nat KUBE-SERVICES; `loopback` says whether 127.0.0.1 has node ports, too.
+fn node_ports_rule(loopback: bool) -> String {
     let about = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain");
-    format!("! -d 127.0.0.0/8 {about} -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
+    let to = if loopback { "" } else { "! -d 127.0.0.0/8 " };
+    format!("{to}{about} -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
 }
 
 /// Whether a chain belongs to one service.
@@ -89,7 +103,7 @@ fn is_service_chain(chain: &str) -> bool {
 }
 
 /// The chains that services share, with their rules: (is nat, chain) to rules.
-fn shared(applied: &Applied) -> BTreeMap<(bool, &str), Vec<Cow<'_, str>>> {
+fn shared(applied: &Applied, loopback: bool) -> BTreeMap<(bool, &str), Vec<Cow<'_, str>>> {
     let mut chains: BTreeMap<(bool, &str), Vec<Cow<str>>> =
         Shared::ALL.iter().map(|shared| ((shared.is_nat(), shared.chain()), Vec::new())).collect();
     let mut add = |shared: Shared, rule| chains.entry((shared.is_nat(), shared.chain())).or_default().push(rule);
@@ -98,7 +112,7 @@ fn shared(applied: &Applied) -> BTreeMap<(bool, &str), Vec<Cow<'_, str>>> {
     }
     let hairpins: BTreeSet<Ipv4Addr> = applied.values().flat_map(|fragment| &fragment.hairpins).copied().collect();
     hairpins.into_iter().for_each(|address| add(Shared::Hairpin, hairpin(address).into()));
-    add(Shared::Services, node_ports_rule().into());
+    add(Shared::Services, node_ports_rule(loopback).into());
     chains
 }
 
@@ -175,8 +189,23 @@ impl Block {
     }
 }
 
+/// Input that keeps packets with the machine's own addresses out, before anything else is there.
+pub fn firewall(filter: &Saved) -> String {
+    let mut block = Block::default();
+    for (_, chain, rules) in fixed().iter().filter(|(_, chain, _)| *chain == FIREWALL) {
+        block.write(chain, rules);
+    }
+    for (_, from, rule) in jumps().iter().filter(|(_, from, rule)| rule.ends_with(FIREWALL) && !filter.has_rule(from, rule))
+    {
+        let _ = writeln!(block.rules, "-I {from} {rule}");
+    }
+    let mut input = String::new();
+    block.finish("filter", &mut input);
+    input
+}
+
 /// Input that makes everything of ours as it should be, whatever is there.
-pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
+pub fn full(applied: &Applied, loopback: bool, nat: &Saved, filter: &Saved) -> String {
     let (mut input, mut block) = (String::new(), Block::default());
     let (jumps, fixed) = (jumps(), fixed());
     let (first, others): (Vec<_>, Vec<_>) = fixed.iter().partition(|(_, chain, _)| *chain == MARK);
@@ -188,7 +217,7 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
         fragment.chains.iter().for_each(|(chain, rules)| block.write(chain, rules));
     }
     block.finish("nat", &mut input);
-    let mut chains = shared(applied);
+    let mut chains = shared(applied, loopback);
     for (is_nat, chain, rules) in others {
         chains.insert((*is_nat, chain), rules.iter().map(Cow::from).collect());
     }
@@ -219,7 +248,7 @@ pub fn full(applied: &Applied, nat: &Saved, filter: &Saved) -> String {
 
 /// Input for the services that changed: what each was and what it is to be; `applied` are all as they are to be. `None` if
 /// nothing differs.
-pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Applied) -> Option<String> {
+pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Applied, loopback: bool) -> Option<String> {
     let none = Fragment::default();
     let changes: Vec<_> = changes.iter().map(|(old, new)| (old.unwrap_or(&none), new.unwrap_or(&none))).collect();
     let hairpins = hairpins(&changes, applied);
@@ -255,7 +284,7 @@ pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Appl
         }
     }
     nat.finish("nat", &mut input);
-    let all = if anew.is_empty() { BTreeMap::new() } else { shared(applied) };
+    let all = if anew.is_empty() { BTreeMap::new() } else { shared(applied, loopback) };
     for shared in anew {
         let block = if shared.is_nat() { &mut nat } else { &mut filter };
         block.write(shared.chain(), all.get(&(shared.is_nat(), shared.chain())).map_or(&[], Vec::as_slice));
@@ -274,9 +303,9 @@ pub fn change(changes: &[(Option<&Fragment>, Option<&Fragment>)], applied: &Appl
 }
 
 /// Whether everything of ours is in the kernel as it should be. The order of rules in shared chains is free.
-pub fn is_intact(applied: &Applied, nat: &Saved, filter: &Saved) -> bool {
+pub fn is_intact(applied: &Applied, loopback: bool, nat: &Saved, filter: &Saved) -> bool {
     let saved = |is_nat: bool| if is_nat { nat } else { filter };
-    let shared_intact = shared(applied).into_iter().all(|((is_nat, chain), mut want)| {
+    let shared_intact = shared(applied, loopback).into_iter().all(|((is_nat, chain), mut want)| {
         let Some(have) = saved(is_nat).chain(chain) else { return false };
         let mut have: Vec<Cow<str>> = have.iter().map(Cow::from).collect();
         have.sort_unstable();
@@ -338,10 +367,10 @@ mod tests {
         let same = old.clone();
         let moved = fragment("-d 10.43.0.1/32 -j KUBE-SVC-A", "KUBE-SVC-A", &["-j KUBE-SEP-2"]);
         let written = [
-            change(&[(Some(&old), Some(&same))], &Applied::new()),
-            change(&[(Some(&old), Some(&moved))], &Applied::new()),
-            change(&[(Some(&old), None)], &Applied::new()),
-            change(&[(None, Some(&old))], &Applied::new()),
+            change(&[(Some(&old), Some(&same))], &Applied::new(), false),
+            change(&[(Some(&old), Some(&moved))], &Applied::new(), false),
+            change(&[(Some(&old), None)], &Applied::new(), false),
+            change(&[(None, Some(&old))], &Applied::new(), false),
         ];
         let want = [
             None,
@@ -365,12 +394,12 @@ mod tests {
         let (one, two, many, none) = (leads(&[1]), leads(&[2]), leads(&(0..40).collect::<Vec<_>>()), leads(&[]));
         let written = [
             // 1 is known by another service and stays, 2 is new.
-            change(&[(Some(&one), Some(&two))], &applied(&[&one, &two])),
-            change(&[(Some(&one), Some(&two))], &applied(&[&two])),
+            change(&[(Some(&one), Some(&two))], &applied(&[&one, &two]), false),
+            change(&[(Some(&one), Some(&two))], &applied(&[&two]), false),
             // Two that change at once.
-            change(&[(None, Some(&one)), (None, Some(&one))], &applied(&[&one, &one])),
-            change(&[(Some(&one), None), (None, Some(&one))], &applied(&[&one])),
-            change(&[(Some(&many), Some(&none))], &applied(&[&none, &two])),
+            change(&[(None, Some(&one)), (None, Some(&one))], &applied(&[&one, &one]), false),
+            change(&[(Some(&one), None), (None, Some(&one))], &applied(&[&one]), false),
+            change(&[(Some(&many), Some(&none))], &applied(&[&none, &two]), false),
         ];
         let rule = |verb: &str, n| format!("{verb} KUBE-HAIRPIN -s 10.42.0.{n}/32 -d 10.42.0.{n}/32 -j KUBE-MARK-MASQ\n");
         let input = |rules: String| Some(format!("*nat\n{rules}COMMIT\n"));
@@ -388,7 +417,7 @@ mod tests {
     fn a_full_write_removes_leftovers_and_adds_missing_jumps_only() {
         let (_, from, jump) = jumps().into_iter().find(|(nat, from, _)| *nat && *from == "OUTPUT").unwrap();
         let nat = Saved::read(&format!(":OUTPUT ACCEPT [0:0]\n:KUBE-SEP-OLD - [0:0]\n:DOCKER - [0:0]\n-A {from} {jump}\n"));
-        let input = full(&Applied::new(), &nat, &Saved::default());
+        let input = full(&Applied::new(), false, &nat, &Saved::default());
         let count = |text: &str| input.matches(text).count();
         assert_eq!((count("-X KUBE-SEP-OLD"), count("DOCKER"), count("-I OUTPUT"), count("-I PREROUTING")), (1, 0, 2, 1));
     }
@@ -404,10 +433,10 @@ mod tests {
                 (format!("d/{n:03}"), made)
             })
             .collect();
-        let whole = full(&all, &Saved::default(), &Saved::default());
-        let changed = change(&all.values().map(|made| (None, Some(made))).collect::<Vec<_>>(), &all).unwrap();
+        let whole = full(&all, false, &Saved::default(), &Saved::default());
+        let changed = change(&all.values().map(|made| (None, Some(made))).collect::<Vec<_>>(), &all, false).unwrap();
         let gone: Vec<_> = all.values().skip(1).map(|gone| (Some(gone), None)).collect();
-        let removed = change(&gone, &all.clone().into_iter().take(1).collect()).unwrap();
+        let removed = change(&gone, &all.clone().into_iter().take(1).collect(), false).unwrap();
         // Per block of the nat table: chains declared, services led to.
         let blocks = |input: &str| -> Vec<(usize, usize)> {
             let blocks = input.split("*nat\n").skip(1);

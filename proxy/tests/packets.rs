@@ -231,6 +231,36 @@ async fn local_policy_keeps_the_callers_address_and_stays_on_the_node() {
     assert_eq!(scene.answers("b", NODE, 30080).len(), 1);
 }
 
+/// On 127.0.0.1 node ports answer the node itself, and nobody else reaches what listens there.
+#[tokio::test(flavor = "multi_thread")]
+async fn node_ports_answer_on_the_nodes_loopback_which_stays_its_own() {
+    let mut scene = Scene::new().await;
+    let both = [(0, true), (1, true)];
+    let localhost = Ipv4Addr::LOCALHOST;
+    scene.apply(&json!({}), &both);
+    let before = scene.answers("node", localhost, 30080);
+    scene.proxier.open_loopback().unwrap();
+    scene.apply(&json!({}), &both);
+    let spread = scene.answers("node", localhost, 30080);
+    scene.apply(&json!({"type": "NodePort", "externalTrafficPolicy": "Local"}), &both);
+    let local = scene.answers("node", localhost, 30080);
+    assert_eq!((before.len(), &spread, &local), (0, &set(&["a saw 10.42.3.1".into(), "b saw 10.42.3.1".into()]), &spread));
+    assert!(!scene.proxier.repair().unwrap());
+
+    // A neighbour that sends such packets on purpose: the way to 127.0.0.2 is the node.
+    serve(&scene.path("node"), "node");
+    netns::within(&scene.path("outside"), || {
+        netns::set_sysctl("net.ipv4.conf.all.route_localnet", "1")?;
+        let run = |words: &str| std::process::Command::new("ip").args(words.split(' ')).status().unwrap().success();
+        assert!(run("route del local 127.0.0.0/8 dev lo table local"));
+        assert!(run(&format!("route add 127.0.0.2/32 via {NODE} dev eth0")));
+        Ok(())
+    })
+    .unwrap();
+    let direct = call(&scene.path("outside"), NODE, 8080).is_ok();
+    assert_eq!((direct, call(&scene.path("outside"), Ipv4Addr::new(127, 0, 0, 2), 8080).is_ok()), (true, false));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_endpoints_callers_are_refused_at_once() {
     let mut scene = Scene::new().await;
