@@ -60,6 +60,18 @@ pub fn invalid_options(kind: &str, errors: &api::field::FieldErrors) -> Status {
     Status::invalid(GroupResource { group: "meta.k8s.io", resource: kind }, "", errors)
 }
 
+/// Metadata of a list asked for as those of an object, or the other way round (406).
+pub fn unfit(asked: &str, info: &KindInfo) -> Status {
+    let package = crate::registry::metadata::internal_package(info.group);
+    let mut status = Status::not_acceptable(&[]);
+    status.message = if asked.ends_with("List") {
+        format!("you requested {asked}, but the requested object is not a list (*{package}.{})", info.kind)
+    } else {
+        format!("you requested {asked}, but the requested object is a list (*{package}.{}List)", info.kind)
+    };
+    status
+}
+
 /// An object that cannot be sent in the form that was asked for (406).
 pub fn not_marshalable(error: &api::protobuf::Error) -> Status {
     let mut status = Status::not_acceptable(&[]);
@@ -72,6 +84,7 @@ pub fn respond_as(status: &Status, form: Form) -> Response {
     let mut response = respond(status);
     let value = || serde_json::to_value(status).unwrap_or_default();
     let body = match form.encoding {
+        Encoding::Json if form.pretty => Body::from(serde_json::to_vec_pretty(status).unwrap_or_default()),
         Encoding::Json => return response,
         Encoding::Yaml => Body::from(api::yaml::to_string(&value())),
         Encoding::Protobuf => match api::protobuf::encode(&value()) {
@@ -82,6 +95,13 @@ pub fn respond_as(status: &Status, form: Form) -> Response {
     *response.body_mut() = body;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(form.content_type()));
     response
+}
+
+/// An error of the server's own, in plain text as upstream's outer layers write it.
+pub fn of_the_server(asked: &str, why: &str) -> Response {
+    let text = format!("Internal Server Error: {}: {why}\n", api::status::quote(asked));
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    crate::handlers::plain_text(StatusCode::INTERNAL_SERVER_ERROR, text)
 }
 
 /// The response of an error.

@@ -7,7 +7,7 @@ use http::Method;
 pub struct RequestInfo {
     /// Whether this names an API resource (`/api/v1/pods`) or not (`/healthz`, `/apis`).
     pub is_resource: bool,
-    /// The path as it came.
+    /// The path, with its percent-escapes undone.
     pub path: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for other paths the method in
     /// lower case.
@@ -96,6 +96,24 @@ pub fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Escapes what a path may not have.
+fn escape(path: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
+    path.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// Whether each `%` begins an escape.
+pub fn is_escaped(text: &str) -> bool {
+    let hex = |part: &str| part.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    text.split('%').skip(1).all(hex)
+}
+
+/// Whether a path ends where upstream's older forms (`/api/v1/watch/pods`, `/api/v1/proxy/nodes/x`) say of what they are.
+pub fn ends_early(path: &str) -> bool {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    matches!(parts.as_slice(), ["api", _, "watch" | "proxy"] | ["apis", _, _, "watch" | "proxy"])
+}
+
 /// What a field selector says that `field` must be: `metadata.name=x` names the object for authorization.
 pub fn selected<'a>(selector: &'a str, field: &str) -> Option<&'a str> {
     selector.split(',').find_map(|term| {
@@ -109,8 +127,10 @@ impl RequestInfo {
     /// Takes a request line apart.
     pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Self {
         let query = query.unwrap_or("");
-        let mut info = Self { path: path.to_owned(), verb: plain_verb(method), ..Self::default() };
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        // Escapes are undone before anything else: `/%61pi` is `/api`, and `a%2Fb` is two names.
+        let whole = unescape(path);
+        let mut info = Self { path: whole.clone(), verb: plain_verb(method), ..Self::default() };
+        let parts: Vec<&str> = whole.trim_matches('/').split('/').collect();
         let mut rest = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
                 info.version = (*version).to_owned();
@@ -134,18 +154,22 @@ impl RequestInfo {
         }
         // `/namespaces/x/pods` is in x; `/namespaces/x` and its subresources are the namespace itself.
         if let ["namespaces", namespace, after @ ..] = rest {
-            info.namespace = unescape(namespace);
+            info.namespace = (*namespace).to_owned();
             if !after.is_empty() && !matches!(after[0], "status" | "finalize") {
                 rest = after;
             }
         }
         info.resource = rest.first().copied().unwrap_or("").to_owned();
-        info.name = rest.get(1).map(|n| unescape(n)).unwrap_or_default();
+        info.name = rest.get(1).copied().unwrap_or("").to_owned();
         info.subresource = rest.get(2).copied().unwrap_or("").to_owned();
         if rest.len() > 3 {
-            // Percent-escapes and a trailing slash matter to the thing behind a proxy: keep the text as it came.
+            // Percent-escapes and a trailing slash matter to the thing behind a proxy: keep the text as it came, where its
+            // parts can be told.
+            let same = path.matches('/').count() == whole.matches('/').count();
+            let path = &if same { path.to_owned() } else { escape(&whole) };
+            let came: Vec<&str> = path.trim_matches('/').split('/').collect();
             let skip = path.len() - path.trim_start_matches('/').len()
-                + parts.iter().take(parts.len() - (rest.len() - 3)).map(|p| p.len() + 1).sum::<usize>();
+                + came.iter().take(parts.len() - (rest.len() - 3)).map(|p| p.len() + 1).sum::<usize>();
             info.rest = path.get(skip..).unwrap_or("").to_owned();
         }
         if info.verb == "head" {
@@ -218,6 +242,10 @@ mod tests {
             (Method::GET, "/api/v1/secrets?fieldSelector=metadata.name%3Dx", "list /v1 ns= secrets x sub= rest="),
             (Method::GET, "/healthz", "get / ns=   sub= rest="),
             (Method::GET, "/apis/apps/v1", "get / ns=   sub= rest="),
+            (Method::GET, "/%61pi/v1/%6Eodes/a%2Eb", "get /v1 ns= nodes a.b sub= rest="),
+            (Method::GET, "/api/v1/namespaces/a%2Fpods/x", "get /v1 ns=a pods x sub= rest="),
+            (Method::GET, "/api/v1/nodes/%6E/proxy/a%2Fb%20c", "get /v1 ns= nodes n sub=proxy rest=a/b%20c"),
+            (Method::GET, "/api/v1/nodes/%6E/proxy/a/b%20c/", "get /v1 ns= nodes n sub=proxy rest=a/b%20c/"),
         ];
         for (method, uri, want) in cases {
             assert_eq!(line(&method, uri), want, "{uri}");

@@ -27,7 +27,7 @@ use crate::{
     security::guard,
     wire::{
         body::Pieces,
-        negotiate::{self, Encoding, Form},
+        negotiate::{self, Encoding, Form, Shape},
         options::Query,
     },
 };
@@ -78,6 +78,9 @@ fn is_long(info: &RequestInfo) -> bool {
 /// Answers any request; never fails, never panics.
 pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     let started = std::time::Instant::now();
+    if let Some(refused) = malformed(&request) {
+        return refused;
+    }
     let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query());
     let audit = request.headers().get("audit-id").cloned();
     let handled = AssertUnwindSafe(handle(&app, request)).catch_unwind().await;
@@ -96,13 +99,32 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     response
 }
 
+/// The answer to a request whose path cannot be made sense of: before anybody asks who sent it.
+fn malformed(request: &Request<Body>) -> Option<Response> {
+    let uri = request.uri();
+    if !crate::request::is_escaped(uri.path()) {
+        let mut response = plain_text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        response.headers_mut().remove(header::X_CONTENT_TYPE_OPTIONS);
+        if request.version() < http::Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        return Some(response);
+    }
+    crate::request::ends_early(&crate::request::unescape(uri.path())).then(|| {
+        let asked = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);
+        let why = format!("failed to create RequestInfo: unable to determine kind and namespace from url, {asked}");
+        error::of_the_server(asked, &why)
+    })
+}
+
 /// Every request has one: made by this thread's own generator, which asks the kernel once, not each time.
 fn random_id() -> uuid::fmt::Hyphenated {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().hyphenated()
 }
 
 async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
-    let form = Form { encoding: negotiate::preferred(request.headers()), ..Form::default() };
+    let pretty = request.uri().query().and_then(|query| crate::request::query_value(query, "pretty"));
+    let form = negotiate::of_errors(request.headers(), pretty.as_deref());
     let result = async {
         let request = guard::admit(&app.gate, request).await?;
         let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
@@ -131,19 +153,12 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
 /// patience.
 fn deadline(query: Option<&str>) -> Result<Option<Duration>> {
     let asked = query.and_then(|query| crate::request::query_value(query, "timeout")).unwrap_or_default();
-    let (length, backwards) = asked.strip_prefix('-').map_or((asked.as_ref(), false), |length| (length, true));
     if asked.is_empty() {
         return Ok(None);
     }
-    if let Ok(length) = process::flags::duration(length) {
-        return Ok((!backwards && !length.is_zero()).then_some(length));
-    }
-    let number = length.bytes().all(|b| b.is_ascii_digit() || b == b'.') && length.bytes().any(|b| b.is_ascii_digit());
-    let why = if number { "missing unit in duration" } else { "invalid duration" };
-    Err(Status::bad_request(format!(
-        "invalid timeout specified in the request URL - time: {why} {}",
-        api::status::quote(&asked)
-    )))
+    let length = api::duration::parse_go(&asked);
+    let length = length.map_err(|e| Status::bad_request(format!("invalid timeout specified in the request URL - {e}")))?;
+    Ok(Duration::try_from(length).ok().filter(|length| !length.is_zero()))
 }
 
 fn too_many() -> Response {
@@ -153,8 +168,8 @@ fn too_many() -> Response {
 }
 
 /// An error without a Status, as Go's `http.Error` writes it.
-fn plain_text(status: StatusCode, text: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
+pub fn plain_text(status: StatusCode, text: impl Into<Body>) -> Response {
+    let mut response = Response::new(text.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -163,12 +178,18 @@ fn plain_text(status: StatusCode, text: &'static str) -> Response {
 }
 
 async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Request<Body>) -> Result<Response> {
+    if info.path.starts_with("//") {
+        return Ok(plain_text(StatusCode::NOT_FOUND, NOTHING));
+    }
     if !info.is_resource {
         plain::look_after(app, &info).await;
         return Ok(plain::answer(app, &info, &request));
     }
     let (parts, body) = request.into_parts();
     if subresource::is_streaming(&info) {
+        if info.subresource != "proxy" && !info.rest.is_empty() {
+            return Ok(unknown(app, &info.path));
+        }
         let request = Request::from_parts(parts, body);
         return subresource::connect(app, &info, request).await;
     }
@@ -195,12 +216,13 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
         return Ok(unknown(app, &ask.info.path));
     }
     let method = &parts.method;
+    if !complete && ask.info.path.contains("/namespaces//") {
+        return Err(Status::bad_request("Namespace parameter required."));
+    }
     if !complete || method == http::Method::HEAD || ask.info.verb == "watch" && method != http::Method::GET {
         return Err(Status::method_not_allowed());
     }
-    if let Some(why) = api::names::path_segment(&ask.info.name).first().filter(|_| !ask.info.name.is_empty()) {
-        return Err(Status::bad_request(format!("Name parameter invalid: {}: {why}", api::status::quote(&ask.info.name))));
-    }
+    check_segments(&ask.info, entry.info().plural)?;
     if !ask.info.subresource.is_empty() {
         return subresource::answer(app, &entry, ask, body).await;
     }
@@ -220,16 +242,37 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
     }
 }
 
+/// Names in a path that lead out of it. A named object that is put is looked at first, and nothing is made under a name.
+fn check_segments(info: &RequestInfo, plural: &str) -> Result<()> {
+    if info.name.is_empty() && matches!(info.namespace.as_str(), "." | "..") {
+        return Err(match info.verb {
+            "create" => {
+                let why = api::names::path_segment(&info.namespace).join(", ");
+                Status::internal(&format!("invalid resource name {}: [{why}]", api::status::quote(&info.namespace)))
+            }
+            _ => Status::unexpected(format!("invalid key: \"/{plural}/{}\"", info.namespace)),
+        });
+    }
+    if matches!(info.verb, "create" | "update") && info.subresource.is_empty() { Ok(()) } else { check_segment(&info.name) }
+}
+
+/// A name that can be a part of a path.
+pub fn check_segment(name: &str) -> Result<()> {
+    match api::names::path_segment(name).first().filter(|_| !name.is_empty()) {
+        Some(why) => Err(Status::bad_request(format!("Name parameter invalid: {}: {why}", api::status::quote(name)))),
+        None => Ok(()),
+    }
+}
+
+const NOTHING: &str = "404 page not found\n";
+
 /// What is said to a path that is not known: a Status below the roots of APIs that there are, else what upstream's
 /// outermost router says.
 pub fn unknown(app: &App, path: &str) -> Response {
     if plain::is_below_a_root(app, path) {
         return error::respond(&Status::no_such_path());
     }
-    let mut response = Response::new(Body::from("404 page not found\n"));
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
+    plain_text(StatusCode::NOT_FOUND, NOTHING)
 }
 
 /// A response of encoded JSON in the form asked for.
@@ -265,6 +308,9 @@ pub fn encoded(status: StatusCode, form: Form, json: bytes::Bytes) -> Response {
 
 /// One object in the form asked for.
 pub fn object(entry: &Entry, ask: &Ask, form: Form, status: StatusCode, json: bytes::Bytes) -> Response {
+    if let Shape::Unfit(asked) = form.shape {
+        return error::respond_as(&error::unfit(asked, entry.info()), form);
+    }
     let json = read::shaped(entry, ask, form.shape, json);
     encoded(status, form, json)
 }

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::App;
 use crate::{
     error,
-    request::RequestInfo,
+    request::{RequestInfo, query_value},
     wire::negotiate::{self, Encoding},
 };
 
@@ -125,11 +125,11 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Respon
     response
 }
 
-/// Discovery in the encoding that the client prefers.
-fn document(request: &Request<Body>, json: Vec<u8>) -> Response {
-    let encoding = match negotiate::document(request.headers()) {
+/// Discovery in the encoding that the client prefers; `routed` as upstream's router sees it.
+fn document(request: &Request<Body>, routed: bool, json: Vec<u8>) -> Response {
+    let encoding = match negotiate::document(request.headers(), routed) {
         Ok(encoding) => encoding,
-        Err(status) => return error::respond(&status),
+        Err(status) => return refuse(request, &status),
     };
     if encoding == Encoding::Json {
         return text(StatusCode::OK, JSON, json);
@@ -148,15 +148,31 @@ fn document(request: &Request<Body>, json: Vec<u8>) -> Response {
     }
 }
 
+/// An error as the client can read it.
+fn refuse(request: &Request<Body>, status: &Status) -> Response {
+    let pretty = request.uri().query().and_then(|query| query_value(query, "pretty"));
+    error::respond_as(status, negotiate::of_errors(request.headers(), pretty.as_deref()))
+}
+
+/// A document with one media type, behind upstream's router.
+fn only(request: &Request<Body>, kind: &'static str, body: impl Into<Body>) -> Response {
+    match negotiate::only(request.headers(), kind) {
+        Ok(()) => text(StatusCode::OK, kind, body),
+        Err(status) => refuse(request, &status),
+    }
+}
+
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Whether a path is below a root of an API that there is.
 pub fn is_below_a_root(app: &App, path: &str) -> bool {
-    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let mut parts = path.strip_prefix('/').unwrap_or(path).split('/');
     match (parts.next(), parts.next(), parts.next()) {
         (Some("api" | "version"), Some(_), _) => true,
-        (Some("apis"), Some(group), Some(_)) => app.static_documents.kinds.iter().any(|kind| kind.group == group),
+        (Some("apis"), Some(group), Some(_)) => {
+            !group.is_empty() && app.static_documents.kinds.iter().any(|kind| kind.group == group)
+        }
         _ => false,
     }
 }
@@ -197,54 +213,101 @@ fn version() -> Vec<u8> {
 }
 
 /// Answers such a path.
+///
+/// As upstream, what is behind its router (a group's version, `/version`, keys of tokens) is read with GET and nothing else; what is
+/// in front of it (groups, OpenAPI, health, metrics, the list of paths) is answered whatever the method is, and knows no empty
+/// parts of paths.
 pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Response {
-    let query = request.uri().query().unwrap_or("");
-    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let infos = app.static_documents.infos();
+    let unknown = || super::unknown(app, &info.path);
     let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
-    let found = |body: Option<Vec<u8>>| body.map_or_else(|| super::unknown(app, &info.path), |body| document(request, body));
-    // Health, metrics and the list of paths are answered whatever the method is, documents of the API are only read.
-    let documents = matches!(parts.first(), Some(&("api" | "apis" | "version" | "openapi")));
-    if documents && !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return error::respond(&Status::method_not_allowed());
+    let infos = app.static_documents.infos();
+    let routed = match parts.as_slice() {
+        ["api"] => Some(aggregated(app, request, true)),
+        ["api", version] => discovery::api_resource_list(&infos, "", version).map(|body| document(request, true, body)),
+        ["apis", group, version] if !info.path.starts_with("/apis//") => {
+            discovery::api_resource_list(&infos, group, version).map(|body| document(request, true, body))
+        }
+        ["version"] => Some(only(request, JSON, version())),
+        [".well-known" | "openid", ..] => (app.documents)(&info.path).map(|(kind, document)| {
+            let mut response = only(request, kind, document.to_string());
+            if response.status() == StatusCode::OK {
+                let for_an_hour = HeaderValue::from_static("public, max-age=3600");
+                response.headers_mut().insert(header::CACHE_CONTROL, for_an_hour);
+            }
+            response
+        }),
+        _ => return in_front(app, info, request, &parts),
+    };
+    match routed {
+        Some(_) if *request.method() != Method::GET => refuse(request, &Status::method_not_allowed()),
+        Some(response) => response,
+        None => unknown(),
     }
-    if parts.len() == 1 && info.path.ends_with('/') && matches!(parts[0], "healthz" | "livez" | "readyz" | "metrics") {
+}
+
+/// See [`answer`].
+fn in_front(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>, parts: &[&str]) -> Response {
+    let query = request.uri().query().unwrap_or("");
+    let infos = app.static_documents.infos();
+    let version_3 = info.path.strip_prefix("/openapi/v3/");
+    if version_3.is_some_and(|rest| rest.split('/').any(str::is_empty)) {
+        return nothing();
+    }
+    let slashed = info.path.ends_with('/') && !matches!(parts, [] | ["apis", ..]);
+    if slashed || info.path.contains("//") {
         return super::unknown(app, &info.path);
     }
-    match parts.as_slice() {
-        [] => text(StatusCode::OK, JSON, paths(app)),
+    match parts {
+        [] | ["index.html"] => text(StatusCode::OK, JSON, paths(app)),
         [name @ ("healthz" | "livez" | "readyz"), rest @ ..] => {
             let one = (!rest.is_empty()).then(|| rest.join("/"));
             let (status, body) = health::answer(name, &checks_of(app, name), one.as_deref(), query);
-            text(status, TEXT, body)
-        }
-        ["version"] => text(StatusCode::OK, JSON, version()),
-        ["metrics"] => text(StatusCode::OK, process::metrics::CONTENT_TYPE, app.metrics.text(&app.registry)),
-        ["api"] | ["apis"] => match Aggregated::from_accept(accept) {
-            Some(form) => {
-                let core = parts[0] == "api";
-                let body = discovery::aggregated(&infos, form, core);
-                let etag = openapi::etag(infos.iter().copied().filter(|k| k.group.is_empty() == core));
-                cached(body.into(), form.content_type(), &etag, request)
+            let mut response = text(status, TEXT, body);
+            if one.is_some() && status == StatusCode::OK {
+                response.headers_mut().remove(header::X_CONTENT_TYPE_OPTIONS);
             }
-            None if parts[0] == "api" => document(request, discovery::api_versions(&app.address)),
-            None => document(request, discovery::api_group_list(&infos)),
-        },
-        ["api", version] => found(discovery::api_resource_list(&infos, "", version)),
-        ["apis", group] => found(discovery::api_group(&infos, group)),
-        ["apis", group, version] => found(discovery::api_resource_list(&infos, group, version)),
-        ["openapi", "v2"] => openapi_v2(app, accept, request),
+            response
+        }
+        ["metrics"] => text(StatusCode::OK, process::metrics::CONTENT_TYPE, app.metrics.text(&app.registry)),
+        ["apis"] => aggregated(app, request, false),
+        ["apis", group] => {
+            let found = discovery::api_group(&infos, group);
+            found.map_or_else(|| super::unknown(app, &info.path), |body| document(request, false, body))
+        }
+        ["openapi", "v2"] => openapi_v2(app, request),
         ["openapi", "v3"] => text(StatusCode::OK, JSON, openapi::v3_index(&infos)),
         ["openapi", "v3", "api", version] => openapi_v3(app, "", version, request),
         ["openapi", "v3", "apis", group, version] => openapi_v3(app, group, version, request),
-        _ => match (app.documents)(&info.path) {
-            Some(_) if !matches!(*request.method(), Method::GET | Method::HEAD) => {
-                error::respond(&Status::method_not_allowed())
-            }
-            Some((kind, document)) => text(StatusCode::OK, kind, document.to_string()),
-            None => super::unknown(app, &info.path),
-        },
+        ["openapi", "v3", ..] => nothing(),
+        _ => super::unknown(app, &info.path),
     }
+}
+
+/// A 404 that says nothing.
+fn nothing() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
+/// The groups (or the `core` one), with all of their resources if the client knows that form.
+fn aggregated(app: &App, request: &Request<Body>, core: bool) -> Response {
+    let infos = app.static_documents.infos();
+    let accept = request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let Some((form, yaml)) = Aggregated::from_accept(accept) else {
+        let body = if core { discovery::api_versions(&app.address) } else { discovery::api_group_list(&infos) };
+        return document(request, core, body);
+    };
+    let body = discovery::aggregated(&infos, form, core);
+    let etag = openapi::etag(infos.iter().copied().filter(|k| k.group.is_empty() == core));
+    let mut response = if yaml {
+        let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        cached(api::yaml::to_string(&value).into(), form.content_type(true), &etag, request)
+    } else {
+        cached(body.into(), form.content_type(false), &etag, request)
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
 }
 
 /// A document that a client may have already.
@@ -261,16 +324,28 @@ fn cached(body: Bytes, kind: &'static str, etag: &str, request: &Request<Body>) 
     response
 }
 
-fn openapi_v2(app: &App, accept: &str, request: &Request<Body>) -> Response {
+/// A 406 that says nothing.
+fn unacceptable() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn openapi_v2(app: &App, request: &Request<Body>) -> Response {
+    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
     let documents = &app.static_documents;
     let (json, proto, etag) = documents.v2.get_or_init(|| {
         let infos = documents.infos();
         (openapi::v2_json(&infos).into(), openapi::v2_protobuf(&infos).into(), openapi::etag(infos.iter().copied()))
     });
-    if accept.contains("application/com.github.proto-openapi.spec.v2@v1.0+protobuf") {
-        return cached(proto.clone(), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", etag, request);
+    // The older name is no media type by the rules, so there is another.
+    let older = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    match negotiate::wanted(request.headers(), &[JSON, older, PROTOBUF]) {
+        Some(JSON) => cached(json.clone(), JSON, etag, request),
+        Some(_) => cached(proto.clone(), PROTOBUF, etag, request),
+        None => unacceptable(),
     }
-    cached(json.clone(), JSON, etag, request)
 }
 
 fn openapi_v3(app: &App, group: &str, version: &str, request: &Request<Body>) -> Response {
@@ -287,7 +362,8 @@ fn openapi_v3(app: &App, group: &str, version: &str, request: &Request<Body>) ->
         made
     });
     match found {
+        Some(_) if negotiate::wanted(request.headers(), &[JSON]).is_none() => unacceptable(),
         Some((body, etag)) => cached(body, JSON, &etag, request),
-        None => super::unknown(app, "/openapi"),
+        None => nothing(),
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use api::{
+    kind::KindInfo,
     status::Status,
     table::{IncludeObject, ListMeta, Table, partial_metadata, partial_metadata_list},
 };
@@ -11,6 +12,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use store::Range;
 
 use super::{App, Ask};
@@ -49,7 +51,7 @@ pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
 }
 
 /// Columns of kinds that have none of their own.
-pub fn cells(entry: &Entry, ask: &Ask, json: &[u8]) -> Vec<serde_json::Value> {
+pub fn cells(entry: &Entry, ask: &Ask, json: &[u8]) -> Vec<Value> {
     entry.hooks().cells_from_bytes(json, ask.now)
 }
 
@@ -73,10 +75,10 @@ pub fn include(ask: &Ask) -> IncludeObject {
 /// An encoded object (in the kind's form) in the shape asked for.
 pub fn shaped(entry: &Entry, ask: &Ask, shape: Shape, json: Bytes) -> Bytes {
     match shape {
-        Shape::Object => json,
+        Shape::Object | Shape::Unfit(_) => json,
         Shape::Metadata(_) => partial_metadata(&json).into(),
         Shape::Table(version) => {
-            let value: serde_json::Value = serde_json::from_slice(&json).unwrap_or_default();
+            let value: Value = serde_json::from_slice(&json).unwrap_or_default();
             let meta = ListMeta {
                 resource_version: crate::registry::metadata::text(&value, "resourceVersion").to_owned(),
                 ..ListMeta::default()
@@ -142,8 +144,20 @@ fn continue_token(entry: &Entry, revision: u64, last: &Object) -> String {
 
 fn parse_token(text: &str) -> Result<Continue> {
     let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| bad(&illegal_base64(&e)))?;
-    api::schema::json::parse(&bytes).map_err(|e| bad(&e.to_string()))?;
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| bad(&illegal_base64(text, &e)))?;
+    let parsed = api::schema::json::parse(&bytes).map_err(|e| bad(&e.to_string()))?.value;
+    for (field, go, fits) in [
+        ("v", "string", Value::is_string as fn(&Value) -> bool),
+        ("rv", "int64", Value::is_i64),
+        ("start", "string", Value::is_string),
+    ] {
+        if let Some(value) = parsed.get(field).filter(|value| !value.is_null() && !fits(value)) {
+            let found = api::schema::check::go_kind(value);
+            return Err(bad(&format!(
+                "json: cannot unmarshal {found} into Go struct field continueToken.{field} of type {go}"
+            )));
+        }
+    }
     let token: Continue = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad(&format!("server does not recognize this encoded version {}", token.v)));
@@ -161,13 +175,15 @@ fn parse_token(text: &str) -> Result<Continue> {
     Ok(token)
 }
 
-fn illegal_base64(error: &base64::DecodeError) -> String {
+fn illegal_base64(text: &str, error: &base64::DecodeError) -> String {
     match error {
         base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => {
             format!("illegal base64 data at input byte {at}")
         }
         base64::DecodeError::InvalidLength(length) => format!("illegal base64 data at input byte {}", length / 4 * 4),
-        base64::DecodeError::InvalidPadding => "illegal base64 data at input byte 0".to_owned(),
+        base64::DecodeError::InvalidPadding => {
+            format!("illegal base64 data at input byte {}", text.find('=').unwrap_or_default())
+        }
     }
 }
 
@@ -245,6 +261,8 @@ pub async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, 
         registry.catch_up().await?;
         let at = u64::try_from(token.rv).ok().filter(|at| *at > 0).unwrap_or_else(|| registry.caches().applied().revision());
         if entry.cache.last_change() <= at {
+            // A token of a time to come is no token of ours.
+            registry.reach(at).await?;
             // Nothing changed since: the cache still is that snapshot.
             let after = format!("{}{}", entry.cache.prefix(), token.start);
             let mut listing = entry.cache.list(selection, Some(&after), options.limit);
@@ -275,13 +293,10 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     let options = ListOptions::parse(&ask.query, false)?;
     let selection = selection(entry, ask, &options)?;
     let listing = listing(&app.registry, entry, &selection, &options).await?;
-    let mut meta = ListMeta { resource_version: listing.revision.to_string(), ..ListMeta::default() };
-    if let (true, Some(last)) = (listing.more, listing.objects.last()) {
-        meta.r#continue = continue_token(entry, listing.revision, last);
-        // Upstream leaves the count out where selectors make it a guess.
-        let exact = options.labels.is_none() && options.fields.is_none();
-        meta.remaining_item_count = exact.then_some(listing.remaining as i64);
+    if let Shape::Unfit(asked) = form.shape {
+        return Err(error::unfit(asked, entry.info()));
     }
+    let meta = list_meta(entry, &options, &listing);
     let objects = listing.objects;
     let zip = compress::wanted(&ask.headers);
     if form.encoding == Encoding::Protobuf {
@@ -292,7 +307,7 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
             let pieces = pieces(entry, &meta, &objects);
             Ok(respond(pieces, zip, form.content_type()))
         }
-        Shape::Object => {
+        Shape::Object | Shape::Unfit(_) => {
             let all: Vec<u8> = pieces(entry, &meta, &objects).iter().flat_map(|p| p.to_vec()).collect();
             Ok(super::encoded(StatusCode::OK, form, all.into()))
         }
@@ -310,6 +325,18 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     }
 }
 
+/// What a list says of itself.
+pub fn list_meta(entry: &Entry, options: &ListOptions, listing: &Listing) -> ListMeta {
+    let mut meta = ListMeta { resource_version: listing.revision.to_string(), ..ListMeta::default() };
+    if let (true, Some(last)) = (listing.more, listing.objects.last()) {
+        meta.r#continue = continue_token(entry, listing.revision, last);
+        // Upstream leaves the count out where selectors make it a guess.
+        let exact = options.labels.is_none() && options.fields.is_none();
+        meta.remaining_item_count = exact.then_some(listing.remaining as i64);
+    }
+    meta
+}
+
 fn whole(form: negotiate::Form, json: Vec<u8>, zip: bool) -> Response {
     if form.encoding == Encoding::Json && !form.pretty {
         return respond(VecDeque::from([Bytes::from(json)]), zip, form.content_type());
@@ -322,21 +349,26 @@ const SMALL: usize = 16 * 1024;
 const CHUNK: usize = 64 * 1024;
 
 /// How encoded objects of a kind begin.
-pub fn head(info: &api::kind::KindInfo) -> String {
+fn head(info: &KindInfo) -> String {
     format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", info.kind, info.api_version())
 }
 
 /// What a list's item has of an encoded object, the first brace aside: kind and version are told by the list.
-pub fn item(json: &Bytes, head: &str) -> Bytes {
+fn item(json: &Bytes, head: &str) -> Bytes {
     json.slice(if json.starts_with(head.as_bytes()) { head.len() } else { 1 }..)
 }
 
 /// A list's body.
 fn pieces(entry: &Entry, meta: &ListMeta, objects: &[Arc<Object>]) -> VecDeque<Bytes> {
-    let info = entry.info();
+    encode(entry.info(), meta, objects.iter().map(|object| entry.encoded(object)))
+}
+
+/// A list of encoded objects.
+pub fn encode(info: &KindInfo, meta: &ListMeta, objects: impl IntoIterator<Item = Bytes>) -> VecDeque<Bytes> {
     let item_head = head(info);
     let mut out = VecDeque::new();
-    let mut chunk = BytesMut::with_capacity(CHUNK.min(1024 + objects.len() * 1024));
+    let objects = objects.into_iter();
+    let mut chunk = BytesMut::with_capacity(CHUNK.min(1024 + objects.size_hint().0 * 1024));
     let meta = serde_json::to_string(meta).unwrap_or_default();
     chunk.extend_from_slice(
         format!(
@@ -346,9 +378,9 @@ fn pieces(entry: &Entry, meta: &ListMeta, objects: &[Arc<Object>]) -> VecDeque<B
         )
         .as_bytes(),
     );
-    for (at, object) in objects.iter().enumerate() {
+    for (at, object) in objects.enumerate() {
         chunk.extend_from_slice(if at > 0 { b",{" } else { b"{" });
-        let json = item(&entry.encoded(object), &item_head);
+        let json = item(&object, &item_head);
         if json.len() > SMALL {
             out.push_back(chunk.split().freeze());
             out.push_back(json);

@@ -42,6 +42,9 @@ pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>)
     if !allowed.contains(request.method()) {
         return Err(Status::method_not_allowed());
     }
+    if info.subresource != "log" && !Query::parse(request.uri().query()).all("dryRun").is_empty() {
+        return Err(Status::bad_request("dryRun is not supported"));
+    }
     let entry = app.registry.core(&info.resource)?;
     app.registry.catch_up().await?;
     let id = crate::upgrade::location::target(&info.name).map_or(info.name.as_str(), |t| t.name);
@@ -119,11 +122,6 @@ fn with_scale(entry: &Entry, current: &Value, scale: &Value) -> Result<Value> {
         let kind = GroupResource { group: "autoscaling", resource: "Scale" };
         return Err(Status::invalid(kind, metadata::text(current, "name"), &errors));
     }
-    let (uid, own) = (metadata::text(scale, "uid"), metadata::text(current, "uid"));
-    if !uid.is_empty() && uid != own {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
-        return Err(Status::conflict(entry.info().group_resource(), metadata::text(current, "name"), &why));
-    }
     let replicas = i32::try_from(replicas).map_err(|_| Status::bad_request("spec.replicas is too large"))?;
     let mut object = entry
         .hooks()
@@ -165,6 +163,13 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
             (scale, unknown) = write::patched(&patch, &scale_of(entry, current), &SCALE, &warnings, &options)?;
             write::check_name(&scale, name)?;
             check_namespace(&scale, namespace)?;
+            let (uid, own) = (metadata::text(&scale, "uid"), metadata::text(current, "uid"));
+            if !uid.is_empty() && uid != own {
+                let resource = format!("{}/scale", entry.info().plural);
+                let resource = GroupResource { group: entry.info().group, resource: &resource };
+                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+                return Err(Status::conflict(resource, name, &why));
+            }
             with_scale(entry, current, &scale)
         };
         let written = app.registry.update(entry, (namespace, name), None, write_, &mut wish).await;
@@ -173,10 +178,16 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     } else {
         let bytes = body::read(body).await?;
         let (mut scale, warnings) = write::decode(&ask.headers, &bytes, (SCALE.group, SCALE.version, SCALE.kind), &options)?;
-        metadata::fit_kind(&mut scale, &SCALE)?;
-        check_namespace(&scale, namespace)?;
-        write::check_name(&scale, name)?;
-        let mut wish = |current: &Value| with_scale(entry, current, &scale);
+        let fits = metadata::fit_kind(&mut scale, &SCALE)
+            .and_then(|()| check_namespace(&scale, namespace))
+            .and_then(|()| write::check_name(&scale, name));
+        if let Err(status) = fits {
+            return Ok(answered(form, &warnings, Err(status)));
+        }
+        let mut wish = |current: &Value| {
+            write::check_meant(entry, (namespace, name), &scale, current, &[write::UID], options.dry_run)?;
+            with_scale(entry, current, &scale)
+        };
         (app.registry.update(entry, (namespace, name), None, write_, &mut wish).await, warnings)
     };
     let shown = written.map_err(|status| if status.is("NotFound") { missing() } else { status }).map(|written| {
@@ -197,18 +208,12 @@ fn check_namespace(object: &Value, namespace: &str) -> Result<()> {
 }
 
 /// What is created below an object is of one kind, which it may leave out.
-fn check_kind(object: &Value, group: &str, wanted: &str) -> Result<()> {
-    let given = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
-    let kind = given("kind");
-    if matches!(kind, "" | "DeleteOptions") || kind == wanted {
+fn check_kind(object: &Value, group: &'static str, wanted: &'static str) -> Result<()> {
+    if object.get("kind").and_then(Value::as_str) == Some("DeleteOptions") {
         return Ok(());
     }
-    let version =
-        if given("apiVersion").is_empty() { api::meta::api_version(group, "v1") } else { given("apiVersion").to_owned() };
-    let bare = api::meta::split_api_version(&version).1;
-    Err(Status::bad_request(format!(
-        "{kind} in version {bare:?} cannot be handled as a {wanted}: no kind {kind:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-    )))
+    let info = KindInfo { group, version: "v1", kind: wanted, ..KindInfo::BASE };
+    metadata::fit_kind(&mut object.clone(), &info)
 }
 
 /// `{"status":"Success","code":201}`: what creating a binding or an eviction answers.
@@ -229,12 +234,10 @@ pub async fn bind(app: &App, ask: &Ask, body: Body) -> Result<Response> {
 
 async fn bind_to(app: &App, ask: &Ask, options: &WriteOptions, binding: &Value) -> Result<()> {
     let entry = app.registry.core("pods")?;
-    let name = if ask.info.name.is_empty() { metadata::text(binding, "name") } else { ask.info.name.as_str() };
+    let unnamed = ask.info.name.is_empty();
+    let name = if unnamed { metadata::text(binding, "name") } else { ask.info.name.as_str() };
     check_kind(binding, "", "Binding")?;
     check_namespace(binding, &ask.info.namespace)?;
-    if name.is_empty() {
-        return Err(Status::bad_request("Name parameter required."));
-    }
     if metadata::text(binding, "name") != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
@@ -252,10 +255,15 @@ async fn bind_to(app: &App, ask: &Ask, options: &WriteOptions, binding: &Value) 
     if !errors.is_empty() {
         return Err(Status::unexpected(errors.to_string()));
     }
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
+    // As upstream: what is created anew has no identity yet.
+    let meant: &[_] = if unnamed { &[write::REVISION] } else { &[write::UID, write::REVISION] };
     let now = metadata::timestamp(ask.now);
     let mut wish = |pod: &Value| {
         let conflict = |why: String| Status::conflict(GroupResource { group: "", resource: "pods/binding" }, name, &why);
-        write::check_meant(entry, place, binding, pod, &[write::UID, write::REVISION])?;
+        write::check_meant(entry, place, binding, pod, meant, options.dry_run)?;
         if metadata::is_terminating(pod) {
             return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
         }
@@ -304,12 +312,66 @@ async fn evict_as_told(app: &App, entry: &Entry, ask: &Ask, options: &WriteOptio
     }
     let place = write::place(entry, ask);
     admission::on_part(&app.registry, ("pods", Subresource::Eviction), place, eviction, &ask.user).await?;
+    let pod = app.registry.current(entry, place.0, place.1).await?;
+    let pod = pod.ok_or_else(|| Status::not_found(entry.info().group_resource(), place.1))?;
     let wanted = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned();
+    let inside = wanted.as_ref().and_then(|options| options["dryRun"].as_array()).filter(|dry| !dry.is_empty());
+    if let (Some(inside), true) = (inside, options.dry_run) {
+        let inside: Vec<&str> = inside.iter().filter_map(Value::as_str).collect();
+        let outside = ask.query.all("dryRun");
+        if inside != outside {
+            let (outside, inside) = (outside.join(" "), inside.join(" "));
+            let why = format!("Non-matching dry-run options in request and content: [{outside}] and [{inside}]");
+            return Err(Status::unexpected(why));
+        }
+    }
     let mut deletion = DeleteOptions::parse(&Query::default(), wanted)?;
     deletion.dry_run |= options.dry_run;
     let write_ = Write { user: &ask.user, now: ask.now, options };
+    if !deletion.dry_run && !metadata::is_terminating(&pod.value) {
+        let marked = mark_disrupted(app, entry, ask, &deletion, write_).await?;
+        // What was marked is what goes.
+        deletion.revision = deletion.revision.map(|_| marked);
+    }
     app.registry.delete(entry, place, &deletion, write_).await?;
     Ok(())
+}
+
+/// Notes on an evicted pod why it goes, unless it is another than the one that is meant; its revision then.
+async fn mark_disrupted(app: &App, entry: &Entry, ask: &Ask, deletion: &DeleteOptions, write_: Write<'_>) -> Result<String> {
+    let now = metadata::timestamp(ask.now);
+    let meant = |field: &str, wanted: &Option<String>, pod: &Value| {
+        wanted.as_deref().is_none_or(|wanted| wanted == metadata::text(pod, field))
+    };
+    let mut wish = |pod: &Value| {
+        let mut pod = pod.clone();
+        if !meant("uid", &deletion.uid, &pod) || !meant("resourceVersion", &deletion.revision, &pod) {
+            return Ok(pod);
+        }
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            "lastProbeTime": null, "lastTransitionTime": now,
+        });
+        let status = &mut pod["status"];
+        if !status["conditions"].is_array() {
+            status["conditions"] = json!([]);
+        }
+        if let Some(conditions) = status["conditions"].as_array_mut() {
+            let told = conditions.iter().position(|c| c["type"] == "DisruptionTarget");
+            match told.map(|at| &mut conditions[at]) {
+                Some(told) if told["status"] == "True" => {
+                    told["reason"] = condition["reason"].clone();
+                    told["message"] = condition["message"].clone();
+                }
+                Some(told) => *told = condition,
+                None => conditions.push(condition),
+            }
+        }
+        Ok(pod)
+    };
+    let written = app.registry.edit(entry, write::place(entry, ask), write_, &mut wish).await?;
+    let pod: Value = serde_json::from_slice(&written.json).unwrap_or_default();
+    Ok(metadata::text(&pod, "resourceVersion").to_owned())
 }
 
 async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {

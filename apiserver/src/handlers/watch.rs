@@ -98,6 +98,10 @@ struct Stream {
 pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Watch)?;
     read::check_include(ask, form)?;
+    if let Shape::Unfit(asked) = form.shape {
+        // Upstream sends nothing and hangs up at the first event.
+        return Err(error::unfit(asked, entry.info()));
+    }
     let options = ListOptions::parse(&ask.query, true)?;
     let mut selection = read::selection(entry, ask, &options)?;
     if ask.info.path.contains("/watch/") && !ask.info.name.is_empty() && options.fields.is_none() {
@@ -203,7 +207,7 @@ impl Stream {
     fn show(&mut self, object: &Object) -> Bytes {
         let json = self.entry.encoded(object);
         match self.shape {
-            Shape::Object => json,
+            Shape::Object | Shape::Unfit(_) => json,
             Shape::Metadata(_) => trimmed(partial_metadata(&json)),
             Shape::Table(version) => {
                 let meta = ListMeta { resource_version: object.revision().to_string(), ..ListMeta::default() };
@@ -250,7 +254,9 @@ impl Stream {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = match self.shape {
-            Shape::Object => json!({"kind": info.kind, "apiVersion": info.api_version(), "metadata": metadata}),
+            Shape::Object | Shape::Unfit(_) => {
+                json!({"kind": info.kind, "apiVersion": info.api_version(), "metadata": metadata})
+            }
             Shape::Metadata(version) => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata})
             }

@@ -146,13 +146,16 @@ pub fn check_meant(
     object: &Value,
     current: &Value,
     fields: &[(&str, &str)],
+    dry_run: bool,
 ) -> Result<()> {
     for (field, said) in fields {
         let (meant, own) = (metadata::text(object, field), metadata::text(current, field));
         if !meant.is_empty() && meant != own {
+            // As upstream: a dry run does not get as far as to where the store keeps objects.
+            let key = entry.cache.key(namespace, name);
+            let key = key.strip_prefix("/registry").filter(|_| dry_run).unwrap_or(&key);
             let why = format!(
-                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {said} in precondition: {meant}, {said} in object meta: {own}",
-                entry.cache.key(namespace, name)
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: {said} in precondition: {meant}, {said} in object meta: {own}"
             );
             return Err(Status::conflict(entry.info().group_resource(), name, &why));
         }
@@ -171,32 +174,57 @@ pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>
     let options = WriteOptions::parse(&ask.query, "UpdateOptions")?;
     let bytes = body::read(body).await?;
     let (object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    let written = put(app, entry, ask, at, object, &options).await;
+    Ok(outcome(entry, ask, form, warnings, written))
+}
+
+async fn put(
+    app: &App,
+    entry: &Entry,
+    ask: &Ask,
+    at: Option<Subresource>,
+    mut object: Value,
+    options: &WriteOptions,
+) -> Result<Written> {
     let (namespace, name) = place(entry, ask);
+    metadata::fit_kind(&mut object, entry.info())?;
+    metadata::fit_namespace(&mut object, namespace, entry.info().namespaced)?;
     check_name(&object, name)?;
+    super::check_segment(name)?;
     escalation(app, ask, &object)?;
-    let write = Write { user: &ask.user, now: ask.now, options: &options };
+    let write = Write { user: &ask.user, now: ask.now, options };
     let mut wish = |current: &Value| {
-        check_meant(entry, (namespace, name), &object, current, &[UID])?;
+        check_meant(entry, (namespace, name), &object, current, &[UID], options.dry_run)?;
         certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object.clone())
     };
-    let result = app.registry.update(entry, (namespace, name), at, write, &mut wish).await;
-    let written = match result {
-        Err(status) if status.is("NotFound") && at.is_none() && entry.info().create_on_update => {
-            let mut object = object;
+    match app.registry.update(entry, (namespace, name), at, write, &mut wish).await {
+        Err(status) if status.is("NotFound") => {
+            // What is meant for one object is not meant for none.
+            check_meant(entry, (namespace, name), &object, &Value::Null, &[UID], options.dry_run)?;
+            if at.is_some() || !entry.info().create_on_update {
+                return Err(status);
+            }
             metadata::of(&mut object).remove("resourceVersion");
             app.registry.create(entry, namespace, object, write).await
         }
         other => other,
-    };
-    Ok(outcome(entry, ask, form, warnings, written))
+    }
 }
 
 /// PATCH, of the object or of a part of it.
 pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
-    let (patch, mut warnings) = parse_patch(ask, &options, body).await?;
+    let (patch, mut warnings) = match parse_patch(ask, &options, body).await {
+        // As upstream, who reads a patch when there is something to apply it to.
+        Err(status) if status.is("BadRequest") || status.is("Invalid") => {
+            let (namespace, name) = place(entry, ask);
+            let found = app.registry.current(entry, namespace, name).await?;
+            return Err(found.map_or_else(|| Status::not_found(entry.info().group_resource(), name), |_| status));
+        }
+        parsed => parsed?,
+    };
     let mut unknown = Vec::new();
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
@@ -254,6 +282,10 @@ pub fn patched(
 pub async fn parse_patch(ask: &Ask, options: &WriteOptions, body: Body) -> Result<(Patch, Vec<String>)> {
     let text = ask.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let kind = match PatchType::from_content_type(text) {
+        // As upstream's router, which looks for a body by its announced length.
+        None if http_body::Body::size_hint(&body).exact().is_none_or(|length| length == 0) => {
+            return Err(negotiate::unroutable(&[]));
+        }
         None => return Err(Status::unsupported_patch()),
         Some(PatchType::Apply) => return Err(Status::unsupported_media_type(PATCHES)),
         Some(kind) => kind,
@@ -278,7 +310,7 @@ pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body
         return Err(Status::unexpected(format!(
             "no kind {:?} is registered for version {:?} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
             text("kind"),
-            text("apiVersion")
+            Some(text("apiVersion")).filter(|version| !version.is_empty()).unwrap_or("meta.k8s.io/v1")
         )));
     }
     DeleteOptions::parse(query, Some(value))
@@ -305,21 +337,10 @@ pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) 
     let plain = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
     let write = Write { user: &ask.user, now: ask.now, options: &plain };
     let listed = read::listing(&app.registry, entry, &selection, &list).await?;
+    let mut meta = read::list_meta(entry, &list, &listed);
     let deleted = app.registry.delete_collection(entry, listed.objects, &options, write).await?;
-    let info = entry.info();
-    let revision = app.registry.caches().applied().revision();
-    let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{{\"resourceVersion\":\"{revision}\"}},\"items\":[",
-        info.kind,
-        info.api_version()
-    );
-    let item_head = read::head(info);
-    let mut json = head.into_bytes();
-    for (i, object) in deleted.iter().enumerate() {
-        json.extend_from_slice(if i > 0 { b",{" } else { b"{" });
-        json.extend_from_slice(&read::item(object, &item_head));
-    }
-    json.extend_from_slice(b"]}");
+    meta.resource_version = app.registry.caches().applied().revision().to_string();
+    let json: Vec<u8> = read::encode(entry.info(), &meta, deleted).iter().flat_map(|piece| piece.to_vec()).collect();
     Ok(super::encoded(StatusCode::OK, Form { shape: Default::default(), ..form }, json.into()))
 }
 
@@ -340,8 +361,8 @@ pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
         _ => "SelfSubjectRulesReview",
     };
     let (mut object, warnings) = decode(&ask.headers, &bytes, (&ask.info.group, &ask.info.version, kind), &options)?;
-    object["kind"] = kind.into();
-    object["apiVersion"] = api::meta::api_version(&ask.info.group, &ask.info.version).into();
+    let group = if ask.info.group == "authentication.k8s.io" { "authentication.k8s.io" } else { "authorization.k8s.io" };
+    metadata::fit_kind(&mut object, &KindInfo { group, version: "v1", kind, ..KindInfo::BASE })?;
     if object["metadata"].is_null() {
         object["metadata"] = serde_json::json!({});
     }

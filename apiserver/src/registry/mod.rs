@@ -26,7 +26,11 @@ use serde_json::Value;
 use store::{Op, Outcome, Revision, Store, Txn};
 
 use crate::{
-    cache::{Cache, Change, Object, feed::Caches},
+    cache::{
+        Cache, Change, Object,
+        feed::Caches,
+        object::{encode, with_revision},
+    },
     error::{self, Result},
     identity::User,
     wire::options::WriteOptions,
@@ -69,8 +73,12 @@ impl Entry {
 
     /// Stored bytes (with their revision) in this kind's form.
     pub fn show(&self, json: &[u8]) -> Bytes {
-        let value = serde_json::from_slice(json).unwrap_or_default();
-        serde_json::to_vec(&self.hooks().from_stored(value)).unwrap_or_default().into()
+        let value = self.hooks().from_stored(serde_json::from_slice(json).unwrap_or_default());
+        let encoded = encode(&value);
+        match metadata::text(&value, "resourceVersion").parse() {
+            Ok(revision) => with_revision(&encoded, revision),
+            Err(_) => encoded.into(),
+        }
     }
 }
 

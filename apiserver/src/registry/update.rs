@@ -152,12 +152,8 @@ fn check_revision(entry: &Entry, name: &str, new: &Value, current: &Current) -> 
         // As upstream: the resource, where the kind is told otherwise.
         return Err(Status::invalid(info.group_resource(), name, &errors));
     }
-    let Ok(wanted) = wanted.parse::<u64>() else {
-        let mut errors = api::field::FieldErrors::default();
-        let detail = format!("strconv.ParseUint: parsing {}: invalid syntax", api::status::quote(wanted));
-        errors.invalid("metadata.resourceVersion", &wanted, detail);
-        return Err(Status::invalid(info.group_kind(), name, &errors));
-    };
+    // As upstream to this day, an error without a reason.
+    let wanted = crate::wire::options::parse_number(wanted).map_err(Status::unexpected)?;
     if wanted != current.revision {
         return Err(Status::modified(info.group_resource(), name));
     }

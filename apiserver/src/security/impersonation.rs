@@ -54,7 +54,13 @@ fn asked(headers: &HeaderMap) -> Result<Option<(User, Vec<Wish>)>, Status> {
         if groups.is_empty() && uid.is_empty() && extra.is_empty() {
             return Ok(None);
         }
-        return Err(Status::internal(&format!("requested {:?} without impersonating a user", (groups, uid, extra))));
+        // As Go prints upstream's references.
+        let mut asked: Vec<String> = groups.iter().map(|group| format!("{{Group  {group}    }}")).collect();
+        for (key, values) in &extra {
+            asked.extend(values.iter().map(|value| format!("{{UserExtra  {value}  {AUTHENTICATION}/v1  {key}}}")));
+        }
+        asked.extend((!uid.is_empty()).then(|| format!("{{UID  {uid}  {AUTHENTICATION}/v1  }}")));
+        return Err(Status::internal(&format!("requested [{}] without impersonating a user", asked.join(" "))));
     }
     let mut wishes = Vec::new();
     match service_account(&name) {

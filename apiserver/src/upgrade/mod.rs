@@ -281,10 +281,11 @@ impl Kubelets {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         if info.rest.is_empty() && !info.path.ends_with('/') && !upgrade && is_read {
             // Relative links of the page behind would otherwise miss the last path segment.
-            return redirect(&info.path, &query);
+            return redirect(request.uri().path(), &query);
         }
         let rest = info.rest.trim_start_matches('/');
-        let prefix = info.path.strip_suffix(rest).unwrap_or(&info.path).trim_end_matches('/').to_owned();
+        let whole = request.uri().path();
+        let prefix = whole.strip_suffix(rest).unwrap_or(whole).trim_end_matches('/').to_owned();
         let target = path_and_query(&format!("/{rest}"), &query)?;
         let address = match &backend {
             Backend::Tcp(address) | Backend::Tls { address, .. } => *address,

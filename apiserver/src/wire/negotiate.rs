@@ -27,6 +27,8 @@ pub enum Shape {
     Table(&'static str),
     /// `meta.k8s.io` PartialObjectMetadata (or its list) in this version.
     Metadata(&'static str),
+    /// What this sort of answer cannot be shown as: the name of that. Found out when there is something to show.
+    Unfit(&'static str),
 }
 
 /// An answer's form.
@@ -81,138 +83,194 @@ const LISTED: &[&str] = &[
 ];
 
 /// Whether upstream's router finds a representation: it knows no wildcard but the whole one, and no parameters.
-fn is_routed(accept: &str) -> bool {
+fn is_routed(accept: &str, made: &[&str]) -> bool {
     let kinds = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
-    accept.is_empty() || kinds.into_iter().any(|kind| kind == "*/*" || ACCEPTED.contains(&kind))
+    accept.is_empty() || kinds.into_iter().any(|kind| kind == "*/*" || made.contains(&kind))
 }
 
-fn unroutable(representations: &[&str]) -> Status {
+/// The router's refusal.
+pub fn unroutable(representations: &[&str]) -> Status {
     let mut status = Status::not_acceptable(&[]);
     status.message = format!("406: Not Acceptable\n\nAvailable representations: {}", representations.join(", "));
     status.details = Some(Box::default());
     status
 }
 
-/// The encoding of a document that has only itself to show: discovery.
-pub fn document(headers: &HeaderMap) -> Result<Encoding> {
-    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("").trim();
-    if !is_routed(text) {
+fn accepted(headers: &HeaderMap) -> &str {
+    headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("").trim()
+}
+
+/// Refuses who doesn't take the one media type that a document has.
+pub fn only(headers: &HeaderMap, media_type: &str) -> Result<()> {
+    if is_routed(accepted(headers), &[media_type]) { Ok(()) } else { Err(unroutable(&[media_type])) }
+}
+
+/// The encoding of a document that has only itself to show: discovery. Not all such documents are behind the router.
+pub fn document(headers: &HeaderMap, routed: bool) -> Result<Encoding> {
+    let text = accepted(headers);
+    if routed && !is_routed(text, ACCEPTED) {
         return Err(unroutable(ACCEPTED));
     }
     if text.is_empty() {
         return Ok(Encoding::Json);
     }
-    let clauses = clauses(text);
-    let plain = clauses.iter().filter(|clause| !clause.parameters.iter().any(|(key, _)| *key == "as"));
-    plain.filter_map(Clause::encoding).next().ok_or_else(|| Status::not_acceptable(ACCEPTED))
+    choose(&clauses(text), |clause, encoding| clause.unconverted(encoding)).ok_or_else(|| Status::not_acceptable(ACCEPTED))
 }
 
+/// Which of these media types a header wants most.
+pub fn wanted<'a>(headers: &HeaderMap, media_types: &[&'a str]) -> Option<&'a str> {
+    let accept = Some(accepted(headers)).filter(|accept| !accept.is_empty()).unwrap_or("*/*");
+    clauses(accept).iter().find_map(|clause| media_types.iter().copied().find(|kind| clause.matches(kind)))
+}
+
+/// One of the media ranges of an Accept header.
 struct Clause<'a> {
     kind: &'a str,
+    subkind: &'a str,
     parameters: Vec<(&'a str, &'a str)>,
     quality: f32,
 }
 
 impl Clause<'_> {
-    fn encoding(&self) -> Option<Encoding> {
-        match self.kind {
-            "application/json" | "*/*" | "application/*" => Some(Encoding::Json),
-            "application/yaml" => Some(Encoding::Yaml),
-            api::protobuf::MEDIA_TYPE => Some(Encoding::Protobuf),
-            _ => None,
+    fn matches(&self, media_type: &str) -> bool {
+        let (kind, subkind) = media_type.split_once('/').unwrap_or((media_type, ""));
+        (self.kind == kind && (self.subkind == subkind || self.subkind == "*")) || (self.kind == "*" && self.subkind == "*")
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value)
+    }
+
+    /// Whether a stream, a server's version or a conversion is asked for that there is not.
+    fn is_possible(&self, encoding: Encoding) -> bool {
+        let stream = self.get("stream").unwrap_or("");
+        let streams = stream.is_empty() || encoding != Encoding::Yaml && stream == "watch";
+        streams && self.get("sv").unwrap_or("").is_empty()
+    }
+
+    /// The encoding for what is never converted: errors, documents.
+    fn unconverted(&self, encoding: Encoding) -> Option<Encoding> {
+        let plain = ["as", "g", "v"].iter().all(|name| self.get(name).is_none());
+        (plain && self.is_possible(encoding)).then_some(encoding)
+    }
+
+    /// The encoding and the shape of an answer.
+    fn form(&self, encoding: Encoding, purpose: For) -> Option<(Encoding, Shape)> {
+        (self.is_possible(encoding)).then(|| shape(self, encoding, purpose)).flatten().map(|shape| (encoding, shape))
+    }
+}
+
+/// What the first clause that something can be made of makes: of our encodings, by preference.
+fn choose<T>(clauses: &[Clause<'_>], of: impl Fn(&Clause<'_>, Encoding) -> Option<T>) -> Option<T> {
+    const ENCODINGS: [Encoding; 3] = [Encoding::Json, Encoding::Yaml, Encoding::Protobuf];
+    let encodings = |clause: &Clause<'_>| {
+        let of_ours = ENCODINGS.into_iter().zip(ACCEPTED).filter(|(_, kind)| clause.matches(kind));
+        of_ours.filter_map(|(encoding, _)| of(clause, encoding)).next()
+    };
+    clauses.iter().find_map(encodings)
+}
+
+fn clause(text: &str) -> Option<Clause<'_>> {
+    let mut parts = text.split(';');
+    let (kind, subkind) = match parts.next().unwrap_or("").trim().split_once('/') {
+        Some((_, subkind)) if subkind.is_empty() || subkind.contains('/') => return None,
+        Some((kind, subkind)) => (kind.trim(), subkind.trim()),
+        None if text.split(';').next().is_some_and(|kind| kind.trim() == "*") => ("*", "*"),
+        None => return None,
+    };
+    let mut found = Clause { kind, subkind, parameters: Vec::new(), quality: 1.0 };
+    for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+        match key.trim() {
+            _ if value.is_empty() || value.contains('=') => {}
+            "q" => found.quality = value.parse().unwrap_or(0.0),
+            key => found.parameters.push((key, value.trim())),
         }
     }
+    Some(found)
 }
 
+/// The clauses of a header, the most wanted ones first; what is none is passed over.
 fn clauses(accept: &str) -> Vec<Clause<'_>> {
-    let mut found: Vec<Clause> = accept
-        .split(',')
-        .map(str::trim)
-        .filter(|c| !c.is_empty())
-        .map(|clause| {
-            let mut parts = clause.split(';').map(str::trim);
-            let kind = parts.next().unwrap_or("");
-            let mut quality = 1.0;
-            let mut parameters = Vec::new();
-            for (key, value) in parts.filter_map(|p| p.split_once('=')) {
-                match key.trim() {
-                    "q" => quality = value.trim().parse().unwrap_or(1.0),
-                    key => parameters.push((key, value.trim())),
-                }
-            }
-            Clause { kind, parameters, quality }
-        })
-        .collect();
-    found.sort_by(|a, b| b.quality.total_cmp(&a.quality));
-    found
+    // Upstream's order is no order (what is specific precedes a wildcard however much that is wanted), so that sorting means
+    // what its sort does with few elements: insertion.
+    let before = |a: &Clause, b: &Clause| {
+        a.quality > b.quality || a.kind != "*" && b.kind == "*" || a.subkind != "*" && b.subkind == "*"
+    };
+    let mut sorted: Vec<Clause> = Vec::new();
+    for clause in accept.split(',').filter_map(clause) {
+        let at = sorted.iter().rposition(|other| !before(&clause, other)).map_or(0, |at| at + 1);
+        sorted.insert(at, clause);
+    }
+    sorted
 }
 
-fn shape(clause: &Clause, purpose: For) -> Option<Shape> {
-    let get = |name: &str| clause.parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
-    let Some(kind) = get("as") else { return Some(Shape::Object) };
-    if get("g") != Some("meta.k8s.io") {
-        return None;
+/// The shape that a clause asks for, if an answer of this sort can have it.
+fn shape(clause: &Clause, encoding: Encoding, purpose: For) -> Option<Shape> {
+    if ["as", "g", "v"].iter().all(|name| clause.get(name).is_none()) {
+        return Some(Shape::Object);
     }
-    let version = match get("v") {
-        Some("v1") => "meta.k8s.io/v1",
-        Some("v1beta1") => "meta.k8s.io/v1beta1",
+    let version = match (clause.get("g"), clause.get("v")) {
+        (Some("meta.k8s.io"), Some("v1")) => "meta.k8s.io/v1",
+        (Some("meta.k8s.io"), Some("v1beta1")) => "meta.k8s.io/v1beta1",
         _ => return None,
     };
-    match (kind, purpose) {
+    match (clause.get("as")?, purpose) {
+        // Tables have no form in protobuf, and the older metadata lists had another than these.
         ("Table", For::Review) => None,
-        ("Table", _) => Some(Shape::Table(version)),
-        ("PartialObjectMetadata", For::Object | For::Review | For::Watch) => Some(Shape::Metadata(version)),
-        ("PartialObjectMetadataList", For::List) => Some(Shape::Metadata(version)),
+        ("Table", _) => (encoding != Encoding::Protobuf).then_some(Shape::Table(version)),
+        (_, _) if encoding == Encoding::Protobuf && version == "meta.k8s.io/v1beta1" => None,
+        ("PartialObjectMetadata", For::List) => Some(Shape::Unfit("PartialObjectMetadata")),
+        ("PartialObjectMetadata", _) | ("PartialObjectMetadataList", For::List) => Some(Shape::Metadata(version)),
+        ("PartialObjectMetadataList", _) => Some(Shape::Unfit("PartialObjectMetadataList")),
         _ => None,
     }
 }
 
-/// Chooses the form of an answer.
-pub fn accept(headers: &HeaderMap, pretty: Option<&str>, purpose: For) -> Result<Form> {
-    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("").trim();
-    let pretty = match pretty {
+/// Whether JSON is to be indented.
+pub fn pretty(headers: &HeaderMap, asked: Option<&str>) -> bool {
+    match asked {
         Some(value) => !matches!(value, "0" | "false"),
         None => {
             // Browsers and curl get something to read, as upstream does.
             let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
             ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| agent.starts_with(known))
         }
-    };
+    }
+}
+
+/// Chooses the form of an answer.
+pub fn accept(headers: &HeaderMap, asked: Option<&str>, purpose: For) -> Result<Form> {
+    let text = accepted(headers);
     // What is indented is re-encoded; a stream is one line an event.
-    let pretty = pretty && purpose != For::Watch;
+    let pretty = purpose != For::Watch && pretty(headers, asked);
     if text.is_empty() || text == "application/json" || text == "*/*" {
         return Ok(Form { pretty, ..Form::default() });
     }
-    if !is_routed(text) {
+    if !is_routed(text, ACCEPTED) {
         return Err(unroutable(match purpose {
             For::Object | For::Review => ACCEPTED,
             For::List | For::Watch => LISTED,
         }));
     }
-    let mut unstreamed = false;
-    for clause in clauses(text) {
-        let Some(encoding) = clause.encoding() else { continue };
-        if purpose == For::Watch && encoding == Encoding::Yaml {
-            unstreamed = true;
-            continue;
-        }
-        match shape(&clause, purpose) {
-            // Tables have no form in protobuf, and the older metadata lists had another than these.
-            Some(Shape::Table(_) | Shape::Metadata("meta.k8s.io/v1beta1")) if encoding == Encoding::Protobuf => {}
-            Some(shape) => return Ok(Form { encoding, shape, pretty }),
-            None => {}
-        }
+    match choose(&clauses(text), |clause, encoding| clause.form(encoding, purpose)) {
+        None => Err(Status::not_acceptable(ACCEPTED)),
+        Some((Encoding::Yaml, _)) if purpose == For::Watch => Err(Status::not_acceptable(STREAMED)),
+        Some((encoding, shape)) => Ok(Form { encoding, shape, pretty }),
     }
-    Err(Status::not_acceptable(if unstreamed { STREAMED } else { ACCEPTED }))
 }
 
-/// How errors are written: as the first thing the client lists that can be served.
-pub fn preferred(headers: &HeaderMap) -> Encoding {
-    let text = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-    if text.is_empty() || text.starts_with("application/json") && !text.contains(";q=") {
-        return Encoding::Json;
+/// How errors are written: as the first thing the client lists that can be served, JSON where nothing can.
+pub fn of_errors(headers: &HeaderMap, asked: Option<&str>) -> Form {
+    let text = accepted(headers);
+    let pretty = pretty(headers, asked);
+    if text.is_empty() || text == "application/json" {
+        return Form { pretty, ..Form::default() };
     }
-    clauses(text).iter().find_map(Clause::encoding).unwrap_or_default()
+    match choose(&clauses(text), |clause, encoding| clause.unconverted(encoding)) {
+        Some(encoding) => Form { encoding, pretty, ..Form::default() },
+        // As upstream: who takes no form gets one to read.
+        None => Form { pretty: true, ..Form::default() },
+    }
 }
 
 /// How a request's body is written; `patch` types are the caller's.
@@ -256,5 +314,14 @@ mod tests {
         assert_eq!(form("application/yaml", For::Watch), None);
         let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         assert_eq!(form(partial, For::List).unwrap().shape, Shape::Metadata("meta.k8s.io/v1"));
+        assert_eq!(form(partial, For::Object).unwrap().shape, Shape::Unfit("PartialObjectMetadataList"));
+        let json = |parameters: &str| form(&format!("application/json;{parameters}"), For::List).map(|form| form.shape);
+        assert_eq!(json("as=;q=0"), Some(Shape::Object));
+        for wrong in ["v=v1;g=meta.k8s.io", "as=PartialObjectMetadata", "as=Table;v=v2;g=meta.k8s.io", "stream=all", "sv=1"]
+        {
+            assert_eq!(json(wrong), None, "{wrong}");
+        }
+        assert_eq!(form("application/yaml;stream=watch", For::List), None);
+        assert_eq!(form("application/json;q=0.5,application/yaml", For::Watch), None);
     }
 }

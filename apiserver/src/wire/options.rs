@@ -10,18 +10,12 @@ use store::Revision;
 
 use crate::{
     error::{Result, invalid_options},
-    request::decode,
+    request::{decode, is_escaped},
 };
 
 /// Query parameters in order, decoded.
 #[derive(Clone, Debug, Default)]
 pub struct Query(Vec<(String, String)>);
-
-/// Whether each `%` begins an escape.
-fn is_escaped(text: &str) -> bool {
-    let hex = |part: &str| part.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    text.split('%').skip(1).all(hex)
-}
 
 impl Query {
     /// Takes a query string apart.
@@ -103,19 +97,26 @@ pub fn read_revision(text: &str) -> std::result::Result<Option<Revision>, FieldE
     if text.is_empty() {
         return Ok(None);
     }
-    let number = text.parse().ok().filter(|_| !text.starts_with('+'));
-    number.map(Some).ok_or_else(|| {
-        let quoted = api::status::quote(text);
+    parse_number(text).map(Some).map_err(|why| {
         let mut errors = FieldErrors::default();
-        let why = not_a_number(text, false);
-        errors.invalid("resourceVersion", &text, format!("strconv.ParseUint: parsing {quoted}: {why}"));
+        errors.invalid("resourceVersion", &text, why);
         errors
     })
 }
 
-/// The resourceVersion of a list.
-pub fn parse_revision(text: &str) -> Result<Option<Revision>> {
-    read_revision(text).map_err(|errors| Status::bad_request(format!("invalid resource version: {errors}")))
+/// A number as Go reads one without a sign.
+pub fn parse_number(text: &str) -> std::result::Result<u64, String> {
+    let number = text.parse().ok().filter(|_| !text.starts_with('+'));
+    number.ok_or_else(|| format!("strconv.ParseUint: parsing {}: {}", api::status::quote(text), not_a_number(text, false)))
+}
+
+/// The resourceVersion of a list, or of a watch. Upstream called a list's not its own error (500) up to v1.33, and still does a
+/// watch's.
+fn parse_revision(text: &str, watch: bool) -> Result<Option<Revision>> {
+    read_revision(text).map_err(|errors| match watch {
+        true => Status::unexpected(errors.to_string()),
+        false => Status::bad_request(format!("invalid resource version: {errors}")),
+    })
 }
 
 impl ListOptions {
@@ -152,9 +153,6 @@ impl ListOptions {
                 }
             }
         } else {
-            if send_initial_events.is_some() {
-                errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
-            }
             if !match_text.is_empty() {
                 if revision_text.is_empty() {
                     errors.forbidden(field, "resourceVersionMatch is forbidden unless resourceVersion is provided");
@@ -170,6 +168,9 @@ impl ListOptions {
                     other => errors.not_supported(field, &other, &["Exact", "NotOlderThan", ""]),
                 }
             }
+            if send_initial_events.is_some() {
+                errors.forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list");
+            }
         }
         if !errors.is_empty() {
             return Err(invalid_options("ListOptions", &errors));
@@ -177,7 +178,9 @@ impl ListOptions {
         Ok(Self {
             labels: labels.filter(|s| !s.is_empty()),
             fields: fields.filter(|s| !s.is_empty()),
-            revision: parse_revision(revision_text)?,
+            // Other ways to write 0 are numbers, but not the word for any state that there is.
+            revision: parse_revision(revision_text, watch)?
+                .filter(|revision| watch || *revision > 0 || revision_text == "0"),
             revision_match: match match_text {
                 "Exact" => Some(Match::Exact),
                 "NotOlderThan" => Some(Match::NotOlderThan),
@@ -309,7 +312,10 @@ impl DeleteOptions {
                 grace_period_seconds: query.number("gracePeriodSeconds")?,
                 propagation_policy: query.text("propagationPolicy").map(str::to_owned),
                 orphan_dependents: query.flag("orphanDependents"),
-                preconditions: None,
+                preconditions: Some(RawPreconditions {
+                    uid: query.text("uid").map(str::to_owned),
+                    resource_version: query.text("resourceVersion").map(str::to_owned),
+                }),
             },
         };
         let mut errors = FieldErrors::default();

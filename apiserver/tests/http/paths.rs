@@ -68,3 +68,86 @@ async fn unknown_paths_are_unknown() {
     assert_eq!(door.get("/healthz/ping").await.text(), "ok");
     assert_eq!(door.get("/readyz/nothing").await.status, 404);
 }
+
+#[tokio::test]
+async fn documents_are_for_those_who_read_them() {
+    let door = door().await;
+    let plain = [("accept", "text/plain")];
+    for (path, head) in
+        [("/version", 405), ("/api", 405), ("/api/v1", 405), ("/apis", 200), ("/openapi/v2", 200), ("/healthz", 200)]
+    {
+        assert_eq!(door.ask("HEAD", path, &[], "").await.status, head, "{path}");
+    }
+    let refused = |kinds: &str| {
+        (406, "NotAcceptable".to_owned(), format!("406: Not Acceptable\n\nAvailable representations: {kinds}"))
+    };
+    assert_eq!(door.ask("GET", "/version", &plain, "").await.told(), refused("application/json"));
+    let three = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+    assert_eq!(door.ask("GET", "/api", &plain, "").await.told(), refused(three));
+    let listed = format!("only the following media types are accepted: {three}");
+    assert_eq!(door.ask("GET", "/apis", &plain, "").await.told(), (406, "NotAcceptable".into(), listed));
+    for path in ["/openapi/v2", "/openapi/v3/api/v1"] {
+        let answer = door.ask("GET", path, &plain, "").await;
+        assert_eq!((answer.status, answer.body.len(), answer.header("vary")), (406, 0, "Accept"), "{path}");
+    }
+    let yaml = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let answer = door.ask("GET", "/apis", &[("accept", yaml)], "").await;
+    assert_eq!((answer.status, answer.header("content-type"), answer.header("cache-control")), (200, yaml, "public"));
+}
+
+#[tokio::test]
+async fn paths_are_read_as_they_are_meant() {
+    let door = door().await;
+    assert_eq!(door.get("/%61pi/v1/%6Eamespaces/de%66ault").await.ok()["kind"], "Namespace");
+    assert_eq!(door.get("/api/v1/namespaces/default%2Fconfigmaps").await.ok()["kind"], "ConfigMapList");
+    for path in ["//", "//api/v1", "//api/v1/nodes", "/apis//", "/apis//apps", "/healthz//", "/openapi//v2", "/openapi/v2/"]
+    {
+        let answer = door.get(path).await;
+        assert_eq!((answer.status, answer.text().as_str()), (404, "404 page not found\n"), "{path}");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+    let answer = door.get("/openapi/v3//api/v1").await;
+    assert_eq!((answer.status, answer.body.len()), (404, 0));
+    let answer = door.get("/api/v1/namespaces/default/configmaps/a%zz").await;
+    assert_eq!((answer.status, answer.text().as_str()), (400, "400 Bad Request"));
+    let answer = door.get("/api/v1/watch?a=b").await;
+    let why = "failed to create RequestInfo: unable to determine kind and namespace from url, /api/v1/watch?a=b\n";
+    assert_eq!((answer.status, answer.text()), (500, format!("Internal Server Error: \"/api/v1/watch?a=b\": {why}")));
+    for (method, verdict) in [("GET", 400), ("DELETE", 400), ("POST", 405)] {
+        assert_eq!(door.ask(method, &format!("{MAPS}/%2E%2E"), &[], "").await.status, verdict, "{method}");
+    }
+    for path in ["/api/v1/namespaces/default/pods/x/log/y", "/api/v1/namespaces/default/pods/x/exec/y"] {
+        assert_eq!(door.get(path).await.told().2, "the server could not find the requested resource");
+    }
+    let answer = door.ask("POST", "/api/v1/namespaces/default/pods/x/proxy/?dryRun=All", &[], "").await;
+    assert_eq!(answer.told(), (400, "BadRequest".into(), "dryRun is not supported".into()));
+}
+
+#[tokio::test]
+async fn a_list_has_not_the_metadata_of_an_object() {
+    let door = door().await;
+    door.post(MAPS, &map("a", "b")).await.ok();
+    let form = |kind: &str| format!("application/json;as={kind};g=meta.k8s.io;v=v1");
+    let asked = |path: String, kind: &str| {
+        let accept = form(kind);
+        let door = &door;
+        async move { door.ask("GET", &path, &[("accept", &accept)], "").await.told() }
+    };
+    let object = "you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)";
+    assert_eq!(asked(MAPS.to_owned(), "PartialObjectMetadata").await, (406, "NotAcceptable".into(), object.into()));
+    let list = "you requested PartialObjectMetadataList, but the requested object is not a list (*core.ConfigMap)";
+    let named = format!("{MAPS}/a");
+    assert_eq!(asked(named, "PartialObjectMetadataList").await, (406, "NotAcceptable".into(), list.into()));
+    assert_eq!(asked(format!("{MAPS}/none"), "PartialObjectMetadataList").await.0, 404);
+    let answer = door.ask("GET", MAPS, &[("accept", "application/json;v=v1;g=meta.k8s.io")], "").await;
+    assert_eq!(answer.status, 406);
+}
+
+#[tokio::test]
+async fn errors_are_indented_for_people() {
+    let door = door().await;
+    let path = format!("{MAPS}/none");
+    let curl = door.ask("GET", &path, &[("user-agent", "curl/8")], "").await.text();
+    assert_eq!(curl, door.get(&format!("{path}?pretty=1")).await.text());
+    assert!(curl.starts_with("{\n  \"kind\": \"Status\",\n"), "{curl}");
+}

@@ -116,3 +116,85 @@ async fn an_update_of_what_is_not_there_creates_only_some_kinds() {
     assert_eq!(blind, (422, "Invalid".into(), want.into()));
     let _: Value = answer.json();
 }
+
+#[tokio::test]
+async fn what_is_meant_for_another_object_is_put_nowhere() {
+    let door = door().await;
+    let path = format!("{MAPS}/a");
+    let meant = json!({"metadata": {"name": "a", "uid": "u"}});
+    let why = |key: &str, own: &str| {
+        let why = format!("Precondition failed: UID in precondition: u, UID in object meta: {own}");
+        let error =
+            format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
+        (409, "Conflict".to_owned(), format!("Operation cannot be fulfilled on configmaps \"a\": {error}"))
+    };
+    assert_eq!(door.put(&path, &meant).await.told(), why("/registry/configmaps/default/a", ""));
+    assert_eq!(door.put(&format!("{path}?dryRun=All"), &meant).await.told(), why("/configmaps/default/a", ""));
+    let made = door.post(MAPS, &map("a", "b")).await.ok();
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    assert_eq!(door.put(&path, &meant).await.told(), why("/registry/configmaps/default/a", uid));
+    // What a body says of its kind and place comes before what it is called.
+    let secret = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "b"}});
+    let kind = "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion";
+    assert_eq!(door.put(&path, &secret).await.told().2, kind);
+    let elsewhere = json!({"metadata": {"name": "b", "namespace": "c"}, "nothing": 1});
+    let refused = door.put(&path, &elsewhere).await;
+    assert_eq!(refused.told().2, "the namespace of the provided object does not match the namespace sent on the request");
+    assert_eq!(refused.warnings(), ["299 - \"unknown field \\\"nothing\\\"\""]);
+}
+
+#[tokio::test]
+async fn revisions_are_numbers() {
+    let door = door().await;
+    door.post(MAPS, &map("a", "b")).await.ok();
+    let path = format!("{MAPS}/a");
+    let parse = |text: &str| format!("strconv.ParseUint: parsing \"{text}\": invalid syntax");
+    let body = json!({"metadata": {"name": "a", "resourceVersion": "x"}});
+    assert_eq!(door.put(&path, &body).await.told(), (500, String::new(), parse("x")));
+    assert_eq!(door.merge(&path, &body).await.told(), (500, String::new(), parse("x")));
+    let field = format!("resourceVersion: Invalid value: \"-1\": {}", parse("-1"));
+    assert_eq!(door.get(&format!("{path}?resourceVersion=-1")).await.told(), (500, String::new(), field.clone()));
+    let watched = door.get(&format!("{MAPS}?watch=1&resourceVersion=-1")).await;
+    assert_eq!(watched.told(), (500, String::new(), field.clone()));
+    let listed = door.get(&format!("{MAPS}?resourceVersion=-1")).await;
+    assert_eq!(listed.told(), (400, "BadRequest".into(), format!("invalid resource version: {field}")));
+    for of in [&path, MAPS] {
+        let gone = door.delete(&format!("{of}?resourceVersion=1"), &json!(null)).await;
+        assert_eq!(gone.status, 409, "{}", gone.text());
+    }
+    assert_eq!(door.delete(&format!("{path}?uid=1"), &json!(null)).await.status, 409);
+}
+
+#[tokio::test]
+async fn a_patch_of_what_is_not_there_is_not_read() {
+    let door = door().await;
+    let broken = |path: String| {
+        let door = &door;
+        async move { door.ask("PATCH", &path, &[("content-type", MERGE)], "{").await.status }
+    };
+    door.post(MAPS, &map("a", "b")).await.ok();
+    assert_eq!(broken(format!("{MAPS}/none")).await, 404);
+    assert_eq!(broken(format!("{MAPS}/a")).await, 400);
+    let unknown = door.ask("PATCH", &format!("{MAPS}/a"), &[("content-type", "application/json")], "").await;
+    assert_eq!(unknown.told().2, "406: Not Acceptable\n\nAvailable representations: ");
+}
+
+#[tokio::test]
+async fn an_evicted_pod_tells_why_it_goes() {
+    let door = door().await;
+    door.post(PODS, &pod("a")).await.ok();
+    let bind = json!({"metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n"}});
+    door.post(&format!("{PODS}/a/binding"), &bind).await.ok();
+    let evict = json!({"metadata": {"name": "a"}});
+    door.post(&format!("{PODS}/a/eviction?dryRun=All"), &evict).await.ok();
+    let conditions = |pod: &Value| {
+        let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let told = all.iter().find(|c| c["type"] == "DisruptionTarget").map(|c| c["reason"].clone());
+        (told, pod["metadata"].get("deletionTimestamp").is_some())
+    };
+    assert_eq!(conditions(&door.get(&format!("{PODS}/a")).await.ok()), (None, false));
+    door.post(&format!("{PODS}/a/eviction"), &evict).await.ok();
+    assert_eq!(conditions(&door.get(&format!("{PODS}/a")).await.ok()), (Some(json!("EvictionByEvictionAPI")), true));
+    let wrong = json!({"metadata": {"name": "none"}, "deleteOptions": {"dryRun": ["Bad"]}});
+    assert_eq!(door.post(&format!("{PODS}/none/eviction"), &wrong).await.status, 404);
+}

@@ -304,17 +304,20 @@ pub enum Aggregated {
 }
 
 impl Aggregated {
-    /// From an `Accept` header: the form asked for, if any of it is (`...;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList`).
-    pub fn from_accept(header: &str) -> Option<Self> {
+    /// From an `Accept` header: the form asked for, if any of it is (`...;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList`),
+    /// and whether in YAML.
+    pub fn from_accept(header: &str) -> Option<(Self, bool)> {
         header.split(',').find_map(|media| {
             let mut parts = media.split(';').map(str::trim);
-            let json = matches!(parts.next()?, "application/json" | "application/*" | "*/*");
+            let kind = parts.next()?;
+            let yaml = kind == "application/yaml";
+            let known = yaml || matches!(kind, "application/json" | "application/*" | "*/*");
             let parts: Vec<&str> = parts.collect();
             let has = |p: &str| parts.contains(&p);
-            let wanted = json && has("g=apidiscovery.k8s.io") && has("as=APIGroupDiscoveryList");
+            let wanted = known && has("g=apidiscovery.k8s.io") && has("as=APIGroupDiscoveryList");
             match wanted {
-                true if has("v=v2") => Some(Self::V2),
-                true if has("v=v2beta1") => Some(Self::V2Beta1),
+                true if has("v=v2") => Some((Self::V2, yaml)),
+                true if has("v=v2beta1") => Some((Self::V2Beta1, yaml)),
                 _ => None,
             }
         })
@@ -329,10 +332,12 @@ impl Aggregated {
     }
 
     /// The answer's media type.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    pub fn content_type(self, yaml: bool) -> &'static str {
+        match (self, yaml) {
+            (Self::V2, false) => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            (Self::V2, true) => "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            (Self::V2Beta1, false) => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            (Self::V2Beta1, true) => "application/yaml;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         }
     }
 }
@@ -491,7 +496,9 @@ mod tests {
     #[test]
     fn accept_headers() {
         let header = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
-        assert_eq!(Aggregated::from_accept(header), Some(Aggregated::V2));
+        assert_eq!(Aggregated::from_accept(header), Some((Aggregated::V2, false)));
+        let yaml = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        assert_eq!(Aggregated::from_accept(yaml), Some((Aggregated::V2, true)));
         assert_eq!(Aggregated::from_accept("application/json"), None);
     }
 }

@@ -336,7 +336,8 @@ fn path_segment_prefix(value: &str) -> Vec<String> {
 /// `metadata.name` by a kind's rule. `prefix` says that it is a `generateName`, where a trailing dash is fine.
 pub fn object_name(rule: NameRule, value: &str, prefix: bool) -> Vec<String> {
     if rule == NameRule::PathSegment {
-        return if prefix { path_segment_prefix(value) } else { path_segment(value) };
+        // As upstream's rules for roles: a generated name's base is as good as a name, or not.
+        return path_segment(value);
     }
     // Upstream replaces the dash and the character before it, so that "a--" fails but "a-" passes.
     let masked = match value.strip_suffix('-') {

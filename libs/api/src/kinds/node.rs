@@ -118,9 +118,8 @@ impl Resource for Node {
         if old.provider_id.is_some() && old.provider_id != new.provider_id {
             errors.forbidden("spec.providerID", "node updates may not change providerID except from \"\" to valid");
         }
-        if at == Some(Subresource::Status) {
-            taints(new.taints.as_deref().unwrap_or_default(), &Path::root("metadata.taints"), errors);
-        }
+        // Of the status too, and twice of the spec: as upstream's causes have it.
+        taints(new.taints.as_deref().unwrap_or_default(), &Path::root("metadata.taints"), errors);
         if new.external_id != old.external_id {
             errors.forbidden("spec.externalID", "may not be updated");
         }

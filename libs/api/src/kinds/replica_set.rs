@@ -88,6 +88,8 @@ impl Resource for ReplicaSet {
             errors.non_negative(&Path::root("status.terminatingReplicas"), status.terminating_replicas);
             return counts.check(&Path::root("status"), errors);
         }
+        // Twice, as upstream's causes have it.
+        self.validate(errors);
         self.validate(errors);
         let selector = |set: &Self| set.spec.as_ref().map(|spec| spec.selector.clone());
         errors.immutable(&Path::root("spec.selector"), &selector(self), &selector(old));

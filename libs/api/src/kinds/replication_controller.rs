@@ -108,6 +108,8 @@ impl Resource for ReplicationController {
             };
             return counts.check(&Path::root("status"), errors);
         }
+        // Twice, as upstream's causes have it.
+        self.validate(errors);
         self.validate(errors);
     }
 

@@ -90,6 +90,13 @@ impl Resource for Service {
         if at == Some(Subresource::Status) {
             return rules::status(self, errors);
         }
+        // As upstream, whose allocators look at addresses before anything else is looked at.
+        let mut addresses = FieldErrors::default();
+        rules::addresses(self, &mut addresses);
+        if !addresses.is_empty() {
+            errors.0.extend(addresses.0);
+            return;
+        }
         rules::update(self, old, errors);
         rules::service(self, errors);
     }

@@ -11,7 +11,7 @@ use super::{json::MAX_DEPTH, yaml_words::message};
 pub struct Parsed {
     /// The value; of duplicate keys the last one counts.
     pub value: Value,
-    /// `line 3: key "a" already set in map`
+    /// `yaml: unmarshal errors:`, and below that `  line 3: key "a" already set in map`
     pub duplicates: Vec<String>,
 }
 
@@ -47,8 +47,45 @@ fn with_room<T: Send>(parse: impl FnOnce() -> Result<T, String> + Send) -> Resul
     })
 }
 
+/// A body is the first document of its text; nobody looks at what follows.
+fn first_document(text: &str) -> &str {
+    let mut begun = false;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let word = line.trim_end().split([' ', '\t']).next().unwrap_or_default();
+        if begun && matches!(word, "---" | "...") {
+            return &text[..at];
+        }
+        begun |= !word.starts_with(['%', '#']) && !line.trim().is_empty();
+        at += line.len();
+    }
+    text
+}
+
+/// A number without a fraction is a whole one, however it was written: on their way to upstream's decoder documents are JSON.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            if float.fract() == 0.0 && float.abs() < 9e15 {
+                *value = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
 fn parse_here(bytes: &[u8]) -> Result<Parsed, String> {
+    let mut parsed = parse_exactly(bytes)?;
+    whole_numbers(&mut parsed.value);
+    Ok(parsed)
+}
+
+fn parse_exactly(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    let text = first_document(text);
     match serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)) {
         Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
         Err(error) => {
@@ -56,7 +93,8 @@ fn parse_here(bytes: &[u8]) -> Result<Parsed, String> {
                 return Err(message(text, &error));
             };
             let key = crate::field::go_quote(key.as_deref().unwrap_or_default());
-            let duplicates = vec![format!("line {}: key {key} already set in map", location.line())];
+            let duplicates =
+                vec![format!("yaml: unmarshal errors:\n  line {}: key {key} already set in map", location.line())];
             let value = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::LastWins));
             Ok(Parsed { value: value.map_err(|e| message(text, &e))?, duplicates })
         }
@@ -66,7 +104,11 @@ fn parse_here(bytes: &[u8]) -> Result<Parsed, String> {
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
     let read = || serde_saphyr::from_multiple_with_options::<Value>(text, options(DuplicateKeyPolicy::LastWins));
-    let values = with_room(|| read().map_err(|e| message(text, &e)))?;
+    let values = with_room(|| {
+        let mut values = read().map_err(|e| message(text, &e))?;
+        values.iter_mut().for_each(whole_numbers);
+        Ok(values)
+    })?;
     Ok(values.into_iter().filter(|v| !v.is_null()).collect())
 }
 
@@ -85,7 +127,11 @@ mod tests {
             ("a: \"yes\"", json!({"a": "yes"})),
             ("a: 0644", json!({"a": 420})),
             ("a: 0o17", json!({"a": 15})),
-            ("a: 1e3", json!({"a": 1000.0})),
+            ("a: 1e3", json!({"a": 1000})),
+            ("a: 1.0", json!({"a": 1})),
+            ("# c\n---\na: 1\n---\na: }\n", json!({"a": 1})),
+            ("a: 1\n...\n}", json!({"a": 1})),
+            ("---\n---\na: 1", json!(null)),
             ("a: 1.5", json!({"a": 1.5})),
             ("a: ~", json!({"a": null})),
             ("a:", json!({"a": null})),
@@ -106,7 +152,7 @@ mod tests {
     fn duplicates_are_told() {
         let parsed = parse(b"a: 1\nb: 2\na: 3\n").unwrap();
         assert_eq!(parsed.value, json!({"a": 3, "b": 2}));
-        assert_eq!(parsed.duplicates, ["line 3: key \"a\" already set in map"]);
+        assert_eq!(parsed.duplicates, ["yaml: unmarshal errors:\n  line 3: key \"a\" already set in map"]);
     }
 
     #[test]

@@ -67,6 +67,14 @@ pub(super) fn service(service: &Service, errors: &mut FieldErrors) {
     traffic(spec, path, errors);
 }
 
+/// What the allocators of upstream look at: the addresses and families of a service that may have any.
+pub(super) fn addresses(service: &Service, errors: &mut FieldErrors) {
+    let spec = &spec_of(service);
+    if !is(spec, "ExternalName") {
+        cluster_ips(spec, &Path::root("spec"), errors);
+    }
+}
+
 fn by_type(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
     let ips = path.child("clusterIPs");
     match text(spec.type_.as_ref()) {
