@@ -23,17 +23,21 @@ pub struct Cgroups {
     mount: PathBuf,
     root: String,
     v2: bool,
+    /// How many processes a pod may have.
+    pids: Option<i64>,
 }
 
 impl Cgroups {
-    /// Below `root` (`--cgroup-root`, `/` if empty) of the hierarchies at /sys/fs/cgroup.
-    pub fn new(root: &str) -> Self {
-        Self::at(Path::new("/sys/fs/cgroup"), root)
+    /// Below `root` (`--cgroup-root`, `/` if empty) of the hierarchies at /sys/fs/cgroup. A pod may have `pids` processes, any
+    /// number if that is negative.
+    pub fn new(root: &str, pids: i64) -> Self {
+        Self::at(Path::new("/sys/fs/cgroup"), root, pids)
     }
 
-    fn at(mount: &Path, root: &str) -> Self {
+    fn at(mount: &Path, root: &str, pids: i64) -> Self {
         let v2 = mount.join("cgroup.controllers").exists();
-        Self { mount: mount.to_owned(), root: root.trim_matches('/').to_owned(), v2 }
+        let pids = Some(pids).filter(|pids| *pids > 0);
+        Self { mount: mount.to_owned(), root: root.trim_matches('/').to_owned(), v2, pids }
     }
 
     /// Whether controllers are in the unified hierarchy.
@@ -81,6 +85,7 @@ impl Cgroups {
         if let Some(limit) = resources::pod_limit(pod, "memory") {
             values.push(("memory", limit));
         }
+        values.extend(self.pids.map(|pids| ("pids", pids)));
         self.make(self.pod(pod).trim_start_matches('/'), &values);
     }
 
@@ -146,6 +151,7 @@ impl Cgroups {
         let (file, text) = match (self.v2, what) {
             (false, "cpu") => ("cpu.shares", value.to_string()),
             (false, "quota") => ("cpu.cfs_quota_us", value.to_string()),
+            (_, "pids") => ("pids.max", value.to_string()),
             (false, _) => ("memory.limit_in_bytes", value.to_string()),
             (true, "cpu") => ("cpu.weight", resources::cpu_weight(value).to_string()),
             (true, "quota") => ("cpu.max", format!("{value} {period}")),
@@ -155,6 +161,8 @@ impl Cgroups {
             ""
         } else if file.starts_with("cpu") {
             "cpu"
+        } else if what == "pids" {
+            "pids"
         } else {
             "memory"
         };
@@ -201,7 +209,7 @@ mod tests {
         for controller in V1_CONTROLLERS {
             fs::create_dir(dir.path().join(controller)).unwrap();
         }
-        let cgroups = Cgroups::at(dir.path(), "/knarr/n1/");
+        let cgroups = Cgroups::at(dir.path(), "/knarr/n1/", 100);
         let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": [
             {"name": "a", "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "1Mi"}}}]}}))
         .unwrap();
@@ -211,6 +219,7 @@ mod tests {
         let value = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
         assert_eq!(value("cpu/knarr/n1/kubepods/burstable/podu/cpu.shares"), "512");
         assert_eq!(value("memory/knarr/n1/kubepods/burstable/podu/memory.limit_in_bytes"), "1048576");
+        assert_eq!(value("pids/knarr/n1/kubepods/burstable/podu/pids.max"), "100");
         assert_eq!(cgroups.pods(), ["u"]);
     }
 }

@@ -13,7 +13,10 @@ use crate::eviction::{
     images,
     signals::{self, Bounds, Graces, Threshold, graces, reclaims},
 };
-use crate::shutdown::{self, Period};
+use crate::{
+    pod::backoff,
+    shutdown::{self, Period},
+};
 
 /// Everything the kubelet can be told. `Config::default()` is what no flags at all give.
 #[derive(Args, Clone, Debug)]
@@ -108,6 +111,18 @@ pub struct Config {
     /// Pull images one at a time.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub serialize_image_pulls: bool,
+    /// How many images are pulled at once when they are not pulled one at a time; any number if unset.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_parallel_image_pulls: Option<u16>,
+    /// How many processes a pod may have; any number if negative.
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+    pub pod_max_pids: i64,
+    /// Containers that ask for no seccomp profile get RuntimeDefault.
+    #[arg(long)]
+    pub seccomp_default: bool,
+    /// The longest pause before a container that crashes is started again.
+    #[arg(long, default_value = "5m", value_parser = process::flags::duration)]
+    pub crash_loop_back_off_max_container_restart_period: Duration,
     /// Size at which a container's log is rotated, e.g. 10Mi.
     #[arg(long, default_value = "10Mi", value_parser = bytes)]
     pub container_log_max_size: u64,
@@ -202,6 +217,12 @@ pub enum ConfigError {
     /// Thresholds that do not fit together.
     #[error("{0}")]
     Eviction(String),
+    /// Several pulls at once where there is to be one.
+    #[error("--max-parallel-image-pulls cannot be larger than 1 unless --serialize-image-pulls is set to false")]
+    ParallelPulls,
+    /// A pause that is too short or too long.
+    #[error("--crash-loop-back-off-max-container-restart-period must be between 1s and 5m")]
+    RestartPeriod,
     /// Images would be removed below a level that is above the one where that begins.
     #[error("--image-gc-low-threshold must be less than --image-gc-high-threshold")]
     ImageThresholds,
@@ -234,6 +255,13 @@ impl Config {
         if self.image_gc_low_threshold >= self.image_gc_high_threshold {
             return Err(ConfigError::ImageThresholds);
         }
+        if self.serialize_image_pulls && self.max_parallel_image_pulls.is_some_and(|pulls| pulls > 1) {
+            return Err(ConfigError::ParallelPulls);
+        }
+        let longest = self.crash_loop_back_off_max_container_restart_period;
+        if !(Duration::from_secs(1)..=backoff::LONGEST).contains(&longest) {
+            return Err(ConfigError::RestartPeriod);
+        }
         self.check_shutdown()?;
         self.eviction_thresholds().map(drop)
     }
@@ -251,6 +279,12 @@ impl Config {
             return Ok(());
         };
         Err(ConfigError::Shutdown(wrong))
+    }
+
+    /// How many images may be pulled at once.
+    pub(crate) fn pulls(&self) -> usize {
+        let unlimited = tokio::sync::Semaphore::MAX_PERMITS;
+        if self.serialize_image_pulls { 1 } else { self.max_parallel_image_pulls.map_or(unlimited, usize::from) }
     }
 
     /// How long pods have to end when the machine goes down, by priority; none if it is not delayed.

@@ -15,6 +15,8 @@ use crate::config::ConfigError;
 enum Form {
     /// As it is: strings, numbers, truth values.
     Plain,
+    /// Nothing but the flag's name, or nothing at all.
+    Switch,
     /// Elements with commas between them.
     List,
     /// `key=value,...`
@@ -36,6 +38,7 @@ const FIELDS: &[(&str, &str, Form)] = &[
     ("cgroupRoot", "cgroup-root", Form::Plain),
     ("clusterDNS", "cluster-dns", Form::List),
     ("clusterDomain", "cluster-domain", Form::Plain),
+    ("crashLoopBackOff.maxContainerRestartPeriod", "crash-loop-back-off-max-container-restart-period", Form::Plain),
     ("containerLogMaxFiles", "container-log-max-files", Form::Plain),
     ("containerLogMaxSize", "container-log-max-size", Form::Plain),
     ("containerRuntimeEndpoint", "container-runtime-endpoint", Form::Plain),
@@ -52,16 +55,19 @@ const FIELDS: &[(&str, &str, Form)] = &[
     ("imageMaximumGCAge", "image-maximum-gc-age", Form::Plain),
     ("imageMinimumGCAge", "minimum-image-ttl-duration", Form::Plain),
     ("kubeReserved", "kube-reserved", Form::Pairs),
+    ("maxParallelImagePulls", "max-parallel-image-pulls", Form::Plain),
     ("maxPods", "max-pods", Form::Plain),
     ("nodeLeaseDurationSeconds", "node-lease-duration-seconds", Form::Plain),
     ("nodeStatusReportFrequency", "node-status-report-frequency", Form::Plain),
     ("nodeStatusUpdateFrequency", "node-status-update-frequency", Form::Plain),
     ("podCIDR", "pod-cidr", Form::Plain),
+    ("podPidsLimit", "pod-max-pids", Form::Plain),
     ("podLogsDir", "pod-logs-dir", Form::Plain),
     ("port", "port", Form::Plain),
     ("registerNode", "register-node", Form::Plain),
     ("registerWithTaints", "register-with-taints", Form::Taints),
     ("resolvConf", "resolv-conf", Form::Plain),
+    ("seccompDefault", "seccomp-default", Form::Switch),
     ("serializeImagePulls", "serialize-image-pulls", Form::Plain),
     ("shutdownGracePeriod", "shutdown-grace-period", Form::Plain),
     ("shutdownGracePeriodByPodPriority", "shutdown-grace-period-by-pod-priority", Form::Priorities),
@@ -102,15 +108,15 @@ const FIXED: &[(&str, &str)] = &[
 const OTHERS: &[&str] = &[
     "configMapAndSecretChangeDetectionStrategy", "contentType", "containerLogMaxWorkers",
     "containerLogMonitorInterval", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicyOptions",
-    "cpuManagerReconcilePeriod", "crashLoopBackOff", "enableContentionProfiling", "enableDebugFlagsHandler",
+    "cpuManagerReconcilePeriod", "enableContentionProfiling", "enableDebugFlagsHandler",
     "enableDebuggingHandlers", "enableProfilingHandler", "enableSystemLogHandler", "enableSystemLogQuery", "eventBurst",
     "eventRecordQPS", "featureGates", "fileCheckFrequency", "httpCheckFrequency", "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint", "iptablesDropBit", "iptablesMasqueradeBit", "kernelMemcgNotification", "kubeAPIBurst",
-    "kubeAPIQPS", "kubeReservedCgroup", "kubeletCgroups", "logging", "maxOpenFiles", "maxParallelImagePulls",
+    "kubeAPIQPS", "kubeReservedCgroup", "kubeletCgroups", "logging", "maxOpenFiles",
     "memorySwap", "memoryThrottlingFactor", "mergeDefaultEvictionSettings", "nodeStatusMaxImages", "oomScoreAdj",
-    "podPidsLimit", "podsPerCore", "preloadedImagesVerificationAllowlist", "protectKernelDefaults", "providerID",
+    "podsPerCore", "preloadedImagesVerificationAllowlist", "protectKernelDefaults", "providerID",
     "qosReserved", "readOnlyPort", "registryBurst", "registryPullQPS", "reservedMemory", "reservedSystemCPUs",
-    "rotateCertificates", "runOnce", "runtimeRequestTimeout", "seccompDefault", "serverTLSBootstrap",
+    "rotateCertificates", "runOnce", "runtimeRequestTimeout", "serverTLSBootstrap",
     "showHiddenMetricsForVersion", "singleProcessOOMKill", "staticPodURL", "staticPodURLHeader",
     "streamingConnectionIdleTimeout", "syncFrequency", "systemCgroups", "systemReservedCgroup", "tlsCipherSuites",
     "tlsMinVersion", "topologyManagerPolicyOptions", "topologyManagerScope", "tracing", "userNamespaces", "volumePluginDir",
@@ -151,7 +157,12 @@ fn walk(name: &str, value: &Value, flags: &mut Vec<String>) -> Result<(), String
         // A zero is what is not there: the default holds. Where none is a choice of its own, it is an empty list.
         let chosen = matches!(form, Form::Bounds) || value.is_boolean() || name == "healthzPort";
         if !is_zero(value) || (chosen && !value.is_null()) {
-            flags.push(format!("--{flag}={}", print(name, value, *form)?));
+            match (form, value) {
+                (Form::Switch, Value::Bool(true)) => flags.push(format!("--{flag}")),
+                (Form::Switch, Value::Bool(false)) => {}
+                (Form::Switch, _) => return Err(format!("{name}: {value} is not of the right type")),
+                _ => flags.push(format!("--{flag}={}", print(name, value, *form)?)),
+            }
         }
         return Ok(());
     }
@@ -198,7 +209,7 @@ fn print(name: &str, value: &Value, form: Form) -> Result<String, String> {
         Ok(words.collect::<Result<Vec<_>, String>>()?.join(","))
     };
     match form {
-        Form::Plain => scalar(value),
+        Form::Plain | Form::Switch => scalar(value),
         Form::List => {
             let list = value.as_array().ok_or_else(wrong)?;
             Ok(list.iter().map(scalar).collect::<Result<Vec<_>, _>>()?.join(","))
@@ -237,16 +248,20 @@ mod tests {
                     authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 0s}}\nclusterDNS: [10.43.0.10, 10.43.0.11]\n\
                     cpuManagerReconcilePeriod: 0s\nevictionHard: {memory.available: 1Gi, nodefs.available: 5%}\n\
                     healthzPort: 0\nlogging: {flushFrequency: 0, options: {json: {infoBufferSize: '0'}}, verbosity: 0}\nmaxPods: 50\n\
-                    memorySwap: {}\nregisterWithTaints: [{key: a, effect: NoSchedule}]\nserializeImagePulls: false\n\
+                    maxParallelImagePulls: 3\nmemorySwap: {}\npodPidsLimit: -1\nseccompDefault: true\ncrashLoopBackOff: {maxContainerRestartPeriod: 30s}\nregisterWithTaints: [{key: a, effect: NoSchedule}]\nserializeImagePulls: false\n\
                     shutdownGracePeriodByPodPriority: [{priority: -1, shutdownGracePeriodSeconds: 5}]\n\
                     systemReserved: {cpu: 100m}\n";
         let expected = [
             "--client-ca-file=/ca.crt",
             "--cluster-dns=10.43.0.10,10.43.0.11",
+            "--crash-loop-back-off-max-container-restart-period=30s",
             "--eviction-hard=memory.available<1Gi,nodefs.available<5%",
             "--healthz-port=0",
+            "--max-parallel-image-pulls=3",
             "--max-pods=50",
+            "--pod-max-pids=-1",
             "--register-with-taints=a=:NoSchedule",
+            "--seccomp-default",
             "--serialize-image-pulls=false",
             "--shutdown-grace-period-by-pod-priority=-1=5",
             "--system-reserved=cpu=100m",
@@ -260,7 +275,8 @@ mod tests {
     fn what_is_not_understood_is_an_error() {
         let cases = [
             ("maxPodz: 5", "unknown field \"maxPodz\""),
-            ("seccompDefault: true", "seccompDefault is not supported by this kubelet"),
+            ("podsPerCore: 5", "podsPerCore is not supported by this kubelet"),
+            ("seccompDefault: 1", "seccompDefault: 1 is not of the right type"),
             (
                 "authentication: {anonymous: {enabled: true}}",
                 "authentication.anonymous.enabled can only be false with this kubelet",

@@ -35,6 +35,7 @@ pub struct Target {
     port: u16,
     path: String,
     headers: Vec<(String, String)>,
+    agent: &'static str,
 }
 
 /// A named or numbered port of a container.
@@ -60,7 +61,13 @@ impl Target {
             port,
             path: if path.starts_with('/') { path } else { format!("/{path}") },
             headers: action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
+            agent: "kube-probe/1.35",
         })
+    }
+
+    /// The same for a lifecycle hook.
+    pub fn of_hook(action: &HTTPGetAction, container: &Container, ip: &str) -> Result<Self, String> {
+        Self::of(action, container, ip).map(|target| Self { agent: "kube-lifecycle/1.35", ..target })
     }
 
     fn authority(&self) -> String {
@@ -118,20 +125,34 @@ async fn once(target: &Target) -> Result<(u16, Option<String>, String), String> 
         return exchange(target, TokioIo::new(stream)).await;
     }
     let name = rustls::pki_types::ServerName::try_from(target.host.clone()).map_err(|e| e.to_string())?;
-    let stream = tokio_rustls::TlsConnector::from(trusting()).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream =
+        tokio_rustls::TlsConnector::from(trusting()).connect(name, stream).await.map_err(|e| handshake_error(&e))?;
     exchange(target, TokioIo::new(stream)).await
+}
+
+/// What a failed handshake is called.
+fn handshake_error(error: &std::io::Error) -> String {
+    use rustls::{Error, InvalidMessage};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+    match cause {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            "http: server gave HTTP response to HTTPS client".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 async fn exchange<S>(target: &Target, stream: S) -> Result<(u16, Option<String>, String), String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
+    // Names as Go's client writes them: servers that are shell scripts know no others.
+    let client = hyper::client::conn::http1::Builder::new().title_case_headers(true).handshake(stream).await;
+    let (mut sender, connection) = client.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
     let given: BTreeMap<String, &str> = target.headers.iter().map(|(k, v)| (k.to_lowercase(), v.as_str())).collect();
     let mut request = hyper::Request::builder().uri(&target.path);
-    let standing =
-        [("host", target.authority()), ("user-agent", "kube-probe/1.35".to_owned()), ("accept", "*/*".to_owned())];
+    let standing = [("host", target.authority()), ("user-agent", target.agent.to_owned()), ("accept", "*/*".to_owned())];
     for (name, value) in standing.iter().filter(|(n, _)| !given.contains_key(*n)) {
         request = request.header(*name, value);
     }
@@ -141,7 +162,10 @@ where
     }
     let request = request.header("connection", "close").body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await.map_err(|e| match e.is_incomplete_message() {
+            true => "EOF".to_owned(),
+            false => e.to_string(),
+        })?;
         let status = response.status().as_u16();
         let location = response.headers().get("location").and_then(|l| l.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), BODY_BYTES).collect().await;

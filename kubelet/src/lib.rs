@@ -112,7 +112,7 @@ pub async fn run(
     let services: Informer<Service> =
         Informer::start(client.clone(), Options { transform: only_addresses, ..Options::default() }, shutdown.clone());
     let (wake, sources) = mpsc::unbounded_channel();
-    let cgroups = cgroup::Cgroups::new(&config.cgroup_root);
+    let cgroups = cgroup::Cgroups::new(&config.cgroup_root, config.pod_max_pids);
     cgroups.prepare(facts.allocatable.get("cpu").copied().unwrap_or(0));
     let ctx: Ctx = Arc::new(Shared {
         recorder: Recorder::new(client.clone(), "kubelet", Some(&name)),
@@ -122,7 +122,7 @@ pub async fn run(
         tokens: tokens::Tokens::new(client.clone()),
         services,
         node,
-        pulls: Semaphore::new(if config.serialize_image_pulls { 1 } else { 5 }),
+        pulls: Semaphore::new(config.pulls()),
         network_problem: watch::Sender::new(Some("container runtime status is not known yet".to_owned())),
         runtime_ready: AtomicBool::new(true),
         pod_changes: broadcast::Sender::new(64),

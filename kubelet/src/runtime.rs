@@ -259,7 +259,8 @@ impl Runtime {
         command: &[String],
         timeout: Duration,
     ) -> Result<v1::ExecSyncResponse, RuntimeError> {
-        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+        // Whole seconds are all that can be said; a command is not cut short.
+        let seconds = i64::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: seconds };
         call!(self.runtime, exec_sync, request, timeout timeout + Duration::from_secs(5))
     }
@@ -282,6 +283,11 @@ impl Runtime {
     /// Statistics of all containers.
     pub async fn container_stats(&self) -> Result<Vec<v1::ContainerStats>, RuntimeError> {
         call!(self.runtime, list_container_stats, v1::ListContainerStatsRequest::default()).map(|r| r.stats)
+    }
+
+    /// Statistics of all sandboxes.
+    pub async fn sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>, RuntimeError> {
+        call!(self.runtime, list_pod_sandbox_stats, v1::ListPodSandboxStatsRequest::default()).map(|r| r.stats)
     }
 
     /// All images.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use support::{NODE, Stage, is, phase};
@@ -493,4 +493,60 @@ async fn an_evicted_pod_leaves_nothing_on_a_full_disk() {
     stage.cri.called("remove sandbox").await;
     let said = stage.api.history("pods", "p").pop().unwrap();
     assert_eq!(said["status"]["containerStatuses"], pod["status"]["containerStatuses"]);
+}
+
+/// A file system of 16 MiB with room for 40 files.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (flags, options) = (nix::mount::MsFlags::empty(), Some("size=16m,nr_inodes=40"));
+        nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, options).unwrap();
+        Self(dir)
+    }
+
+    fn write(&self, name: &str, mebibytes: usize) {
+        std::fs::write(self.0.path().join(name), vec![1; mebibytes << 20]).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Images that nobody uses go down to the low mark, then all of them before a pod has to, and what is not enough is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unused_images_go_before_pods_when_their_disk_fills_up() {
+    let disk = Disk::new();
+    [("pinned", 4), ("a", 3), ("b", 3)].into_iter().for_each(|(name, size)| disk.write(name, size));
+    let cri = Arc::new(support::cri::Fake::new());
+    cri.keeps_images_in(disk.0.path());
+    let channel = cri.channel();
+    let mut stage = Stage::start_on(cri, channel, |config| {
+        (config.image_gc_high_threshold, config.image_gc_low_threshold) = (60, 50);
+    });
+    stage.pod("p", json!({"containers": [{"name": "c"}]}));
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.cri.called("remove image a").await;
+
+    stage.config.eviction_hard = "imagefs.available<60%".parse().unwrap();
+    stage.restart_kubelet().await;
+    stage.cri.called("remove image b").await;
+
+    stage.config.image_gc_high_threshold = 10;
+    stage.config.image_gc_low_threshold = 0;
+    stage.config.eviction_hard = "imagefs.inodesFree<99%".parse().unwrap();
+    stage.restart_kubelet().await;
+    let failed = "FreeDiskSpaceFailed: Failed to garbage collect required amount of images. Attempted to free 4194304 bytes, \
+                  but only found 0 bytes eligible to free.";
+    stage.api.event(NODE, failed).await;
+    let evicted = stage.wait("p", "evicted", |p| phase(p) == "Failed").await;
+    let said = json!([evicted["status"]["reason"], evicted["status"]["message"]]);
+    let message = "The node was low on resource: inodes. Threshold quantity: 39, available: 38. ";
+    assert_eq!(said, json!(["Evicted", message]));
+    let removed: Vec<String> = stage.cri.calls().into_iter().filter(|call| call.starts_with("remove image")).collect();
+    assert_eq!(removed, ["remove image a", "remove image b"]);
 }

@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::disk;
 use crate::error::{Error, Result, chain};
 use crate::propagation;
-use crate::sandbox::remove_dir;
+use crate::sandbox::{GROUPS, kill_group, remove_dir};
 use crate::spec::{self, Inputs, signal};
 use crate::state::{Container, ContainerRecord, Exit, container_name, now_ns};
 
@@ -180,10 +180,17 @@ impl Core {
 
     async fn remove_group(&self, container: &Container) {
         for _ in 0..GROUP_TRIES {
-            if self.cgroups.remove(&container.cgroup).is_ok() {
+            let (cgroups, group) = (self.cgroups.clone(), container.cgroup.clone());
+            let removed = GROUPS.run(move || {
+                let removed = cgroups.remove(&group).is_ok();
+                if !removed {
+                    kill_group(&*cgroups, &group);
+                }
+                removed
+            });
+            if removed.await {
                 return;
             }
-            self.kill_group(&container.cgroup);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         tracing::warn!(container = container.id, cgroup = container.cgroup, "a container's cgroup cannot be removed");

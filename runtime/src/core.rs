@@ -30,7 +30,7 @@ pub struct Core {
     /// Images.
     pub images: Arc<ImageStore>,
     /// Control groups.
-    pub cgroups: Box<dyn Cgroups>,
+    pub cgroups: Arc<dyn Cgroups>,
     /// The pod network.
     pub network: Arc<dyn Network>,
     /// Starts shims.
@@ -71,7 +71,7 @@ impl Core {
             layout: Layout { root: config.state.clone() },
             config,
             images: Arc::new(images),
-            cgroups,
+            cgroups: cgroups.into(),
             network,
             launcher,
             streams,

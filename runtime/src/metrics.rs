@@ -76,6 +76,7 @@ const ROWS: &[Row] = &[
     ("container_start_time_seconds", "When the container started, in seconds since the epoch", Gauge, &[]),
     ("container_threads", "Threads", Gauge, &[]),
     ("container_threads_max", "How many threads may be; 0 without a limit", Gauge, &[]),
+    ("container_ulimits_soft", "Soft limits of the container's first process", Gauge, &["ulimit"]),
 ];
 
 /// What every metric is called, says and is labelled with.
@@ -220,6 +221,10 @@ impl Core {
             ("container_spec_memory_limit_bytes", positive(resources.memory_limit_in_bytes)),
             ("container_spec_memory_swap_limit_bytes", positive(resources.memory_swap_limit_in_bytes)),
         ]);
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", container.record().pid)).unwrap_or_default();
+        if let Some(files) = soft_limit_of_files(&limits) {
+            metrics.add("container_ulimits_soft", &["max_open_files"], files);
+        }
         if let Ok(disk) = nix::sys::statvfs::statvfs(&self.layout.root) {
             let device = self.layout.root.display().to_string();
             let used = stats::tree_usage(&container.dir.join("upper"), &self.layout.root).used_bytes;
@@ -259,9 +264,21 @@ fn open_files(processes: &[i32]) -> (u64, u64) {
     })
 }
 
+/// From the lines of /proc/PID/limits: how many files may be open; none where any number may.
+fn soft_limit_of_files(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_of_files() {
+        let text =
+            |soft: &str| format!("Limit  Soft Limit  Hard Limit  Units\nMax open files            {soft}  524288  files\n");
+        assert_eq!(["1024", "unlimited"].map(|soft| soft_limit_of_files(&text(soft))), [Some(1024), None]);
+    }
 
     #[test]
     fn every_row_is_described_once_and_filled() {

@@ -6,19 +6,25 @@ use std::time::Duration;
 
 use cri::ContainerEventType::{ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent};
 use parking_lot::Mutex;
+use process::blocking::Room;
 use prost::Message;
 use shim::{Event, Reply, Request};
 use tokio::sync::mpsc;
 
+use crate::cgroup::Cgroups;
 use crate::core::Core;
 use crate::disk;
 use crate::error::{Error, Result, chain};
 use crate::shim_client::{News, Shim};
 use crate::spec;
-use crate::state::{Exit, LiveSandbox, Sandbox, SandboxRecord, cgroup_parent, now_ns, sandbox_name};
+use crate::state::{EXIT_FILE, Exit, LiveSandbox, Sandbox, SandboxRecord, cgroup_parent, now_ns, sandbox_name};
 
 /// How long killed processes may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Where control groups and small files of pods that end are removed and written.
+pub(crate) static GROUPS: Room = Room::new(4);
+/// Where their directories are removed, which may hold much.
+static DIRECTORIES: Room = Room::new(4);
 
 impl Core {
     /// Makes a sandbox and returns its ID. All of it is undone when a step fails.
@@ -139,11 +145,9 @@ impl Core {
     }
 
     fn sandbox_ended(&self, sandbox: &Sandbox) {
-        if !sandbox.record().ready {
+        // Not written down: after a restart the pause process, or the shim, is missed.
+        if !std::mem::replace(&mut sandbox.live.lock().record.ready, false) {
             return;
-        }
-        if let Err(error) = sandbox.change(|record| record.ready = false) {
-            tracing::warn!(sandbox = sandbox.id, error = chain(&error), "a sandbox's end is not on disk");
         }
         self.announce(ContainerStoppedEvent, &sandbox.id, sandbox);
     }
@@ -153,18 +157,10 @@ impl Core {
     pub(crate) async fn abandon_containers(&self, sandbox: &Sandbox) {
         for container in self.containers_of(&sandbox.id) {
             if container.state() == cri::ContainerState::ContainerRunning {
-                self.kill_group(&container.cgroup);
+                kill_group(&*self.cgroups, &container.cgroup);
                 let exit = read_exit(&container.dir).unwrap_or_else(|| Exit::unknown(now_ns()));
                 self.container_ended(&container, exit).await;
             }
-        }
-    }
-
-    /// Kills every process of a cgroup.
-    pub(crate) fn kill_group(&self, group: &str) {
-        for pid in self.cgroups.processes(group) {
-            // SAFETY: numbers only.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
         }
     }
 
@@ -199,9 +195,15 @@ impl Core {
         let record = sandbox.record();
         if record.connected {
             self.network.teardown(&sandbox.id).await?;
-            sandbox.change(|record| record.connected = false)?;
         }
-        self.remove_own_group(&self.cgroups.sandbox_group(&sandbox.cgroup_parent(), &sandbox.id), &sandbox.id)
+        let (core, sandbox) = (self.clone(), sandbox.clone());
+        let rest = move || {
+            if record.connected {
+                sandbox.change(|record| record.connected = false)?;
+            }
+            core.remove_own_group(&core.cgroups.sandbox_group(&sandbox.cgroup_parent(), &sandbox.id), &sandbox.id)
+        };
+        GROUPS.run(rest).await
     }
 
     /// Removes a sandbox and its containers; an absent one is fine.
@@ -225,13 +227,20 @@ impl Core {
 
 /// What the shim wrote about a container's end.
 pub(crate) fn read_exit(dir: &Path) -> Option<Exit> {
-    let bytes = std::fs::read(dir.join("exit")).ok()?;
+    let bytes = std::fs::read(dir.join(EXIT_FILE)).ok()?;
     let record: shim::ExitRecord = shim::wire::Wire::from_bytes(&bytes).ok()?;
     Some(Exit::from_shim(&record))
 }
 
+/// Kills every process of a cgroup.
+pub(crate) fn kill_group(cgroups: &dyn Cgroups, group: &str) {
+    for pid in cgroups.processes(group) {
+        // SAFETY: numbers only.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+}
+
 /// Removes a directory elsewhere than on the event loop.
 pub(crate) async fn remove_dir(path: PathBuf) -> Result<()> {
-    let removed = tokio::task::spawn_blocking(move || disk::remove_dir(&path)).await;
-    removed.map_err(|_| Error::Failed("removal was interrupted".to_owned()))?
+    DIRECTORIES.run(move || disk::remove_dir(&path)).await
 }

@@ -91,6 +91,9 @@ pub fn cgroup_parent(config: &cri::PodSandboxConfig) -> String {
     if given.is_empty() { "/knarr".to_owned() } else { given.to_owned() }
 }
 
+/// What the shim writes of a container's end, in the container's directory.
+pub const EXIT_FILE: &str = "exit";
+
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
@@ -198,11 +201,22 @@ impl Container {
         disk::write_json(&self.dir.join("state.json"), &*live)
     }
 
-    /// Records its end, once; true for the first time.
+    /// Records its end, once; true for the first time. An end that the shim has written down need not be written again: whoever
+    /// loads the record reads that too.
     pub fn finish(&self, exit: Exit) -> bool {
-        let first = self.live.lock().exit.is_none();
+        // The shim says nothing in words.
+        let of_shim = exit.message.is_empty();
+        let first = {
+            let mut live = self.live.lock();
+            let first = live.exit.is_none();
+            if first {
+                live.exit = Some(exit);
+            }
+            first
+        };
         if first {
-            if let Err(error) = self.change(|record| record.exit = Some(exit)) {
+            let written = of_shim && self.dir.join(EXIT_FILE).exists();
+            if let Err(error) = if written { Ok(()) } else { self.change(|_| {}) } {
                 tracing::warn!(container = self.id, error = crate::error::chain(&error), "a container's end is not on disk");
             }
             self.ended.send_replace(true);

@@ -32,11 +32,14 @@ struct Seen {
 #[derive(Clone, Debug, Default)]
 pub struct Images {
     seen: HashMap<String, Seen>,
+    /// The first look. What was there then has been there for nobody knows how long.
+    began: Option<Timestamp>,
 }
 
 impl Images {
     /// Notes which images there are and which are in use.
     pub fn note(&mut self, images: &[v1::Image], used: &HashSet<String>, now: Timestamp) {
+        self.began.get_or_insert(now);
         self.seen.retain(|id, _| images.iter().any(|image| image.id == *id));
         for image in images {
             let seen = self.seen.entry(image.id.clone()).or_insert(Seen { first: now, used: None });
@@ -61,7 +64,7 @@ impl Images {
             .iter()
             .filter(|image| !image.pinned && !is_used(image, used))
             .filter_map(|image| Some((image, *self.seen.get(&image.id)?)))
-            .filter(|(_, seen)| age(seen.first) >= policy.minimum_age)
+            .filter(|(_, seen)| Some(seen.first) == self.began || age(seen.first) >= policy.minimum_age)
             .collect();
         idle.sort_by_key(|(image, seen)| (seen.used, seen.first, image.id.clone()));
         let mut freed = 0;
@@ -123,6 +126,24 @@ mod tests {
         assert_eq!(victims(1000, 210), ["never", "early", "late"]);
         assert_eq!(victims(0, 210), Vec::<String>::new());
         assert_eq!(victims(0, 5050), ["never", "early"]);
+    }
+
+    /// A kubelet that is started on a full disk need not evict pods first.
+    #[test]
+    fn what_was_there_at_the_start_is_old() {
+        let policy =
+            Policy { high: 85, low: 80, minimum_age: Duration::from_secs(120), maximum_age: Duration::from_secs(5) };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut all = vec![image("old", 10), image("used", 10)];
+        let used = HashSet::from(["used".to_owned()]);
+        let mut images = Images::default();
+        images.note(&all, &used, at(0));
+        let first = images.victims(&all, &used, &policy, 1, at(0));
+        let unwanted = images.victims(&all, &used, &policy, 0, at(0));
+        all.push(image("new", 10));
+        images.note(&all, &used, at(1));
+        let second = images.victims(&all, &used, &policy, 1000, at(1));
+        assert_eq!([first, unwanted, second], [vec![("old".to_owned(), 10)], vec![], vec![("old".to_owned(), 10)]]);
     }
 
     #[test]

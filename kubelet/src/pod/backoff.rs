@@ -31,11 +31,11 @@ impl Backoff {
         (now < until).then_some((until, entry.pause))
     }
 
-    /// Takes note of another try after `event`; returns the pause that its failure will bring.
-    pub fn next(&mut self, event: Timestamp, now: Timestamp) -> Duration {
+    /// Takes note of another try after `event`; returns the pause that its failure will bring, at most `longest`.
+    pub fn next(&mut self, event: Timestamp, now: Timestamp, longest: Duration) -> Duration {
         let pause = match self.entry.filter(|e| !e.expired(event)) {
-            None => FIRST,
-            Some(entry) => (entry.pause * 2).min(LONGEST),
+            None => FIRST.min(longest),
+            Some(entry) => (entry.pause * 2).min(longest),
         };
         self.entry = Some(Entry { pause, updated: now });
         pause
@@ -78,14 +78,34 @@ mod tests {
         let mut pauses = Vec::new();
         assert_eq!(backoff.wait(at(0), at(0)), None);
         for _ in 0..7 {
-            pauses.push(backoff.next(at(now), at(now)).as_secs());
+            pauses.push(backoff.next(at(now), at(now), LONGEST).as_secs());
             now += 1;
             let (until, _) = backoff.wait(at(now), at(now)).unwrap();
             now = until.as_second() - 1_000_000;
             assert_eq!(backoff.wait(at(now - 301), at(now)), None);
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300]);
-        assert_eq!(backoff.next(at(now + 2000), at(now + 2000)), FIRST);
+        assert_eq!(backoff.next(at(now + 2000), at(now + 2000), LONGEST), FIRST);
+    }
+
+    #[test]
+    fn a_node_may_wait_less() {
+        let mut backoff = Backoff::default();
+        let pauses = [1, 20, 60].map(|s| backoff.next(at(s), at(s), Duration::from_secs(15)).as_secs());
+        assert_eq!(pauses, [10, 15, 15]);
+        assert_eq!(Backoff::default().next(at(0), at(0), Duration::from_secs(2)).as_secs(), 2);
+    }
+
+    #[test]
+    fn what_ran_for_ten_minutes_starts_at_once() {
+        let mut backoff = Backoff::default();
+        let started = 100;
+        for second in [40, 70, started] {
+            backoff.next(at(second), at(second), LONGEST);
+        }
+        let waits =
+            [1, 600, 601].map(|ran| backoff.wait(at(started + ran), at(started + ran)).map(|(_, pause)| pause.as_secs()));
+        assert_eq!(waits, [Some(40), Some(40), None]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cri::v1;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
 
 use super::{
     env::Environment,
@@ -45,6 +45,8 @@ pub struct Input<'a> {
     pub target_id: Option<String>,
     /// Controllers are in the unified hierarchy.
     pub cgroup_v2: bool,
+    /// Who asks for no seccomp profile gets RuntimeDefault.
+    pub seccomp_default: bool,
 }
 
 /// Why a container cannot be configured; becomes `CreateContainerConfigError`.
@@ -181,10 +183,9 @@ fn security(i: &Input) -> Result<v1::LinuxContainerSecurityContext, ConfigError>
     }
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_owned()).collect() };
-    let seccomp = match privileged {
-        true => sandbox_config::seccomp(None),
-        false => sandbox_config::seccomp(own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref())),
-    };
+    let default = SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() };
+    let asked = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    let seccomp = sandbox_config::seccomp(asked.or(i.seccomp_default.then_some(&default)).filter(|_| !privileged));
     Ok(v1::LinuxContainerSecurityContext {
         capabilities: Some(own.capabilities.map_or_else(v1::Capability::default, |c| v1::Capability {
             add_capabilities: c.add.unwrap_or_default(),
@@ -252,7 +253,28 @@ mod tests {
             node_memory: 1 << 30,
             target_id: None,
             cgroup_v2: false,
+            seccomp_default: true,
         })
+    }
+
+    #[test]
+    fn seccomp_profiles() {
+        let profile = |own: Value, pod: Value| {
+            let config = configured(json!({"name": "c", "securityContext": own}), pod, ImageUser::default()).unwrap();
+            let profile = config.linux.unwrap().security_context.unwrap().seccomp.unwrap();
+            (profile.profile_type().as_str_name(), profile.localhost_ref)
+        };
+        let of = |kind: &str| json!({"seccompProfile": {"type": kind, "localhostProfile": "p.json"}});
+        let mut privileged = of("Localhost");
+        privileged["privileged"] = true.into();
+        let found = [
+            profile(json!({}), json!({})),
+            profile(of("Localhost"), of("Unconfined")),
+            profile(json!({}), of("Unconfined")),
+            profile(privileged, json!({})),
+        ];
+        let expected = [("RuntimeDefault", ""), ("Localhost", "p.json"), ("Unconfined", ""), ("Unconfined", "")];
+        assert_eq!(found, expected.map(|(kind, name)| (kind, name.to_owned())));
     }
 
     #[test]

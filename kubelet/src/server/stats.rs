@@ -66,10 +66,24 @@ fn figures(stats: &v1::ContainerStats) -> Option<Figures> {
     })
 }
 
+fn failed(error: &RuntimeError) -> Refusal {
+    Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.rpc())
+}
+
 async fn collect(app: &App) -> Result<Vec<Figures>, Refusal> {
-    let failed = |e: RuntimeError| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc());
-    let runtime = &app.ctx.runtime;
-    let (stats, containers) = tokio::try_join!(runtime.container_stats(), runtime.containers(None)).map_err(failed)?;
+    with_age(app, app.ctx.runtime.container_stats().await.map_err(|error| failed(&error))?).await
+}
+
+/// What `collect` collects, and what went over the networks of pods, by UID. A runtime need not know pods' statistics.
+async fn of_pods(app: &App) -> Result<(Vec<Figures>, HashMap<String, v1::NetworkUsage>), Refusal> {
+    let Ok(pods) = app.ctx.runtime.sandbox_stats().await else { return Ok((collect(app).await?, HashMap::new())) };
+    let networks = pods.iter().filter_map(network_of).collect();
+    let stats = pods.into_iter().filter_map(|pod| pod.linux).flat_map(|linux| linux.containers).collect();
+    Ok((with_age(app, stats).await?, networks))
+}
+
+async fn with_age(app: &App, stats: Vec<v1::ContainerStats>) -> Result<Vec<Figures>, Refusal> {
+    let containers = app.ctx.runtime.containers(None).await.map_err(|error| failed(&error))?;
     let created: HashMap<String, i64> = containers.into_iter().map(|c| (c.id, c.created_at)).collect();
     let with_age = |f: Figures| Figures { created: created.get(&f.id).copied().unwrap_or(f.at), ..f };
     Ok(stats.iter().filter_map(figures).map(with_age).collect())
@@ -90,7 +104,7 @@ fn node_working_set() -> u64 {
 
 /// `/stats/summary`.
 pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
-    let all = collect(&app).await?;
+    let (all, networks) = of_pods(&app).await?;
     let now = whole_second(app.ctx.now()).to_string();
     let time =
         |at: i64| Timestamp::from_nanosecond(i128::from(at)).map(|t| whole_second(t).to_string()).unwrap_or(now.clone());
@@ -110,10 +124,14 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
         .map(|((namespace, name, uid), list)| {
             let sum = |of: fn(&Figures) -> u64| list.iter().map(|f| of(f)).sum::<u64>();
             let began = list.iter().map(|f| f.created).min().unwrap_or_default();
-            json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": time(began),
+            let mut pod = json!({"podRef": {"name": name, "namespace": namespace, "uid": uid}, "startTime": time(began),
                 "containers": list.iter().map(container).collect::<Vec<_>>(),
                 "cpu": cpu(&now, sum(|f| f.cpu_ns), sum(|f| f.cpu_rate)),
-                "memory": {"time": now, "workingSetBytes": sum(|f| f.working_set), "usageBytes": sum(|f| f.usage)}})
+                "memory": {"time": now, "workingSetBytes": sum(|f| f.working_set), "usageBytes": sum(|f| f.usage)}});
+            if let Some(usage) = networks.get(uid) {
+                pod["network"] = network(usage, &time(usage.timestamp));
+            }
+            pod
         })
         .collect();
     let (size, free) = facts::disk(&app.ctx.config.root_dir);
@@ -124,6 +142,25 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
             "usageBytes": facts::memory() - facts::memory_free(), "rssBytes": facts::memory_anonymous()},
         "fs": {"time": now, "availableBytes": free, "capacityBytes": size, "usedBytes": size - free}});
     Ok(answer(&json!({"node": node, "pods": pods})))
+}
+
+/// A pod's UID and what went over its network.
+fn network_of(stats: &v1::PodSandboxStats) -> Option<(String, v1::NetworkUsage)> {
+    let uid = stats.attributes.as_ref()?.metadata.as_ref()?.uid.clone();
+    Some((uid, stats.linux.as_ref()?.network.clone()?))
+}
+
+/// What went over a pod's network: its default interface, and then all.
+fn network(usage: &v1::NetworkUsage, at: &str) -> Value {
+    let one = |i: &v1::NetworkInterfaceUsage| {
+        json!({"name": i.name, "rxBytes": value(&i.rx_bytes), "rxErrors": value(&i.rx_errors),
+            "txBytes": value(&i.tx_bytes), "txErrors": value(&i.tx_errors)})
+    };
+    let mut shown = usage.default_interface.as_ref().map_or(json!({}), one);
+    let others = usage.interfaces.iter().filter(|i| usage.default_interface.as_ref().is_none_or(|d| d.name != i.name));
+    shown["time"] = at.into();
+    shown["interfaces"] = usage.default_interface.iter().chain(others).map(one).collect();
+    shown
 }
 
 fn text(body: String) -> Response {
@@ -141,9 +178,8 @@ fn seconds(ns: u64) -> f64 {
 
 /// `/metrics`: the kubelet itself.
 pub async fn metrics(State(app): State<App>) -> Result<Response, Refusal> {
-    let failed = |e: RuntimeError| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc());
-    let containers = app.ctx.runtime.containers(None).await.map_err(failed)?;
-    let sandboxes = app.ctx.runtime.sandboxes(None).await.map_err(failed)?;
+    let containers = app.ctx.runtime.containers(None).await.map_err(|error| failed(&error))?;
+    let sandboxes = app.ctx.runtime.sandboxes(None).await.map_err(|error| failed(&error))?;
     let mut states: BTreeMap<&str, usize> = BTreeMap::new();
     for c in &containers {
         let state = match c.state() {
@@ -249,6 +285,22 @@ pub async fn cadvisor(State(app): State<App>) -> Result<Response, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_went_over_a_pods_network() {
+        let number = |value| Some(v1::UInt64Value { value });
+        let eth0 = v1::NetworkInterfaceUsage {
+            name: "eth0".into(),
+            rx_bytes: number(7),
+            tx_errors: number(1),
+            ..Default::default()
+        };
+        let usage = v1::NetworkUsage { default_interface: Some(eth0.clone()), interfaces: vec![eth0], ..Default::default() };
+        let shown = json!({"name": "eth0", "rxBytes": 7, "rxErrors": 0, "txBytes": 0, "txErrors": 1});
+        let mut expected = shown.clone();
+        (expected["time"], expected["interfaces"]) = ("now".into(), json!([shown]));
+        assert_eq!(network(&usage, "now"), expected);
+    }
 
     #[test]
     fn resource_metrics() {

@@ -27,7 +27,7 @@ pub async fn run(
         };
     }
     if let Some(action) = &hook.http_get {
-        let target = http_get::Target::of(action, container, ip)?;
+        let target = http_get::Target::of_hook(action, container, ip)?;
         return http_get::get(&target, limit).await.and_then(|answer| match answer.status {
             200..400 => Ok(()),
             status => Err(format!("HTTP hook failed with statuscode: {status}")),

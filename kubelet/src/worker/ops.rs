@@ -2,13 +2,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{LifecycleHandler, Pod, Volume};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use process::blocking::Room;
 
 use super::start::{Failure, Order};
 use crate::{
@@ -25,6 +26,11 @@ use crate::{
 
 /// `(volume, message)` of each volume that is not there.
 pub type MountFailures = Vec<(String, String)>;
+
+/// Where logs are removed.
+static LOGS: Room = Room::new(2);
+/// Where volumes are removed, which may hold much, and pods' control groups.
+static VOLUMES: Room = Room::new(8);
 
 /// How an operation ended.
 pub enum Done {
@@ -277,8 +283,7 @@ pub async fn tear_down(ctx: Ctx, uid: String, pause: Duration) -> Done {
         ctx.cgroups.remove_pod(&uid);
         ctx.volumes.tear_down(&uid).map_err(|e| e.to_string())
     };
-    let result = tokio::task::spawn_blocking(work).await;
-    Done::TornDown(result.unwrap_or_else(|e| Err(e.to_string())))
+    Done::TornDown(VOLUMES.run(work).await)
 }
 
 /// Deletes the object for good.
@@ -305,16 +310,19 @@ pub async fn remove(ctx: Ctx, record: PodRecord, log_dir: PathBuf, pause: Durati
             return Done::Removed(Err(error));
         }
     }
-    if let Err(error) = tokio::fs::remove_dir_all(&log_dir).await {
-        tracing::debug!(dir = %log_dir.display(), %error, "logs not removed");
-    }
+    let logs = move || {
+        if let Err(error) = std::fs::remove_dir_all(&log_dir) {
+            tracing::debug!(dir = %log_dir.display(), %error, "logs not removed");
+        }
+    };
+    LOGS.run(logs).await;
     Done::Removed(Ok(()))
 }
 
 /// Removes dead instances of containers that have been replaced; the last dead one stays for `kubectl logs --previous`. Former
 /// sandboxes without containers go, too.
 pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
-    let mut removed = HashSet::new();
+    let (mut removed, mut logs) = (HashSet::new(), Vec::new());
     let mut dead: HashMap<&str, usize> = HashMap::new();
     for container in record.containers.iter().filter(|c| !c.may_live() && c.id != started) {
         let seen = dead.entry(&container.name).or_default();
@@ -322,10 +330,11 @@ pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
         let kept = *seen == 1 && container.is_exited();
         if !kept && ctx.runtime.remove_container(&container.id).await.is_ok() {
             removed.insert(&container.id);
-            if !container.log_path.is_empty() {
-                crate::logs::rotate::remove(Path::new(&container.log_path));
-            }
+            logs.extend((!container.log_path.is_empty()).then(|| PathBuf::from(&container.log_path)));
         }
+    }
+    if !logs.is_empty() {
+        LOGS.run(move || logs.iter().for_each(|log| crate::logs::rotate::remove(log))).await;
     }
     let left: HashSet<_> = record.containers.iter().filter(|c| !removed.contains(&c.id)).map(|c| &c.sandbox_id).collect();
     for sandbox in record.sandboxes.iter().skip(1).filter(|s| !s.ready && !left.contains(&s.id)) {

@@ -76,13 +76,12 @@ impl Worker {
                 failed: self.failed.as_ref().map(|(r, m)| (r.as_str(), m.as_str())),
             }),
         };
-        if let Some(message) = &self.disrupted {
+        if matches!(self.stage, Stage::Terminating { .. }) {
+            hold_phase(&mut status, &view);
+        } else if let Some(message) = &self.disrupted {
             status::disrupt(&mut status, message, now);
         }
         self.show_resizes(&mut status, now);
-        if matches!(self.stage, Stage::Terminating { .. }) {
-            hold_phase(&mut status, &view);
-        }
         let shown = match spec::is_static(&self.pod) {
             true => self.mirror.as_ref(),
             false => Some(&self.pod),
@@ -156,10 +155,29 @@ fn inherited(pod: &Pod, id: &str) -> ProbeResults {
     }
 }
 
-/// While containers are still stopping, the phase stays what it was: the final one says that nothing lives any more.
+/// While containers are still stopping, the phase stays what it was, and so does what is said with it: the final one says that
+/// nothing lives any more.
 fn hold_phase(status: &mut PodStatus, view: &Pod) {
-    let before = view.status.as_ref().and_then(|s| s.phase.clone());
-    if spec::is_terminal(status.phase.as_deref()) && !spec::is_terminal(before.as_deref()) {
-        status.phase = before.or(Some("Pending".to_owned()));
+    let before = view.status.clone().unwrap_or_default();
+    if spec::is_terminal(status.phase.as_deref()) && !spec::is_terminal(before.phase.as_deref()) {
+        status.phase = before.phase.or(Some("Pending".to_owned()));
+        (status.reason, status.message) = (before.reason, before.message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_evicted_pod_says_so_when_it_has_ended() {
+        let status = |phase: &str, reason: Option<&str>| -> PodStatus {
+            serde_json::from_value(json!({"phase": phase, "reason": reason, "message": reason})).unwrap()
+        };
+        let view = Pod { status: Some(status("Running", None)), ..Pod::default() };
+        let mut ending = status("Failed", Some("Evicted"));
+        hold_phase(&mut ending, &view);
+        assert_eq!(ending, status("Running", None));
     }
 }

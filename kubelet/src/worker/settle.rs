@@ -10,7 +10,7 @@ use super::{
     start::Failure,
     work::{Stage, Worker},
 };
-use crate::pod::{memory::StartFailure, resize, spec, terminate};
+use crate::pod::{backoff, memory::StartFailure, resize, spec, terminate};
 
 impl Worker {
     /// Takes note of what an operation came to.
@@ -173,7 +173,7 @@ impl Worker {
             }
             Err(failure) => {
                 let wait = match failure.reason {
-                    "ErrImagePull" => memory.pull.next(now, now),
+                    "ErrImagePull" => memory.pull.next(now, now, backoff::LONGEST),
                     _ => Duration::from_secs(10),
                 };
                 memory.failure = Some(StartFailure {

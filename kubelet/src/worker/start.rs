@@ -95,6 +95,7 @@ async fn create_and_start(
         node_memory: ctx.facts.memory,
         target_id: order.target_id.clone(),
         cgroup_v2: ctx.cgroups.is_v2(),
+        seccomp_default: ctx.config.seccomp_default,
     })
     .map_err(|e| unconfigured(e.0))?;
     if let Some(security) = config.linux.as_mut().and_then(|l| l.security_context.as_mut()) {

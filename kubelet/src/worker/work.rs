@@ -508,7 +508,7 @@ impl Worker {
         self.committed = order.committed.clone();
         let memory = self.memory.container_mut(name);
         if let Some(after) = after {
-            memory.crash.next(after, now);
+            memory.crash.next(after, now, self.ctx.config.crash_loop_back_off_max_container_restart_period);
         }
         memory.waiting_until = None;
         self.memory.starting = Some(name.to_owned());

@@ -31,6 +31,8 @@ struct Inner {
     exits: HashMap<String, i32>,
     /// Images that are here.
     images: Vec<String>,
+    /// Images that no pod of a story asks for, each a file of this folder.
+    disk: Option<std::path::PathBuf>,
     stubborn: Vec<String>,
     /// Bytes of memory that containers use, by name.
     memory: HashMap<String, u64>,
@@ -90,6 +92,15 @@ impl Fake {
     /// Makes containers of that name ignore SIGTERM.
     pub fn stubborn(&self, name: &str) {
         self.inner.lock().unwrap().stubborn.push(name.into());
+    }
+
+    /// Makes every file of a folder an image that no container uses. One called `pinned` is the runtime's own.
+    pub fn keeps_images_in(&self, disk: &std::path::Path) {
+        self.inner.lock().unwrap().disk = Some(disk.to_owned());
+    }
+
+    fn disk(&self) -> Option<std::path::PathBuf> {
+        self.inner.lock().unwrap().disk.clone()
     }
 
     /// Makes the runtime answer no question about containers, or answer again.
@@ -436,7 +447,14 @@ impl cri::RuntimeService for Server {
 #[tonic::async_trait]
 impl cri::ImageService for Server {
     async fn list_images(&self, _: Request<v1::ListImagesRequest>) -> Answer<v1::ListImagesResponse> {
-        ok(v1::ListImagesResponse::default())
+        let files = self.0.disk().into_iter().flat_map(std::fs::read_dir).flatten().flatten();
+        let image = |file: std::fs::DirEntry| v1::Image {
+            id: file.file_name().into_string().unwrap(),
+            size: file.metadata().map_or(0, |meta| meta.len()),
+            pinned: file.file_name() == "pinned",
+            ..Default::default()
+        };
+        ok(v1::ListImagesResponse { images: files.map(image).collect() })
     }
     async fn image_status(&self, r: Request<v1::ImageStatusRequest>) -> Answer<v1::ImageStatusResponse> {
         let name = r.into_inner().image.unwrap_or_default().image;
@@ -450,10 +468,20 @@ impl cri::ImageService for Server {
         self.0.call(format!("pull {name}"));
         Err(Status::not_found(format!("{name}: not found")))
     }
-    async fn remove_image(&self, _: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+    async fn remove_image(&self, r: Request<v1::RemoveImageRequest>) -> Answer<v1::RemoveImageResponse> {
+        let name = r.into_inner().image.unwrap_or_default().image;
+        if let Some(disk) = self.0.disk() {
+            std::fs::remove_file(disk.join(&name)).unwrap();
+        }
+        self.0.call(format!("remove image {name}"));
         ok(v1::RemoveImageResponse {})
     }
     async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
-        ok(v1::ImageFsInfoResponse::default())
+        let place = |disk: std::path::PathBuf| v1::FilesystemUsage {
+            fs_id: Some(v1::FilesystemIdentifier { mountpoint: disk.display().to_string() }),
+            ..Default::default()
+        };
+        let image_filesystems = self.0.disk().map(place).into_iter().collect();
+        ok(v1::ImageFsInfoResponse { image_filesystems, ..Default::default() })
     }
 }

@@ -16,6 +16,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -73,16 +74,19 @@ pub struct Attachment {
     pub gateway: Ipv4Addr,
 }
 
+/// A pod to be taken off, by its key, and who is told of the lease that ended with it.
+type Doomed = (String, oneshot::Sender<Result<Option<Lease>>>);
+
 /// A node's pod network. Methods may run concurrently for different pods.
 #[derive(Debug)]
 pub struct PodNetwork {
     config: Config,
-    ipam: Ipam,
+    ipam: Arc<Ipam>,
     netlink: Netlink,
     bridge: u32,
     iptables: Iptables,
-    /// Names of links to be deleted, with whom to tell when they are gone.
-    doomed: mpsc::UnboundedSender<(String, oneshot::Sender<Result<()>>)>,
+    /// Keys of pods to be taken off, with whom to tell when they are.
+    doomed: mpsc::UnboundedSender<Doomed>,
     /// Serialises changes of the host-port chain, each of which writes the whole chain.
     host_ports: tokio::sync::Mutex<()>,
 }
@@ -99,7 +103,7 @@ impl PodNetwork {
     /// Sets the node up: bridge, gateway address, forwarding, routes, rules. Safe to repeat.
     pub async fn start(config: Config) -> Result<Self> {
         let folder = config.state.join("addresses");
-        let ipam = Ipam::open(config.pod_cidr, &folder)?;
+        let ipam = Arc::new(Ipam::open(config.pod_cidr, &folder)?);
         let (netlink, iptables) = match &config.namespace {
             Some(path) => (Netlink::in_namespace(path)?, Iptables::within(path)),
             None => (Netlink::new()?, Iptables::here()),
@@ -110,7 +114,7 @@ impl PodNetwork {
             netlink.set_route(route).await?;
         }
         let (doomed, queue) = mpsc::unbounded_channel();
-        tokio::spawn(delete_in_batches(netlink.clone(), queue));
+        tokio::spawn(take_off_in_batches(netlink.clone(), ipam.clone(), queue));
         let host_ports = tokio::sync::Mutex::default();
         let network = Self { config, ipam, netlink, bridge, iptables, doomed, host_ports };
         network.in_node({
@@ -190,9 +194,11 @@ impl PodNetwork {
     pub async fn detach(&self, key: &str) -> Result<()> {
         let (tell, told) = oneshot::channel();
         // The queue's task lives as long as `doomed`; should it have panicked, the link goes with the pod's namespace.
-        let _ = self.doomed.send((host_interface(key), tell));
-        told.await.unwrap_or(Ok(()))?;
-        let ended = self.ipam.release(key)?;
+        let _ = self.doomed.send((key.to_owned(), tell));
+        let ended = match told.await {
+            Ok(outcome) => outcome?,
+            Err(_) => self.ipam.release(key)?,
+        };
         if ended.is_some_and(|lease| !lease.notes.is_empty()) {
             self.write_rules().await?;
         }
@@ -252,16 +258,24 @@ impl PodNetwork {
     }
 }
 
-/// Deletes links as they come, all that wait at once.
-async fn delete_in_batches(netlink: Netlink, mut queue: mpsc::UnboundedReceiver<(String, oneshot::Sender<Result<()>>)>) {
+/// Deletes links as they come, all that wait at once, and gives their addresses back where the disk may take its time.
+async fn take_off_in_batches(netlink: Netlink, ipam: Arc<Ipam>, mut queue: mpsc::UnboundedReceiver<Doomed>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, 256).await > 0 {
-        let (names, waiting): (Vec<String>, Vec<_>) = batch.drain(..).unzip();
+        let names: Vec<String> = batch.iter().map(|(key, _)| host_interface(key)).collect();
         let together = netlink.delete_links(&names).await.is_ok();
-        for (name, tell) in names.iter().zip(waiting) {
-            let outcome = if together { Ok(()) } else { netlink.delete_link(name).await };
-            let _ = tell.send(outcome);
+        let mut gone = Vec::with_capacity(names.len());
+        for (name, (key, tell)) in names.iter().zip(batch.drain(..)) {
+            match if together { Ok(()) } else { netlink.delete_link(name).await } {
+                Ok(()) => gone.push((key, tell)),
+                // Who waits for it may have been given up.
+                Err(error) => drop(tell.send(Err(error))),
+            }
         }
+        let ipam = ipam.clone();
+        let release = move || gone.into_iter().for_each(|(key, tell)| drop(tell.send(ipam.release(&key))));
+        // Should it break off, those who wait do it themselves.
+        let _ = tokio::task::spawn_blocking(release).await;
     }
 }
 

@@ -219,7 +219,7 @@ pub fn container(inputs: &Inputs<'_>) -> Result<shim::ContainerSpec> {
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         log: log_path(inputs.sandbox, config),
-        record: text(&inputs.dir.join("exit")),
+        record: text(&inputs.dir.join(crate::state::EXIT_FILE)),
     })
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::record::Sandbox;
+use crate::pod::{backoff::LONGEST, record::Sandbox};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + seconds).unwrap()
@@ -147,7 +147,7 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
 fn a_crash_waits_for_its_backoff() {
     let p = pod(json!({"containers": [{"name": "a"}]}));
     let mut memory = mounted();
-    memory.container_mut("a").crash.next(at(90), at(90));
+    memory.container_mut("a").crash.next(at(90), at(90), LONGEST);
     let d = look(&p, &ready(vec![record("a", "1", exited(1, 95))]), &memory);
     let wait = CrashWait { name: "a".into(), until: at(105), pause: Duration::from_secs(10) };
     assert_eq!(d, Decision { wake_at: Some(at(105)), waiting: vec![wait], ..Decision::default() });
@@ -160,7 +160,7 @@ fn a_crash_waits_for_its_backoff() {
 fn a_start_under_way_is_no_crash_loop() {
     let p = pod(json!({"containers": [{"name": "a"}]}));
     let mut memory = mounted();
-    memory.container_mut("a").crash.next(at(99), at(99));
+    memory.container_mut("a").crash.next(at(99), at(99), LONGEST);
     memory.starting = Some("a".to_owned());
     assert_eq!(look(&p, &ready(vec![record("a", "1", exited(1, 99))]), &memory), Decision::default());
 }

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::record::Sandbox;
+use crate::pod::{backoff::LONGEST, record::Sandbox};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + seconds).unwrap()
@@ -93,7 +93,7 @@ fn a_new_pod_is_pending_and_says_what_it_waits_for() {
 fn a_crash_loop_waits_and_remembers() {
     let p = pod(json!({"containers": [{"name": "a"}]}));
     let mut memory = Memory::default();
-    memory.container_mut("a").crash.next(at(4), at(4));
+    memory.container_mut("a").crash.next(at(4), at(4), LONGEST);
     memory.container_mut("a").waiting_until = Some(at(15));
     let s = status(&p, &runtime(vec![record("a", "2", 1, ended(3)), record("a", "1", 0, ended(2))]), &memory, false);
     let c = &s.container_statuses.as_ref().unwrap()[0];
