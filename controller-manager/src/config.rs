@@ -146,7 +146,7 @@ impl std::fmt::Debug for SigningPair {
 }
 
 /// Controllers that run only when they are named.
-const ONLY_NAMED: [&str; 1] = [crate::tokencleaner::NAME];
+const ONLY_NAMED: [&str; 2] = [crate::bootstrapsigner::NAME, crate::tokencleaner::NAME];
 
 /// Why a configuration cannot be run with.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -50,6 +50,7 @@ pub fn account(controller: &str) -> Option<&'static str> {
         "certificatesigningrequest-signing-controller"
         | "certificatesigningrequest-approving-controller"
         | "certificatesigningrequest-cleaner-controller" => "certificate-controller",
+        "bootstrap-signer-controller" => "bootstrap-signer",
         "token-cleaner-controller" => "token-cleaner",
         "endpoints-controller" => "endpoint-controller",
         "endpointslice-controller" => "endpointslice-controller",

@@ -3,6 +3,7 @@
 //! Each controller watches through shared informers, is woken by the name of an object, decides in a plain function and applies the
 //! decision. None polls; timers exist only where time itself is the trigger (deadlines, grace periods, tolerations).
 
+pub mod bootstrapsigner;
 pub mod certificates;
 pub mod clusterdns;
 pub mod config;
@@ -61,6 +62,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("certificatesigningrequest-signing-controller", |ctx| Box::pin(certificates::signing::run(ctx))),
     ("certificatesigningrequest-approving-controller", |ctx| Box::pin(certificates::approving::run(ctx))),
     ("certificatesigningrequest-cleaner-controller", |ctx| Box::pin(certificates::cleaning::run(ctx))),
+    (bootstrapsigner::NAME, |ctx| Box::pin(bootstrapsigner::run(ctx))),
     (tokencleaner::NAME, |ctx| Box::pin(tokencleaner::run(ctx))),
     ("cluster-dns-controller", |ctx| Box::pin(clusterdns::run(ctx))),
     ("endpoints-controller", |ctx| Box::pin(endpoints::run(ctx))),

@@ -2,7 +2,7 @@
 //!
 //! Watches those Secrets, owns nothing; safe to run twice.
 
-use client::Options;
+use client::{Informer, Options};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 
@@ -14,16 +14,20 @@ const NAMESPACE: &str = "kube-system";
 const KIND: &str = "bootstrap.kubernetes.io/token";
 
 /// When a token expires; `None` is never. What cannot be read has expired.
-fn end(token: &Secret) -> Option<Timestamp> {
+pub fn end(token: &Secret) -> Option<Timestamp> {
     let text = token.data.as_ref()?.get("expiration").filter(|text| !text.0.is_empty())?;
     let read = std::str::from_utf8(&text.0).ok().and_then(|text| text.parse().ok());
     Some(read.unwrap_or(Timestamp::MIN))
 }
 
+/// The tokens.
+pub fn tokens(ctx: &Context) -> Informer<Secret> {
+    ctx.informers.get_with(&(), Options { fields: Some(format!("type={KIND}")), ..Options::namespace(NAMESPACE) })
+}
+
 /// Runs the controller until the context's shutdown.
 pub async fn run(ctx: Context) {
-    let options = Options { fields: Some(format!("type={KIND}")), ..Options::namespace(NAMESPACE) };
-    let (tokens, api) = (ctx.informers.get_with(&(), options), ctx.api(NAMESPACE));
+    let (tokens, api) = (tokens(&ctx), ctx.api(NAMESPACE));
     expiry::run(ctx, NAME, tokens, api, end).await;
 }
 

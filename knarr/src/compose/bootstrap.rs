@@ -43,6 +43,8 @@ pub fn secret(token: &Join, description: &str, expiration: Option<String>) -> Se
         ("token-id".to_owned(), text(&token.id)),
         ("token-secret".to_owned(), text(&token.secret)),
         ("usage-bootstrap-authentication".to_owned(), text("true")),
+        // Who has the token alone can verify what kube-public/cluster-info says.
+        ("usage-bootstrap-signing".to_owned(), text("true")),
         ("description".to_owned(), text(description)),
     ]);
     data.extend(expiration.map(|expiration| ("expiration".to_owned(), text(&expiration))));

@@ -112,7 +112,9 @@ impl ControlPlane {
             }),
             cluster_signing_duration: signing_duration.unwrap_or(defaults.cluster_signing_duration),
             approve_kubelet_serving_certificates: true,
-            controllers: vec!["*".to_owned(), controller_manager::tokencleaner::NAME.to_owned()],
+            controllers: ["*", controller_manager::bootstrapsigner::NAME, controller_manager::tokencleaner::NAME]
+                .map(str::to_owned)
+                .into(),
             ..defaults
         };
         let client = this.component_client("kube-controller-manager");
