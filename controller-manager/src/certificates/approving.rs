@@ -22,7 +22,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, api::PostParams};
 
-use super::{APPROVED, DENIED, certificate, condition, has, signer, with};
+use super::{APPROVED, DENIED, certificate, condition, follow, has, signer, with};
 use crate::{config::parse_cidrs, context::Context};
 
 const NAME: &str = "certificatesigningrequest-approving-controller";
@@ -132,9 +132,6 @@ pub async fn run(ctx: Context) {
     let places = ctx.config.approve_kubelet_serving_certificates.then(|| (ctx.informer(), ctx.informer()));
     let this =
         Arc::new(Controller { api: Api::all(ctx.client.clone()), requests: ctx.informer(), places, ctx: ctx.clone() });
-    if ctx.until_stopped(this.requests.synced()).await.is_none() {
-        return;
-    }
     if let Some((nodes, slices)) = &this.places {
         if ctx.until_stopped(futures::future::join(nodes.synced(), slices.synced())).await.is_none() {
             return;
@@ -154,15 +151,8 @@ pub async fn run(ctx: Context) {
             }
         });
     }
-    this.requests.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) && is_pending(change.object()) {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        }
-    });
-    client::controller::run(NAME, queue, 2, ctx.shutdown.clone(), move |key| {
+    let requests = this.requests.clone();
+    follow(&ctx, NAME, queue, &requests, is_pending, move |key| {
         let this = this.clone();
         async move { this.reconcile(key).await }
     })

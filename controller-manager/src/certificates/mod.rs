@@ -7,7 +7,10 @@ pub mod cleaning;
 pub mod signing;
 mod usages;
 
+use client::{Change, Error, Informer, Key, Next, Queue};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+
+use crate::context::Context;
 
 const APPROVED: &str = "Approved";
 const DENIED: &str = "Denied";
@@ -49,6 +52,30 @@ fn with(request: &CertificateSigningRequest, more: CertificateSigningRequestCond
     let mut new = request.clone();
     new.status.get_or_insert_default().conditions.get_or_insert_default().push(more);
     new
+}
+
+/// Decides by `reconcile` about each request that is there or comes and is `wanted`, until the context's shutdown.
+async fn follow<F, Fut>(
+    ctx: &Context,
+    name: &'static str,
+    queue: Queue<Key>,
+    requests: &Informer<CertificateSigningRequest>,
+    wanted: fn(&CertificateSigningRequest) -> bool,
+    reconcile: F,
+) where
+    F: Fn(Key) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Next, Error>> + Send,
+{
+    if ctx.until_stopped(requests.synced()).await.is_none() {
+        return;
+    }
+    let changed = queue.clone();
+    requests.on_change(move |change| {
+        if !matches!(change, Change::Deleted(_)) && wanted(change.object()) {
+            changed.add(Key::of(&change.object().metadata));
+        }
+    });
+    client::controller::run(name, queue, 2, ctx.shutdown.clone(), reconcile).await;
 }
 
 #[cfg(test)]

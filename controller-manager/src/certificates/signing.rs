@@ -8,14 +8,14 @@
 use std::{sync::Arc, time::Duration};
 
 use api::{pem, pkcs10::Request};
-use client::{Change, Error, Informer, Key, Next, Queue, Step, is_conflict, is_not_found};
+use client::{Error, Informer, Key, Next, Queue, Step, is_conflict, is_not_found};
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::certificates::v1::CertificateSigningRequest, apimachinery::pkg::apis::meta::v1::Time};
 use knarr_x509::{AltName, Authority, Template, certify};
 use kube::{Api, api::PostParams};
 use time::OffsetDateTime;
 
-use super::{APPROVED, FAILED, certificate, condition, has, signer, usages, with};
+use super::{APPROVED, FAILED, certificate, condition, follow, has, signer, usages, with};
 use crate::{Config, config::ConfigError, context::Context};
 
 const NAME: &str = "certificatesigningrequest-signing-controller";
@@ -131,24 +131,20 @@ pub async fn run(ctx: Context) {
             return tracing::error!(error = &error as &dyn std::error::Error, "certificate requests are not signed");
         }
     };
-    let queue = Queue::new(NAME);
     let (api, most) = (Api::all(ctx.client.clone()), ctx.config.cluster_signing_duration);
-    let this = Arc::new(Controller { api, authority, most, requests: ctx.informer() });
-    if ctx.until_stopped(this.requests.synced()).await.is_none() {
-        return;
-    }
-    this.requests.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        }
-    });
-    client::controller::run(NAME, queue, 2, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
+    let requests = ctx.informer();
+    let this = Arc::new(Controller { api, authority, most, requests: requests.clone() });
+    follow(
+        &ctx,
+        NAME,
+        Queue::new(NAME),
+        &requests,
+        |_| true,
+        move |key| {
+            let this = this.clone();
+            async move { this.reconcile(key).await }
+        },
+    )
     .await;
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::size;
-use crate::replicas::replicaset::some;
+use crate::replicas::some;
 
 /// `Progressing`.
 pub const PROGRESSING: &str = "Progressing";

@@ -4,9 +4,8 @@
 //! Watches its own kind and pods; owns the pods whose controller reference names it. Safe to run twice over the same state: pods are
 //! counted from the cache, and after every write the controller waits until the cache shows it.
 
+mod kinds;
 mod rank;
-pub mod replicaset;
-pub mod replicationcontroller;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,6 +23,7 @@ use kube::{
 };
 use serde::Serialize;
 
+pub(crate) use self::kinds::some;
 use crate::{context::Context, pods};
 
 /// Creates and deletes in one go at most.
