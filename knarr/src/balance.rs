@@ -3,7 +3,16 @@
 //! The agent's clients use [`Servers`] without a socket of their own; `knarr balancer` puts it behind a port for programs that know one
 //! address only, kubectl above all. Nothing of TLS is touched: certificates are the servers' own.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
@@ -21,12 +30,19 @@ pub struct Servers {
     list: Mutex<Vec<String>>,
     /// Ends the connections of a server that no longer answers.
     alive: Mutex<BTreeMap<String, CancellationToken>>,
+    /// Where somebody else notes which servers live, and those that are tried whatever it says.
+    noted: Option<(PathBuf, Vec<String>)>,
 }
 
 impl Servers {
     /// Those, in this order.
     pub fn new(addresses: Vec<String>) -> Arc<Self> {
-        Arc::new(Self { list: Mutex::new(addresses), alive: Mutex::default() })
+        Arc::new(Self { list: Mutex::new(addresses), alive: Mutex::default(), noted: None })
+    }
+
+    /// Those, and before each connection what `file` says by then.
+    pub fn noted(file: PathBuf, addresses: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { list: Mutex::new(addresses.clone()), alive: Mutex::default(), noted: Some((file, addresses)) })
     }
 
     /// As they are tried.
@@ -47,6 +63,9 @@ impl Servers {
 
     /// A connection to the first that accepts one, and what fires when that server is given up.
     pub async fn connect(&self) -> io::Result<(TcpStream, CancellationToken)> {
+        if let Some((file, given)) = &self.noted {
+            self.replace(&with_given(remembered(file), given));
+        }
         let mut failed = io::Error::other("there is no server to connect with");
         for address in self.list() {
             match tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await {
@@ -84,6 +103,17 @@ fn merged(known: &[String], new: &[String]) -> Vec<String> {
     stay.chain(new.iter().filter(|address| !known.contains(address))).cloned().collect()
 }
 
+/// The servers that a file says are living; none if it cannot be read.
+pub fn remembered(file: &Path) -> Vec<String> {
+    fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// The servers that are known, and after them those that were given.
+pub fn with_given(known: Vec<String>, given: &[String]) -> Vec<String> {
+    let more: Vec<String> = given.iter().filter(|address| !known.contains(address)).cloned().collect();
+    known.into_iter().chain(more).collect()
+}
+
 /// A machine that is gone says nothing, and the kernel would wait a quarter of an hour for it.
 fn notice_silence(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
@@ -101,6 +131,8 @@ fn notice_silence(stream: &TcpStream) {
 /// Joins every connection to `listener` with one to a server, until `shutdown`.
 pub async fn serve(listener: TcpListener, servers: Arc<Servers>, shutdown: CancellationToken) {
     let joined = TaskTracker::new();
+    // Callers that ask again and again shall not fill a disk.
+    let silent = Arc::new(AtomicBool::new(false));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -115,16 +147,20 @@ pub async fn serve(listener: TcpListener, servers: Arc<Servers>, shutdown: Cance
                 continue;
             }
         };
-        let (servers, shutdown) = (servers.clone(), shutdown.clone());
+        let (servers, shutdown, silent) = (servers.clone(), shutdown.clone(), silent.clone());
         joined.spawn(async move {
             let _ = near.set_nodelay(true);
             match servers.connect().await {
-                Ok((mut far, gone)) => tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    () = gone.cancelled() => {}
-                    () = shutdown.cancelled() => {}
-                },
-                Err(error) => tracing::warn!(%error, "no API server answers"),
+                Ok((mut far, gone)) => {
+                    silent.store(false, Ordering::Relaxed);
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = gone.cancelled() => {}
+                        () = shutdown.cancelled() => {}
+                    }
+                }
+                Err(error) if !silent.swap(true, Ordering::Relaxed) => tracing::warn!(%error, "no API server answers"),
+                Err(_) => {}
             }
         });
     }
@@ -145,6 +181,22 @@ mod tests {
         let got = [merged(&list(&["b", "a"]), &list(&["a", "b", "c"])), merged(&list(&["a", "b"]), &list(&["b"]))];
         assert_eq!(got, [list(&["b", "a", "c"]), list(&["b"])]);
         assert_eq!(merged(&list(&["a"]), &[]), list(&["a"]));
+        assert_eq!(with_given(list(&["b", "a"]), &list(&["a", "c"])), list(&["b", "a", "c"]));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_noted_later_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("servers.json");
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let servers = Servers::noted(file.clone(), vec![closed.clone()]);
+        assert!(servers.connect().await.is_err());
+        let stop = CancellationToken::new();
+        let other = named("other", stop.clone()).await;
+        fs::write(&file, serde_json::to_vec(&[&other]).unwrap()).unwrap();
+        assert!(servers.connect().await.is_ok());
+        assert_eq!(servers.list(), [other, closed]);
+        stop.cancel();
     }
 
     /// A server that answers every connection with its name.

@@ -77,9 +77,17 @@ fn an_agent_joins_with_a_token_and_renews_its_certificates() -> Result<()> {
     let pod = pod.split(' ').next().filter(|name| !name.is_empty()).context("find a pod on the agent")?;
     assert_eq!(machines.kubectl(&["exec", pod, "--", "hostname"])?.trim(), pod);
 
+    // Who knows the token alone finds the cluster's authority signed by it.
+    let signature = || {
+        let signature = format!("jsonpath={{.data.jws-kubeconfig-{id}}}");
+        machines.kubectl(&["get", "configmap", "cluster-info", "-n", "kube-public", "-o", &signature])
+    };
+    assert!(signature()?.contains(".."));
+
     // A token that was taken back lets nobody in; who is in stays.
     let config = machines.path("server/admin.kubeconfig");
     machines.run(&format!("knarr token delete {id} --kubeconfig {config}"))?;
+    eventually("see the token's signature gone", SECONDS_60, || Ok(signature()?.is_empty().then_some(())))?;
     let again = AGENT.replace("$T/agent", "$T/another");
     let said = refused(&machines, "deleted-token", &again)?;
     assert!(said.contains("the server does not take the token"), "{said}");
@@ -116,6 +124,71 @@ fn everything_goes_on_when_the_first_server_is_gone() -> Result<()> {
     cluster.knarr(&["node", "start", &node(3)])?;
     cluster.knarr(&["node", "start", &node(1)])?;
     assert_eq!(living()?, format!("{} {}", cluster.address(1)?, cluster.address(2)?));
+    Ok(())
+}
+
+const ETCD: &str = "exec etcd --data-dir $T/etcd --unsafe-no-fsync --listen-peer-urls http://127.0.0.1:0 \
+     --listen-client-urls http://$A:2379 --advertise-client-urls http://$A:2379";
+
+/// A server of several on one etcd.
+fn sharing(name: &str, address: &str, more: &str) -> String {
+    format!(
+        "exec knarr server --data-dir $T/{name} --advertise-address {address} --store etcd --etcd-endpoints http://$A:2379 \
+         --disable-agent --tls-san api.test {more}"
+    )
+}
+
+#[test]
+fn a_servers_kubeconfig_goes_on_without_the_server() -> Result<()> {
+    let machines = Machines::two()?;
+    let _etcd = machines.start(1, "etcd", ETCD)?;
+    eventually("reach etcd", SECONDS_60, || machines.run("curl -sf --max-time 5 http://$A:2379/health").map(Some))?;
+    let first = machines.start(1, "first", &sharing("first", "$A", ""))?;
+    eventually("find the servers' token", SECONDS_60, || {
+        Ok(Path::new(&machines.path("first/server-token")).exists().then_some(()))
+    })
+    .with_context(|| first.said().unwrap_or_default())?;
+    let more = "--token-file $T/first/server-token --balancer-port 7443";
+    let mut servers = [first, machines.start(2, "second", &sharing("second", "$B", more))?];
+    // What each server's machine knows of both.
+    let ask = |machine: usize, name: &str, command: &str| {
+        succeeded(&mut machines.on(machine, &format!("{command} --kubeconfig $T/{name}/admin.kubeconfig"))?)
+    };
+    for name in ["first", "second"] {
+        eventually("see both servers known", SECONDS_60, || {
+            let noted = std::fs::read_to_string(machines.path(&format!("{name}/servers.json")))?;
+            Ok((noted.matches(":6443").count() == 2).then_some(()))
+        })?;
+    }
+    let says = |name: &str| std::fs::read_to_string(machines.path(&format!("{name}/admin.kubeconfig")));
+    assert!(says("first")?.contains("https://127.0.0.1:6444") && says("second")?.contains("https://127.0.0.1:7443"));
+    let by_name = "knarr kubeconfig --data-dir $T/second --server https://api.test:6443 >$T/named; \
+                   printf '%s api.test\\n' $A $B >$T/hosts";
+    machines.run(by_name)?;
+
+    // Either server is killed and comes back; every kubectl writes and reads on, at its first try.
+    let balancer = || std::fs::read_to_string(machines.path("first/balancer.pid.json"));
+    let first_balancer = balancer()?;
+    for (gone, name, again) in [(0, "first", sharing("first", "$A", "")), (1, "second", String::new())] {
+        servers[gone].kill()?;
+        for kubectl in kubectls()? {
+            let kubectl = kubectl.display();
+            for (machine, name) in [(1, "first"), (2, "second")] {
+                ask(machine, name, &format!("{kubectl} create configmap by-{name}"))?;
+                ask(machine, name, &format!("{kubectl} delete configmap by-{name}"))?;
+            }
+            let outside = format!("mount --bind $T/hosts /etc/hosts; {kubectl} --kubeconfig $T/named get namespaces");
+            succeeded(&mut machines.on(2, &format!("unshare --mount sh -ec '{outside}'"))?)?;
+        }
+        if gone == 0 {
+            servers[0] = machines.start(1, name, &again)?;
+            eventually("see the server back", SECONDS_60, || {
+                let ready = machines.run("curl -sk --max-time 5 https://$A:6443/readyz");
+                Ok(ready.is_ok_and(|ready| ready == "ok").then_some(()))
+            })?;
+        }
+    }
+    assert_eq!(balancer()?, first_balancer);
     Ok(())
 }
 

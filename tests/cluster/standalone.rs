@@ -29,7 +29,7 @@ pub struct Part {
 
 impl Part {
     /// Ends it without a good-bye.
-    fn kill(&mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.borrow_mut();
         child.kill()?;
         child.wait()?;
@@ -77,11 +77,18 @@ impl Machines {
     pub fn start(&self, machine: usize, name: &str, script: &str) -> Result<Part> {
         let log = self.folder.path().join(format!("{name}.log"));
         let file = std::fs::File::create(&log)?;
+        let mut command = self.on(machine, script)?;
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+        Ok(Part { child: child.into(), log })
+    }
+
+    /// A shell's script on a machine, to be run.
+    pub fn on(&self, machine: usize, script: &str) -> Result<Command> {
         let mut command = Command::new(program("knarr")?);
         let node = format!("{}-{machine}", self.cluster.name);
         command.args(["enter", "--name", &self.cluster.name, "--node", &node, "sh", "-ec", script]);
-        let child = self.known(&mut command)?.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
-        Ok(Part { child: child.into(), log })
+        self.known(&mut command)?;
+        Ok(command)
     }
 
     fn known<'c>(&self, command: &'c mut Command) -> Result<&'c mut Command> {

@@ -24,10 +24,12 @@ use process::{
 };
 
 use crate::{
+    balance::Servers,
     commands::{component, network::NetworkFlags},
     compose::{
-        agent, bootstrap,
+        agent, balancer, bootstrap,
         control_plane::{self, Backend, ControlPlane},
+        join,
         keys::Sharing,
         parts::Parts,
         registries, snapshot,
@@ -86,6 +88,10 @@ pub struct Args {
     /// The max length of duration that signed certificates will be given [default: 8760h].
     #[arg(long, value_parser = duration)]
     cluster_signing_duration: Option<Duration>,
+    /// With etcd: the port on 127.0.0.1 that admin.kubeconfig names, where a process that outlives the server leads to whichever
+    /// server lives; 0 for none.
+    #[arg(long, default_value_t = 6444)]
+    balancer_port: u16,
     /// Run no node on this machine.
     #[arg(long)]
     disable_agent: bool,
@@ -261,6 +267,7 @@ pub fn run(args: Args) -> Result<()> {
         let data = plan.data.clone();
         plan.signing_duration = args.cluster_signing_duration;
         let token = args.token.read()?;
+        let shared = matches!(plan.store, Backend::Etcd(_));
         let pods = match &plan.store {
             Backend::Redb(_) if token.is_some() => {
                 bail!("a server joins others by the etcd they share: give --etcd-servers")
@@ -273,7 +280,15 @@ pub fn run(args: Args) -> Result<()> {
         };
         let control_plane = ControlPlane::start(plan, &mut parts).await?;
         snapshot::serve(&data, control_plane.store())?;
-        write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
+        let own = format!("https://{address}:{}", args.server.secure_port);
+        let public = match shared && args.balancer_port != 0 {
+            true => balance(&data, args.balancer_port, own, &control_plane, &mut parts)?,
+            false => {
+                balancer::end(&data);
+                own
+            }
+        };
+        write_kubeconfig(&control_plane, &data, &public)?;
         let made = control_plane.bootstrap(&data)?;
         let port = args.server.secure_port;
         tokio::spawn(async move {
@@ -316,7 +331,7 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
         let data = plan.data.clone();
         let control_plane = ControlPlane::start_api_server(plan, &Metrics::default()).await?;
         snapshot::serve(&data, control_plane.store())?;
-        write_kubeconfig(&control_plane, &data, address, args.server.secure_port)?;
+        write_kubeconfig(&control_plane, &data, &format!("https://{address}:{}", args.server.secure_port))?;
         shutdown.cancelled().await;
         control_plane.stop().await;
         Ok(())
@@ -333,9 +348,22 @@ fn tell_token(path: &Path, address: Ipv4Addr, port: u16) {
     }
 }
 
-fn write_kubeconfig(control_plane: &ControlPlane, data: &Path, address: Ipv4Addr, port: u16) -> Result<()> {
+/// Keeps the balancer beside the server, and what it goes by; returns where it is reached.
+fn balance(data: &Path, port: u16, own: String, control_plane: &ControlPlane, parts: &mut Parts) -> Result<String> {
+    let data = std::path::absolute(data).context("find the server's folder")?;
+    let (given, notes) = (vec![join::host_and_port(&own)?], balancer::notes(&data));
+    let plan = balancer::Plan { data, port, own };
+    plan.ensure()?;
+    let (client, servers) = (control_plane.admin_client(), Servers::new(given.clone()));
+    tokio::spawn(join::follow_servers(client, servers, given, notes, parts.shutdown()));
+    let address = plan.address();
+    parts.run("balancer", move |shutdown| plan.clone().keep(shutdown));
+    Ok(address)
+}
+
+fn write_kubeconfig(control_plane: &ControlPlane, data: &Path, server: &str) -> Result<()> {
     let path = data.join("admin.kubeconfig");
-    control_plane.write_kubeconfig(&path, "knarr", "admin", &format!("https://{address}:{port}"))?;
+    control_plane.write_kubeconfig(&path, "knarr", "admin", server)?;
     tracing::info!(kubeconfig = %path.display(), "Serving the API");
     Ok(())
 }

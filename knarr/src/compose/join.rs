@@ -33,13 +33,15 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 
 use crate::{
-    balance::Servers,
+    balance::{Servers, remembered, with_given},
     local::record::write_whole,
     token::{Fingerprint, Join},
 };
 
 /// The name that every server's certificate has, whichever address it is reached by.
 const SERVER: &str = "https://kubernetes.default.svc";
+/// How many servers are remembered, dead ones included.
+const MOST_KNOWN: usize = 16;
 /// Between tries while no server answers.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -244,18 +246,8 @@ fn renewing(keeper: Keeper, servers: Arc<Servers>, authority: String, shutdown: 
     Ok(clients)
 }
 
-fn remembered(path: &Path) -> Vec<String> {
-    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-/// The servers that are known, and after them those that were given.
-fn with_given(known: Vec<String>, given: &[String]) -> Vec<String> {
-    let more: Vec<String> = given.iter().filter(|address| !known.contains(address)).cloned().collect();
-    known.into_iter().chain(more).collect()
-}
-
 /// Learns which servers live from the endpoints of Service `kubernetes`, and remembers them.
-async fn follow_servers(
+pub async fn follow_servers(
     client: Client,
     servers: Arc<Servers>,
     given: Vec<String>,
@@ -267,21 +259,26 @@ async fn follow_servers(
     let mut changes = slices.changes();
     loop {
         if let Some(slice) = slices.get(&Key::new("default", "kubernetes")) {
-            let living = addresses(&slice);
-            if !living.is_empty() && remembered(&memory) != living {
-                let text = serde_json::to_vec(&living).unwrap_or_default();
+            let known = known(addresses(&slice), &remembered(&memory));
+            if remembered(&memory) != known {
+                let text = serde_json::to_vec(&known).unwrap_or_default();
                 if let Err(error) = write_whole(&memory, &text, 0o644) {
                     tracing::warn!("the servers' addresses are not remembered: {error:#}");
                 }
             }
-            if !living.is_empty() {
-                servers.replace(&with_given(living, &given));
-            }
+            servers.replace(&with_given(known, &given));
         }
         if changes.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// The living servers, and after them those that lived before: they may come back while nobody can tell.
+fn known(living: Vec<String>, before: &[String]) -> Vec<String> {
+    let mut known = with_given(living, before);
+    known.truncate(MOST_KNOWN);
+    known
 }
 
 fn addresses(slice: &EndpointSlice) -> Vec<String> {
@@ -296,14 +293,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_apart_and_put_in_order() {
+    fn addresses_are_taken_apart() {
         let read = ["https://10.0.0.1:6443", "https://a", "https://[::1]:1", "http://a:1", "10.0.0.1:6443"]
             .map(|url| host_and_port(url).ok());
         let wanted =
             [Some("10.0.0.1:6443"), Some("a:6443"), Some("[::1]:1"), None, None].map(|text| text.map(str::to_owned));
         assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn servers_that_may_come_back_are_known() {
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(with_given(list(&["b", "a"]), &list(&["a", "c"])), list(&["b", "a", "c"]));
+        assert_eq!(known(list(&["c", "b"]), &list(&["a", "b"])), list(&["c", "b", "a"]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and its components reach the API server in process, with neither socket nor TLS in between.
 
 pub mod agent;
+pub mod balancer;
 pub mod bootstrap;
 pub mod control_plane;
 pub mod join;
