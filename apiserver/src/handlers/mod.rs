@@ -99,16 +99,43 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     response
 }
 
-/// The answer to a request whose path cannot be made sense of: before anybody asks who sent it.
+/// Whether a request is for no more than one host, and that can be one.
+fn has_host(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().map_or(&b""[..], HeaderValue::as_bytes);
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte);
+    hosts.next().is_none() && host.iter().all(plain)
+}
+
+/// An answer of the HTTP server that Go has, after which it hangs up.
+fn last_words(request: &Request<Body>, status: StatusCode, text: &'static str) -> Response {
+    let mut response = plain_text(status, text);
+    let headers = response.headers_mut();
+    headers.remove(header::X_CONTENT_TYPE_OPTIONS);
+    if text.is_empty() {
+        headers.remove(header::CONTENT_TYPE);
+    }
+    if request.version() < http::Version::HTTP_2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The answer to a request that cannot be made sense of: before anybody asks who sent it.
 fn malformed(request: &Request<Body>) -> Option<Response> {
     let uri = request.uri();
-    if !crate::request::is_escaped(uri.path()) {
-        let mut response = plain_text(StatusCode::BAD_REQUEST, "400 Bad Request");
-        response.headers_mut().remove(header::X_CONTENT_TYPE_OPTIONS);
-        if request.version() < http::Version::HTTP_2 {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        return Some(response);
+    if uri.path() == "*" && request.method() == http::Method::OPTIONS {
+        return Some(last_words(request, StatusCode::OK, ""));
+    }
+    if request.method() == http::Method::CONNECT {
+        return Some(plain_text(StatusCode::NOT_FOUND, NOTHING));
+    }
+    if !uri.path().starts_with('/') || !crate::request::is_escaped(uri.path()) || !has_host(request.headers()) {
+        return Some(last_words(request, StatusCode::BAD_REQUEST, "400 Bad Request"));
+    }
+    let expected = request.headers().get(header::EXPECT).map(|expected| expected.as_bytes().to_ascii_lowercase());
+    if expected.is_some_and(|expected| !expected.is_empty() && expected != b"100-continue") {
+        return Some(last_words(request, StatusCode::EXPECTATION_FAILED, ""));
     }
     crate::request::ends_early(&crate::request::unescape(uri.path())).then(|| {
         let asked = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);

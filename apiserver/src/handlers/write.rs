@@ -340,6 +340,9 @@ pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) 
     let mut meta = read::list_meta(entry, &list, &listed);
     let deleted = app.registry.delete_collection(entry, listed.objects, &options, write).await?;
     meta.resource_version = app.registry.caches().applied().revision().to_string();
+    if let negotiate::Shape::Unfit(asked) = form.shape {
+        return Err(error::unfit(asked, entry.info()));
+    }
     let json: Vec<u8> = read::encode(entry.info(), &meta, deleted).iter().flat_map(|piece| piece.to_vec()).collect();
     Ok(super::encoded(StatusCode::OK, Form { shape: Default::default(), ..form }, json.into()))
 }

@@ -131,16 +131,28 @@ fn decide(object: &Value, finalizers: &[String], grace: Option<i64>, requested: 
 
 fn check_preconditions(entry: &Entry, name: &str, current: &Current, options: &DeleteOptions) -> Result<()> {
     let info = entry.info();
-    // Upstream names the kind here, not the resource.
-    let conflict = |why: String| Status::conflict(GroupResource { group: info.group, resource: info.kind }, name, &why);
+    let namespace = info.group.is_empty() && info.kind == "Namespace";
+    // Upstream names the kind here, not the resource, and for namespaces says it in other words.
+    let group = if info.group == "events.k8s.io" { "" } else { info.group };
+    let resource = if namespace { info.group_resource() } else { GroupResource { group, resource: info.kind } };
+    let conflict = |why: String| Status::conflict(resource, name, &why);
+    let failed = |what: &str, wanted: &str, own: &str| {
+        conflict(format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {own}"))
+    };
     let uid = metadata::text(&current.value, "uid");
     if let Some(wanted) = options.uid.as_deref().filter(|w| *w != uid) {
+        if namespace {
+            return Err(failed("UID", wanted, uid));
+        }
         return Err(conflict(format!(
             "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
         )));
     }
     let revision = current.revision.to_string();
     if let Some(wanted) = options.revision.as_deref().filter(|w| *w != revision) {
+        if namespace {
+            return Err(failed("ResourceVersion", wanted, &revision));
+        }
         return Err(conflict(format!(
             "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({revision}). The object might have been modified"
         )));

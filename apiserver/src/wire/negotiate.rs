@@ -275,6 +275,10 @@ pub fn of_errors(headers: &HeaderMap, asked: Option<&str>) -> Form {
 
 /// How a request's body is written; `patch` types are the caller's.
 pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding> {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if text.split(';').skip(1).any(|parameter| !parameter.trim().is_empty() && !parameter.contains(['=', '"'])) {
+        return Err(Status::unsupported_media_type(ACCEPTED));
+    }
     match media_type(headers).to_ascii_lowercase().as_str() {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),

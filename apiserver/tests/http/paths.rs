@@ -110,6 +110,14 @@ async fn paths_are_read_as_they_are_meant() {
     assert_eq!((answer.status, answer.body.len()), (404, 0));
     let answer = door.get("/api/v1/namespaces/default/configmaps/a%zz").await;
     assert_eq!((answer.status, answer.text().as_str()), (400, "400 Bad Request"));
+    let two = [("host", "a"), ("host", "b")];
+    assert_eq!(door.ask("GET", "/version", &two, "").await.text(), "400 Bad Request");
+    assert_eq!(door.ask("GET", "/version", &[("host", "a b")], "").await.status, 400);
+    assert_eq!(door.ask("GET", "/version", &[("host", "[::1]:6443")], "").await.status, 200);
+    assert_eq!(door.ask("GET", "/version", &[("expect", "miracles")], "").await.status, 417);
+    assert_eq!(door.ask("GET", "/version", &[("expect", "100-Continue")], "").await.status, 200);
+    assert_eq!(door.ask("CONNECT", "a:1", &[], "").await.status, 404);
+    assert_eq!(door.ask("OPTIONS", "*", &[], "").await.status, 200);
     let answer = door.get("/api/v1/watch?a=b").await;
     let why = "failed to create RequestInfo: unable to determine kind and namespace from url, /api/v1/watch?a=b\n";
     assert_eq!((answer.status, answer.text()), (500, format!("Internal Server Error: \"/api/v1/watch?a=b\": {why}")));

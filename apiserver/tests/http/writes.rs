@@ -163,6 +163,10 @@ async fn revisions_are_numbers() {
         assert_eq!(gone.status, 409, "{}", gone.text());
     }
     assert_eq!(door.delete(&format!("{path}?uid=1"), &json!(null)).await.status, 409);
+    door.post("/api/v1/namespaces", &json!({"metadata": {"name": "n"}})).await.ok();
+    let other = door.delete("/api/v1/namespaces/n", &json!({"preconditions": {"uid": "u"}})).await.told().2;
+    let words = "Operation cannot be fulfilled on namespaces \"n\": Precondition failed: UID in precondition: u, UID in object meta: ";
+    assert!(other.starts_with(words), "{other}");
 }
 
 #[tokio::test]
