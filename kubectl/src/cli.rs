@@ -7,6 +7,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     flags, help, verbs,
+    write::record::{self, Recording},
 };
 
 /// kubectl controls the Kubernetes cluster manager.
@@ -24,6 +25,9 @@ pub struct Cli {
 /// Flags that every verb takes.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Globals {
+    /// What `--record` asks for.
+    #[arg(skip)]
+    pub recording: Recording,
     /// Path to the kubeconfig file to use.
     #[arg(long, global = true)]
     pub kubeconfig: Option<String>,
@@ -293,7 +297,7 @@ pub enum Request {
 
 /// The whole declared command line.
 pub fn declared() -> clap::Command {
-    flags::prepare(Cli::command())
+    flags::prepare(record::declare(Cli::command()))
 }
 
 /// Reads a command line, the program's name left out.
@@ -342,7 +346,8 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
         return Err(crate::failure::usage(&path, format!("unknown command {}", api::field::go_quote(unknown))));
     }
     let matches = root.clone().try_get_matches_from(&line.words).map_err(|error| told(&error, &line.path))?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| told(&error, &line.path))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| told(&error, &line.path))?;
+    cli.globals.recording = Recording::of(&line);
     match cli.command {
         Some(command) => Ok(Request::Run(Box::new(cli.globals), Box::new(command), line.dash)),
         None => Ok(Request::Print(help::of(&root, &line.path))),

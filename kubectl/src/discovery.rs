@@ -296,6 +296,9 @@ fn aggregated(group: &str, version: &str, preferred: bool, resource: &Value) -> 
     }
 }
 
+/// So often upstream asks when it looks whether what it knows is out of date.
+const AGAIN: usize = 3;
+
 struct State {
     catalog: Arc<Catalog>,
     from_disk: bool,
@@ -367,7 +370,7 @@ impl Discovery {
             Some(failure) => failure.clone(),
             None => match self.fetch().await {
                 Ok(catalog) => return Ok(catalog),
-                Err(failure) => self.failure.get_or_init(|| failure).clone(),
+                Err(failure) => self.failure.get_or_init(|| failure.unread()).clone(),
             },
         };
         for _ in 0..times {
@@ -437,7 +440,7 @@ impl Discovery {
             return Ok(Some(found));
         }
         match self.known() {
-            Some((_, true)) => Ok(look(&*self.refresh().await?)),
+            Some((_, true)) => Ok(look(&*self.ask(AGAIN).await?)),
             _ => Ok(None),
         }
     }

@@ -14,6 +14,8 @@ pub enum Failure {
     Plain(String),
     /// The text as it stands, with an exit code.
     Verbatim(String, i32),
+    /// `error: MESSAGE` of a single thing that is wrong with a configuration; see [`Failure::in_list`].
+    Unusable(String),
     /// Nothing is printed any more; the exit code tells.
     Silent(i32),
     /// The server answered with an error.
@@ -53,6 +55,25 @@ impl Failure {
             1 => Err(failures.remove(0)),
             _ => Err(Self::Many(failures)),
         }
+    }
+
+    /// As the one error of a list of errors, which upstream opens once, not twice: what is wrong with a configuration is then
+    /// told as that.
+    pub fn in_list(self) -> Self {
+        match self {
+            Self::Unusable(message) => Self::Verbatim(format!("Error in configuration: {message}"), 1),
+            other => other,
+        }
+    }
+
+    /// As told where upstream does not read the Status in an answer.
+    pub fn unread(mut self) -> Self {
+        if let Self::Status(status) = &mut self
+            && status.reason == "Unauthorized"
+        {
+            status.message = "the server has asked for the client to provide credentials".to_owned();
+        }
+        self
     }
 
     /// The process's exit code.
@@ -109,7 +130,7 @@ impl Failure {
     /// The message without `error: ` or the server's reason in front: what Go's `err.Error()` gives.
     pub fn message(&self) -> String {
         match self {
-            Self::Plain(message) => message.clone(),
+            Self::Plain(message) | Self::Unusable(message) => message.clone(),
             Self::Status(status) => status.message.clone(),
             Self::Connection { request, reason, .. } => format!("{request}: {reason}"),
             Self::NoResource(..) => self.to_string().trim_start_matches("error: ").to_owned(),
@@ -187,7 +208,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plain(message) if message.starts_with("error: ") => f.write_str(message),
-            Self::Plain(message) => write!(f, "error: {message}"),
+            Self::Plain(message) | Self::Unusable(message) => write!(f, "error: {message}"),
             Self::Verbatim(text, _) => f.write_str(text),
             Self::Silent(_) => Ok(()),
             Self::Status(status) if status.reason == "Invalid" => f.write_str(&invalid(status)),

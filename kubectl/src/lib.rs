@@ -16,6 +16,7 @@ pub mod failure;
 pub mod flags;
 pub mod help;
 pub mod kubeconfig;
+pub mod order;
 pub mod output;
 pub mod pods;
 pub mod remote;
@@ -49,6 +50,9 @@ pub fn run(words: &[String]) -> i32 {
                 Err(error) => return report(&error.into()),
             };
             client::log::set(globals.verbosity());
+            if globals.recording.given {
+                eprintln!("Flag --record has been deprecated, --record will be removed in the future");
+            }
             if globals.profile != "none" {
                 return report(&unprofiled(&globals.profile));
             }

@@ -15,6 +15,7 @@ use crate::{
         writer::{escape, timestamp},
     },
     failure::{Failure, plain},
+    order,
     resources::{Object, Query, items},
 };
 
@@ -77,7 +78,7 @@ pub async fn of_object(
     let version = list.text("metadata.resourceVersion").to_owned();
     let mut pods = items(list);
     if !pods.is_empty() {
-        pods.sort_by(|a, b| preference.compare(a, b));
+        order::sort(&mut pods, |a, b| preference.compare(a, b).is_lt());
         return Ok(pods);
     }
     let watch = Call::get(path).query_if("labelSelector", selector).query("resourceVersion", version).query("watch", "true");
@@ -246,7 +247,7 @@ mod tests {
                 json!({"phase": "Running", "conditions": ready("2020-01-02T00:00:00Z"), "containerStatuses": [{"restartCount": 3}]}),
             ),
         ];
-        pods.sort_by(|a, b| preference.compare(a, b));
+        order::sort(&mut pods, |a, b| preference.compare(a, b).is_lt());
         pods.iter().map(|p| p.text("metadata.name")).collect::<Vec<_>>().join(" ")
     }
 

@@ -73,6 +73,11 @@ pub fn command_failed(error: &str) -> String {
     format!("{}\"command failed\" err={}", head('E', "run.go:72"), go_quote(error))
 }
 
+/// An error at a place of its own that ends the program there.
+pub fn fatal(place: &str, error: &str) -> String {
+    format!("{}{error}", head('F', place))
+}
+
 /// What a failure comes from, in full. What is invalid is told in full anyway, unless it is one of several.
 pub fn failed(failure: &Failure) {
     match failure {

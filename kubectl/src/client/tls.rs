@@ -100,10 +100,7 @@ pub fn told(error: &io::Error, name: &str) -> String {
                     "x509: certificate has expired or is not yet valid".to_owned()
                 }
                 Wrong::NotValidForName => format!("x509: certificate is not valid for {name}"),
-                Wrong::NotValidForNameContext { presented, .. } => {
-                    let names: Vec<&str> = presented.iter().map(|p| short_name(p)).collect();
-                    format!("x509: certificate is valid for {}, not {name}", names.join(", "))
-                }
+                Wrong::NotValidForNameContext { presented, .. } => not_for(presented, name),
                 other => format!("x509: {other}"),
             };
             format!("tls: failed to verify certificate: {why}")
@@ -111,6 +108,18 @@ pub fn told(error: &io::Error, name: &str) -> String {
         Error::AlertReceived(alert) => format!("remote error: tls: {}", format!("{alert:?}").to_lowercase()),
         Error::InvalidMessage(_) => "tls: first record does not look like a TLS handshake".to_owned(),
         other => format!("tls: {other}"),
+    }
+}
+
+/// What a certificate is for instead: names, or addresses where one is asked for.
+fn not_for(presented: &[String], name: &str) -> String {
+    let address = name.parse::<std::net::IpAddr>().is_ok();
+    let alike = presented.iter().filter(|given| given.starts_with("IpAddress") == address);
+    let given: Vec<&str> = alike.map(|given| short_name(given)).collect();
+    match given.as_slice() {
+        [] if address => format!("x509: cannot validate certificate for {name} because it doesn't contain any IP SANs"),
+        [] => format!("x509: certificate is not valid for any names, but wanted to match {name}"),
+        given => format!("x509: certificate is valid for {}, not {name}", given.join(", ")),
     }
 }
 

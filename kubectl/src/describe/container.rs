@@ -9,7 +9,7 @@ use super::{
     json::{Json, go_list},
     writer::Writer,
 };
-use crate::line;
+use crate::{line, order};
 
 /// A list of containers under a label. `pod` is `None` for a template, which has no statuses and no values yet.
 pub fn containers(w: &mut Writer, label: &str, containers: &[Value], statuses: &[Value], pod: Option<&Value>) {
@@ -270,7 +270,7 @@ fn resource_value(container: &Value, field: &Value) -> Option<i64> {
 
 fn mounts(w: &mut Writer, container: &Value) {
     let mut mounts: Vec<&Value> = container.items("volumeMounts").iter().collect();
-    mounts.sort_by_key(|m| m.text("mountPath"));
+    order::sort_by_key(&mut mounts, |m| m.text("mountPath"));
     let none = if mounts.is_empty() { "\t<none>" } else { "" };
     line!(w, 2, "Mounts:{none}");
     for mount in mounts {
@@ -281,7 +281,7 @@ fn mounts(w: &mut Writer, container: &Value) {
         line!(w, 3, "{} from {} ({flags})", mount.text("mountPath"), mount.text("name"));
     }
     let mut devices: Vec<&Value> = container.items("volumeDevices").iter().collect();
-    devices.sort_by_key(|d| d.text("devicePath"));
+    order::sort_by_key(&mut devices, |d| d.text("devicePath"));
     if !devices.is_empty() {
         line!(w, 2, "Devices:{none}");
     }

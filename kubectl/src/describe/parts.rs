@@ -8,7 +8,7 @@ use super::{
     json::Json,
     writer::{Writer, timestamp},
 };
-use crate::{line, verbs::events::interval};
+use crate::{line, order, verbs::events::interval};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const LONGEST_ANNOTATION: usize = 140;
@@ -103,7 +103,7 @@ fn toleration(toleration: &Value) -> String {
 /// Tolerations by key.
 pub fn tolerations(w: &mut Writer, title: &str, tolerations: &[Value]) {
     let mut sorted: Vec<&Value> = tolerations.iter().collect();
-    sorted.sort_by_key(|t| t.text("key"));
+    order::sort_by_key(&mut sorted, |t| t.text("key"));
     let lines: Vec<String> = sorted.into_iter().map(toleration).collect();
     multiline(w, title, &lines);
 }
@@ -111,7 +111,7 @@ pub fn tolerations(w: &mut Writer, title: &str, tolerations: &[Value]) {
 /// Taints by effect and key.
 pub fn taints(w: &mut Writer, title: &str, taints: &[Value]) {
     let mut sorted: Vec<&Value> = taints.iter().collect();
-    sorted.sort_by_key(|t| format!("{},{}", t.text("effect"), t.text("key")));
+    order::sort_by_key(&mut sorted, |t| format!("{},{}", t.text("effect"), t.text("key")));
     let text = |t: &&Value| match (t.text("key"), t.text("value"), t.text("effect")) {
         (key, "", "") => key.to_owned(),
         (key, value, "") => format!("{key}={value}:"),
@@ -170,7 +170,7 @@ pub fn events(w: &mut Writer, events: Option<&[Value]>) {
         return;
     }
     let mut sorted: Vec<&Value> = events.iter().collect();
-    sorted.sort_by_key(|e| timestamp(e.at("lastTimestamp")));
+    order::sort_by_key(&mut sorted, |e| timestamp(e.at("lastTimestamp")));
     w.raw("Events:\n  Type\tReason\tAge\tFrom\tMessage\n");
     w.line(1, "----\t------\t----\t----\t-------");
     for e in sorted {

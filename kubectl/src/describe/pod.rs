@@ -10,7 +10,7 @@ use super::{
     volume::volumes,
     writer::Writer,
 };
-use crate::line;
+use crate::{line, order};
 
 /// A pod.
 pub fn describe(w: &mut Writer, pod: &Value, events: Option<&[Value]>) {
@@ -113,7 +113,7 @@ fn spread(w: &mut Writer, space: &str, constraints: &[Value]) {
         return;
     }
     let mut sorted: Vec<&Value> = constraints.iter().collect();
-    sorted.sort_by_key(|c| c.text("topologyKey"));
+    order::sort_by_key(&mut sorted, |c| c.text("topologyKey"));
     let text = |c: &Value| {
         let rule = format!(
             "{}:{} when max skew {} is exceeded",

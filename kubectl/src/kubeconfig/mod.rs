@@ -371,8 +371,8 @@ fn with_cluster_flags(mut cluster: Entry, globals: &Globals) -> Entry {
 fn with_user_flags(mut user: Entry, globals: &Globals) -> Entry {
     for (name, flag, other) in [
         ("token", &globals.token, "tokenFile"),
-        ("client-certificate", &globals.client_certificate, "client-certificate-data"),
-        ("client-key", &globals.client_key, "client-key-data"),
+        ("client-certificate", &globals.client_certificate, ""),
+        ("client-key", &globals.client_key, ""),
         ("username", &globals.username, ""),
         ("password", &globals.password, ""),
         ("as", &globals.impersonate, ""),

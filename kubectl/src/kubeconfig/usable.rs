@@ -26,7 +26,7 @@ pub fn check(chosen: &Chosen) -> Result<(), Failure> {
     match wrong.as_slice() {
         [] => Ok(()),
         [one] if chosen.strays.context => Err(Failure::Verbatim(format!("Error in configuration: {one}"), 1)),
-        [one] => Err(plain(one.as_str())),
+        [one] => Err(Failure::Unusable(one.clone())),
         several => Err(Failure::Verbatim(format!("Error in configuration: \n* {}", several.join("\n* ")), 1)),
     }
 }

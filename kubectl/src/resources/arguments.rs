@@ -77,14 +77,20 @@ impl Given {
     pub async fn of(query: &Query<'_>, cx: &Context) -> Result<Self, Failure> {
         let mut given = Self::read(query.args, query.default_type)?;
         if given.pairs.is_empty() && !query.local && !query.exact {
-            let mut types = Vec::new();
+            let (mut types, mut failures) = (Vec::new(), Vec::new());
             for name in given.types {
-                match categories(cx, &name).await? {
-                    expanded if expanded.is_empty() => types.push(name),
-                    expanded => types.extend(expanded),
+                match categories(cx, &name).await {
+                    Ok(expanded) if expanded.is_empty() => types.push(name),
+                    Ok(expanded) => types.extend(expanded),
+                    // Each type asks for itself.
+                    Err(failure) => failures.push(failure),
                 }
             }
-            given.types = types;
+            match failures.len() {
+                0 => given.types = types,
+                1 => return Err(failures.remove(0).in_list()),
+                _ => return Err(Failure::Many(failures)),
+            }
         }
         Ok(given)
     }

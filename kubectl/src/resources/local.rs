@@ -29,7 +29,7 @@ impl Query<'_> {
         }
         let Some(files) = self.files else { return Err(missing()) };
         if let Err(failure) = files.no_kustomization() {
-            return Ok(Targets { failures: vec![failure], failed_at: vec![0], ..Targets::default() });
+            return Ok(Targets { failures: vec![failure], ..Targets::default() });
         }
         let read = files.read().await?;
         let mut out = Targets { failures: read.failures, single: read.single, ..Targets::default() };
@@ -37,7 +37,6 @@ impl Query<'_> {
         let mut reading = out.failures.drain(..).zip(read.failed_at).peekable();
         for (at, document) in read.documents.into_iter().enumerate() {
             while let Some((failure, _)) = reading.next_if(|(_, before)| *before <= at) {
-                out.failed_at.push(out.targets.len());
                 failures.push(failure);
             }
             if bad == Some(document.stream) {
@@ -57,13 +56,9 @@ impl Query<'_> {
                     Err(failure) => failure,
                 },
             };
-            out.failed_at.push(out.targets.len());
             failures.push(failure);
         }
-        for (failure, _) in reading {
-            out.failed_at.push(out.targets.len());
-            failures.push(failure);
-        }
+        failures.extend(reading.map(|(failure, _)| failure));
         out.failures = failures;
         if let Some(labels) = self.labels.filter(|l| !l.is_empty()) {
             let selector = api::selector::Selector::parse(labels)
@@ -72,7 +67,6 @@ impl Query<'_> {
                 Target::Local(object) => selector.matches_object(&object.value),
                 _ => true,
             });
-            out.failed_at.clear();
         }
         Ok(out)
     }
@@ -156,16 +150,19 @@ impl Query<'_> {
         let mapping = if self.local {
             Arc::new(Mapping::guessed(&api_version, &kind))
         } else {
-            cx.discovery()?.kind(&api_version, &kind).await.map_err(|failure| match failure {
-                Failure::NoKind(..) => plain(format!(
-                    "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
-                    go_quote(&name),
-                    go_quote(&namespace),
-                    go_quote(&source),
-                    failure.message()
-                )),
-                other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
-            })?
+            // Upstream wraps this twice.
+            cx.discovery().map_err(|failure| Failure::Many(vec![failure]))?.kind(&api_version, &kind).await.map_err(
+                |failure| match failure {
+                    Failure::NoKind(..) => plain(format!(
+                        "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
+                        go_quote(&name),
+                        go_quote(&namespace),
+                        go_quote(&source),
+                        failure.message()
+                    )),
+                    other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
+                },
+            )?
         };
         let mut object = Object { mapping, namespace: None, name, value, source };
         self.place(cx, &mut object, &namespace)?;
@@ -252,6 +249,6 @@ async fn reachable(cx: &Context) -> Result<(), String> {
     // The index says whether there is one; the document is large.
     match client.call(Call::get("/openapi/v3").soon()).await {
         Ok(_) => Ok(()),
-        Err(_) => client.call(Call::get("/openapi/v2").soon()).await.map(drop).map_err(|failure| failure.message()),
+        Err(_) => client.call(Call::get("/openapi/v2").soon()).await.map(drop).map_err(|failure| failure.unread().message()),
     }
 }

@@ -148,8 +148,6 @@ pub struct Targets {
     pub targets: Vec<Target>,
     /// What went wrong with others.
     pub failures: Vec<Failure>,
-    /// For each failure that came before something from files, how many targets came before it.
-    pub failed_at: Vec<usize>,
     /// Whether exactly one thing was named.
     pub single: bool,
 }
@@ -161,26 +159,26 @@ pub struct Found {
     pub objects: Vec<Object>,
     /// What went wrong with others.
     pub failures: Vec<Failure>,
-    /// See [`Targets::failed_at`].
-    pub failed_at: Vec<usize>,
+    /// For each failure of something that was named, how many objects came before it. Others come after all objects.
+    failed_at: Vec<usize>,
     /// Whether exactly one thing was named.
     pub single: bool,
 }
 
 impl Found {
-    /// Objects and failures in the order in which files have them.
+    /// Objects and failures in the order in which upstream comes by them: what is wrong with files, and lists that cannot be had,
+    /// are told after all that is done to objects.
     pub fn in_order(self) -> Vec<Result<Object, Failure>> {
         let mut out = Vec::new();
-        let places = self.failed_at.into_iter().chain(std::iter::repeat(0));
-        let mut failures: Vec<(usize, Failure)> = places.zip(self.failures).collect();
-        failures.reverse();
+        let places = self.failed_at.into_iter().chain(std::iter::repeat(usize::MAX));
+        let mut failures = places.zip(self.failures).peekable();
         for (at, object) in self.objects.into_iter().enumerate() {
-            while failures.last().is_some_and(|(before, _)| *before <= at) {
-                out.extend(failures.pop().map(|(_, failure)| Err(failure)));
+            while let Some((_, failure)) = failures.next_if(|(before, _)| *before <= at) {
+                out.push(Err(failure));
             }
             out.push(Ok(object));
         }
-        out.extend(failures.into_iter().rev().map(|(_, failure)| Err(failure)));
+        out.extend(failures.map(|(_, failure)| Err(failure)));
         out
     }
 
@@ -267,7 +265,7 @@ impl Query<'_> {
             return self.by_names(cx, &given).await;
         }
         for resource in &given.types {
-            cx.discovery()?.resolve(resource).await?;
+            cx.discovery().map_err(Failure::in_list)?.resolve(resource).await?;
         }
         Err(if given.types.is_empty() { missing() } else { plain("resource(s) were provided, but no name was specified") })
     }
@@ -288,7 +286,7 @@ impl Query<'_> {
         }
         let mut mappings: Vec<Arc<Mapping>> = Vec::new();
         for name in types {
-            let mapping = cx.discovery()?.resolve(name).await?;
+            let mapping = cx.discovery().map_err(Failure::in_list)?.resolve(name).await?;
             if !mappings.contains(&mapping) {
                 mappings.push(mapping);
             }
@@ -419,8 +417,7 @@ impl Query<'_> {
     /// If it cannot be made out what was asked for. What cannot be fetched is told in [`Found::failures`].
     pub async fn objects(&self, cx: &Context) -> Result<Found, Failure> {
         let targets = self.targets(cx).await?;
-        let (failures, failed_at) = (targets.failures, targets.failed_at);
-        let mut found = Found { failures, failed_at, single: targets.single, ..Found::default() };
+        let mut found = Found { failures: targets.failures, single: targets.single, ..Found::default() };
         for target in targets.targets {
             if let Target::Local(object) = &target
                 && !self.latest
@@ -442,7 +439,12 @@ impl Query<'_> {
                         }));
                     }
                 }
-                Err(failure) => found.failures.push(failure),
+                Err(failure) => {
+                    if matches!(target, Target::Named { .. }) {
+                        found.failed_at.push(found.objects.len());
+                    }
+                    found.failures.push(failure);
+                }
             }
         }
         Ok(found)

@@ -48,11 +48,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         )));
     }
     let found = args.common.objects(cx, &resources).await?;
-    let mut failures = found.failures;
-    for object in found.objects {
-        if let Err(failure) = one(&args, cx, &changes, dry_run, object, found.single).await {
-            failures.push(failure);
-        }
+    let (single, mut failures) = (found.single, Vec::new());
+    for object in found.in_order() {
+        let done = match object {
+            Ok(object) => one(&args, cx, &changes, dry_run, object, single).await,
+            Err(failure) => Err(failure),
+        };
+        failures.extend(done.err());
     }
     Failure::of(failures)
 }
@@ -85,6 +87,7 @@ async fn one(
     if !args.common.resource_version.is_empty() {
         object.value["metadata"]["resourceVersion"] = json!(args.common.resource_version);
     }
+    cx.globals().recording.annotate(&mut object.value);
     if send {
         let patch = two_way_json_merge(&old, &object.value);
         let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager);

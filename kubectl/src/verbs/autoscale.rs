@@ -65,11 +65,18 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
     let show = Show::new(&args.print, "autoscaled", dry_run)?;
     cx.client()?;
-    let query = Query { args: &args.arguments, files: Some(&args.files), latest: true, ..Query::default() };
+    let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
     let found = query.objects(cx).await?;
-    let mut failures = found.failures;
+    let mut failures = Vec::new();
     let mut count = 0;
-    for object in found.objects {
+    for object in found.in_order() {
+        let object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         match one(&args, cx, &object, max, dry_run, &show).await {
             Ok(()) => count += 1,
             Err(failure) => failures.push(failure),
@@ -86,8 +93,9 @@ async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun, 
         return Err(plain(format!("cannot autoscale a {}{group}: no such kind can be scaled", mapping.kind)));
     }
     let mut object = typed::complete(autoscaler(args, of, max));
-    args.save_config.annotate(&mut object, applied::typed_text);
+    cx.globals().recording.annotate(&mut object);
     if dry_run != DryRun::Client {
+        args.save_config.annotate(&mut object, applied::typed_text);
         let mapping = Arc::new(Mapping::guessed("autoscaling/v1", "HorizontalPodAutoscaler"));
         let helper = Helper::new(cx, &mapping).dry_run(dry_run).manager(&args.field_manager);
         object = helper.create(of.namespace.as_deref().unwrap_or_default(), &object).await?;

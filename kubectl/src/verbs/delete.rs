@@ -294,7 +294,7 @@ impl Deletion {
         let mut deleted = Vec::new();
         let mut seen = HashSet::new();
         failures.retain(|failure| !(self.ignore_not_found && failure.is_not_found()));
-        let found = !objects.is_empty();
+        let (found, mut refused, mut ignored) = (!objects.is_empty(), Vec::new(), false);
         for object in objects {
             if !warned && !object.mapping.namespaced {
                 warn("deleting cluster-scoped resources, not scoped to the provided namespace");
@@ -314,11 +314,16 @@ impl Deletion {
                         deleted.push((object, uid));
                     }
                 }
-                Err(failure) if failure.is_not_found() && self.ignore_not_found => {}
-                Err(failure) => failures.push(failure.with_source("deleting", &object.source)),
+                Err(failure) if failure.is_not_found() && self.ignore_not_found => ignored = true,
+                Err(failure) => refused.push(failure.with_source("deleting", &object.source)),
             }
         }
-        Failure::of(failures)?;
+        // What could not be read comes last, as a list of errors in the list from which upstream takes the ignored ones.
+        if ignored && refused.is_empty() && failures.len() == 1 {
+            return Err(Failure::Many(failures));
+        }
+        refused.append(&mut failures);
+        Failure::of(refused)?;
         if !found {
             println!("No resources found");
             return Ok(());

@@ -11,6 +11,7 @@ use crate::{
         writer::{escape, timestamp},
     },
     failure::{Failure, plain},
+    order,
     output::{OutputArgs, Printer, hide_managed_fields, table::TabWriter},
     resources::items,
     typed,
@@ -95,7 +96,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         }
     }
     events.retain(wanted);
-    events.sort_by_key(time);
+    order::sort_by_key(&mut events, time);
     if events.is_empty() {
         match args.all_namespaces {
             true => eprintln!("No events found."),
@@ -139,6 +140,9 @@ async fn about_selector(cx: &Context, about: &str) -> Result<String, Failure> {
         [_] => return Err(plain("--for must be in resource/name form")),
         _ => return Err(plain("arguments in resource/name form may not have more than one slash")),
     };
+    if kind.is_empty() {
+        return Err(plain("a resource must be present, got: /, Resource="));
+    }
     let mapping = cx.discovery()?.resource(&kind).await.map_err(|failure| match failure {
         Failure::NoResource(..) => Failure::Verbatim(failure.message(), 1),
         other => other,

@@ -1,15 +1,16 @@
 //! `kubectl get`: tables made by the server, or whole objects in one of the formats; watches.
 
-use std::{cmp::Ordering, io::Write, sync::Arc};
+use std::{cell::OnceCell, io::Write, sync::Arc};
 
 use api::{field::go_quote, jsonpath::JsonPath, quantity::Quantity};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Call, JSON},
+    client::{Call, JSON, log},
     context::Context,
     discovery::Mapping,
     failure::{Failure, plain},
+    order,
     output::{
         OutputArgs, Printer, hide_managed_fields, json,
         table::{Options, TabWriter, TablePrinter, kind_of},
@@ -178,7 +179,8 @@ impl Args {
 ///
 /// # Errors
 /// If they cannot be had; with several, after the others are printed.
-pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
+    args.raw = args.raw.filter(|path| !path.is_empty());
     args.validate()?;
     if let Some(raw) = &args.raw {
         let answer = cx.client()?.call(Call::get(raw.as_str())).await?;
@@ -205,6 +207,9 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
     let query = args.query();
     let mut targets = query.targets(cx).await?;
     let mut failures = std::mem::take(&mut targets.failures);
+    if targets.targets.is_empty() && !failures.is_empty() {
+        return Err(Failure::Many(failures));
+    }
     let client = cx.client()?;
     let mut pages: Vec<(&Target, Vec<Value>)> = Vec::new();
     for target in &targets.targets {
@@ -217,11 +222,20 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
         // Upstream takes several answers for objects of their own, tables though they are.
         if pages.iter().map(|(_, pages)| pages.len()).sum::<usize>() > 1 {
             let mut tables: Vec<Value> = pages.iter().flat_map(|(_, pages)| pages).cloned().collect();
-            sort(&mut tables, field, |table| table)?;
+            sort(&mut tables, field, OBJECTS, |table| table)?;
         }
         // It drops what cannot be sorted without a word.
         for (_, pages) in &mut pages {
-            pages.retain_mut(|page| sort_page(page, field).is_ok());
+            let mut kept = Vec::new();
+            for mut page in std::mem::take(pages) {
+                match sort_page(&mut page, field) {
+                    Ok(()) => kept.push(page),
+                    // What has no order ends the program.
+                    Err(failure @ Failure::Verbatim(..)) => return Err(failure),
+                    Err(_) => {}
+                }
+            }
+            *pages = kept;
         }
     }
     let failures = pardoned(args, failures);
@@ -285,18 +299,19 @@ async fn fetch_tables(
 fn sort_page(page: &mut Value, field: &str) -> Result<(), Failure> {
     match page["kind"].as_str() {
         Some("Table") => match page["rows"].as_array_mut() {
-            Some(rows) => sort(rows, field, |row| &row["object"]),
+            Some(rows) => sort(rows, field, ROWS, |row| &row["object"]),
             None => Ok(()),
         },
         _ => match page["items"].as_array_mut() {
-            Some(items) => sort(items, field, |item| item),
+            Some(items) => sort(items, field, OBJECTS, |item| item),
             None => Ok(()),
         },
     }
 }
 
-/// Sorts by a JSONPath expression. What lacks the field comes first; if all lack it, the field is wrong.
-fn sort(items: &mut Vec<Value>, field: &str, object: impl Fn(&Value) -> &Value) -> Result<(), Failure> {
+/// Sorts by a JSONPath expression. What lacks the field comes first; if all lack it, the field is wrong. `told` is how upstream
+/// calls what it sorts, and where it does.
+fn sort(items: &mut Vec<Value>, field: &str, told: (&str, &str), object: impl Fn(&Value) -> &Value) -> Result<(), Failure> {
     let relaxed = api::jsonpath::relaxed(field).unwrap_or_else(|_| field.to_owned());
     let path = JsonPath::parse(&relaxed).map_err(|e| plain(format!("sorting error: {}", e.0)))?.allow_missing_keys(true);
     let mut keyed: Vec<(Option<Value>, Value)> = Vec::new();
@@ -307,53 +322,44 @@ fn sort(items: &mut Vec<Value>, field: &str, object: impl Fn(&Value) -> &Value) 
     if !keyed.is_empty() && keyed.iter().all(|(key, _)| key.is_none()) {
         return Err(plain(format!("couldn't find any field with path {} in the list of objects", go_quote(&relaxed))));
     }
-    if keyed.len() <= FEW {
-        insert(&mut keyed);
-    } else {
-        keyed.sort_by(|(a, _), (b, _)| match (a, b) {
-            (Some(a), Some(b)) => compare(a, b),
-            (a, b) => a.is_some().cmp(&b.is_some()),
-        });
+    let unsortable = OnceCell::new();
+    order::sort(&mut keyed, |(a, _), (b, _)| match (a, b) {
+        // So what lacks the field is smaller than what lacks it, too.
+        (None, _) => true,
+        (_, None) => false,
+        (Some(a), Some(b)) => is_less(a, b).unwrap_or_else(|why| unsortable.set(why).is_err()),
+    });
+    if let Some(why) = unsortable.get() {
+        let (what, place) = told;
+        let text = format!("Field {relaxed} in {what} is an unsortable type: interface, err: {why}");
+        return Err(Failure::Verbatim(log::fatal(place, &text), 1));
     }
     *items = keyed.into_iter().map(|(_, item)| item).collect();
     Ok(())
 }
 
-/// So many are sorted by insertion by Go.
-const FEW: usize = 12;
+/// What sorts objects, and what sorts a table's rows.
+const OBJECTS: (&str, &str) = ("*unstructured.Unstructured", "sorter.go:329");
+const ROWS: (&str, &str) = ("[][][]reflect.Value", "sorter.go:375");
 
-/// Sorts by insertion. Upstream finds what lacks the field smaller than everything, others that lack it included, and so
-/// turns these around.
-fn insert(keyed: &mut [(Option<Value>, Value)]) {
-    let less = |a: &Option<Value>, b: &Option<Value>| match (a, b) {
-        (None, _) => true,
-        (_, None) => false,
-        (Some(a), Some(b)) => compare(a, b).is_lt(),
-    };
-    for end in 1..keyed.len() {
-        let mut at = end;
-        while at > 0 && less(&keyed[at].0, &keyed[at - 1].0) {
-            keyed.swap(at, at - 1);
-            at -= 1;
-        }
-    }
-}
-
-fn compare(a: &Value, b: &Value) -> Ordering {
-    match (a, b) {
+/// Whether a value is less than another, or why that cannot be said.
+fn is_less(a: &Value, b: &Value) -> Result<bool, String> {
+    Ok(match (a, b) {
+        (_, Value::Null) => false,
+        (Value::Null, _) => true,
+        (Value::Array(_), _) => return Err("unsortable type: []interface {}".to_owned()),
+        (Value::Object(_), _) => return Err("unsortable type: map[string]interface {}".to_owned()),
+        (Value::Bool(_), _) => return Err("unsortable type: bool".to_owned()),
         (Value::String(a), Value::String(b)) => match (a.parse::<Quantity>(), b.parse::<Quantity>()) {
-            (Ok(x), Ok(y)) => x.cmp(&y),
-            _ => a.as_bytes().cmp(b.as_bytes()),
+            (Ok(x), Ok(y)) => x < y,
+            _ => a.as_bytes() < b.as_bytes(),
         },
-        (Value::Number(x), Value::Number(y)) => match (x.as_i64(), y.as_i64()) {
-            (Some(x), Some(y)) => x.cmp(&y),
-            _ => x.as_f64().partial_cmp(&y.as_f64()).unwrap_or(Ordering::Equal),
+        (Value::Number(x), Value::Number(y)) if x.is_f64() == y.is_f64() => match (x.as_i64(), y.as_i64()) {
+            (Some(x), Some(y)) => x < y,
+            _ => x.as_f64() < y.as_f64(),
         },
-        (Value::Array(a), Value::Array(b)) => {
-            a.iter().zip(b).map(|(a, b)| compare(a, b)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
-        }
-        _ => Ordering::Equal,
-    }
+        _ => return Err("unsortable interface: interface".to_owned()),
+    })
 }
 
 async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
@@ -373,7 +379,7 @@ async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
         (true, 1) => values.remove(0),
         _ => {
             if let Some(field) = args.sort_field().filter(|_| !values.is_empty()) {
-                sort(&mut values, field, |v| v)?;
+                sort(&mut values, field, OBJECTS, |v| v)?;
             }
             json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": values})
         }
@@ -522,11 +528,11 @@ mod tests {
     #[test]
     fn lists_are_sorted_by_fields() {
         let mut items = vec![json!({"n": "b", "q": "1Gi"}), json!({"n": "a", "q": "500Mi"}), json!({"q": "2"})];
-        sort(&mut items, ".n", |v| v).unwrap();
+        sort(&mut items, ".n", OBJECTS, |v| v).unwrap();
         assert_eq!(items.iter().map(|i| i["n"].as_str()).collect::<Vec<_>>(), [None, Some("a"), Some("b")]);
-        sort(&mut items, "{.q}", |v| v).unwrap();
+        sort(&mut items, "{.q}", OBJECTS, |v| v).unwrap();
         assert_eq!(items.iter().map(|i| i["q"].as_str().unwrap()).collect::<Vec<_>>(), ["2", "500Mi", "1Gi"]);
-        let wrong = sort(&mut items, ".x", |v| v).unwrap_err();
+        let wrong = sort(&mut items, ".x", OBJECTS, |v| v).unwrap_err();
         assert_eq!(wrong.to_string(), "error: couldn't find any field with path \"{.x}\" in the list of objects");
     }
 }

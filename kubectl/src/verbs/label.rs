@@ -38,11 +38,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let changes = parse(&changes).map_err(plain)?;
     args.common.validate(&resources, &changes, dry_run, ("label", "pod")).map_err(plain)?;
     let found = args.common.objects(cx, &resources).await?;
-    let mut failures = found.failures;
-    for object in found.objects {
-        if let Err(failure) = one(&args, cx, &changes, dry_run, object, found.single).await {
-            failures.push(failure);
-        }
+    let (single, mut failures) = (found.single, Vec::new());
+    for object in found.in_order() {
+        let done = match object {
+            Ok(object) => one(&args, cx, &changes, dry_run, object, single).await,
+            Err(failure) => Err(failure),
+        };
+        failures.extend(done.err());
     }
     Failure::of(failures)
 }
@@ -77,6 +79,7 @@ async fn one(
     if !args.common.resource_version.is_empty() {
         object.value["metadata"]["resourceVersion"] = json!(args.common.resource_version);
     }
+    cx.globals().recording.annotate(&mut object.value);
     let done = operation(&old, &object.value, args.common.overwrite);
     if send {
         let patch = two_way_json_merge(&old, &object.value);

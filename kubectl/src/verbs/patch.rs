@@ -76,8 +76,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         ..Query::default()
     };
     let found = query.objects(cx).await?;
-    let (mut failures, mut count) = (found.failures, 0);
-    for object in found.objects {
+    let (mut failures, mut count) = (Vec::new(), 0);
+    for object in found.in_order() {
+        let object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         count += 1;
         if let Err(failure) = one(&args, cx, (kind, &patch), dry_run, object).await {
             failures.push(failure);
@@ -94,7 +101,7 @@ async fn one(
     dry_run: DryRun,
     object: Object,
 ) -> Result<(), Failure> {
-    let patched = if args.local || dry_run == DryRun::Client {
+    let mut patched = if args.local || dry_run == DryRun::Client {
         locally(&object.value, kind, patch).map_err(plain)?
     } else {
         let helper =
@@ -110,6 +117,14 @@ async fn one(
             failure
         })?
     };
+    if dry_run != DryRun::Client
+        && !args.local
+        && let Some(patch) = cx.globals().recording.patch(&patched)
+    {
+        let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager);
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        patched = helper.patch(namespace, &object.name, PatchType::Merge, &patch).await?;
+    }
     let done = if patched == object.value { "patched (no change)" } else { "patched" };
     // Upstream's line says nothing of a dry run.
     Show::new(&args.print, done, DryRun::None)?.print(&patched)

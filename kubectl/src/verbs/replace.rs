@@ -74,8 +74,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.how.force {
         return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;
     }
-    let mut failures = found.failures;
-    for mut object in found.objects {
+    let mut failures = Vec::new();
+    for object in found.in_order() {
+        let mut object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         args.save_config.annotate(&mut object.value, applied::untyped);
         match one(&args, cx, &object, dry_run, validation).await {
             Ok(replaced) => show.print(&replaced)?,

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{attach::attach, create::generator::required, delete::Cascade, exec::SessionArgs};
+use super::{attach::attach, create::generator::required, delete::How, exec::SessionArgs};
 use crate::{
     cli,
     client::{Call, Client},
@@ -19,7 +19,9 @@ use crate::{
     describe::json::Json,
     failure::{Failure, plain, usage},
     output::{DryRun, DryRunArgs, OutputArgs},
-    pods, typed,
+    pods,
+    resources::FileArgs,
+    typed,
     write::{Helper, SaveConfig, Show, applied},
 };
 
@@ -41,9 +43,15 @@ pub struct Args {
     /// Delete the pod after it has ended. Only with --attach or -i.
     #[arg(long)]
     pub rm: bool,
-    /// What becomes of dependents of what --rm deletes.
+    /// What becomes of dependents of what --rm deletes. As upstream, the other flags of deletions are taken and mean nothing.
     #[command(flatten)]
-    pub cascade: Cascade,
+    pub how: How,
+    /// As for deletions; a pod is never waited for.
+    #[arg(long)]
+    pub wait: bool,
+    /// As for deletions, to no effect.
+    #[command(flatten)]
+    pub files: FileArgs,
     /// Environment variables of the container.
     #[arg(long)]
     pub env: Vec<String>,
@@ -122,7 +130,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     required(&[("image", args.image.is_some())])?;
     let image = args.image.as_deref().unwrap_or_default();
     let wanted = understand(&args)?;
-    let policy = args.cascade.propagation()?;
+    let policy = args.how.propagation()?;
     let show = Show::new(&args.output, "created", wanted.dry_run)?;
     check(&args, image, &wanted, cx.dash())?;
     let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
@@ -196,7 +204,7 @@ fn understand(args: &Args) -> Result<Wanted, Failure> {
         one_of("image pull policy", &args.image_pull_policy, &["Always", "IfNotPresent", "Never"])?;
     }
     let timeout = Duration::try_from(args.pod_running_timeout).ok().filter(|timeout| !timeout.is_zero());
-    let timeout = timeout.ok_or_else(|| plain("--pod-running-timeout must be higher than zero"))?;
+    let timeout = timeout.ok_or_else(|| usage("run", "--pod-running-timeout must be higher than zero"))?;
     let port = match args.port.as_str() {
         "" => 0,
         port => port.parse().map_err(|_| plain(format!("strconv.Atoi: parsing {}: invalid syntax", go_quote(port))))?,
@@ -323,6 +331,7 @@ fn overridden(args: &Args, pod: Value) -> Result<Value, String> {
 }
 
 async fn create(args: &Args, cx: &Context, wanted: &Wanted, mut object: Value) -> Result<Value, Failure> {
+    cx.globals().recording.annotate(&mut object);
     if wanted.dry_run == DryRun::Client {
         if let Some(namespace) = cx.explicit_namespace() {
             object["metadata"]["namespace"] = namespace.into();

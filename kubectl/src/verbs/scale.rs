@@ -68,6 +68,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.current_replicas < -1 {
         return Err(plain("The --current-replicas must specify an integer of -1 or greater"));
     }
+    cx.namespace()?;
+    cx.client()?;
     let query = Query {
         args: &args.arguments,
         files: Some(&args.files),
@@ -88,6 +90,10 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     for object in &found.objects {
         if dry_run != DryRun::Client {
             one(&args, cx, object, replicas, dry_run).await?;
+            if let Some(patch) = cx.globals().recording.patch(&object.latest(cx.client()?).await?) {
+                let helper = Helper::new(cx, &object.mapping).dry_run(dry_run);
+                helper.patch(namespace(object), &object.name, PatchType::Merge, &patch).await?;
+            }
         }
         show.print(&object.value)?;
     }

@@ -94,11 +94,11 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 
 fn check(args: &Common, command: &str) -> Result<(), Failure> {
     if args.names.len() > 1 {
-        let names = args.names.join(" ");
-        return Err(crate::failure::usage(&format!("top {command}"), format!("unexpected arguments: [{names}]")));
+        return Err(crate::failure::usage(&format!("top {command}"), format!("{command} [NAME | -l label]")));
     }
     if !args.names.is_empty() && !args.selector.is_empty() {
-        return Err(plain("only one of NAME or --selector can be provided"));
+        let selector = if command == "pod" { "selector" } else { "--selector" };
+        return Err(plain(format!("only one of NAME or {selector} can be provided")));
     }
     if !matches!(args.sort_by.as_str(), "" | "cpu" | "memory") {
         return Err(plain("--sort-by accepts only cpu or memory"));

@@ -5,6 +5,7 @@ mod flags;
 mod gone;
 mod helper;
 pub mod raw;
+pub mod record;
 mod selector;
 mod show;
 

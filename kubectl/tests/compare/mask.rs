@@ -24,7 +24,7 @@ static MASKS: LazyLock<Vec<Mask>> = LazyLock::new(|| {
 
 static PORT: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"127\.0\.0\.1:\d{4,5}").expect("a pattern"));
 static LOG_TIME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?m)^([EWI])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ ([a-z_]+\.go):\d+\]").expect("a pattern"));
+    LazyLock::new(|| Regex::new(r"(?m)^([EWIF])\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ ([a-z_]+\.go):\d+\]").expect("a pattern"));
 
 /// A mistake in flags: builds of cloud vendors leave it to their framework, which says `Error: `.
 static FLAG_ERROR: LazyLock<Regex> = LazyLock::new(|| {

@@ -124,7 +124,8 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let (mut failures, mut applied) = (found.failures, Vec::new());
     let work = Work { args: &args, cx, dry_run, propagation, validation, show: &show };
-    for object in found.objects {
+    for mut object in found.objects {
+        cx.globals().recording.annotate(&mut object.value);
         match work.apply(object).await {
             Ok(object) => applied.push(object),
             Err(failure) => failures.push(failure),

@@ -53,7 +53,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             None if object.source.is_empty() => {}
             None => {
                 let missing = format!("no last-applied-configuration annotation found on resource: {}\n", object.name);
-                return Err(plain("%!v(<nil>)").with_source(&missing, &object.source));
+                return Err(plain("<nil>").with_source(&missing, &object.source));
             }
         }
     }

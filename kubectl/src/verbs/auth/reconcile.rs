@@ -55,8 +55,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "reconciled", dry_run)?;
     let query = Query { files: Some(&args.files), ..Query::default() };
     let found = query.objects(cx).await?;
-    let mut failures = found.failures;
-    for object in found.objects {
+    let mut failures = Vec::new();
+    for object in found.in_order() {
+        let object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         if let Err(failure) = one(&args, cx, object, dry_run, &show).await {
             failures.push(failure);
         }

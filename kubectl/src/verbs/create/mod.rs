@@ -214,6 +214,7 @@ async fn from_files(args: Args, cx: &Context) -> Result<(), Failure> {
             }
         };
         args.save_config.annotate(&mut object.value, applied::untyped);
+        cx.globals().recording.annotate(&mut object.value);
         match one(&args, cx, &object, dry_run, validation).await {
             Ok(created) => {
                 count += 1;

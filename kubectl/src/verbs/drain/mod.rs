@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain, usage},
     output::{DryRun, DryRunArgs, message},
-    resources::{Object, Query, items},
+    resources::{Object, Query, items, missing},
     write::{Helper, path, warn},
 };
 
@@ -134,27 +134,25 @@ fn check_names(verb: &str, names: &[String], selector: Option<&str>) -> Result<(
 async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str>) -> Result<Vec<Object>, Failure> {
     check_names(verb, names, selector)?;
     cx.client()?;
-    let mut arguments = Vec::new();
-    for name in names {
-        match name.split_once('/') {
-            Some((kind, name)) => {
-                let mapping = cx.discovery()?.resolve(kind).await?;
-                if mapping.group_resource() != "nodes" {
-                    let resource = format!("{}/{}, Resource={}", mapping.group, mapping.version, mapping.resource);
-                    return Err(Failure::Plain(format!(
-                        "error: expected resource of type node, got {}",
-                        api::field::go_quote(&resource)
-                    )));
-                }
-                arguments.push(name.to_owned());
-            }
-            None => arguments.push(name.clone()),
-        }
-    }
-    arguments.insert(0, "nodes".to_owned());
     let labels = selector.filter(|s| !s.is_empty());
-    let query = Query { args: &arguments, labels, latest: true, exact: true, ..Query::default() };
-    query.objects(cx).await?.all()
+    let arguments: Vec<String> = match labels {
+        None if names.is_empty() => return Err(missing()),
+        None => names.iter().map(|name| if name.contains('/') { name.clone() } else { format!("nodes/{name}") }).collect(),
+        Some(_) => vec!["nodes".to_owned()],
+    };
+    let query = Query { args: &arguments, labels, latest: true, exact: true, single_type: true, ..Query::default() };
+    let mut nodes = Vec::new();
+    for object in query.objects(cx).await?.in_order() {
+        let object = object?;
+        let mapping = &object.mapping;
+        if mapping.group_resource() != "nodes" {
+            let resource = format!("{}/{}, Resource={}", mapping.group, mapping.version, mapping.resource);
+            let resource = api::field::go_quote(&resource);
+            return Err(Failure::Plain(format!("error: expected resource of type node, got {resource}")));
+        }
+        nodes.push(object);
+    }
+    Ok(nodes)
 }
 
 /// Marks nodes schedulable or not. What goes wrong with one is told and does not keep the others.

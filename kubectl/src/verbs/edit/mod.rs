@@ -389,6 +389,11 @@ impl<'a> Editing<'a> {
         }
         let mut original = object.value.clone();
         crate::output::hide_managed_fields(&mut original);
+        let mut edited = edited.clone();
+        if self.mode != Mode::LastApplied {
+            self.cx.globals().recording.annotate(&mut edited);
+        }
+        let edited = &edited;
         if original == *edited {
             return self.show.print_as(edited, "skipped");
         }

@@ -82,8 +82,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     cx.client()?;
     let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
     let found = query.objects(cx).await?;
-    let mut failures = found.failures;
-    for object in found.objects {
+    let mut failures = Vec::new();
+    for object in found.in_order() {
+        let object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         match one(&args, cx, &object, dry_run).await {
             Ok(service) => show.typed(&service)?,
             Err(failure) => failures.push(failure),
@@ -96,6 +103,7 @@ async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun) -> Res
     can_be_exposed(&object.mapping.group, &object.mapping.kind).map_err(plain)?;
     let service = service::service(&object.value, &wanted(args)).map_err(plain)?;
     let mut service = overridden(args, typed::complete(service)).map_err(plain)?;
+    cx.globals().recording.annotate(&mut service);
     if dry_run == DryRun::Client {
         if let Some(namespace) = cx.explicit_namespace() {
             service["metadata"]["namespace"] = namespace.into();

@@ -48,7 +48,7 @@ pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure
     }
     let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
     let now = now.strip_suffix("+00:00").map(|utc| format!("{utc}Z")).unwrap_or(now);
-    let mut failures = found.failures;
+    let mut failures = Vec::new();
     for object in found.objects {
         let old = typed::complete(object.value.clone());
         let new = match change.of(&old, &now) {
@@ -79,7 +79,16 @@ pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure
             Err(failure) => failures.push(plain(format!("failed to patch: {}", failure.message()))),
         }
     }
-    Failure::of(failures)
+    Failure::of(with_absent(found.failures, failures))
+}
+
+/// What could not be had before what could not be changed: several as one, if there is more than them.
+fn with_absent(absent: Vec<Failure>, failures: Vec<Failure>) -> Vec<Failure> {
+    let absent = match (absent.len(), failures.is_empty()) {
+        (2.., false) => vec![plain(Failure::Many(absent).message())],
+        _ => absent,
+    };
+    absent.into_iter().chain(failures).collect()
 }
 
 impl Change {

@@ -41,12 +41,19 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain(format!("revision must be a positive integer: {}", args.revision)));
     }
     let found = args.which.query().objects(cx).await?;
-    let mut failures = found.failures;
-    if found.objects.is_empty() && failures.is_empty() {
+    if found.objects.is_empty() && found.failures.is_empty() {
         eprintln!("No resources found in {} namespace.", cx.namespace()?);
     }
-    for object in &found.objects {
-        let work = follow(&args, cx, object);
+    let mut failures = Vec::new();
+    for object in found.in_order() {
+        let object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
+        let work = follow(&args, cx, &object);
         let done = match Duration::try_from(args.timeout) {
             Ok(within) if !within.is_zero() => {
                 timeout(within, work).await.unwrap_or_else(|_| Err(plain("timed out waiting for the condition")))

@@ -38,8 +38,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
     args.which.require()?;
     let found = args.which.query().objects(cx).await?;
-    let mut failures = found.failures;
-    for object in found.objects {
+    let mut failures = Vec::new();
+    for object in found.in_order() {
+        let object = match object {
+            Ok(object) => object,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
         match one(&args, cx, &object, dry_run).await {
             // Only what was done is printed: a form that there is not is found out then, as upstream has it.
             Ok(result) => {

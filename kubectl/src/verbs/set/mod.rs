@@ -182,13 +182,15 @@ impl<S: Scope> Shared<S> {
         (dry_run, show): (DryRun, &Show),
         failing: &str,
     ) -> Result<(), Failure> {
-        let patch = typed::type_of(&object.value).map(|ty| two_way_strategic(old, &object.value, ty)).transpose();
+        let mut new = object.value.clone();
+        cx.globals().recording.annotate(&mut new);
+        let patch = typed::type_of(&new).map(|ty| two_way_strategic(old, &new, ty)).transpose();
         let patch = patch.map_err(|error| plain(error.to_string()))?.unwrap_or_default();
         if patch == json!({}) {
             return Ok(());
         }
         if self.local || dry_run == DryRun::Client {
-            return show.typed(&object.value);
+            return show.typed(&new);
         }
         let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&self.field_manager);
         let namespace = object.namespace.as_deref().unwrap_or_default();

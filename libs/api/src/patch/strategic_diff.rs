@@ -1,5 +1,7 @@
 //! Making strategic merge patches: the difference of two objects, and kubectl's three-way patch.
 
+use std::cmp::Ordering;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -189,34 +191,42 @@ fn diff_scalars(old: &[Value], new: &[Value]) -> (Vec<Value>, Vec<Value>) {
 }
 
 fn diff_objects(old: &[Value], new: &[Value], key: &str, at: At, wanted: Wanted) -> Result<Vec<Value>, PatchError> {
-    let mut patch = Vec::new();
-    for element in new {
-        let id = key_of(element, key)?;
-        match old.iter().find(|v| v.get(key) == Some(id)) {
-            Some(there) => {
-                let (Value::Object(there), Value::Object(element)) = (there, element) else { continue };
+    let sorted = |list| by_key(list, key).map(|sorted| sorted.into_iter().peekable());
+    let (mut olds, mut news) = (sorted(old)?, sorted(new)?);
+    let (mut patch, mut gone) = (Vec::new(), Vec::new());
+    // Elements with the same key, which a merge key does not rule out, are paired one by one.
+    loop {
+        let next = match (olds.peek(), news.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let there = if next.is_le() { olds.next() } else { None };
+        let element = if next.is_ge() { news.next() } else { None };
+        match (there, element) {
+            (Some((_, Value::Object(there))), Some((_, Value::Object(element)))) => {
                 let mut inside = diff_maps(there, element, at, wanted)?;
                 if !inside.is_empty() {
-                    inside.insert(key.to_owned(), id.clone());
+                    inside.insert(key.to_owned(), element[key].clone());
                     patch.push(Value::Object(inside));
                 }
             }
-            None if wanted.changes => patch.push(element.clone()),
-            None => {}
+            (None, Some((_, element))) if wanted.changes => patch.push(element.clone()),
+            (Some((_, there)), None) if wanted.deletions => gone.push(json!({ key: there[key].clone(), PATCH: "delete" })),
+            _ => {}
         }
     }
-    let mut gone: Vec<&Value> = Vec::new();
-    for element in old {
-        let id = key_of(element, key)?;
-        if !new.iter().any(|v| v.get(key) == Some(id)) {
-            gone.push(id);
-        }
-    }
-    if wanted.deletions {
-        gone.sort_by_key(|id| go_text(id));
-        patch.extend(gone.into_iter().map(|id| json!({ key: id.clone(), PATCH: "delete" })));
-    }
+    patch.extend(gone);
     Ok(patch)
+}
+
+/// Elements with their keys as text, by which upstream sorts them.
+fn by_key<'a>(list: &'a [Value], key: &str) -> Result<Vec<(String, &'a Value)>, PatchError> {
+    let keyed = list.iter().map(|element| Ok((go_text(key_of(element, key)?), element)));
+    let mut keyed: Vec<(String, &Value)> = keyed.collect::<Result<_, _>>()?;
+    keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(keyed)
 }
 
 fn maps_conflict(left: &Object, right: &Object, at: At) -> bool {
