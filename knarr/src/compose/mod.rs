@@ -135,6 +135,8 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         kubelet_client: kubelet_client.clone(),
         proxy_client,
     };
+    // From now on the kubelet may tell of the node.
+    let started = unix_seconds();
     let images = agent::start(plan, &mut parts).await?;
     let _ = state.images.set(images);
     Report::Step("waiting for the node to be ready".into()).send();
@@ -143,7 +145,9 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
         agent::PodNetwork::Cni => |_| true,
         agent::PodNetwork::Own(_) => is_ready,
     };
-    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, token, enough, shutdown));
+    // After a restart the object says what the kubelet said before; only what it says now counts.
+    let is_so = move |node: &ApiNode| enough(node) && last_heartbeat(node) >= started;
+    tokio::spawn(report_ready(kubelet_client, node.name.clone(), state, token, is_so, shutdown));
     parts.finish().await;
     if let Some(control_plane) = control_plane {
         control_plane.stop().await;
@@ -166,16 +170,13 @@ async fn report_ready(
     name: String,
     state: Arc<State>,
     token: Option<JoinHandle<()>>,
-    enough: fn(&ApiNode) -> bool,
+    is_so: impl Fn(&ApiNode) -> bool,
     shutdown: CancellationToken,
 ) {
     let watching = shutdown.child_token();
     let only = Options::fields(format!("metadata.name={name}"));
     let node: Informer<ApiNode> = Informer::start(client, only, watching.clone());
     let mut changes = node.changes();
-    // After a restart the object says what the kubelet said before; only what it says now counts.
-    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let is_so = |node: &ApiNode| enough(node) && last_heartbeat(node) >= i64::try_from(started).unwrap_or(0);
     while !node.get(&client::Key::cluster(&name)).is_some_and(|node| is_so(&node)) {
         if changes.changed().await.is_err() {
             return;
@@ -188,6 +189,11 @@ async fn report_ready(
     state.ready.send_replace(true);
     Report::Ready.send();
     watching.cancel();
+}
+
+fn unix_seconds() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// When the kubelet last said whether the node is ready, in seconds since 1970.
