@@ -1,29 +1,22 @@
-//! What a transaction, and a step of compaction, does to redb's tables.
-
-use std::time::SystemTime;
+//! What settling changes, and a step of compaction, do to redb's tables.
 
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{
     backend,
-    tables::{self, EXPIRY, LOG, VERSIONS, Version, unix_ms},
+    pending::Change,
+    tables::{self, EXPIRY, LOG, VERSIONS},
 };
-use crate::{Error, Event, Op, Outcome, Revision, Txn};
+use crate::{Error, Revision};
 
 /// Log entries that one step of a compaction handles.
 const COMPACT_STEP: usize = 2000;
 
-/// What one transaction came to.
-pub(super) struct Applied {
-    pub(super) outcome: Outcome,
-    pub(super) events: Vec<Event>,
-}
-
 /// The open tables of one redb write transaction.
 pub(super) struct Tables<'txn> {
     redb: &'txn WriteTransaction,
-    pub(super) versions: redb::Table<'txn, (&'static str, u64), &'static [u8]>,
-    pub(super) log: redb::Table<'txn, (u64, u32), &'static str>,
+    versions: redb::Table<'txn, (&'static str, u64), &'static [u8]>,
+    log: redb::Table<'txn, (u64, u32), &'static str>,
     /// Opened when it is needed, which is seldom: every open table is looked through when the transaction ends.
     expiry: Option<redb::Table<'txn, (u64, &'static str), u64>>,
     buffer: Vec<u8>,
@@ -51,70 +44,23 @@ impl<'txn> Tables<'txn> {
         Ok(self.expiry.insert(opened))
     }
 
-    fn live(&self, key: &str) -> Result<Option<Version>, Error> {
-        Ok(tables::head(&self.versions, key, Revision::MAX)?.filter(|v| v.value.is_some()))
+    /// The newest revision in the log.
+    pub(super) fn newest(&self) -> Result<Revision, Error> {
+        let last = self.log.last().map_err(|e| backend("read the log", e))?;
+        Ok(last.map_or(1, |(at, _)| at.value().0))
     }
 
-    /// Applies a transaction after `revision`, which it raises; `soonest` becomes the first deadline if it sets an earlier one.
-    pub(super) fn apply(
-        &mut self,
-        txn: &Txn,
-        revision: &mut Revision,
-        soonest: &mut Option<SystemTime>,
-    ) -> Result<Applied, Error> {
-        let mut current = Vec::with_capacity(txn.compare.len());
-        let mut holds = true;
-        for (key, expected) in &txn.compare {
-            let version = self.live(key)?;
-            holds &= version.as_ref().map_or(0, |v| v.mod_revision) == *expected;
-            current.push(version);
-        }
-        if !holds {
-            let entries = current.into_iter().map(|v| v.and_then(Version::into_entry)).collect();
-            return Ok(Applied { outcome: Outcome::Conflict(entries), events: Vec::new() });
-        }
-        let mut events = Vec::with_capacity(txn.ops.len());
-        for op in &txn.ops {
-            let (key, value, ttl) = match op {
-                Op::Put { key, value, ttl } => (key, Some(value), *ttl),
-                Op::Delete { key } => (key, None, None),
-            };
-            // The comparison has often read the key already.
-            let compared = txn.compare.iter().position(|(k, _)| k == key);
-            let old = match compared.and_then(|at| current.get_mut(at)).and_then(Option::take) {
-                Some(version) => Some(version),
-                None => self.live(key)?,
-            };
-            if value.is_none() && old.is_none() {
-                continue;
-            }
-            let new = Version {
-                key: key.clone(),
-                create_revision: old.as_ref().map_or(*revision + 1, |v| v.create_revision),
-                mod_revision: *revision + 1,
-                value: value.cloned(),
-            };
-            self.put(&new, events.len() as u32)?;
-            if let Some(ttl) = ttl {
-                let deadline = SystemTime::now() + ttl;
-                self.expiry()?
-                    .insert((unix_ms(deadline), &**key), new.mod_revision)
-                    .map_err(|e| backend("note a time to live", e))?;
-                *soonest = Some(soonest.map_or(deadline, |at| at.min(deadline)));
-            }
-            events.push(tables::event(new, old.and_then(|v| v.value)));
-        }
-        if !events.is_empty() {
-            *revision += 1;
-        }
-        Ok(Applied { outcome: Outcome::Committed(*revision), events })
-    }
-
-    fn put(&mut self, version: &Version, place: u32) -> Result<(), Error> {
+    /// Takes a change over. To do so again changes nothing.
+    pub(super) fn put(&mut self, Change { version, place, expires }: &Change) -> Result<(), Error> {
         let step = "write a version";
         tables::encode(version.create_revision, version.value.as_deref(), &mut self.buffer);
         self.versions.insert((&*version.key, version.mod_revision), self.buffer.as_slice()).map_err(|e| backend(step, e))?;
-        self.log.insert((version.mod_revision, place), &*version.key).map_err(|e| backend(step, e))?;
+        self.log.insert((version.mod_revision, *place), &*version.key).map_err(|e| backend(step, e))?;
+        if let Some(deadline) = expires {
+            self.expiry()?
+                .insert((*deadline, &*version.key), version.mod_revision)
+                .map_err(|e| backend("note a time to live", e))?;
+        }
         Ok(())
     }
 

@@ -1,18 +1,18 @@
-//! The one thread that writes: takes what waits, applies it in one redb transaction, syncs once, tells watchers, answers.
+//! The one thread that writes: takes what waits, appends it to the journal, syncs once, tells watchers, answers.
 //!
 //! ```text
-//! wait for commands ── or for the next deadline (time to live, flush of relaxed writes)
-//!   └─ take all that wait → apply each in order → commit → publish to watchers → answer
-//!        └─ a failed commit answers every writer of the batch with its error; the file is opened again
+//! wait for commands ── or for the next deadline (time to live, settling)
+//!   └─ take all that wait → apply each in order → append → publish to watchers → answer
+//!   │    └─ a failed append answers every writer of the batch with its error
+//!   └─ settle: redb takes over what is pending, in one synced transaction; the journal begins again
+//!        └─ after an error redb's file is opened again, and everything stays pending
 //! ```
 //!
 //! Writers that were just answered often write again at once. Starting the next sync without them would split many busy
 //! writers into two groups that wait for each other's syncs, so the committer gives them a part of the last sync's time
 //! to come back, and never longer than until as many wait as did before. Few writers are not made to wait.
 //!
-//! A batch of relaxed writes alone is committed without a sync; a later sync (at most a second away) covers it. Until then
-//! its changes are also kept in memory, so that opening the file again after an I/O error within this process loses
-//! nothing that watchers have seen.
+//! A batch of relaxed writes alone is appended without a sync; a later one (at most a second away) covers it.
 
 use std::{
     collections::VecDeque,
@@ -29,17 +29,25 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared,
-    apply::{Applied, Tables},
-    backend, open_file,
-    tables::{self, EXPIRY, META, META_COMPACTED, META_OPEN, META_REVISION, Start, unix_ms},
+    apply::Tables,
+    backend,
+    journal::Journal,
+    open_file,
+    pending::{Applied, Pending, Stored},
+    tables::{self, EXPIRY, META, META_COMPACTED, META_OPEN, META_REVISION, Start, VERSIONS, unix_ms},
 };
 use crate::{Durability, Error, Event, Op, Outcome, Revision, Txn, Watch, WatchMessage};
 
 /// Most writers that share one sync: bounds how long the first of them waits.
 const BATCH: usize = 1024;
-/// How long relaxed writes may stay unsynced, and how many of them.
-const FLUSH_AFTER: Duration = Duration::from_secs(1);
-const FLUSH_COUNT: u64 = tables::JUMP / 2;
+/// How long changes may be pending (relaxed ones: unsynced).
+const SETTLE_AFTER: Duration = Duration::from_secs(1);
+/// From how many pending changes on they settle as soon as there has been nothing to do for so long.
+const WORTH_SETTLING: usize = 64;
+const QUIET: Duration = Duration::from_millis(2);
+/// At how many, or at how many bytes of them, they settle before anything else is written. Far below [`tables::JUMP`].
+const MOST_PENDING: usize = 512;
+const MOST_PENDING_BYTES: usize = 2 << 20;
 /// Writers at a time from which on it pays to wait for those that were just answered, and how long at most.
 const MANY: usize = 4;
 const LINGER: Duration = Duration::from_millis(2);
@@ -52,6 +60,7 @@ pub(super) enum Command {
     Commit { txn: Txn, reply: oneshot::Sender<Result<Outcome, Error>> },
     Watch { prefix: String, from: Revision, reply: oneshot::Sender<Result<Watch, Error>> },
     Progress,
+    Settle { reply: oneshot::Sender<Result<(), Error>> },
     Compact { revision: Revision, reply: oneshot::Sender<Result<(), Error>> },
     Close { reply: oneshot::Sender<Result<(), Error>> },
 }
@@ -70,12 +79,6 @@ impl Watcher {
     }
 }
 
-/// A change that redb holds but the disk may not yet.
-struct Unsynced {
-    revision: Revision,
-    ops: Vec<Op>,
-}
-
 struct Compaction {
     upto: Revision,
     reply: oneshot::Sender<Result<(), Error>>,
@@ -90,8 +93,15 @@ pub(super) struct Committer {
     expected: (usize, Instant),
     watchers: Vec<Watcher>,
     watchable: Revision,
-    unsynced: Vec<Unsynced>,
-    flush_at: Option<Instant>,
+    journal: Journal,
+    pending: Pending,
+    /// The versions as redb has them, until it is written to.
+    stored: Option<Stored>,
+    /// What is no longer to be looked at in the expiry table.
+    expired: Vec<(u64, Arc<str>)>,
+    /// Whether redb was written to without a sync.
+    loose: bool,
+    settle_at: Option<Instant>,
     expire_at: Option<SystemTime>,
     compaction: Option<Compaction>,
 }
@@ -99,7 +109,7 @@ pub(super) struct Committer {
 type Waiting = (Txn, oneshot::Sender<Result<Outcome, Error>>);
 
 impl Committer {
-    pub fn new(shared: Arc<Shared>, commands: Receiver<Command>, start: Start) -> Self {
+    pub fn new(shared: Arc<Shared>, commands: Receiver<Command>, start: Start, journal: Journal) -> Self {
         Self {
             shared,
             commands,
@@ -107,8 +117,12 @@ impl Committer {
             expected: (0, Instant::now()),
             watchers: Vec::new(),
             watchable: start.watchable,
-            unsynced: Vec::new(),
-            flush_at: None,
+            journal,
+            pending: Pending::default(),
+            stored: None,
+            expired: Vec::new(),
+            loose: false,
+            settle_at: None,
             // The first look at the table tells when the next key expires.
             expire_at: Some(UNIX_EPOCH),
             compaction: None,
@@ -124,6 +138,9 @@ impl Committer {
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    if self.worth_settling() {
+                        self.settle_or_tell();
+                    }
                     self.on_time();
                     continue;
                 }
@@ -143,9 +160,10 @@ impl Committer {
         if self.compaction.is_some() {
             return self.commands.recv_timeout(Duration::ZERO);
         }
-        let flush = self.flush_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let quiet = self.worth_settling().then_some(QUIET);
+        let settle = self.settle_at.map(|at| at.saturating_duration_since(Instant::now()));
         let expire = self.expire_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        match flush.into_iter().chain(expire).min() {
+        match quiet.into_iter().chain(settle).chain(expire).min() {
             Some(timeout) => self.commands.recv_timeout(timeout),
             None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -163,6 +181,7 @@ impl Committer {
                     match other {
                         Command::Watch { prefix, from, reply } => self.watch(prefix, from, reply),
                         Command::Progress => self.progress(),
+                        Command::Settle { reply } => drop(reply.send(self.settle())),
                         Command::Compact { revision, reply } => self.compact(revision, reply),
                         Command::Close { reply } => return Some(reply),
                         Command::Commit { .. } => {}
@@ -197,8 +216,8 @@ impl Committer {
     }
 
     fn on_time(&mut self) {
-        if self.flush_at.is_some_and(|at| at <= Instant::now()) {
-            self.flush();
+        if self.settle_at.is_some_and(|at| at <= Instant::now()) {
+            self.settle_or_tell();
         }
         if self.expire_at.is_some_and(|at| at <= SystemTime::now()) {
             self.expire();
@@ -214,7 +233,7 @@ impl Committer {
         }
         let (txns, replies): (Vec<Txn>, Vec<_>) = batch.into_iter().unzip();
         let began = Instant::now();
-        match self.write(&txns, &[]) {
+        match self.write(&txns) {
             Ok(applied) => {
                 self.expect(replies.len(), began.elapsed());
                 let mut events = Vec::new();
@@ -237,75 +256,113 @@ impl Committer {
         }
     }
 
-    /// Applies transactions in order in one redb transaction, which also drops the `expired` entries of the expiry table.
-    fn write(&mut self, txns: &[Txn], expired: &[(u64, Arc<str>)]) -> Result<Vec<Applied>, Error> {
-        self.ensure_open()?;
+    /// Applies transactions in order, and appends what they change to the journal.
+    fn write(&mut self, txns: &[Txn]) -> Result<Vec<Applied>, Error> {
+        if self.pending.changes().len() >= MOST_PENDING || self.pending.bytes() >= MOST_PENDING_BYTES {
+            self.settle()?;
+        }
         self.check_room(txns)?;
-        let synced = txns.iter().any(|t| t.durability == Durability::Synced)
-            || self.unsynced.len() as u64 + txns.len() as u64 > FLUSH_COUNT;
-        let result = self.write_once(txns, expired, synced);
-        match &result {
-            Ok(applied) => self.note_unsynced(txns, applied, synced),
-            Err(_) => self.reopen(),
+        let before = self.pending.changes().len();
+        let result = self.append(txns, before);
+        if result.is_err() {
+            self.pending.truncate(before);
+        } else if self.pending.changes().len() > before {
+            self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_AFTER);
         }
         result
     }
 
-    fn write_once(&mut self, txns: &[Txn], expired: &[(u64, Arc<str>)], synced: bool) -> Result<Vec<Applied>, Error> {
-        let guard = self.shared.database.read();
-        let database = guard.as_ref().ok_or(Error::Closed)?;
-        let mut redb = database.begin_write().map_err(|e| backend("begin a write", e))?;
-        let sync = if synced && self.shared.options.sync { Sync::Immediate } else { Sync::None };
-        redb.set_durability(sync).map_err(|e| backend("begin a write", e))?;
+    fn append(&mut self, txns: &[Txn], before: usize) -> Result<Vec<Applied>, Error> {
+        let stored = self.stored()?;
         let mut revision = self.shared.revision.load(Ordering::Acquire);
-        let mut applied = Vec::with_capacity(txns.len());
         let mut soonest = self.expire_at;
-        {
-            let mut tables = Tables::open(&redb)?;
-            for txn in txns {
-                applied.push(tables.apply(txn, &mut revision, &mut soonest)?);
-            }
-            for (deadline, key) in expired {
-                tables.expiry()?.remove((*deadline, &**key)).map_err(|e| backend("drop a time to live", e))?;
-            }
+        let mut applied = Vec::with_capacity(txns.len());
+        for txn in txns {
+            applied.push(self.pending.apply(txn, &stored, &mut revision, &mut soonest)?);
         }
-        redb.commit().map_err(|e| backend("commit", e))?;
+        self.stored = Some(stored);
+        let changes = &self.pending.changes()[before..];
+        if !changes.is_empty() {
+            let sync = self.shared.options.sync && txns.iter().any(|t| t.durability == Durability::Synced);
+            self.journal.append(changes, sync).map_err(|e| backend("append to the journal", redb::Error::Io(e)))?;
+        }
         self.expire_at = soonest;
         self.shared.revision.store(revision, Ordering::Release);
         Ok(applied)
     }
 
-    fn note_unsynced(&mut self, txns: &[Txn], applied: &[Applied], synced: bool) {
-        if synced {
-            self.unsynced.clear();
-            self.flush_at = None;
-            return;
+    /// Takes the view of the versions out of its place, or makes one.
+    fn stored(&mut self) -> Result<Stored, Error> {
+        if let Some(stored) = self.stored.take() {
+            return Ok(stored);
         }
-        for (txn, one) in txns.iter().zip(applied) {
-            if let (Outcome::Committed(revision), false) = (&one.outcome, one.events.is_empty()) {
-                self.unsynced.push(Unsynced { revision: *revision, ops: txn.ops.clone() });
-            }
-        }
-        if !self.unsynced.is_empty() {
-            self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
-        }
+        let step = "open the versions";
+        self.ensure_open()?;
+        let guard = self.shared.database.read();
+        let txn = guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend(step, e))?;
+        txn.open_table(VERSIONS).map_err(|e| backend(step, e))
     }
 
-    fn flush(&mut self) {
-        self.flush_at = None;
-        let nothing = [Txn { durability: Durability::Synced, ..Txn::default() }];
-        if let Err(error) = self.write(&nothing, &[]) {
-            tracing::error!(error = %error, "flushing relaxed writes failed");
-            self.flush_at = Some(Instant::now() + FLUSH_AFTER);
+    // --- settling ---
+
+    fn worth_settling(&self) -> bool {
+        self.pending.changes().len() >= WORTH_SETTLING
+    }
+
+    /// Has redb take over what is pending, with all that it holds on the disk.
+    fn settle(&mut self) -> Result<(), Error> {
+        self.settle_at = None;
+        if self.pending.changes().is_empty() && self.expired.is_empty() && !self.loose {
+            return Ok(());
+        }
+        // Pages that a view shows cannot be used again.
+        self.stored = None;
+        let settled = self.ensure_open().and_then(|()| self.settle_once());
+        match &settled {
+            Ok(()) => {
+                self.pending.truncate(0);
+                self.expired.clear();
+                self.loose = false;
+                self.journal.begin_again();
+                self.shared.settled.store(self.shared.revision.load(Ordering::Acquire), Ordering::Release);
+            }
+            Err(_) => {
+                self.reopen();
+                self.settle_at = Some(Instant::now() + SETTLE_AFTER);
+            }
+        }
+        settled
+    }
+
+    fn settle_once(&self) -> Result<(), Error> {
+        let guard = self.shared.database.read();
+        let mut redb = guard.as_ref().ok_or(Error::Closed)?.begin_write().map_err(|e| backend("begin a write", e))?;
+        let sync = if self.shared.options.sync { Sync::Immediate } else { Sync::None };
+        redb.set_durability(sync).map_err(|e| backend("begin a write", e))?;
+        {
+            let mut tables = Tables::open(&redb)?;
+            self.pending.changes().iter().try_for_each(|change| tables.put(change))?;
+            for (deadline, key) in &self.expired {
+                tables.expiry()?.remove((*deadline, &**key)).map_err(|e| backend("drop a time to live", e))?;
+            }
+        }
+        redb.commit().map_err(|e| backend("commit", e))
+    }
+
+    /// As nobody waits for it.
+    fn settle_or_tell(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::error!(%error, "settling changes failed; they stay in the journal");
         }
     }
 
     fn expire(&mut self) {
-        let due = match self.due() {
+        // What is pending may set deadlines, or put them off.
+        let due = match self.settle().and_then(|()| self.due()) {
             Ok(due) => due,
             Err(error) => {
                 tracing::error!(error = %error, "reading expired keys failed");
-                self.expire_at = Some(SystemTime::now() + FLUSH_AFTER);
+                self.expire_at = Some(SystemTime::now() + SETTLE_AFTER);
                 return;
             }
         };
@@ -313,14 +370,16 @@ impl Committer {
         if due.expired.is_empty() {
             return;
         }
-        match self.write(&due.deletions, &due.expired) {
+        match self.write(&due.deletions) {
             Ok(applied) => {
+                self.expired.extend(due.expired);
+                self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_AFTER);
                 let events: Vec<Event> = applied.into_iter().flat_map(|one| one.events).collect();
                 self.publish(&events);
             }
             Err(error) => {
                 tracing::error!(error = %error, "deleting expired keys failed");
-                self.expire_at = Some(SystemTime::now() + FLUSH_AFTER);
+                self.expire_at = Some(SystemTime::now() + SETTLE_AFTER);
             }
         }
     }
@@ -353,7 +412,7 @@ impl Committer {
 
     // --- room and recovery ---
 
-    /// Refuses puts when the disk is nearly full, before redb meets the error half-way.
+    /// Refuses puts when the disk is nearly full: what is acknowledged has to find room in redb's file too.
     fn check_room(&self, txns: &[Txn]) -> Result<(), Error> {
         let put_bytes: u64 = txns
             .iter()
@@ -366,11 +425,12 @@ impl Committer {
         if put_bytes == 0 {
             return Ok(());
         }
+        let wanted = RESERVE_BYTES + 2 * (put_bytes + self.pending.bytes() as u64);
         let directory = self.shared.path.parent().filter(|p| !p.as_os_str().is_empty());
         let room = nix::sys::statvfs::statvfs(directory.unwrap_or(std::path::Path::new(".")))
             .map(|s| s.blocks_available() * s.fragment_size());
         match room {
-            Ok(room) if room < RESERVE_BYTES + 2 * put_bytes => Err(Error::NoSpace(None)),
+            Ok(room) if room < wanted => Err(Error::NoSpace(None)),
             _ => Ok(()),
         }
     }
@@ -382,28 +442,24 @@ impl Committer {
         if self.shared.database.read().is_some() { Ok(()) } else { Err(Error::NoSpace(None)) }
     }
 
-    /// After an I/O error redb wants its file opened again. What was relaxed and is not on the disk is put back.
+    /// After an I/O error redb wants its file opened again.
     fn reopen(&mut self) {
         let mut slot = self.shared.database.write();
         // The old handle holds the file's lock.
         drop(slot.take());
-        let database = match open_file(&self.shared.path, &self.shared.options) {
-            Ok(database) => database,
-            Err(error) => {
-                tracing::error!(error = %error, "opening the store's file again failed; the next write tries again");
-                return;
-            }
-        };
-        match put_back(&database, &self.unsynced) {
-            Ok(()) => *slot = Some(database),
-            Err(error) => tracing::error!(error = %error, "putting back relaxed writes failed; the next write tries again"),
+        self.stored = None;
+        match open_file(&self.shared.path, &self.shared.options) {
+            Ok(database) => *slot = Some(database),
+            Err(error) => tracing::error!(%error, "opening the store's file again failed; the next write tries again"),
         }
     }
 
     fn close(&mut self) -> Result<(), Error> {
         let step = "close the store's file";
+        let settled = self.settle();
+        self.stored = None;
         let mut slot = self.shared.database.write();
-        let result = (|| {
+        let result = settled.and_then(|()| {
             let Some(database) = slot.as_ref() else { return Ok(()) };
             let txn = database.begin_write().map_err(|e| backend(step, e))?;
             {
@@ -413,7 +469,7 @@ impl Committer {
                 meta.insert(META_REVISION, revision).map_err(|e| backend(step, e))?;
             }
             txn.commit().map_err(|e| backend(step, e))
-        })();
+        });
         drop(slot.take());
         for watcher in self.watchers.drain(..) {
             watcher.last.send(Err(Error::Closed));
@@ -461,6 +517,13 @@ impl Committer {
             let _ = reply.send(Err(Error::Compacted { requested: from, oldest }));
             return;
         }
+        if from != 0
+            && from <= newest
+            && let Err(error) = self.settle()
+        {
+            let _ = reply.send(Err(error));
+            return;
+        }
         let (sender, live) = mpsc::channel(WATCH_BUFFER);
         let Ok(last) = sender.clone().try_reserve_owned() else { return };
         self.watchers.push(Watcher { prefix: prefix.clone(), from, sender, last });
@@ -491,6 +554,8 @@ impl Committer {
         } else if self.compaction.is_some() {
             // One at a time; history that is forgotten a little later harms nobody.
             let _ = reply.send(Ok(()));
+        } else if let Err(error) = self.settle() {
+            let _ = reply.send(Err(error));
         } else {
             self.shared.compacted.store(revision, Ordering::Release);
             self.compaction = Some(Compaction { upto: revision, reply });
@@ -516,6 +581,7 @@ impl Committer {
     fn forget(&mut self, upto: Revision) -> Result<bool, Error> {
         let step = "compact";
         self.ensure_open()?;
+        self.stored = None;
         let guard = self.shared.database.read();
         let database = guard.as_ref().ok_or(Error::Closed)?;
         let mut redb = database.begin_write().map_err(|e| backend(step, e))?;
@@ -530,7 +596,8 @@ impl Committer {
             }
         }
         redb.commit().map_err(|e| backend(step, e))?;
-        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        self.loose = true;
+        self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_AFTER);
         Ok(done)
     }
 }
@@ -541,25 +608,6 @@ struct Due {
     deletions: Vec<Txn>,
     expired: Vec<(u64, Arc<str>)>,
     next: Option<SystemTime>,
-}
-
-/// Puts changes back that the disk did not have: with their own revisions, as watchers saw them.
-fn put_back(database: &redb::Database, unsynced: &[Unsynced]) -> Result<(), Error> {
-    if unsynced.is_empty() {
-        return Ok(());
-    }
-    let redb = database.begin_write().map_err(|e| backend("begin a write", e))?;
-    {
-        let mut tables = Tables::open(&redb)?;
-        let on_disk = tables.log.last().map_err(|e| backend("read the log", e))?.map_or(0, |(at, _)| at.value().0);
-        let mut soonest = None;
-        for change in unsynced.iter().filter(|c| c.revision > on_disk) {
-            let mut revision = change.revision - 1;
-            let txn = Txn { compare: Vec::new(), ops: change.ops.clone(), durability: Durability::Relaxed };
-            tables.apply(&txn, &mut revision, &mut soonest)?;
-        }
-    }
-    redb.commit().map_err(|e| backend("commit", e))
 }
 
 /// Sends what the log holds, then passes on what is live.

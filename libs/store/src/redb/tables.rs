@@ -5,6 +5,7 @@
 //! (deadline in Unix ms, key) to the revision whose time to live it is. `meta` holds numbers by name.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +16,11 @@ use std::{
 use bytes::Bytes;
 use redb::{Database, Durability, ReadTransaction, ReadableTable, TableDefinition};
 
-use super::backend;
+use super::{
+    apply::Tables,
+    backend,
+    journal::{self, Journal},
+};
 use crate::{Entry, Error, Event, Page, Range, Revision};
 
 pub(super) const VERSIONS: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("versions");
@@ -29,12 +34,14 @@ pub(super) const META_REVISION: &str = "revision";
 pub(super) const META_COMPACTED: &str = "compacted";
 /// `meta`: 1 while a process has the file open.
 pub(super) const META_OPEN: &str = "open";
+/// `meta`: the number by which the file knows its journal.
+pub(super) const META_JOURNAL: &str = "journal";
 
 /// How far the revision jumps after an unclean end: more than the committer ever leaves unsynced.
 pub(super) const JUMP: u64 = 10_000;
 
 /// One version of a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     pub key: Arc<str>,
     pub create_revision: Revision,
@@ -79,32 +86,37 @@ pub(super) struct Start {
     pub watchable: Revision,
 }
 
-/// Reads where the file stands, makes the tables, marks it open.
-pub(super) fn start(database: &Database, sync: bool) -> Result<Start, Error> {
+/// Reads where the file at `path` stands, makes the tables, takes over what its journal holds, marks it open.
+pub(super) fn start(database: &Database, path: &Path, sync: bool) -> Result<(Start, Journal), Error> {
     let step = "prepare the store's file";
     let mut txn = database.begin_write().map_err(|e| backend(step, e))?;
     txn.set_durability(if sync { Durability::Immediate } else { Durability::None }).map_err(|e| backend(step, e))?;
-    let start;
+    let (start, journal);
     {
         let mut meta = txn.open_table(META).map_err(|e| backend(step, e))?;
-        txn.open_table(VERSIONS).map_err(|e| backend(step, e))?;
         txn.open_table(EXPIRY).map_err(|e| backend(step, e))?;
-        let log = txn.open_table(LOG).map_err(|e| backend(step, e))?;
-        let number = |name: &str| -> Result<u64, Error> {
-            Ok(meta.get(name).map_err(|e| backend(step, e))?.map_or(0, |guard| guard.value()))
+        let number = |name: &str| -> Result<Option<u64>, Error> {
+            Ok(meta.get(name).map_err(|e| backend(step, e))?.map(|guard| guard.value()))
         };
-        let logged = log.last().map_err(|e| backend(step, e))?.map_or(1, |(key, _)| key.value().0);
-        let newest = logged.max(number(META_REVISION)?);
-        let unclean = number(META_OPEN)? == 1;
-        let compacted = number(META_COMPACTED)?;
+        let noted = number(META_REVISION)?.unwrap_or(0);
+        let unclean = number(META_OPEN)? == Some(1);
+        let compacted = number(META_COMPACTED)?.unwrap_or(0);
+        let (former, id) = (number(META_JOURNAL)?, rand::random());
+        let mut tables = Tables::open(&txn)?;
+        let settled = tables.newest()?.max(noted);
+        let (opened, changes) = Journal::open(&journal::beside(path), former, id, settled)
+            .map_err(|e| backend("read the store's journal", redb::Error::Io(e)))?;
+        changes.iter().try_for_each(|change| tables.put(change))?;
+        let newest = changes.last().map_or(settled, |last| last.version.mod_revision);
         let revision = if unclean { newest + JUMP } else { newest };
         let watchable = if unclean { revision + 1 } else { compacted };
-        start = Start { revision, compacted, watchable };
-        meta.insert(META_REVISION, revision).map_err(|e| backend(step, e))?;
-        meta.insert(META_OPEN, 1).map_err(|e| backend(step, e))?;
+        for (name, number) in [(META_REVISION, revision), (META_OPEN, 1), (META_JOURNAL, id)] {
+            meta.insert(name, number).map_err(|e| backend(step, e))?;
+        }
+        (start, journal) = (Start { revision, compacted, watchable }, opened);
     }
     txn.commit().map_err(|e| backend(step, e))?;
-    Ok(start)
+    Ok((start, journal))
 }
 
 /// The newest version of `key` at or before `at`, tombstones included.

@@ -1,7 +1,7 @@
 //! A store filled with what an export reads.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     Export, Revision,
-    redb::transfer::{self, Held},
+    redb::{
+        journal,
+        transfer::{self, Held},
+    },
 };
 
 /// How far the revision is raised above that of a store that was read whole and is not written any more.
@@ -55,6 +58,14 @@ pub fn into_redb(path: &Path, export: Export, bump: Revision, replace: bool) -> 
     if let Some(aside) = &replaced {
         let _ = fs::remove_file(aside);
         fs::hard_link(path, aside).map_err(Error::file("keep the old store as", aside))?;
+        let (journal, aside) = (journal::beside(path), journal::beside(aside));
+        let _ = fs::remove_file(&aside);
+        match fs::hard_link(&journal, &aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file("keep the old store's journal as", &aside)(error));
+            }
+            _ => {}
+        }
     }
     file.persist(path).map_err(|e| Error::File { step: "put a store at", path: path.to_owned(), source: e.error })?;
     sync_folder(path)?;

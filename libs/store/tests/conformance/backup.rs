@@ -219,7 +219,7 @@ async fn a_full_disk_spoils_nothing() {
     assert!(matches!(full, snapshot::Error::Store(Error::NoSpace(_))), "{full:?}");
     let mut names: Vec<_> = fs::read_dir(small).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["snapshot", "state.db"]);
+    assert_eq!(names, ["snapshot", "state.db", "state.db.journal"]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "an older one");
     assert_eq!(open(&path).get("/registry/a").await.unwrap().0.unwrap().value, "1");
 }

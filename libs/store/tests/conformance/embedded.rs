@@ -6,6 +6,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -65,6 +66,58 @@ async fn every_acknowledged_write_survives_kill_9() {
         assert!(revision > newest, "the revision never goes back");
         newest = revision;
         store.close().await.unwrap();
+    }
+}
+
+/// An older file in the place of a newer one, whose journal is still there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_file_put_back_takes_nothing_from_the_newer_ones_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, aside) = (dir.path().join("store.redb"), dir.path().join("aside"));
+    for key in ["/r/old", "/r/new"] {
+        let store = open(&path);
+        commit(&store, vec![put(key, "1")]).await;
+        store.close().await.unwrap();
+        drop(store);
+        if key == "/r/old" {
+            std::fs::copy(&path, &aside).unwrap();
+        }
+    }
+    std::fs::rename(&aside, &path).unwrap();
+    let page = open(&path).range(Range::prefix("/r/")).await.unwrap();
+    assert_eq!(page.entries.iter().map(|e| &*e.key).collect::<Vec<_>>(), ["/r/old"]);
+}
+
+/// The files as a power cut leaves them, which may tear the last write but none that was synced before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_outlives_a_torn_last_write() {
+    let (file, journal) = loop {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let (store, began) = (open(&path), Instant::now());
+        let file = std::fs::read(&path).unwrap();
+        for key in ["/r/a", "/r/b", "/r/c"] {
+            commit(&store, vec![put(key, "1")]).await;
+        }
+        let journal = std::fs::read(dir.path().join("store.redb.journal")).unwrap();
+        // After a second the journal begins again.
+        if began.elapsed() < Duration::from_millis(900) {
+            break (file, journal);
+        }
+    };
+    for (length, expected) in [(journal.len(), "abc"), (journal.len() - 1, "ab"), (0, "")] {
+        let cut = tempfile::tempdir().unwrap();
+        std::fs::write(cut.path().join("store.redb"), &file).unwrap();
+        std::fs::write(cut.path().join("store.redb.journal"), &journal[..length]).unwrap();
+        let store = open(&cut.path().join("store.redb"));
+        let keys = |page: knarr_store::Page| page.entries.iter().map(|e| e.key[3..].to_owned()).collect::<String>();
+        assert_eq!(keys(store.range(Range::prefix("/r/")).await.unwrap()), expected);
+        // It goes on, and what it writes now is there after the next cut.
+        commit(&store, vec![put("/r/d", "1")]).await;
+        store.close().await.unwrap();
+        drop(store);
+        let store = open(&cut.path().join("store.redb"));
+        assert_eq!(keys(store.range(Range::prefix("/r/")).await.unwrap()), format!("{expected}d"));
     }
 }
 
