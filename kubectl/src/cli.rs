@@ -327,8 +327,7 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
         if path == ["options"] {
             return Failure::Verbatim(format!("Error: {message}\nRun 'kubectl options' without flags."), 1);
         }
-        let path: String = path.iter().map(|p| format!(" {p}")).collect();
-        Failure::Verbatim(format!("Error: {message}\nSee 'kubectl{path} --help' for usage."), 1)
+        mistaken(&path, &message)
     })?;
     if line.help {
         return Ok(Request::Print(help::of(&root, &line.path)));
@@ -354,6 +353,16 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
     }
 }
 
+/// A mistake in flags.
+fn mistaken(path: &[String], message: &str) -> Failure {
+    // What `diff` exits with says whether there are differences; 1 would be that.
+    if path == ["diff"] {
+        return Failure::Verbatim(crate::failure::usage("diff", message).to_string(), 2);
+    }
+    let path: String = path.iter().map(|p| format!(" {p}")).collect();
+    Failure::Verbatim(format!("Error: {message}\nSee 'kubectl{path} --help' for usage."), 1)
+}
+
 /// Whether the command at a path does nothing by itself.
 fn only_has_subcommands(root: &clap::Command, path: &[String]) -> bool {
     let found = path.iter().try_fold(root, |command, name| command.find_subcommand(name));
@@ -368,19 +377,18 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
         Some(ContextValue::Strings(texts)) => texts.join(", "),
         _ => String::new(),
     };
-    let path = path.join(" ");
-    let see = format!("\nSee 'kubectl {path} --help' for usage.");
     match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let flag = text(ContextKind::InvalidArg);
             let flag = flag.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
             let value = api::field::go_quote(&text(ContextKind::InvalidValue));
             let why = std::error::Error::source(error).map_or_else(|| error.kind().to_string(), ToString::to_string);
-            Failure::Verbatim(format!("Error: invalid argument {value} for \"{flag}\" flag: {why}{see}"), 1)
+            mistaken(path, &format!("invalid argument {value} for \"{flag}\" flag: {why}"))
         }
         ErrorKind::MissingRequiredArgument => plain(format!("required flag(s) {} not set", text(ContextKind::InvalidArg))),
         ErrorKind::UnknownArgument => {
-            plain(format!("unknown command {} for \"kubectl {path}\"", api::field::go_quote(&text(ContextKind::InvalidArg))))
+            let unknown = api::field::go_quote(&text(ContextKind::InvalidArg));
+            plain(format!("unknown command {unknown} for \"kubectl {}\"", path.join(" ")))
         }
         _ => plain(error.render().to_string().trim_start_matches("error: ").trim_end().to_owned()),
     }

@@ -385,8 +385,7 @@ impl Discovery {
             Err(failure) if matches!(failure.reason(), "NotFound" | "Forbidden") => Ok(None),
             answer => answer.map(Some),
         };
-        let (core, groups) = tokio::join!(ask("/api"), ask("/apis"));
-        let answers = [core?, groups?];
+        let answers = [ask("/api").await?, ask("/apis").await?];
         let aggregated =
             |answer: &Option<Answer>| answer.as_ref().is_none_or(|answer| answer.media().contains("APIGroupDiscoveryList"));
         let values = answers.iter().flatten().map(Answer::json).collect::<Result<Vec<_>, _>>()?;
@@ -440,7 +439,10 @@ impl Discovery {
             return Ok(Some(found));
         }
         match self.known() {
-            Some((_, true)) => Ok(look(&*self.ask(AGAIN).await?)),
+            Some((_, true)) => {
+                log::at(6, "discovery.go:214", "Invalidating discovery information");
+                Ok(look(&*self.ask(AGAIN).await?))
+            }
             _ => Ok(None),
         }
     }

@@ -66,6 +66,19 @@ impl Failure {
         }
     }
 
+    /// The first of several.
+    pub fn first(self) -> Self {
+        match self {
+            Self::Many(failures) if !failures.is_empty() => failures.into_iter().next().unwrap_or(Self::Silent(1)),
+            other => other,
+        }
+    }
+
+    /// Failures that upstream gathers by themselves, and tells with others: several are one then, unless they are alone.
+    pub fn grouped(failures: Vec<Self>, alone: bool) -> Vec<Self> {
+        if alone || failures.len() < 2 { failures } else { vec![Self::Plain(Self::Many(failures).message())] }
+    }
+
     /// As told where upstream does not read the Status in an answer.
     pub fn unread(mut self) -> Self {
         if let Self::Status(status) = &mut self

@@ -318,6 +318,11 @@ impl Client {
         if endpoint.timeout.is_zero() {
             return work.await;
         }
+        let over = "context deadline exceeded".to_owned();
+        // It was over before it began.
+        if endpoint.timeout < Duration::from_micros(1) {
+            return Err(Failure::Plain(over));
+        }
         match tokio::time::timeout(endpoint.timeout, work).await {
             Ok(done) => done,
             Err(_) => {
@@ -325,7 +330,10 @@ impl Client {
                 Err(Failure::Connection {
                     host: endpoint.authority.clone(),
                     request: format!("{} {}", in_words(&call.method), go_quote(&format!("{}{target}", endpoint.url()))),
-                    reason: "net/http: request canceled (Client.Timeout exceeded while awaiting headers)".to_owned(),
+                    reason: match endpoint.timeout < Duration::from_millis(1) {
+                        true => over,
+                        false => "net/http: request canceled (Client.Timeout exceeded while awaiting headers)".to_owned(),
+                    },
                 })
             }
         }

@@ -11,6 +11,7 @@ use crate::{
     context::Context,
     discovery::{Mapping, split_api_version},
     failure::{Failure, plain},
+    typed,
 };
 
 impl Query<'_> {
@@ -29,45 +30,37 @@ impl Query<'_> {
         }
         let Some(files) = self.files else { return Err(missing()) };
         if let Err(failure) = files.no_kustomization() {
-            return Ok(Targets { failures: vec![failure], ..Targets::default() });
+            return Ok(Targets { failures: vec![failure], failed_at: vec![0], ..Targets::default() });
         }
         let read = files.read().await?;
-        let mut out = Targets { failures: read.failures, single: read.single, ..Targets::default() };
-        let (mut failures, mut bad) = (Vec::new(), None);
-        let mut reading = out.failures.drain(..).zip(read.failed_at).peekable();
+        // Of what is asked for again, the answers' labels count.
+        let selector = self.selector()?.filter(|_| !self.latest);
+        let mut out = Targets { single: read.single, ..Targets::default() };
+        let mut bad = None;
+        let mut reading = read.failures.into_iter().zip(read.failed_at).peekable();
         for (at, document) in read.documents.into_iter().enumerate() {
             while let Some((failure, _)) = reading.next_if(|(_, before)| *before <= at) {
-                failures.push(failure);
+                out.failed(failure);
             }
             if bad == Some(document.stream) {
                 continue;
             }
-            let failure = match self.check(cx, &document).await {
+            if let Err(failure) = self.check(cx, &document).await {
                 // No more is read of where something invalid was found.
-                Err(failure) => {
-                    bad = Some(document.stream);
-                    failure
+                bad = Some(document.stream);
+                out.failed(failure);
+                continue;
+            }
+            match self.object(cx, document).await {
+                Ok(objects) => {
+                    let chosen =
+                        |object: &Object| selector.as_ref().is_none_or(|selector| selector.matches_object(&object.value));
+                    out.targets.extend(objects.into_iter().filter(chosen).map(Target::Local));
                 }
-                Ok(()) => match self.object(cx, document).await {
-                    Ok(objects) => {
-                        out.targets.extend(objects.into_iter().map(Target::Local));
-                        continue;
-                    }
-                    Err(failure) => failure,
-                },
-            };
-            failures.push(failure);
+                Err(failure) => out.failed(failure),
+            }
         }
-        failures.extend(reading.map(|(failure, _)| failure));
-        out.failures = failures;
-        if let Some(labels) = self.labels.filter(|l| !l.is_empty()) {
-            let selector = api::selector::Selector::parse(labels)
-                .map_err(|e| plain(format!("the provided selector {} is not valid: {}", go_quote(labels), e.0)))?;
-            out.targets.retain(|target| match target {
-                Target::Local(object) => selector.matches_object(&object.value),
-                _ => true,
-            });
-        }
+        reading.for_each(|(failure, _)| out.failed(failure));
         Ok(out)
     }
 
@@ -142,6 +135,14 @@ impl Query<'_> {
             }
             return Ok(objects);
         }
+        if self.typed && !typed::is_registered(&api_version, &kind) {
+            return Err(plain(format!(
+                "unable to decode {}: no kind {} is registered for version {} in scheme \"pkg/scheme/scheme.go:28\"",
+                go_quote(&source),
+                go_quote(&kind),
+                go_quote(&api_version)
+            )));
+        }
         if let Some(why) = mistyped(&value["metadata"]) {
             return Err(plain(format!("unable to decode {}: json: cannot unmarshal {why}", go_quote(&source))));
         }
@@ -150,19 +151,16 @@ impl Query<'_> {
         let mapping = if self.local {
             Arc::new(Mapping::guessed(&api_version, &kind))
         } else {
-            // Upstream wraps this twice.
-            cx.discovery().map_err(|failure| Failure::Many(vec![failure]))?.kind(&api_version, &kind).await.map_err(
-                |failure| match failure {
-                    Failure::NoKind(..) => plain(format!(
-                        "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
-                        go_quote(&name),
-                        go_quote(&namespace),
-                        go_quote(&source),
-                        failure.message()
-                    )),
-                    other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
-                },
-            )?
+            cx.discovery()?.kind(&api_version, &kind).await.map_err(|failure| match failure {
+                Failure::NoKind(..) => plain(format!(
+                    "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
+                    go_quote(&name),
+                    go_quote(&namespace),
+                    go_quote(&source),
+                    failure.message()
+                )),
+                other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
+            })?
         };
         let mut object = Object { mapping, namespace: None, name, value, source };
         self.place(cx, &mut object, &namespace)?;
@@ -196,6 +194,11 @@ impl Query<'_> {
             return Ok(());
         }
         let namespace = match (own, cx.explicit_namespace()) {
+            ("", _) if self.no_default_namespace => {
+                let Mapping { group, version, resource, .. } = &*object.mapping;
+                let name = go_quote(&object.name);
+                return Err(plain(format!("no namespace set on resource {group}/{version}, Resource={resource} {name}")));
+            }
             ("", _) => {
                 let namespace = cx.namespace()?;
                 if !object.value["metadata"].is_object() {

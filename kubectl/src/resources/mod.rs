@@ -5,16 +5,19 @@
 
 mod arguments;
 mod files;
+mod follow;
 mod local;
+mod visit;
 
 use std::sync::Arc;
 
-use api::field::go_quote;
+use api::{field::go_quote, selector::Selector};
 use serde_json::Value;
 
 pub use self::{
     arguments::has_names,
     files::{Document, FileArgs, PlainFileArgs, documents_in, kustomization, parse_text, read_url},
+    follow::Follower,
 };
 use crate::{
     client::{Call, Client},
@@ -129,6 +132,12 @@ pub struct Query<'a> {
     pub local: bool,
     /// Objects from files must say what they are (`--validate`).
     pub validate: bool,
+    /// Objects from files are decoded into types that the client has compiled in.
+    pub typed: bool,
+    /// That something is not there is no failure.
+    pub ignore_not_found: bool,
+    /// Objects from files must say what namespace they are in.
+    pub no_default_namespace: bool,
     /// Types are no categories.
     pub exact: bool,
     /// Only one type may be named.
@@ -148,6 +157,8 @@ pub struct Targets {
     pub targets: Vec<Target>,
     /// What went wrong with others.
     pub failures: Vec<Failure>,
+    /// For each failure, how many targets came before it.
+    failed_at: Vec<usize>,
     /// Whether exactly one thing was named.
     pub single: bool,
 }
@@ -159,29 +170,18 @@ pub struct Found {
     pub objects: Vec<Object>,
     /// What went wrong with others.
     pub failures: Vec<Failure>,
-    /// For each failure of something that was named, how many objects came before it. Others come after all objects.
-    failed_at: Vec<usize>,
     /// Whether exactly one thing was named.
     pub single: bool,
 }
 
-impl Found {
-    /// Objects and failures in the order in which upstream comes by them: what is wrong with files, and lists that cannot be had,
-    /// are told after all that is done to objects.
-    pub fn in_order(self) -> Vec<Result<Object, Failure>> {
-        let mut out = Vec::new();
-        let places = self.failed_at.into_iter().chain(std::iter::repeat(usize::MAX));
-        let mut failures = places.zip(self.failures).peekable();
-        for (at, object) in self.objects.into_iter().enumerate() {
-            while let Some((_, failure)) = failures.next_if(|(before, _)| *before <= at) {
-                out.push(Err(failure));
-            }
-            out.push(Ok(object));
-        }
-        out.extend(failures.map(|(_, failure)| Err(failure)));
-        out
+impl Targets {
+    fn failed(&mut self, failure: Failure) {
+        self.failures.push(failure);
+        self.failed_at.push(self.targets.len());
     }
+}
 
+impl Found {
     /// The objects if nothing went wrong.
     ///
     /// # Errors
@@ -360,7 +360,12 @@ impl Query<'_> {
         }
         match target {
             Target::Local(object) if !self.latest || object.name.is_empty() => Ok(vec![object.value.clone()]),
-            Target::Local(object) => Ok(vec![get(client, object.path(), object.namespace.as_deref(), accept).await?]),
+            Target::Local(object) => {
+                let page = get(client, object.path(), object.namespace.as_deref(), accept).await?;
+                // Upstream goes by the labels of the answer, even where that is a table.
+                let chosen = self.selector()?.is_none_or(|selector| selector.matches_object(&page));
+                Ok(if chosen { vec![page] } else { Vec::new() })
+            }
             Target::Named { mapping, namespace, name } => {
                 let mut path = mapping.path(namespace.as_deref(), Some(name));
                 if name.is_empty() {
@@ -393,6 +398,13 @@ impl Query<'_> {
         }
     }
 
+    /// The label selector, read where it is applied here.
+    fn selector(&self) -> Result<Option<Selector>, Failure> {
+        let Some(labels) = self.labels.filter(|labels| !labels.is_empty()) else { return Ok(None) };
+        let wrong = |why: String| plain(format!("the provided selector {} is not valid: {why}", go_quote(labels)));
+        Selector::parse(labels).map(Some).map_err(|error| wrong(error.0))
+    }
+
     fn list_failure(&self, failure: Failure, mapping: &Mapping) -> Failure {
         let Failure::Status(mut status) = failure else { return failure };
         if matches!(status.reason.as_str(), "BadRequest" | "NotFound") {
@@ -409,45 +421,6 @@ impl Query<'_> {
             };
         }
         Failure::Status(status)
-    }
-
-    /// Fetches everything that was asked for, object by object.
-    ///
-    /// # Errors
-    /// If it cannot be made out what was asked for. What cannot be fetched is told in [`Found::failures`].
-    pub async fn objects(&self, cx: &Context) -> Result<Found, Failure> {
-        let targets = self.targets(cx).await?;
-        let mut found = Found { failures: targets.failures, single: targets.single, ..Found::default() };
-        for target in targets.targets {
-            if let Target::Local(object) = &target
-                && !self.latest
-            {
-                found.objects.push(object.clone());
-                continue;
-            }
-            match self.fetch(cx.client()?, &target, crate::client::JSON).await {
-                Ok(pages) => {
-                    for page in pages {
-                        let values = if matches!(target, Target::List { .. }) { items(page) } else { vec![page] };
-                        let mapping = target.mapping();
-                        found.objects.extend(values.into_iter().map(|value| {
-                            let mut object = Object::received(mapping, value);
-                            if let Target::Local(local) = &target {
-                                object.source.clone_from(&local.source);
-                            }
-                            object
-                        }));
-                    }
-                }
-                Err(failure) => {
-                    if matches!(target, Target::Named { .. }) {
-                        found.failed_at.push(found.objects.len());
-                    }
-                    found.failures.push(failure);
-                }
-            }
-        }
-        Ok(found)
     }
 }
 

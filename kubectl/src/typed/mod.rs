@@ -44,6 +44,40 @@ pub fn type_of(object: &Value) -> Option<TypeId> {
     table().by_kind(group, version, object.get("kind")?.as_str()?)
 }
 
+/// Versions of API groups that clients have compiled in though no server has them any more, or not by default.
+const OTHER_VERSIONS: [&str; 24] = [
+    "admissionregistration.k8s.io/v1alpha1",
+    "admissionregistration.k8s.io/v1beta1",
+    "apps/v1beta1",
+    "apps/v1beta2",
+    "authentication.k8s.io/v1alpha1",
+    "authentication.k8s.io/v1beta1",
+    "authorization.k8s.io/v1beta1",
+    "autoscaling/v2beta1",
+    "autoscaling/v2beta2",
+    "batch/v1beta1",
+    "certificates.k8s.io/v1alpha1",
+    "certificates.k8s.io/v1beta1",
+    "coordination.k8s.io/v1beta1",
+    "discovery.k8s.io/v1beta1",
+    "events.k8s.io/v1beta1",
+    "extensions/v1beta1",
+    "networking.k8s.io/v1beta1",
+    "node.k8s.io/v1beta1",
+    "policy/v1beta1",
+    "rbac.authorization.k8s.io/v1alpha1",
+    "rbac.authorization.k8s.io/v1beta1",
+    "scheduling.k8s.io/v1beta1",
+    "storage.k8s.io/v1alpha1",
+    "storage.k8s.io/v1beta1",
+];
+
+/// Whether upstream's clients have a type for objects of a kind.
+pub fn is_registered(api_version: &str, kind: &str) -> bool {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    table().by_kind(group, version, kind).is_some() || OTHER_VERSIONS.contains(&api_version)
+}
+
 /// The object with every field that its type always writes. Objects of unknown types come back as they are.
 pub fn complete(mut object: Value) -> Value {
     if let Some(id) = type_of(&object) {

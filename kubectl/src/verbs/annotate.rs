@@ -47,16 +47,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             "can not both modify and remove the following annotation(s) in the same command: {both}"
         )));
     }
-    let found = args.common.objects(cx, &resources).await?;
-    let (single, mut failures) = (found.single, Vec::new());
-    for object in found.in_order() {
-        let done = match object {
-            Ok(object) => one(&args, cx, &changes, dry_run, object, single).await,
-            Err(failure) => Err(failure),
-        };
-        failures.extend(done.err());
-    }
-    Failure::of(failures)
+    args.common.visit(cx, &resources, async |object, single| one(&args, cx, &changes, dry_run, object, single).await).await
 }
 
 async fn one(

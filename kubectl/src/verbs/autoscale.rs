@@ -63,34 +63,26 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain(format!("--max=MAXPODS must be larger or equal to --min=MINPODS, max: {max}, min: {min}")));
     }
     let dry_run = args.dry_run.strategy()?;
-    let show = Show::new(&args.print, "autoscaled", dry_run)?;
     cx.client()?;
     let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
-    let found = query.objects(cx).await?;
-    let mut failures = Vec::new();
     let mut count = 0;
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
-        match one(&args, cx, &object, max, dry_run, &show).await {
-            Ok(()) => count += 1,
-            Err(failure) => failures.push(failure),
-        }
-    }
-    Failure::of(failures)?;
+    let autoscale = async |object: Object| {
+        one(&args, cx, &object, max, dry_run).await?;
+        count += 1;
+        Ok(())
+    };
+    query.visit(cx, autoscale).await?;
     if count == 0 { Err(plain("no objects passed to autoscale")) } else { Ok(()) }
 }
 
-async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun, show: &Show) -> Result<(), Failure> {
+async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun) -> Result<(), Failure> {
     let mapping = &of.mapping;
     if !matches!(mapping.kind.as_str(), "ReplicationController" | "Deployment" | "StatefulSet" | "ReplicaSet") {
-        let group = if mapping.group.is_empty() { String::new() } else { format!(".{}", mapping.group) };
-        return Err(plain(format!("cannot autoscale a {}{group}: no such kind can be scaled", mapping.kind)));
+        let resource = format!("{}/{}, Resource={}", mapping.group, mapping.version, mapping.resource);
+        return Err(plain(format!(
+            "cannot autoscale a {}: could not find scale subresource for {resource} in discovery information",
+            mapping.kind
+        )));
     }
     let mut object = typed::complete(autoscaler(args, of, max));
     cx.globals().recording.annotate(&mut object);
@@ -100,7 +92,8 @@ async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun, 
         let helper = Helper::new(cx, &mapping).dry_run(dry_run).manager(&args.field_manager);
         object = helper.create(of.namespace.as_deref().unwrap_or_default(), &object).await?;
     }
-    show.typed(&object)
+    // Only what was done is printed: a form that there is not is found out then, as upstream has it.
+    Show::new(&args.print, "autoscaled", dry_run)?.typed(&object)
 }
 
 fn autoscaler(args: &Args, of: &Object, max: i32) -> Value {

@@ -68,13 +68,10 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         files: Some(&which.files),
         default_type: Some("certificatesigningrequests"),
         latest: true,
+        no_default_namespace: true,
         ..Query::default()
     };
-    for object in query.objects(cx).await?.all()? {
-        let decided = decide(cx.client()?, &object, approve, which.force).await?;
-        show.typed(&decided)?;
-    }
-    Ok(())
+    query.visit(cx, async |object| show.typed(&decide(cx.client()?, &object, approve, which.force).await?)).await
 }
 
 /// Adds the decision, as long as somebody else is faster.

@@ -322,7 +322,8 @@ impl Deletion {
         if ignored && refused.is_empty() && failures.len() == 1 {
             return Err(Failure::Many(failures));
         }
-        refused.append(&mut failures);
+        let unread = Failure::grouped(failures, refused.is_empty());
+        refused.extend(unread);
         Failure::of(refused)?;
         if !found {
             println!("No resources found");

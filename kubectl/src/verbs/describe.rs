@@ -51,15 +51,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     let found = query.objects(cx).await?;
     let settings = Settings { events: args.show_events, chunk_size: args.chunk_size };
-    let mut failures = found.failures;
+    let mut failures = Vec::new();
     // What is wrong with files comes as a list, if it is of one.
-    let listed = !failures.is_empty() && !args.files.is_empty();
-    if let ([first], [kind, prefix]) = (failures.as_slice(), args.args.as_slice())
+    let listed = !found.failures.is_empty() && !args.files.is_empty();
+    if let ([first], [kind, prefix]) = (found.failures.as_slice(), args.args.as_slice())
         && first.is_not_found()
     {
         return matching(cx, first.clone(), kind, prefix, settings).await;
     }
-    if found.objects.is_empty() && failures.is_empty() {
+    if found.objects.is_empty() && found.failures.is_empty() {
         match args.all_namespaces {
             true => eprintln!("No resources found"),
             false => eprintln!("No resources found in {} namespace.", cx.namespace()?),
@@ -72,11 +72,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
                 print!("{}{text}", if first { "" } else { "\n\n" });
                 first = false;
             }
-            Err(failure) if failures.iter().any(|known| known.message() == failure.message()) => {}
+            Err(failure) if failures.iter().any(|known: &Failure| known.message() == failure.message()) => {}
             Err(failure) => failures.push(failure),
         }
     }
-    if listed { Err(Failure::Many(failures)) } else { Failure::of(failures) }
+    let mut all = Failure::grouped(found.failures, failures.is_empty());
+    all.append(&mut failures);
+    if listed { Err(Failure::Many(all)) } else { Failure::of(all) }
 }
 
 async fn text(cx: &Context, object: &Object, settings: Settings) -> Result<String, Failure> {

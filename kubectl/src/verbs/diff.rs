@@ -47,6 +47,9 @@ pub struct Args {
     /// Show objects that pruning would delete (not supported)
     #[arg(long)]
     prune: bool,
+    /// With --prune, the kinds that it is about: group/version/kind
+    #[arg(long)]
+    prune_allowlist: Vec<String>,
     /// Name of the manager that owns the fields
     #[arg(long, default_value = "kubectl-client-side-apply")]
     field_manager: String,
@@ -80,10 +83,12 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.prune {
         return Err(plain("--prune is not supported yet"));
     }
-    cx.client()?;
+    // Upstream makes two clients, the first of which it can do without: who is asked for a name is asked again.
+    cx.client().or_else(|_| cx.client())?;
     let (live, merged) = (directory("LIVE-")?, directory("MERGED-")?);
     let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
-    let objects = query.objects(cx).await?.all()?;
+    // Upstream stops at the first thing that is wrong.
+    let objects = query.objects(cx).await?.all().map_err(Failure::first)?;
     let compared = futures::stream::iter(objects).map(async |object| (both(&args, cx, &object).await, object));
     let mut compared = std::pin::pin!(compared.buffered(args.concurrency.max(1).unsigned_abs()));
     while let Some((pair, object)) = compared.next().await {

@@ -183,7 +183,11 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
     args.raw = args.raw.filter(|path| !path.is_empty());
     args.validate()?;
     if let Some(raw) = &args.raw {
-        let answer = cx.client()?.call(Call::get(raw.as_str())).await?;
+        let answer = cx.client()?.call(Call::get(raw.as_str())).await.map_err(|failure| match failure {
+            // Of the time that it had.
+            Failure::Plain(why) => Failure::Verbatim(format!("Unable to connect to the server: {why}"), 1),
+            other => other,
+        })?;
         return Ok(std::io::stdout().write_all(&answer.body)?);
     }
     if args.watch || args.watch_only {
@@ -205,16 +209,19 @@ fn pardoned(args: &Args, failures: Vec<Failure>) -> Vec<Failure> {
 
 async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
     let query = args.query();
-    let mut targets = query.targets(cx).await?;
-    let mut failures = std::mem::take(&mut targets.failures);
-    if targets.targets.is_empty() && !failures.is_empty() {
-        return Err(Failure::Many(failures));
+    let targets = query.targets(cx).await?;
+    if targets.targets.is_empty() && !targets.failures.is_empty() {
+        return Err(Failure::Many(targets.failures));
     }
     let client = cx.client()?;
-    let mut pages: Vec<(&Target, Vec<Value>)> = Vec::new();
-    for target in &targets.targets {
-        match fetch_tables(args, &query, client, target).await {
-            Ok(found) => pages.push((target, found)),
+    let (mut pages, mut failures): (Vec<(Target, Vec<Value>)>, Vec<Failure>) = (Vec::new(), Vec::new());
+    for target in targets.in_order() {
+        let found = match target {
+            Ok(target) => fetch_tables(args, &query, client, &target).await.map(|found| (target, found)),
+            Err(failure) => Err(failure),
+        };
+        match found {
+            Ok(found) => pages.push(found),
             Err(failure) => failures.push(failure),
         }
     }

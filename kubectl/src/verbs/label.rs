@@ -37,16 +37,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (resources, changes) = split(&args.arguments, "label").map_err(plain)?;
     let changes = parse(&changes).map_err(plain)?;
     args.common.validate(&resources, &changes, dry_run, ("label", "pod")).map_err(plain)?;
-    let found = args.common.objects(cx, &resources).await?;
-    let (single, mut failures) = (found.single, Vec::new());
-    for object in found.in_order() {
-        let done = match object {
-            Ok(object) => one(&args, cx, &changes, dry_run, object, single).await,
-            Err(failure) => Err(failure),
-        };
-        failures.extend(done.err());
-    }
-    Failure::of(failures)
+    args.common.visit(cx, &resources, async |object, single| one(&args, cx, &changes, dry_run, object, single).await).await
 }
 
 async fn one(

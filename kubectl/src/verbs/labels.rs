@@ -6,7 +6,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs, OutputArgs},
-    resources::{FileArgs, Found, Query},
+    resources::{FileArgs, Object, Query},
 };
 
 /// Flags of both.
@@ -89,11 +89,16 @@ impl Common {
         Ok(())
     }
 
-    /// The objects that are meant.
+    /// Does something to the objects that are meant; it is told whether exactly one was named.
     ///
     /// # Errors
-    /// What cannot be found or read.
-    pub async fn objects(&self, cx: &Context, resources: &[String]) -> Result<Found, Failure> {
+    /// What cannot be found or read, and what went wrong.
+    pub async fn visit(
+        &self,
+        cx: &Context,
+        resources: &[String],
+        mut act: impl AsyncFnMut(Object, bool) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let query = Query {
             args: resources,
             files: Some(&self.files),
@@ -105,11 +110,12 @@ impl Common {
             local: self.local,
             ..Query::default()
         };
-        let found = query.objects(cx).await?;
-        if !found.single && !self.resource_version.is_empty() {
+        let targets = query.targets(cx).await?;
+        let single = targets.single;
+        if !single && !self.resource_version.is_empty() {
             return Err(plain("--resource-version may only be used with a single resource"));
         }
-        Ok(found)
+        targets.visit(&query, cx, async |object| act(object, single).await).await
     }
 }
 

@@ -206,7 +206,15 @@ async fn objects(cx: &Context, args: &Args, selector: Option<&str>) -> Result<Ve
     let namespace = cx.namespace()?;
     let pods = ["pods".to_owned()];
     let query = match selector {
-        Some(labels) => Query { args: &pods, labels: Some(labels), type_suffices: true, exact: true, ..Query::default() },
+        // With a name, too, upstream says that it is one thing too many.
+        Some(labels) => Query {
+            args: args.args.get(..1).unwrap_or(&pods),
+            labels: Some(labels),
+            default_type: args.args.first().map(|_| "pods"),
+            type_suffices: true,
+            exact: true,
+            ..Query::default()
+        },
         None => Query { args: &args.args[..1], default_type: Some("pods"), single_type: true, ..Query::default() },
     };
     let objects = query.objects(cx).await.and_then(|found| found.all()).map_err(|failure| match failure.is_not_found() {

@@ -75,22 +75,12 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         subresource: &args.subresource,
         ..Query::default()
     };
-    let found = query.objects(cx).await?;
-    let (mut failures, mut count) = (Vec::new(), 0);
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
+    let mut count = 0;
+    let change = async |object: Object| {
         count += 1;
-        if let Err(failure) = one(&args, cx, (kind, &patch), dry_run, object).await {
-            failures.push(failure);
-        }
-    }
-    Failure::of(failures)?;
+        one(&args, cx, (kind, &patch), dry_run, object).await
+    };
+    query.visit(cx, change).await?;
     if count == 0 { Err(plain("no objects passed to patch")) } else { Ok(()) }
 }
 

@@ -70,26 +70,16 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         ..Query::default()
     };
     cx.client()?;
-    let found = query.objects(cx).await?;
     if args.how.force {
+        let found = query.objects(cx).await?;
         return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;
     }
-    let mut failures = Vec::new();
-    for object in found.in_order() {
-        let mut object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
+    let replace = async |mut object: Object| {
         args.save_config.annotate(&mut object.value, applied::untyped);
-        match one(&args, cx, &object, dry_run, validation).await {
-            Ok(replaced) => show.print(&replaced)?,
-            Err(failure) => failures.push(failure.with_source("replacing", &object.source)),
-        }
-    }
-    Failure::of(failures)
+        let replaced = one(&args, cx, &object, dry_run, validation).await;
+        show.print(&replaced.map_err(|failure| failure.with_source("replacing", &object.source))?)
+    };
+    query.visit(cx, replace).await
 }
 
 async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun, validation: &str) -> Result<Value, Failure> {

@@ -90,7 +90,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     for object in &found.objects {
         if dry_run != DryRun::Client {
             one(&args, cx, object, replicas, dry_run).await?;
-            if let Some(patch) = cx.globals().recording.patch(&object.latest(cx.client()?).await?) {
+            if cx.globals().recording.given
+                && let Some(patch) = cx.globals().recording.patch(&object.latest(cx.client()?).await?)
+            {
                 let helper = Helper::new(cx, &object.mapping).dry_run(dry_run);
                 helper.patch(namespace(object), &object.name, PatchType::Merge, &patch).await?;
             }

@@ -87,7 +87,12 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     check(common, command)?;
     cx.namespace()?;
-    let groups = cx.client()?.json(Call::get("/apis")).await?;
+    let client = cx.client()?;
+    match client.call(Call::get("/api")).await {
+        Err(failure) if !matches!(failure.reason(), "NotFound" | "Forbidden") => return Err(failure),
+        _ => {}
+    }
+    let groups = client.json(Call::get("/apis")).await?;
     let served = groups["groups"].as_array().into_iter().flatten().any(|group| group["name"] == "metrics.k8s.io");
     Err(plain(if served { "this kubectl does not read metrics" } else { "Metrics API not available" }))
 }

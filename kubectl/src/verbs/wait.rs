@@ -7,11 +7,11 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    client::{Call, Client},
+    client::Client,
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs},
-    resources::{FileArgs, Object, PlainFileArgs, Query},
+    resources::{FileArgs, Follower, Object, PlainFileArgs, Query},
 };
 
 /// What `wait` takes.
@@ -179,30 +179,23 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         files: Some(&files),
         labels: args.selector.as_deref(),
         fields: args.field_selector.as_deref(),
-        all: args.all,
+        type_suffices: args.all,
         all_namespaces: args.all_namespaces,
         latest: true,
+        ignore_not_found: matches!(goal, Goal::Deleted),
         local: args.local,
-        chunk_size: 500,
         ..Query::default()
     };
     if matches!(goal, Goal::Created) {
         created(&query, cx, deadline).await?;
     }
-    let found = query.objects(cx).await?;
-    let deleted = matches!(goal, Goal::Deleted);
-    let mut failures: Vec<Failure> = found.failures.into_iter().filter(|f| !(deleted && f.is_not_found())).collect();
-    if found.objects.is_empty() && failures.is_empty() && !deleted {
-        return Err(plain("no matching resources found"));
-    }
-    let client = cx.client()?;
-    for object in &found.objects {
-        match one(client, &goal, object, timeout, deadline).await {
-            Ok(last) => results.print(&last)?,
-            Err(failure) => failures.push(failure),
-        }
-    }
-    Failure::of(failures)
+    let mut found = false;
+    let work = async |object: Object| {
+        found = true;
+        results.print(&one(cx.client()?, &goal, &object, timeout, deadline).await?)
+    };
+    query.visit(cx, work).await?;
+    if found || matches!(goal, Goal::Deleted) { Ok(()) } else { Err(plain("no matching resources found")) }
 }
 
 /// Upstream asks twice a second: what is waited for may be anything that arguments can say.
@@ -242,9 +235,15 @@ async fn one(client: &Client, goal: &Goal, object: &Object, timeout: Duration, d
             (..) => Err(plain(format!("condition not met for {}/{}", object.mapping.resource, object.name))),
         };
     }
-    // The first thing that is asked about an object whose deletion is awaited has its limit too.
-    if matches!(goal, Goal::Deleted) && Instant::now() >= deadline {
-        return Err(plain("client rate limiter Wait returned an error: context deadline exceeded"));
+    if matches!(goal, Goal::Deleted) {
+        // The first thing that is asked about an object whose deletion is awaited has its limit too.
+        if Instant::now() >= deadline {
+            return Err(plain("client rate limiter Wait returned an error: context deadline exceeded"));
+        }
+        match object.latest(client).await {
+            Err(failure) if failure.is_not_found() => return Ok(object.value.clone()),
+            now => drop(now?),
+        }
     }
     match tokio::time::timeout_at(deadline, watched(client, goal, object)).await {
         Ok(done) => done,
@@ -254,38 +253,28 @@ async fn one(client: &Client, goal: &Goal, object: &Object, timeout: Duration, d
 
 /// Lists the object and watches it from there, again and again: watches end.
 async fn watched(client: &Client, goal: &Goal, object: &Object) -> Result<Value, Failure> {
-    let selector = format!("metadata.name={}", object.name);
+    let mut follower = Follower::new(object);
+    let mut now = follower.list(client).await?;
+    match (goal, &now) {
+        (Goal::Deleted, None) => return Ok(object.value.clone()),
+        (_, None) => return Err(absent(object)),
+        _ => {}
+    }
     loop {
-        let list = client.json(Call::get(object.collection()).query("fieldSelector", selector.as_str())).await?;
-        let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
-        let now = crate::resources::items(list).into_iter().next();
-        let same = |other: &Value| other["metadata"]["uid"] == object.value["metadata"]["uid"];
-        match (goal, now) {
+        match (goal, now.take()) {
             (Goal::Deleted, None) => return Ok(object.value.clone()),
-            // Another object of that name: ours is gone.
-            (Goal::Deleted, Some(other)) if !same(&other) => return Ok(object.value.clone()),
-            (_, None) => {
-                let status = serde_json::json!({"reason": "NotFound", "code": 404, "status": "Failure",
-                    "message": format!("{} {} not found", object.mapping.group_resource(), go_quote(&object.name))});
-                return Err(
-                    serde_json::from_value(status).map_or_else(|e| plain(e.to_string()), |s| Failure::Status(Box::new(s)))
-                );
-            }
+            (Goal::Deleted, Some(_)) | (_, None) => {}
             (_, Some(now)) if goal.met(&now)? => return Ok(now),
             _ => {}
         }
-        let call = Call::get(object.collection()).query("watch", "true").query("resourceVersion", version);
-        let mut stream = client.open(call.query("fieldSelector", selector.as_str())).await?;
-        while let Ok(Some((event, now))) = stream.event().await {
-            match (goal, event.as_str()) {
-                (Goal::Deleted, "DELETED") => return Ok(now),
-                (Goal::Deleted, _) => {}
-                (_, "DELETED") => break,
-                (_, _) if goal.met(&now)? => return Ok(now),
-                _ => {}
-            }
-        }
+        now = follower.next(client).await?;
     }
+}
+
+fn absent(object: &Object) -> Failure {
+    let status = serde_json::json!({"reason": "NotFound", "code": 404, "status": "Failure",
+        "message": format!("{} {} not found", object.mapping.group_resource(), go_quote(&object.name))});
+    serde_json::from_value(status).map_or_else(|e| plain(e.to_string()), |s| Failure::Status(Box::new(s)))
 }
 
 #[cfg(test)]

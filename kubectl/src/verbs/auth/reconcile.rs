@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use api::field::go_quote;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    client::log,
     context::Context,
+    discovery::Mapping,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
@@ -47,28 +50,40 @@ struct Plan {
 /// # Errors
 /// Bad arguments, or what the server refused.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    args.files.require()?;
     if !args.arguments.is_empty() {
         return Err(plain("no arguments are allowed"));
     }
-    let dry_run = args.dry_run.strategy()?;
-    args.files.require()?;
+    let dry_run = dry_run(&args)?;
+    cx.namespace()?;
+    let query = Query { files: Some(&args.files), local: true, typed: true, ..Query::default() };
+    let targets = query.targets(cx).await?;
+    cx.client()?;
     let show = Show::new(&args.print, "reconciled", dry_run)?;
-    let query = Query { files: Some(&args.files), ..Query::default() };
-    let found = query.objects(cx).await?;
-    let mut failures = Vec::new();
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
-        if let Err(failure) = one(&args, cx, object, dry_run, &show).await {
-            failures.push(failure);
-        }
+    targets.visit(&query, cx, async |object| one(&args, cx, object, dry_run, &show).await).await
+}
+
+fn dry_run(args: &Args) -> Result<DryRun, Failure> {
+    match args.dry_run.strategy() {
+        Ok(DryRun::Server) => Err(plain("--dry-run=server for command reconcile is not supported yet")),
+        Err(why) => Err(plain(format!("error accessing --dry-run flag for command reconcile: {}", why.message()))),
+        client => client,
     }
-    Failure::of(failures)
+}
+
+/// Makes sure that there is the namespace that something is about to be created in.
+async fn ensure_namespace(cx: &Context, namespace: &str) -> Result<(), Failure> {
+    let mapping = std::sync::Arc::new(Mapping::guessed("v1", "Namespace"));
+    let helper = Helper::new(cx, &mapping);
+    match helper.get("", namespace).await {
+        Err(failure) if matches!(failure.reason(), "NotFound" | "Forbidden") => {}
+        other => return other.map(drop),
+    }
+    let object = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": namespace}});
+    match helper.create("", &object).await {
+        Err(failure) if !matches!(failure.reason(), "AlreadyExists" | "Forbidden") => Err(failure),
+        _ => Ok(()),
+    }
 }
 
 async fn one(args: &Args, cx: &Context, object: Object, dry_run: DryRun, show: &Show) -> Result<(), Failure> {
@@ -76,7 +91,12 @@ async fn one(args: &Args, cx: &Context, object: Object, dry_run: DryRun, show: &
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => false,
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => true,
         // Other kinds are passed over.
-        _ => return Ok(()),
+        (_, kind) => {
+            let version = go_quote(&object.mapping.api_version());
+            let text = format!("skipping &v1.TypeMeta{{Kind:{}, APIVersion:{version}}}", go_quote(kind));
+            log::at(1, "reconcile.go:279", &text);
+            return Ok(());
+        }
     };
     let field = if binding { "subjects" } else { "rules" };
     let remove = if binding { args.remove_extra_subjects } else { args.remove_extra_permissions };
@@ -90,7 +110,12 @@ async fn one(args: &Args, cx: &Context, object: Object, dry_run: DryRun, show: &
     let mut plan = plan(&object.value, existing.as_ref(), field, remove);
     if dry_run == DryRun::None && !plan.protected {
         plan.object = match plan.operation {
-            "create" => helper.create(namespace, &plan.object).await?,
+            "create" => {
+                if object.mapping.namespaced {
+                    ensure_namespace(cx, namespace).await?;
+                }
+                helper.create(namespace, &plan.object).await?
+            }
             "update" => helper.replace(namespace, &object.name, false, &plan.object).await?,
             "recreate" => {
                 helper.delete(namespace, &object.name, json!({})).await?;

@@ -198,32 +198,21 @@ async fn from_files(args: Args, cx: &Context) -> Result<(), Failure> {
         ..Query::default()
     };
     cx.client()?;
-    let found = query.objects(cx).await?;
     if args.edit {
         let editing =
             edit::Editing::before_create(cx, &args.print, args.save_config, validation, args.windows_line_endings)?;
-        return editing.each(found).await;
+        return query.visit(cx, async |object| editing.edit(vec![object]).await).await;
     }
-    let (mut failures, mut count) = (Vec::new(), 0);
-    for object in found.in_order() {
-        let mut object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
+    let mut count = 0;
+    let create = async |mut object: Object| {
         args.save_config.annotate(&mut object.value, applied::untyped);
         cx.globals().recording.annotate(&mut object.value);
-        match one(&args, cx, &object, dry_run, validation).await {
-            Ok(created) => {
-                count += 1;
-                show.print(&created)?;
-            }
-            Err(failure) => failures.push(failure.with_source("creating", &object.source)),
-        }
-    }
-    Failure::of(failures)?;
+        let created = one(&args, cx, &object, dry_run, validation).await;
+        let created = created.map_err(|failure| failure.with_source("creating", &object.source))?;
+        count += 1;
+        show.print(&created)
+    };
+    query.visit(cx, create).await?;
     if count == 0 { Err(plain("no objects passed to create")) } else { Ok(()) }
 }
 

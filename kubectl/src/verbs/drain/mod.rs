@@ -142,8 +142,7 @@ async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str
     };
     let query = Query { args: &arguments, labels, latest: true, exact: true, single_type: true, ..Query::default() };
     let mut nodes = Vec::new();
-    for object in query.objects(cx).await?.in_order() {
-        let object = object?;
+    let visited = query.visit(cx, async |object| {
         let mapping = &object.mapping;
         if mapping.group_resource() != "nodes" {
             let resource = format!("{}/{}, Resource={}", mapping.group, mapping.version, mapping.resource);
@@ -151,7 +150,10 @@ async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str
             return Err(Failure::Plain(format!("error: expected resource of type node, got {resource}")));
         }
         nodes.push(object);
-    }
+        Ok(())
+    });
+    // Upstream stops at the first thing that is wrong.
+    visited.await.map_err(Failure::first)?;
     Ok(nodes)
 }
 

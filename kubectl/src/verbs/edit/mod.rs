@@ -15,7 +15,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs, json as json_text},
-    resources::{FileArgs, Found, Object, Query, documents_in},
+    resources::{FileArgs, Object, Query, documents_in},
     typed,
     write::{Helper, SaveConfig, Show, Validate, applied},
 };
@@ -193,22 +193,8 @@ impl<'a> Editing<'a> {
         Ok(Self { save_config: save_config.asked(), windows, manager: "kubectl-create".to_owned(), ..editing })
     }
 
-    /// Edits objects one by one.
-    ///
-    /// # Errors
-    /// What could not be saved.
-    pub async fn each(&self, found: Found) -> Result<(), Failure> {
-        let mut failures = found.failures;
-        for object in found.objects {
-            if let Err(failure) = self.edit(vec![object]).await {
-                failures.push(failure);
-            }
-        }
-        Failure::of(failures)
-    }
-
     /// Edits objects together, in one file.
-    async fn edit(&self, objects: Vec<Object>) -> Result<(), Failure> {
+    pub async fn edit(&self, objects: Vec<Object>) -> Result<(), Failure> {
         let original = self.text(&objects);
         let mut reasons = Reasons::default();
         let mut before: Option<String> = None;

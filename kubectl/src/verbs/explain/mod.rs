@@ -67,7 +67,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         other => split_api_version(other),
     };
     if args.output == "plaintext-openapiv2" {
-        let document = cx.client()?.json(Call::get("/openapi/v2")).await?;
+        let document = cx.client()?.json(Call::get("/openapi/v2").soon()).await?;
         let page = older::Page::print(&document, args.recursive, (group, version, &mapping.kind), &fields)?;
         print!("{page}");
         return Ok(());
@@ -77,10 +77,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
     let not_found = || plain(format!("couldn't find resource for \"{group}/{version}, Resource={}\"", mapping.resource));
-    let document = match cx.client()?.json(Call::get(format!("/openapi/v3/{at}"))).await {
-        Err(failure) if failure.is_not_found() => return Err(not_found()),
-        other => other?,
-    };
+    let client = cx.client()?;
+    let index = client.json(Call::get("/openapi/v3").soon()).await?;
+    let Some(path) = index["paths"][&at]["serverRelativeURL"].as_str() else { return Err(not_found()) };
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let call = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .fold(Call::get(path), |call, (name, value)| call.query(name, value));
+    let document = client.json(call.soon()).await?;
     let known = cx.discovery()?.find(|c| {
         c.mappings.iter().find(|m| m.group == group && m.version == version && m.resource == mapping.resource).cloned()
     });

@@ -80,23 +80,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
     let show = Show::new(&args.print, "exposed", dry_run)?;
     cx.client()?;
-    let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
-    let found = query.objects(cx).await?;
-    let mut failures = Vec::new();
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
-        match one(&args, cx, &object, dry_run).await {
-            Ok(service) => show.typed(&service)?,
-            Err(failure) => failures.push(failure),
-        }
-    }
-    Failure::of(failures)
+    let query = Query { args: &args.arguments, files: Some(&args.files), typed: true, ..Query::default() };
+    query.visit(cx, async |object| show.typed(&one(&args, cx, &object, dry_run).await?)).await
 }
 
 async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun) -> Result<Value, Failure> {

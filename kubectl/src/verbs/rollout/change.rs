@@ -79,16 +79,13 @@ pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure
             Err(failure) => failures.push(plain(format!("failed to patch: {}", failure.message()))),
         }
     }
-    Failure::of(with_absent(found.failures, failures))
-}
-
-/// What could not be had before what could not be changed: several as one, if there is more than them.
-fn with_absent(absent: Vec<Failure>, failures: Vec<Failure>) -> Vec<Failure> {
-    let absent = match (absent.len(), failures.is_empty()) {
-        (2.., false) => vec![plain(Failure::Many(absent).message())],
-        _ => absent,
-    };
-    absent.into_iter().chain(failures).collect()
+    // What is wrong with files comes as a list, if it is of one.
+    if failures.is_empty() && !found.failures.is_empty() && !args.which.files.is_empty() {
+        return Err(Failure::Many(found.failures));
+    }
+    let mut all = Failure::grouped(found.failures, failures.is_empty());
+    all.append(&mut failures);
+    Failure::of(all)
 }
 
 impl Change {

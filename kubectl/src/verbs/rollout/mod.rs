@@ -64,6 +64,7 @@ impl Which {
             labels: self.selector.as_deref(),
             type_suffices: true,
             latest: true,
+            typed: true,
             ..crate::resources::Query::default()
         }
     }

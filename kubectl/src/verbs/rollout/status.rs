@@ -9,10 +9,9 @@ use tokio::time::timeout;
 use super::{Which, progress};
 use crate::{
     cli,
-    client::Call,
     context::Context,
     failure::{Failure, plain},
-    resources::Object,
+    resources::{Follower, Object},
 };
 
 /// Arguments of `rollout status`.
@@ -40,29 +39,22 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.revision < 0 {
         return Err(plain(format!("revision must be a positive integer: {}", args.revision)));
     }
-    let found = args.which.query().objects(cx).await?;
-    if found.objects.is_empty() && found.failures.is_empty() {
-        eprintln!("No resources found in {} namespace.", cx.namespace()?);
-    }
-    let mut failures = Vec::new();
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
+    let mut found = false;
+    let status = async |object: Object| {
+        found = true;
         let work = follow(&args, cx, &object);
-        let done = match Duration::try_from(args.timeout) {
+        match Duration::try_from(args.timeout) {
             Ok(within) if !within.is_zero() => {
                 timeout(within, work).await.unwrap_or_else(|_| Err(plain("timed out waiting for the condition")))
             }
             _ => work.await,
-        };
-        failures.extend(done.err());
+        }
+    };
+    args.which.query().visit(cx, status).await?;
+    if !found {
+        eprintln!("No resources found in {} namespace.", cx.namespace()?);
     }
-    Failure::of(failures)
+    Ok(())
 }
 
 async fn follow(args: &Args, cx: &Context, object: &Object) -> Result<(), Failure> {
@@ -77,29 +69,16 @@ async fn follow(args: &Args, cx: &Context, object: &Object) -> Result<(), Failur
         Ok(progress.done || !args.watch)
     };
     let client = cx.client()?;
-    let mut seen = Value::Null;
+    let mut follower = Follower::new(object);
+    let mut now = follower.list(client).await?;
+    let mut seen = false;
     loop {
-        let value = object.latest(client).await.map_err(|failure| match failure.is_not_found() && !seen.is_null() {
-            true => plain("object has been deleted"),
-            false => failure,
-        })?;
-        let version = value["metadata"]["resourceVersion"].clone();
-        // After a watch that ended, only what is new is told.
-        if version != seen && told(&value)? {
-            return Ok(());
+        match now {
+            Some(value) if told(&value)? => return Ok(()),
+            None if seen => return Err(plain("object has been deleted")),
+            None => {}
+            Some(_) => seen = true,
         }
-        let call = Call::get(object.collection())
-            .query("fieldSelector", format!("metadata.name={}", api::selector::field::escape(&object.name)))
-            .query("resourceVersion", version.as_str().unwrap_or_default())
-            .query("watch", "true");
-        seen = version;
-        let mut changes = client.open(call).await?;
-        while let Ok(Some((kind, value))) = changes.event().await {
-            match kind.as_str() {
-                "DELETED" => return Err(plain("object has been deleted")),
-                "ADDED" | "MODIFIED" if told(&value)? => return Ok(()),
-                _ => seen = value["metadata"]["resourceVersion"].clone(),
-            }
-        }
+        now = follower.next(client).await?;
     }
 }

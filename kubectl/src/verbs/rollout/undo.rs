@@ -37,26 +37,12 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
     args.which.require()?;
-    let found = args.which.query().objects(cx).await?;
-    let mut failures = Vec::new();
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
-        match one(&args, cx, &object, dry_run).await {
-            // Only what was done is printed: a form that there is not is found out then, as upstream has it.
-            Ok(result) => {
-                let show = Show::new(&args.print, "rolled back", dry_run);
-                failures.extend(show.and_then(|show| show.typed_as(&object.value, &result)).err());
-            }
-            Err(failure) => failures.push(failure),
-        }
-    }
-    Failure::of(failures)
+    let undo = async |object: Object| {
+        let result = one(&args, cx, &object, dry_run).await?;
+        // Only what was done is printed: a form that there is not is found out then, as upstream has it.
+        Show::new(&args.print, "rolled back", dry_run)?.typed_as(&object.value, &result)
+    };
+    args.which.query().visit(cx, undo).await
 }
 
 async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun) -> Result<String, Failure> {

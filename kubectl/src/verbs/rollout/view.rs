@@ -9,6 +9,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs},
+    resources::Object,
     typed,
     write::Show,
 };
@@ -35,19 +36,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain(format!("revision must be a positive integer: {}", args.revision)));
     }
     let show = Show::new(&args.print, "", DryRun::None)?;
-    let found = args.which.query().objects(cx).await?;
-    let mut failures = found.failures;
-    for object in found.objects {
+    let view = async |object: Object| {
         let (group, kind) = (&object.mapping.group, &object.mapping.kind);
-        let Some(kind) = Kind::of(group, kind) else {
-            failures.push(plain(no_history("history", group, kind)));
-            continue;
-        };
-        let history = History::read(cx, kind, object.namespace.as_deref().unwrap_or_default(), &object.name).await;
-        let done = history.and_then(|history| one(&args, &show, &object.value, &history));
-        failures.extend(done.err());
-    }
-    Failure::of(failures)
+        let kind = Kind::of(group, kind).ok_or_else(|| plain(no_history("history", group, kind)))?;
+        let history = History::read(cx, kind, object.namespace.as_deref().unwrap_or_default(), &object.name).await?;
+        one(&args, &show, &object.value, &history)
+    };
+    args.which.query().visit(cx, view).await
 }
 
 fn one(args: &Args, show: &Show, object: &serde_json::Value, history: &History) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use super::{
-    Shared, pods, refused,
+    Shared, pods,
     variables::{Variables, name_of_key, source, split},
 };
 use crate::{
@@ -64,6 +64,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     let dry_run = shared.dry_run.strategy()?;
     let show = shared.show("env updated", dry_run)?;
+    cx.client()?;
+    cx.namespace()?;
     validate(&args, &resources, dry_run).map_err(plain)?;
     let stdin = || {
         let mut text = String::new();
@@ -82,7 +84,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let old = object.value.clone();
         match change(&args, cx, &mut object, &variables).await {
             Ok(()) => work.push((old, object)),
-            Err(why) => failures.push(refused(&object, &why)),
+            Err(why) => failures.push(shared.refused(&object, &why)),
         }
     }
     if args.list {

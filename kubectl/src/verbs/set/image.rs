@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Shared, pods, refused};
+use super::{Shared, pods};
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -56,7 +56,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
                 failures.extend(missing.map(told));
                 work.push((old, object));
             }
-            Err(why) => failures.push(refused(&object, &why)),
+            Err(why) => failures.push(shared.refused(&object, &why)),
         }
     }
     for (old, object) in work {

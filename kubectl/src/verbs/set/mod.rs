@@ -130,24 +130,30 @@ pub struct Shared<S: Scope = Labelled> {
 }
 
 impl<S: Scope> Shared<S> {
-    /// The objects, whole as typed clients have them.
-    async fn objects(&self, cx: &Context, arguments: &[String]) -> Result<Vec<Object>, Failure> {
+    /// What is asked for.
+    fn query<'a>(&'a self, files: &'a FileArgs, arguments: &'a [String]) -> Result<Query<'a>, Failure> {
         if self.local && !arguments.is_empty() {
             return Err(Failure::Verbatim(
                 "error: you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'".to_owned(),
                 1,
             ));
         }
-        let files = self.scope.files();
-        let query = Query {
+        Ok(Query {
             args: arguments,
-            files: Some(&files),
+            files: Some(files),
             labels: self.scope.labels(),
             type_suffices: self.all,
             latest: !self.local,
             local: self.local,
+            typed: true,
             ..Query::default()
-        };
+        })
+    }
+
+    /// The objects, whole as typed clients have them.
+    async fn objects(&self, cx: &Context, arguments: &[String]) -> Result<Vec<Object>, Failure> {
+        let files = self.scope.files();
+        let query = self.query(&files, arguments)?;
         let mut objects = query.objects(cx).await?.all()?;
         for object in &mut objects {
             object.value = typed::complete(std::mem::take(&mut object.value));
@@ -167,6 +173,18 @@ impl<S: Scope> Shared<S> {
             return Err("cannot set --all and --selector at the same time".to_owned());
         }
         Ok(())
+    }
+
+    /// An object that a command cannot change, as upstream names it: by its kind, if there is no server to ask for the resource.
+    fn refused(&self, object: &Object, why: &str) -> Failure {
+        let Object { mapping, name, .. } = object;
+        let kind = mapping.kind.to_lowercase();
+        let named = match (self.local, mapping.group.as_str()) {
+            (false, _) => format!("{}/{name}", mapping.resource),
+            (true, "") => format!("{kind}/{name}"),
+            (true, group) => format!("{kind}.{group}/{name}\n"),
+        };
+        Failure::Plain(format!("error: {named} {why}\n"))
     }
 
     fn show(&self, operation: &str, dry_run: DryRun) -> Result<Show, Failure> {
@@ -197,9 +215,4 @@ impl<S: Scope> Shared<S> {
         let patched = helper.patch(namespace, &object.name, PatchType::Strategic, &typed::sorted(&patch)).await;
         show.typed(&patched.map_err(|failure| plain(format!("{failing}{}", failure.message())))?)
     }
-}
-
-/// An object that a command cannot change, as upstream names it.
-fn refused(object: &Object, why: &str) -> Failure {
-    Failure::Plain(format!("error: {}/{} {why}\n", object.mapping.resource, object.name))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Shared, pods, refused};
+use super::{Shared, pods};
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -49,7 +49,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         match pods::spec_of(&mut object.value).map(|spec| set(spec, &args.containers, &limits, &requests)) {
             Ok(true) => work.push((old, object)),
             Ok(false) => failures.push(Failure::Plain(format!("error: unable to find container named {}", args.containers))),
-            Err(why) => failures.push(refused(&object, &why)),
+            Err(why) => failures.push(shared.refused(&object, &why)),
         }
     }
     for (old, object) in work {

@@ -3,7 +3,7 @@
 use api::patch::{PatchType, two_way_strategic};
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{Scope, Shared};
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -37,11 +37,22 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     let selector = label_selector(selector).map_err(plain)?;
     let show = shared.show("selector updated", dry_run)?;
-    let mut failures = Vec::new();
-    for object in shared.objects(cx, resources).await? {
-        failures.extend(one(&args, cx, object, &selector, (dry_run, &show)).await.err());
-    }
-    Failure::of(failures)
+    let files = shared.scope.files();
+    let query = match (shared.query(&files, resources), cx.namespace().map_err(Failure::in_list)) {
+        (Ok(query), Ok(_)) => query,
+        // Both are told as one of the configuration.
+        (Err(first), Err(second)) => {
+            let (first, second) = (first.message(), second.message());
+            let second = second.strip_prefix("Error in configuration: ").unwrap_or(&second);
+            return Err(Failure::Verbatim(format!("Error in configuration: \n* {first}\n* {second}"), 1));
+        }
+        (Err(failure), _) | (_, Err(failure)) => return Err(failure),
+    };
+    let change = async |mut object: Object| {
+        object.value = typed::complete(object.value);
+        one(&args, cx, object, &selector, (dry_run, &show)).await
+    };
+    query.visit(cx, change).await
 }
 
 async fn one(

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Shared, pods, refused};
+use super::{Shared, pods};
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -37,7 +37,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         match pods::spec_of(&mut object.value) {
             Ok(spec) => spec["serviceAccountName"] = json!(account),
             Err(why) => {
-                failures.push(refused(&object, &why));
+                failures.push(shared.refused(&object, &why));
                 continue;
             }
         }

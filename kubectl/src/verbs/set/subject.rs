@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Shared, refused};
+use super::Shared;
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -50,7 +50,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     for mut object in objects {
         let old = object.value.clone();
         if !matches!(object.mapping.kind.as_str(), "RoleBinding" | "ClusterRoleBinding") {
-            failures.push(refused(&object, "setting subjects is only supported for RoleBinding/ClusterRoleBinding"));
+            failures.push(shared.refused(&object, "setting subjects is only supported for RoleBinding/ClusterRoleBinding"));
             continue;
         }
         let mut list = object.value["subjects"].as_array().cloned().unwrap_or_default();

@@ -72,19 +72,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let query =
         Query { args: &query_args, labels: args.selector.as_deref(), all: args.all, latest: true, ..Query::default() };
-    let found = query.objects(cx).await?;
-    let mut failures = Vec::new();
-    for object in found.in_order() {
-        let object = match object {
-            Ok(object) => object,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
-        failures.extend(one(&args, cx, &object, &changes, dry_run, validation).await.err());
-    }
-    Failure::of(failures)
+    query.visit(cx, async |object| one(&args, cx, &object, &changes, dry_run, validation).await).await
 }
 
 async fn one(

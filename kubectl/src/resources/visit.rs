@@ -1,0 +1,129 @@
+//! One after another: what was asked for is fetched when its turn has come, and what goes wrong is told in the end.
+//!
+//! Upstream nests visitors, and what it prints of several failures follows from that: what goes wrong with a single object is
+//! a failure of its own, in the order of the objects; what goes wrong with a source (a file, a list that cannot be had) is
+//! gathered by itself and comes after these, as one.
+
+use super::{Found, Object, Query, Target, Targets, items};
+use crate::{client::JSON, context::Context, failure::Failure};
+
+/// What went wrong.
+#[derive(Debug, Default)]
+struct Wrong {
+    /// With objects.
+    objects: Vec<Failure>,
+    /// With sources.
+    sources: Vec<Failure>,
+}
+
+impl Wrong {
+    fn told(self) -> Result<(), Failure> {
+        let mut all = self.objects;
+        let sources = Failure::grouped(self.sources, all.is_empty());
+        all.extend(sources);
+        Failure::of(all)
+    }
+}
+
+impl Targets {
+    /// Targets and failures in the order in which upstream comes by them.
+    pub fn in_order(self) -> Vec<Result<Target, Failure>> {
+        let mut out = Vec::new();
+        let mut failures = self.failed_at.into_iter().zip(self.failures).peekable();
+        for (at, target) in self.targets.into_iter().enumerate() {
+            while let Some((_, failure)) = failures.next_if(|(before, _)| *before <= at) {
+                out.push(Err(failure));
+            }
+            out.push(Ok(target));
+        }
+        out.extend(failures.map(|(_, failure)| Err(failure)));
+        out
+    }
+
+    /// Does the same to each object. What goes wrong with one does not keep it from the others.
+    ///
+    /// # Errors
+    /// All that went wrong.
+    pub async fn visit(
+        self,
+        query: &Query<'_>,
+        cx: &Context,
+        act: impl AsyncFnMut(Object) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.each(query, cx, act).await.told()
+    }
+
+    async fn each(self, query: &Query<'_>, cx: &Context, mut act: impl AsyncFnMut(Object) -> Result<(), Failure>) -> Wrong {
+        let mut wrong = Wrong::default();
+        for target in self.in_order() {
+            let target = match target {
+                Ok(target) => target,
+                Err(failure) => {
+                    wrong.sources.push(failure);
+                    continue;
+                }
+            };
+            match query.objects_of(cx, &target).await {
+                Ok(objects) => {
+                    for object in objects {
+                        wrong.objects.extend(act(object).await.err());
+                    }
+                }
+                Err(failure) if matches!(target, Target::Named { .. }) => wrong.objects.push(failure),
+                Err(failure) => wrong.sources.push(failure),
+            }
+        }
+        if query.ignore_not_found {
+            wrong.objects.retain(|failure| !failure.is_not_found());
+            wrong.sources.retain(|failure| !failure.is_not_found());
+        }
+        wrong
+    }
+}
+
+impl Query<'_> {
+    /// [`Targets::visit`] of all that was asked for.
+    ///
+    /// # Errors
+    /// If it cannot be made out what was asked for; else all that went wrong.
+    pub async fn visit(&self, cx: &Context, act: impl AsyncFnMut(Object) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.targets(cx).await?.visit(self, cx, act).await
+    }
+
+    /// Fetches everything that was asked for, object by object.
+    ///
+    /// # Errors
+    /// If it cannot be made out what was asked for. What cannot be fetched is told in [`Found::failures`].
+    pub async fn objects(&self, cx: &Context) -> Result<Found, Failure> {
+        let targets = self.targets(cx).await?;
+        let (single, mut objects) = (targets.single, Vec::new());
+        let gathered = targets.each(self, cx, async |object| {
+            objects.push(object);
+            Ok(())
+        });
+        let wrong = gathered.await;
+        let failures = wrong.objects.into_iter().chain(wrong.sources).collect();
+        Ok(Found { objects, failures, single })
+    }
+
+    async fn objects_of(&self, cx: &Context, target: &Target) -> Result<Vec<Object>, Failure> {
+        if let Target::Local(object) = target
+            && !self.latest
+        {
+            return Ok(vec![object.clone()]);
+        }
+        let pages = self.fetch(cx.client()?, target, JSON).await?;
+        let values = pages.into_iter().flat_map(|page| match target {
+            Target::List { .. } => items(page),
+            _ => vec![page],
+        });
+        let received = |value| {
+            let mut object = Object::received(target.mapping(), value);
+            if let Target::Local(local) = target {
+                object.source.clone_from(&local.source);
+            }
+            object
+        };
+        Ok(values.map(received).collect())
+    }
+}
