@@ -101,6 +101,8 @@ pub(super) struct Committer {
     expired: Vec<(u64, Arc<str>)>,
     /// Whether redb was written to without a sync.
     loose: bool,
+    /// Whether settling failed the last time: then it waits for its time, or for who needs it.
+    stuck: bool,
     settle_at: Option<Instant>,
     expire_at: Option<SystemTime>,
     compaction: Option<Compaction>,
@@ -122,6 +124,7 @@ impl Committer {
             stored: None,
             expired: Vec::new(),
             loose: false,
+            stuck: false,
             settle_at: None,
             // The first look at the table tells when the next key expires.
             expire_at: Some(UNIX_EPOCH),
@@ -130,6 +133,7 @@ impl Committer {
     }
 
     pub fn run(mut self) {
+        self.on_time();
         loop {
             let command = match self.wait() {
                 Ok(command) => command,
@@ -258,10 +262,10 @@ impl Committer {
 
     /// Applies transactions in order, and appends what they change to the journal.
     fn write(&mut self, txns: &[Txn]) -> Result<Vec<Applied>, Error> {
+        self.check_room(txns)?;
         if self.pending.changes().len() >= MOST_PENDING || self.pending.bytes() >= MOST_PENDING_BYTES {
             self.settle()?;
         }
-        self.check_room(txns)?;
         let before = self.pending.changes().len();
         let result = self.append(txns, before);
         if result.is_err() {
@@ -306,7 +310,7 @@ impl Committer {
     // --- settling ---
 
     fn worth_settling(&self) -> bool {
-        self.pending.changes().len() >= WORTH_SETTLING
+        self.pending.changes().len() >= WORTH_SETTLING && !self.stuck
     }
 
     /// Has redb take over what is pending, with all that it holds on the disk.
@@ -318,6 +322,7 @@ impl Committer {
         // Pages that a view shows cannot be used again.
         self.stored = None;
         let settled = self.ensure_open().and_then(|()| self.settle_once());
+        self.stuck = settled.is_err();
         match &settled {
             Ok(()) => {
                 self.pending.truncate(0);
