@@ -97,6 +97,11 @@ pub fn respond_as(status: &Status, form: Form) -> Response {
     response
 }
 
+/// What was asked for, as the request's line has it.
+pub fn asked(uri: &http::Uri) -> String {
+    uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str).to_owned()
+}
+
 /// An error of the server's own, in plain text as upstream's outer layers write it.
 pub fn of_the_server(asked: &str, why: &str) -> Response {
     let text = format!("Internal Server Error: {}: {why}\n", api::status::quote(asked));

@@ -64,14 +64,20 @@ pub fn on_update(entry: &Entry, object: &mut Value, old: &Value, at: Option<Subr
     Ok(())
 }
 
+/// Before a deletion of one object by its name. (As upstream: who deletes all priority classes deletes the system's too. They
+/// are made again when a server starts, and their names mean the same meanwhile.)
+pub fn may_be_deleted(entry: &Entry, name: &str) -> Result<()> {
+    if entry.info().plural == "priorityclasses" && SYSTEM_CLASSES.iter().any(|(known, ..)| *known == name) {
+        let why = "this is a system priority class and cannot be deleted";
+        return Err(Status::forbidden(entry.info().group_resource(), name, why));
+    }
+    Ok(())
+}
+
 /// Before a deletion.
 pub async fn on_delete(registry: &Registry, entry: &Entry, (namespace, name): (&str, &str), write: Write<'_>) -> Result<()> {
     if is(entry, "namespaces") && IMMORTAL.contains(&name) {
         return Err(Status::forbidden(entry.info().group_resource(), name, "this namespace may not be deleted"));
-    }
-    if entry.info().plural == "priorityclasses" && SYSTEM_CLASSES.iter().any(|(known, ..)| *known == name) {
-        let why = "this is a system priority class and cannot be deleted";
-        return Err(Status::forbidden(entry.info().group_resource(), name, why));
     }
     match write.user.node() {
         Some(_) => Box::pin(nodes::on_delete(registry, entry, namespace, name, write.user)).await,

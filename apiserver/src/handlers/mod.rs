@@ -24,7 +24,7 @@ use crate::{
     metrics::ApiMetrics,
     registry::{Entry, Registry, Written},
     request::RequestInfo,
-    security::guard,
+    security::guard::{self, Refusal},
     wire::{
         body::Pieces,
         negotiate::{self, Encoding, Form, Shape},
@@ -138,9 +138,9 @@ fn malformed(request: &Request<Body>) -> Option<Response> {
         return Some(last_words(request, StatusCode::EXPECTATION_FAILED, ""));
     }
     crate::request::ends_early(&crate::request::unescape(uri.path())).then(|| {
-        let asked = uri.path_and_query().map_or(uri.path(), http::uri::PathAndQuery::as_str);
+        let asked = error::asked(uri);
         let why = format!("failed to create RequestInfo: unable to determine kind and namespace from url, {asked}");
-        error::of_the_server(asked, &why)
+        error::of_the_server(&asked, &why)
     })
 }
 
@@ -153,7 +153,11 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
     let pretty = request.uri().query().and_then(|query| crate::request::query_value(query, "pretty"));
     let form = negotiate::of_errors(request.headers(), pretty.as_deref());
     let result = async {
-        let request = guard::admit(&app.gate, request).await?;
+        let request = match guard::admit(&app.gate, request).await {
+            Err(Refusal::Answered(response)) => return Ok(*response),
+            Err(Refusal::Told(status)) => return Err(status),
+            Ok(request) => request,
+        };
         let info = request.extensions().get::<RequestInfo>().cloned().unwrap_or_default();
         let user: Identity = request.extensions().get::<Identity>().cloned().unwrap_or_else(|| Arc::new(User::anonymous()));
         if is_long(&info) {

@@ -153,10 +153,11 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         return Ok(show(&current.value, StatusCode::OK));
     }
     let patching = ask.info.verb == "patch";
+    let kind = if patching { Some(write::patch_type(ask, &body)?) } else { None };
     let options = WriteOptions::parse(&ask.query, if patching { "PatchOptions" } else { "UpdateOptions" })?;
     let write_ = Write { user: &ask.user, now: ask.now, options: &options };
-    let (written, warnings) = if patching {
-        let (patch, mut warnings) = write::parse_patch(ask, &options, body).await?;
+    let (written, warnings) = if let Some(kind) = kind {
+        let (patch, mut warnings) = write::parse_patch_of(app, entry, ask, kind, &options, body).await?;
         let mut unknown = Vec::new();
         let mut wish = |current: &Value| {
             let scale;

@@ -98,10 +98,6 @@ struct Stream {
 pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response> {
     let form = negotiate::accept(&ask.headers, None, For::Watch)?;
     read::check_include(ask, form)?;
-    if let Shape::Unfit(asked) = form.shape {
-        // Upstream sends nothing and hangs up at the first event.
-        return Err(error::unfit(asked, entry.info()));
-    }
     let options = ListOptions::parse(&ask.query, true)?;
     let mut selection = read::selection(entry, ask, &options)?;
     if ask.info.path.contains("/watch/") && !ask.info.name.is_empty() && options.fields.is_none() {
@@ -355,7 +351,13 @@ impl http_body::Body for Stream {
     type Error = std::convert::Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.get_mut().poll_bytes(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        let this = self.get_mut();
+        let bytes = this.poll_bytes(cx);
+        if let Shape::Unfit(_) = this.shape {
+            // As upstream, who finds out at the first event that none can be sent, and hangs up.
+            return bytes.map(|_| None);
+        }
+        bytes.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

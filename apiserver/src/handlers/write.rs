@@ -17,8 +17,11 @@ use serde_json::Value;
 
 use super::{App, Ask, certificates, read};
 use crate::{
+    admission,
     error::{self, Result},
+    gate::Decision,
     registry::{Entry, Write, Written, metadata},
+    request::RequestInfo,
     wire::{
         body,
         negotiate::{self, Encoding, For, Form},
@@ -107,11 +110,23 @@ pub async fn create(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;
-    let (object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    let (mut object, mut warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    warnings.extend(dedup_owners(&mut object, ""));
     escalation(app, ask, &object)?;
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let created = app.registry.create(entry, place(entry, ask).0, object, write).await;
     Ok(outcome(entry, ask, form, warnings, created))
+}
+
+/// Takes out owners that are named twice, and what is said of them.
+fn dedup_owners(object: &mut Value, when: &str) -> Option<String> {
+    let twice = metadata::dedup_owners(object);
+    (!twice.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        )
+    })
 }
 
 /// What a body was warned of is said whatever becomes of it.
@@ -173,7 +188,8 @@ pub async fn update(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     let options = WriteOptions::parse(&ask.query, "UpdateOptions")?;
     let bytes = body::read(body).await?;
-    let (object, warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    let (mut object, mut warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
+    warnings.extend(dedup_owners(&mut object, ""));
     let written = put(app, entry, ask, at, object, &options).await;
     Ok(outcome(entry, ask, form, warnings, written))
 }
@@ -205,6 +221,7 @@ async fn put(
             if at.is_some() || !entry.info().create_on_update {
                 return Err(status);
             }
+            may_create(app, ask)?;
             metadata::of(&mut object).remove("resourceVersion");
             app.registry.create(entry, namespace, object, write).await
         }
@@ -212,24 +229,31 @@ async fn put(
     }
 }
 
+/// Who puts an object where there is none creates it, which is a right of its own.
+fn may_create(app: &App, ask: &Ask) -> Result<()> {
+    let info = RequestInfo { verb: "create", ..ask.info.clone() };
+    match app.gate.authorize.authorize(&ask.user, &info) {
+        Decision::Deny(reason) => {
+            let resource = api::status::GroupResource { group: &info.group, resource: &info.resource };
+            Err(Status::forbidden(resource, &info.name, &reason))
+        }
+        Decision::Allow(_) => Ok(()),
+    }
+}
+
 /// PATCH, of the object or of a part of it.
 pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
+    let kind = patch_type(ask, &body)?;
     let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
-    let (patch, mut warnings) = match parse_patch(ask, &options, body).await {
-        // As upstream, who reads a patch when there is something to apply it to.
-        Err(status) if status.is("BadRequest") || status.is("Invalid") => {
-            let (namespace, name) = place(entry, ask);
-            let found = app.registry.current(entry, namespace, name).await?;
-            return Err(found.map_or_else(|| Status::not_found(entry.info().group_resource(), name), |_| status));
-        }
-        parsed => parsed?,
-    };
-    let mut unknown = Vec::new();
+    let (patch, mut warnings) = parse_patch_of(app, entry, ask, kind, &options, body).await?;
+    let (mut unknown, mut twice) = (Vec::new(), None);
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
         let object;
         (object, unknown) = patched(&patch, current, entry.info(), &warnings, &options)?;
+        let mut object = object;
+        twice = dedup_owners(&mut object, " after mutating admission happens");
         check_name(&object, &ask.info.name)?;
         escalation(app, ask, &object)?;
         certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
@@ -241,6 +265,7 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     } else {
         warnings.clear();
     }
+    warnings.extend(twice);
     Ok(outcome(entry, ask, form, warnings, written))
 }
 
@@ -278,18 +303,39 @@ pub fn patched(
     Ok((object, unknown))
 }
 
-/// Reads a patch; the second part is what strict validation complains of.
-pub async fn parse_patch(ask: &Ask, options: &WriteOptions, body: Body) -> Result<(Patch, Vec<String>)> {
+/// The kind of patch that a request has, which is looked at before its options.
+pub fn patch_type(ask: &Ask, body: &Body) -> Result<PatchType> {
     let text = ask.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let kind = match PatchType::from_content_type(text) {
+    match PatchType::from_content_type(text) {
         // As upstream's router, which looks for a body by its announced length.
-        None if http_body::Body::size_hint(&body).exact().is_none_or(|length| length == 0) => {
-            return Err(negotiate::unroutable(&[]));
+        None if http_body::Body::size_hint(body).exact().is_none_or(|length| length == 0) => Err(negotiate::unroutable(&[])),
+        None => Err(Status::unsupported_patch()),
+        Some(PatchType::Apply) => Err(Status::unsupported_media_type(PATCHES)),
+        Some(kind) => Ok(kind),
+    }
+}
+
+/// [`parse_patch`] of an object. As upstream, who reads a patch when there is something to apply it to.
+pub async fn parse_patch_of(
+    app: &App,
+    entry: &Entry,
+    ask: &Ask,
+    kind: PatchType,
+    options: &WriteOptions,
+    body: Body,
+) -> Result<(Patch, Vec<String>)> {
+    match parse_patch(kind, options, body).await {
+        Err(status) if status.is("BadRequest") || status.is("Invalid") => {
+            let (namespace, name) = place(entry, ask);
+            let found = app.registry.current(entry, namespace, name).await?;
+            Err(found.map_or_else(|| Status::not_found(entry.info().group_resource(), name), |_| status))
         }
-        None => return Err(Status::unsupported_patch()),
-        Some(PatchType::Apply) => return Err(Status::unsupported_media_type(PATCHES)),
-        Some(kind) => kind,
-    };
+        parsed => parsed,
+    }
+}
+
+/// Reads a patch; the second part is what strict validation complains of.
+async fn parse_patch(kind: PatchType, options: &WriteOptions, body: Body) -> Result<(Patch, Vec<String>)> {
     let bytes = body::read(body).await?;
     let parsed = match options.field_validation {
         FieldValidation::Ignore => Patch::parse_ignoring(kind, &bytes).map(|patch| (patch, Vec::new())),
@@ -306,6 +352,9 @@ pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body
     }
     let (value, _) = check::parse(&bytes, media_type(headers)?, None).map_err(|e| Status::unexpected(e.to_string()))?;
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    if text("apiVersion").matches('/').count() > 1 {
+        return Err(Status::unexpected(format!("unexpected GroupVersion string: {}", text("apiVersion"))));
+    }
     if !matches!(text("kind"), "" | "DeleteOptions") {
         return Err(Status::unexpected(format!(
             "no kind {:?} is registered for version {:?} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",
@@ -322,6 +371,7 @@ pub async fn delete(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
     let options = delete_options(&ask.headers, &ask.query, body).await?;
     let plain = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
     let write = Write { user: &ask.user, now: ask.now, options: &plain };
+    admission::may_be_deleted(entry, &ask.info.name)?;
     let deleted = app.registry.delete(entry, place(entry, ask), &options, write).await?;
     let status =
         if !deleted.gone && options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -368,6 +418,9 @@ pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
     metadata::fit_kind(&mut object, &KindInfo { group, version: "v1", kind, ..KindInfo::BASE })?;
     if object["metadata"].is_null() {
         object["metadata"] = serde_json::json!({});
+    }
+    if kind == "SelfSubjectReview" {
+        object["metadata"]["creationTimestamp"] = metadata::timestamp(ask.now).into();
     }
     let mut response = match crate::security::reviews::answer(&app.gate, &ask.user, &ask.info, object).await {
         Ok(answer) => {

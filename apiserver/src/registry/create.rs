@@ -20,7 +20,8 @@ impl Registry {
         let info = entry.info();
         metadata::fit_kind(&mut object, info)?;
         metadata::fit_namespace(&mut object, namespace, info.namespaced)?;
-        if !matches!(metadata::text(&object, "resourceVersion"), "" | "0") {
+        // As upstream, where a dry run does not get as far as to where objects are kept.
+        if !write.options.dry_run && !matches!(metadata::text(&object, "resourceVersion"), "" | "0") {
             return Err(Status::unexpected("resourceVersion should not be set on objects to be created"));
         }
         let base = metadata::text(&object, "generateName").to_owned();
@@ -66,8 +67,8 @@ impl Registry {
             let bytes = bytes::Bytes::from(encode(&stored));
             if write.options.dry_run {
                 self.catch_up().await?;
-                if entry.cache.get(namespace, &name).is_some() {
-                    return Err(Status::already_exists(info.group_resource(), &name));
+                if let Some(found) = entry.cache.get(namespace, &name) {
+                    return Err(taken(entry, &name, &entry.decode(&found)));
                 }
                 let json = if entry.converts() { entry.show(&bytes) } else { bytes };
                 return Ok(Written { json, warnings, created: true });
@@ -85,13 +86,22 @@ impl Registry {
                     let json = if entry.converts() { entry.show(&json) } else { json };
                     return Ok(Written { json, warnings, created: true });
                 }
-                Err(found) if found.first().is_some_and(Option::is_some) => {
-                    return Err(Status::already_exists(info.group_resource(), &name));
-                }
-                // An address or port was taken meanwhile; the cache learns of it and another is chosen.
-                Err(_) => self.catch_up().await?,
+                Err(found) => match Self::current_from(entry, found.into_iter().next().flatten()) {
+                    Some(there) => return Err(taken(entry, &name, &there.value)),
+                    // An address or port was taken meanwhile; the cache learns of it and another is chosen.
+                    None => self.catch_up().await?,
+                },
             }
         }
         Err(Status::server_timeout(info.group_resource(), "create", 1))
     }
+}
+
+/// What is said where another object has the name, which may be on its way out.
+fn taken(entry: &Entry, name: &str, there: &Value) -> Status {
+    let mut status = Status::already_exists(entry.info().group_resource(), name);
+    if metadata::is_terminating(there) {
+        status.message.insert_str(0, "object is being deleted: ");
+    }
+    status
 }

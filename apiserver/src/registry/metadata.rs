@@ -92,7 +92,8 @@ pub fn check_kind(object: &Value, info: &KindInfo) -> std::result::Result<(), St
         return Ok(());
     }
     let (group, bare) = meta::split_api_version(told);
-    Err(if table::table().by_kind(group, bare, kind).is_none() {
+    let known = table::table().by_kind(group, bare, kind).is_some() || (told, kind) == ("v1", "List");
+    Err(if !known {
         format!("no kind {kind:?} is registered for version {told:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
     } else {
         let internal = internal_package(info.group);
@@ -144,7 +145,10 @@ pub fn carry_over(new: &mut Value, old: &Value) {
     if let Some(at) = old_field("deletionTimestamp") {
         metadata.insert("deletionTimestamp".to_owned(), at);
     }
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name"] {
+    if let Some(at) = old_field("creationTimestamp") {
+        metadata.insert("creationTimestamp".to_owned(), at);
+    }
+    for field in ["uid", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace", "name"] {
         let unset = match metadata.get(field) {
             None | Some(Value::Null) => true,
             Some(Value::String(text)) => text.is_empty(),
@@ -164,6 +168,22 @@ pub fn carry_over(new: &mut Value, old: &Value) {
     if let Some(revision) = old_field("resourceVersion") {
         metadata.insert("resourceVersion".to_owned(), revision);
     }
+}
+
+/// Takes out owners that are named twice in the same words, and tells their uids.
+pub fn dedup_owners(object: &mut Value) -> Vec<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut);
+    let Some(owners) = owners.filter(|owners| owners.len() > 1) else { return Vec::new() };
+    let (mut kept, mut twice): (Vec<Value>, _) = (Vec::with_capacity(owners.len()), Vec::new());
+    for owner in std::mem::take(owners) {
+        if kept.contains(&owner) {
+            twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    twice
 }
 
 /// Raises `generation`, where the object counts it.

@@ -254,7 +254,8 @@ fn node_ports(
     if balancer && spec["externalTrafficPolicy"] == "Local" {
         match spec["healthCheckNodePort"].as_i64().filter(|n| *n > 0) {
             Some(number) => {
-                if let Some(why) = check(number) {
+                let twice = used.contains_key(&number).then(|| "provided port is already allocated".to_owned());
+                if let Some(why) = twice.or_else(|| check(number)) {
                     return Err(Status::internal(&format!(
                         "failed to allocate requested HealthCheck NodePort {number}: {why}"
                     )));

@@ -12,23 +12,40 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 
-use super::impersonation;
+use super::impersonation::{self, Refused};
 use crate::{
+    error,
     gate::{Decision, Gate},
     identity::{Identity, User},
     request::RequestInfo,
 };
 
+/// Why a request goes no further.
+#[derive(Debug)]
+pub enum Refusal {
+    /// For a reason that is told as a Status.
+    Told(Status),
+    /// In plain text, as upstream's outer layers do.
+    Answered(Box<Response>),
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Told(status)
+    }
+}
+
 /// Middleware (`axum::middleware::from_fn_with_state(gate, guard)`): authentication, impersonation, authorization.
 pub async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     match admit(&gate, request).await {
         Ok(request) => next.run(request).await,
-        Err(status) => refuse(&status),
+        Err(Refusal::Told(status)) => refuse(&status),
+        Err(Refusal::Answered(response)) => *response,
     }
 }
 
 /// The request with its identity and what it asks for, or why it goes no further.
-pub async fn admit(gate: &Gate, request: Request) -> Result<Request, Status> {
+pub async fn admit(gate: &Gate, request: Request) -> Result<Request, Refusal> {
     let (mut parts, body) = request.into_parts();
     let mut user: Identity = match parts.extensions.get::<Identity>() {
         Some(brought) => brought.clone(),
@@ -38,18 +55,23 @@ pub async fn admit(gate: &Gate, request: Request) -> Result<Request, Status> {
             Err(error) => {
                 // The reason is for us: a client that guesses tokens learns nothing.
                 tracing::info!(path = parts.uri.path(), "Unable to authenticate the request: {error}");
-                return Err(Status::unauthorized(""));
+                return Err(Status::unauthorized("").into());
             }
         },
     };
-    if let Some(other) = impersonation::apply(&mut parts.headers, &user, gate.authorize.as_ref())? {
-        user = other;
+    match impersonation::apply(&mut parts.headers, &user, gate.authorize.as_ref()) {
+        Ok(None) => {}
+        Ok(Some(other)) => user = other,
+        Err(Refused::Forbidden(status)) => return Err(status.into()),
+        Err(Refused::Malformed(why)) => {
+            return Err(Refusal::Answered(Box::new(error::of_the_server(&error::asked(&parts.uri), &why))));
+        }
     }
     // Whoever stands behind us must not see what was for us.
     parts.headers.remove(header::AUTHORIZATION);
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query());
     if let Decision::Deny(reason) = gate.authorize.authorize(&user, &info) {
-        return Err(forbidden(&user, &info, &reason));
+        return Err(forbidden(&user, &info, &reason).into());
     }
     parts.extensions.insert(user);
     parts.extensions.insert(info);

@@ -17,6 +17,15 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 
+/// Why nobody acts as somebody else.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refused {
+    /// The user may not.
+    Forbidden(Status),
+    /// The headers don't say whom they mean.
+    Malformed(String),
+}
+
 /// One thing to be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wish {
@@ -38,7 +47,7 @@ fn service_account(user: &str) -> Option<(&str, &str)> {
 }
 
 /// Whom the headers ask to be, and what that takes; `None` if they ask nothing.
-fn asked(headers: &HeaderMap) -> Result<Option<(User, Vec<Wish>)>, Status> {
+fn asked(headers: &HeaderMap) -> Result<Option<(User, Vec<Wish>)>, Refused> {
     let all = |name: &str| -> Vec<String> {
         headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).collect()
     };
@@ -60,7 +69,7 @@ fn asked(headers: &HeaderMap) -> Result<Option<(User, Vec<Wish>)>, Status> {
             asked.extend(values.iter().map(|value| format!("{{UserExtra  {value}  {AUTHENTICATION}/v1  {key}}}")));
         }
         asked.extend((!uid.is_empty()).then(|| format!("{{UID  {uid}  {AUTHENTICATION}/v1  }}")));
-        return Err(Status::internal(&format!("requested [{}] without impersonating a user", asked.join(" "))));
+        return Err(Refused::Malformed(format!("requested [{}] without impersonating a user", asked.join(" "))));
     }
     let mut wishes = Vec::new();
     match service_account(&name) {
@@ -91,7 +100,7 @@ fn asked(headers: &HeaderMap) -> Result<Option<(User, Vec<Wish>)>, Status> {
 }
 
 /// The user to act as, if the headers ask for one and `user` may; takes the headers away.
-pub fn apply(headers: &mut HeaderMap, user: &User, authorizer: &dyn Authorize) -> Result<Option<Identity>, Status> {
+pub fn apply(headers: &mut HeaderMap, user: &User, authorizer: &dyn Authorize) -> Result<Option<Identity>, Refused> {
     let Some((other, wishes)) = asked(headers)? else { return Ok(None) };
     for wish in wishes {
         let info = RequestInfo {
@@ -111,7 +120,7 @@ pub fn apply(headers: &mut HeaderMap, user: &User, authorizer: &dyn Authorize) -
             if !reason.is_empty() {
                 message = format!("{message}: {reason}");
             }
-            return Err(Status::forbidden(resource, &info.name, &message));
+            return Err(Refused::Forbidden(Status::forbidden(resource, &info.name, &message)));
         }
     }
     let named: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
@@ -173,9 +182,10 @@ mod tests {
     #[test]
     fn a_forbidden_identity_is_refused_in_upstreams_words() {
         let mut map = headers(&[(USER, "root")]);
-        let status = apply(&mut map, &User::new("alice", &[]), &rbac()).unwrap_err();
+        let refused = apply(&mut map, &User::new("alice", &[]), &rbac()).unwrap_err();
         let want = "users \"root\" is forbidden: User \"alice\" cannot impersonate resource \"users\" in API group \"\" at \
                     the cluster scope";
+        let Refused::Forbidden(status) = refused else { panic!("{refused:?}") };
         assert_eq!((status.code, status.message.as_str()), (403, want));
     }
 
@@ -188,8 +198,9 @@ mod tests {
 
     #[test]
     fn groups_without_a_user_make_no_sense() {
-        let status = apply(&mut headers(&[(GROUP, "x")]), &User::new("alice", &[]), &rbac()).unwrap_err();
-        assert_eq!(status.code, 500);
+        let refused = apply(&mut headers(&[(GROUP, "x")]), &User::new("alice", &[]), &rbac()).unwrap_err();
+        let want = "requested [{Group  x    }] without impersonating a user";
+        assert_eq!(refused, Refused::Malformed(want.to_owned()));
         assert!(apply(&mut headers(&[]), &User::new("alice", &[]), &rbac()).unwrap().is_none());
     }
 }

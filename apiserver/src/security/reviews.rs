@@ -63,7 +63,28 @@ pub async fn answer(gate: &Gate, user: &User, info: &RequestInfo, mut object: Va
         _ => return Err(Status::no_such_path()),
     };
     object["status"] = status;
+    match info.resource.as_str() {
+        // The question is not repeated.
+        "selfsubjectrulesreviews" => object["spec"] = json!({}),
+        _ => object.get_mut("spec").into_iter().for_each(without_zeros),
+    }
     Ok(object)
+}
+
+/// Takes out what upstream leaves out of questions: texts, lists and maps of nothing.
+fn without_zeros(value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    fields.retain(|name, field| {
+        without_zeros(field);
+        let empty = match field {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(map) => name == "extra" && map.is_empty(),
+            _ => false,
+        };
+        !empty
+    });
 }
 
 /// A review is in the namespace that it is asked in, or in none.

@@ -310,7 +310,7 @@ impl DeleteOptions {
             None => RawDeleteOptions {
                 dry_run: Some(query.all("dryRun").into_iter().map(str::to_owned).collect()),
                 grace_period_seconds: query.number("gracePeriodSeconds")?,
-                propagation_policy: query.text("propagationPolicy").map(str::to_owned),
+                propagation_policy: query.get("propagationPolicy").map(str::to_owned),
                 orphan_dependents: query.flag("orphanDependents"),
                 preconditions: Some(RawPreconditions {
                     uid: query.text("uid").map(str::to_owned),

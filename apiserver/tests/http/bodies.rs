@@ -212,3 +212,46 @@ async fn depth_ends_no_server() {
     }
     assert_eq!(door.get("/api/v1/namespaces/default").await.status, 200);
 }
+
+#[tokio::test]
+async fn what_is_not_known_may_be_deep() {
+    let door = door().await;
+    let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let json = |depth: usize| format!("{{\"metadata\":{{\"name\":\"a\"}},\"zz\":{}}}", nested(depth));
+    let path = format!("{MAPS}?dryRun=All");
+    let made = door.ask("POST", &path, &[("content-type", JSON)], json(9_999)).await;
+    assert_eq!((made.status, made.warnings()), (201, vec!["299 - \"unknown field \\\"zz\\\"\""]));
+    let refused = door.ask("POST", &path, &[("content-type", JSON)], json(10_000)).await.told();
+    let why = "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: invalid character '[' exceeded max depth ({\"metadata\":{\"name\":\"a\"},\"zz\": ...)";
+    assert_eq!(refused, (400, "BadRequest".into(), why.into()));
+    let typed = json(5_000).replace("zz", "data");
+    let why = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal array into Go struct field ConfigMap.data of type map[string]string";
+    assert_eq!(door.ask("POST", &path, &[("content-type", JSON)], typed).await.told().2, why);
+    let yaml = format!("metadata: {{name: a}}\nzz: {}", nested(240));
+    assert_eq!(door.ask("POST", &path, &[("content-type", YAML)], yaml).await.status, 201);
+    door.post(MAPS, &map("a", "1")).await.ok();
+    let patch = format!("{{\"zz\":{}}}", nested(9_999));
+    assert_eq!(door.ask("PATCH", &format!("{MAPS}/a"), &[("content-type", MERGE)], patch).await.status, 200);
+    // What keeps anything keeps it whole or not at all.
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    let revision = |name: &str, depth: usize| {
+        format!("{{\"metadata\":{{\"name\":\"{name}\"}},\"revision\":1,\"data\":{}}}", nested(depth))
+    };
+    let kept = door.ask("POST", revisions, &[("content-type", JSON)], revision("a", 100)).await;
+    assert!(kept.status == 201 && kept.text().contains(&nested(100)), "{}", kept.text());
+    assert_eq!(door.ask("POST", revisions, &[("content-type", JSON)], revision("b", 101)).await.status, 400);
+    assert_eq!(door.get(&format!("{revisions}/b")).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_kind_is_found_whatever_its_case() {
+    let door = door().await;
+    let tell = |body: &'static str| door.ask("POST", MAPS, &[("content-type", JSON)], body);
+    let why = "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion";
+    let told = tell("{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"a\"},\"Kind\":\"Secret\"}")
+        .await
+        .told();
+    assert_eq!(told, (400, "BadRequest".into(), why.into()));
+    let made = tell("{\"Kind\":\"Secret\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\"}}").await;
+    assert_eq!((made.status, made.warnings()), (201, vec!["299 - \"unknown field \\\"Kind\\\"\""]));
+}

@@ -100,4 +100,29 @@ async fn the_systems_priority_classes_stay() {
     let refused = door.delete(path, &json!({})).await.told();
     let why = "priorityclasses.scheduling.k8s.io \"system-node-critical\" is forbidden: this is a system priority class and cannot be deleted";
     assert_eq!(refused, (403, "Forbidden".into(), why.into()));
+    // As upstream: nobody minds if all are deleted.
+    let all = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let shown = door.delete(&format!("{all}?dryRun=All"), &Value::Null).await.ok();
+    assert_eq!(shown["items"].as_array().map(Vec::len), Some(2), "{shown}");
+    assert_eq!(door.get(path).await.status, 200);
+    door.delete(all, &json!({})).await.ok();
+    assert_eq!(door.get(path).await.status, 404);
+    let mut critical = pod("p");
+    critical["spec"]["priorityClassName"] = "system-node-critical".into();
+    assert_eq!(door.post(PODS, &critical).await.ok()["spec"]["priority"], 2_000_001_000);
+}
+
+#[tokio::test]
+async fn a_name_on_its_way_out_is_taken() {
+    let door = door().await;
+    let mut held = map("a", "1");
+    held["metadata"]["finalizers"] = json!(["a.b/c"]);
+    door.post(MAPS, &held).await.ok();
+    let taken = "configmaps \"a\" already exists";
+    assert_eq!(door.post(MAPS, &held).await.told(), (409, "AlreadyExists".into(), taken.into()));
+    door.delete(&format!("{MAPS}/a"), &Value::Null).await.ok();
+    for path in [MAPS.to_owned(), format!("{MAPS}?dryRun=All")] {
+        let going = format!("object is being deleted: {taken}");
+        assert_eq!(door.post(&path, &held).await.told(), (409, "AlreadyExists".into(), going));
+    }
 }

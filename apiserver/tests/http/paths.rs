@@ -149,6 +149,10 @@ async fn a_list_has_not_the_metadata_of_an_object() {
     assert_eq!(asked(format!("{MAPS}/none"), "PartialObjectMetadataList").await.0, 404);
     let answer = door.ask("GET", MAPS, &[("accept", "application/json;v=v1;g=meta.k8s.io")], "").await;
     assert_eq!(answer.status, 406);
+    // A watch of lists ends at its first event, without a word.
+    let accept = form("PartialObjectMetadataList");
+    let watched = door.ask("GET", &format!("{MAPS}?watch=1"), &[("accept", &accept)], "").await;
+    assert_eq!((watched.status, watched.text().as_str()), (200, ""));
 }
 
 #[tokio::test]

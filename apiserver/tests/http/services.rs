@@ -50,6 +50,31 @@ async fn ranges_run_out_and_fill_again() {
 }
 
 #[tokio::test]
+async fn one_port_is_not_for_two_purposes() {
+    let door = door().await;
+    let spec = |health: u16| {
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": health,
+            "ports": [{"port": 80, "nodePort": 30100}]})
+    };
+    let why = "Internal error occurred: failed to allocate requested HealthCheck NodePort 30100: provided port is already allocated";
+    assert_eq!(door.post(SERVICES, &service("a", &spec(30100))).await.told(), (500, "InternalError".into(), why.into()));
+    let made = door.post(SERVICES, &service("a", &spec(30101))).await.ok();
+    assert_eq!(made["spec"]["healthCheckNodePort"], 30101);
+}
+
+#[tokio::test]
+async fn an_address_stays_whatever_an_update_leaves_out() {
+    let door = door().await;
+    let made = door.post(SERVICES, &service("a", &json!({"clusterIP": "10.43.9.9"}))).await.ok();
+    let path = format!("{SERVICES}/a");
+    let same = door.put(&path, &service("a", &json!({}))).await.ok();
+    assert_eq!(same["spec"], made["spec"]);
+    let why = "Service \"a\" is invalid: spec.clusterIPs[0]: Invalid value: [\"10.43.9.10\"]: may not change once set";
+    let moved = door.put(&path, &service("a", &json!({"clusterIP": "10.43.9.10"}))).await.told();
+    assert_eq!(moved, (422, "Invalid".into(), why.into()));
+}
+
+#[tokio::test]
 async fn what_is_taken_stays_taken_across_a_restart() {
     let directory = std::env::temp_dir().join(format!("knarr-services-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir_all(&directory).unwrap();

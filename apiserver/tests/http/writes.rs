@@ -202,3 +202,63 @@ async fn an_evicted_pod_tells_why_it_goes() {
     let wrong = json!({"metadata": {"name": "none"}, "deleteOptions": {"dryRun": ["Bad"]}});
     assert_eq!(door.post(&format!("{PODS}/none/eviction"), &wrong).await.status, 404);
 }
+
+#[tokio::test]
+async fn owners_are_named_once() {
+    let door = door().await;
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+    let mut object = map("a", "1");
+    object["metadata"]["ownerReferences"] = json!([owner("u"), owner("v"), owner("u"), owner("u")]);
+    let why = |when: &str| {
+        format!(
+            "299 - \".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: u, u\""
+        )
+    };
+    let made = door.post(MAPS, &object).await;
+    assert_eq!(made.warnings(), [why("")]);
+    assert_eq!(made.ok()["metadata"]["ownerReferences"], json!([owner("u"), owner("v")]));
+    let patched = door.merge(&format!("{MAPS}/a"), &object).await;
+    assert_eq!(patched.warnings(), [why(" after mutating admission happens")]);
+    assert_eq!(patched.ok()["metadata"]["ownerReferences"], json!([owner("u"), owner("v")]));
+    object["metadata"]["ownerReferences"] = json!([{"apiVersion": "a/b/c", "kind": "Pod", "name": "p", "uid": "u"}]);
+    let told = door.put(&format!("{MAPS}/a"), &object).await.told();
+    assert!(
+        told.2.contains("metadata.ownerReferences.apiVersion: Invalid value: \"a/b/c\": version must not be empty"),
+        "{}",
+        told.2
+    );
+}
+
+#[tokio::test]
+async fn when_an_object_was_made_is_not_for_clients_to_say() {
+    let door = door().await;
+    let made = door.post(MAPS, &map("a", "1")).await.ok();
+    let other = json!({"metadata": {"creationTimestamp": "2020-01-01T00:00:00Z"}});
+    let patched = door.merge(&format!("{MAPS}/a"), &other).await.ok();
+    assert_eq!(patched["metadata"]["creationTimestamp"], made["metadata"]["creationTimestamp"]);
+}
+
+#[tokio::test]
+async fn generated_names_have_beginnings_of_the_kind() {
+    let door = door().await;
+    door.post(MAPS, &map("a", "1")).await.ok();
+    let told = door.merge(&format!("{MAPS}/a"), &json!({"metadata": {"generateName": "A_"}})).await.told();
+    assert_eq!((told.0, told.1.as_str()), (422, "Invalid"));
+    assert!(told.2.contains("metadata.generateName: Invalid value: \"A_\": a lowercase RFC 1123 subdomain"), "{}", told.2);
+}
+
+#[tokio::test]
+async fn patches_are_judged_by_their_type_first_and_read_for_objects_that_exist() {
+    let door = door().await;
+    door.post(DEPLOYMENTS, &deployment("web")).await.ok();
+    let ask = |path: String, kind: &'static str, body: &'static str| {
+        let door = &door;
+        async move { door.ask("PATCH", &path, &[("content-type", kind)], body).await.told() }
+    };
+    let odd = format!("{DEPLOYMENTS}/web?fieldManager={}", "x".repeat(129));
+    assert_eq!(ask(odd.clone(), "application/json", "{}").await.0, 415);
+    assert_eq!(ask(odd, MERGE, "{}").await.0, 422);
+    assert_eq!(ask(format!("{DEPLOYMENTS}/web/scale"), MERGE, "{").await.0, 400);
+    let missing = "deployments.apps \"none\" not found";
+    assert_eq!(ask(format!("{DEPLOYMENTS}/none/scale"), MERGE, "{").await, (404, "NotFound".into(), missing.into()));
+}

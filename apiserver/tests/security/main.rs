@@ -3,3 +3,4 @@
 mod ask;
 mod joining;
 mod nodes;
+mod puts;

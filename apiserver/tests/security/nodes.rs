@@ -144,7 +144,7 @@ async fn a_node_shows_its_static_pods_and_nothing_more() {
             "node \"a\" can only create pods with an owner reference set to itself",
         ),
         (
-            json!({"metadata": {"ownerReferences": [owner, owner]}}),
+            json!({"metadata": {"ownerReferences": [owner, {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]}}),
             "node \"a\" can only create pods with a single owner reference set to itself",
         ),
         (

@@ -50,7 +50,7 @@ pub struct KindInfo {
     pub relaxed_durability: bool,
     /// Whether `metadata.generation` counts changes of everything outside metadata and status.
     pub has_generation: bool,
-    /// An update may create (upstream's AllowCreateOnUpdate: Lease, Event, Endpoints, Service accounts no).
+    /// An update may create (upstream's AllowCreateOnUpdate: Lease, Event, Endpoints, Service and RBAC's kinds), if the user may.
     pub create_on_update: bool,
     /// An update without resourceVersion is allowed (most kinds yes).
     pub unconditional_update: bool,
@@ -453,8 +453,9 @@ impl<T: Resource> Hooks for Typed<T> {
         let as_new = if at == Some(Subresource::Status) { 0 } else { checks.as_new };
         meta::validate(new.metadata(), &of_any_kind::<T>(), false, &mut errors);
         meta::validate_update(new.metadata(), old.metadata(), false, &mut errors);
-        // What is valid so far can only have finalizers that the kind doesn't know.
-        if !errors.is_empty() || new.metadata().finalizers.is_some() {
+        // What is valid so far can only have finalizers, or a beginning of names, that are none of the kind's.
+        let metadata = new.metadata();
+        if !errors.is_empty() || metadata.finalizers.is_some() || metadata.generate_name.is_some() {
             (0..as_new).for_each(|_| meta::validate(new.metadata(), &T::INFO, checks.known_finalizers, &mut errors));
             for _ in 0..checks.against_old {
                 meta::validate_update(new.metadata(), old.metadata(), checks.known_finalizers, &mut errors);

@@ -9,6 +9,7 @@ pub mod duration;
 pub mod field;
 pub mod field_path;
 pub mod jsonpath;
+pub mod key_pair;
 pub mod kind;
 pub mod kinds;
 pub mod meta;

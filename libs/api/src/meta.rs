@@ -134,6 +134,7 @@ fn validate_owners(owners: &[OwnerReference], path: &str, errors: &mut FieldErro
     for owner in owners {
         // Upstream gives no index here.
         let (_, version) = split_api_version(&owner.api_version);
+        let version = if version.contains('/') { "" } else { version };
         for (field, value, name) in [
             ("apiVersion", version, "version"),
             ("kind", owner.kind.as_str(), "kind"),

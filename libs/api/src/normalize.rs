@@ -17,6 +17,7 @@ const STRINGS: &[&str] = &[
     "clusterIP",
     "component",
     "containerID",
+    "containerName",
     "description",
     "dnsPolicy",
     "externalID",
@@ -30,6 +31,7 @@ const STRINGS: &[&str] = &[
     "image",
     "imagePullPolicy",
     "imageRef",
+    "kind",
     "level",
     "loadBalancerIP",
     "medium",
@@ -136,14 +138,20 @@ const KEPT_LISTS: &[&str] = &["addresses", "containers", "endpoints", "rules", "
 /// Fields that are pointers upstream where they are in this parent: their zeros are values.
 const POINTERS: &[(&str, &str)] = &[
     ("addresses", "nodeName"),
+    ("allocatable", "count"),
+    ("azureDisk", "kind"),
     ("clientIP", "timeoutSeconds"),
     ("containers", "restartPolicy"),
+    ("drivers", "allocatable"),
     ("endpoints", "hostname"),
     ("endpoints", "nodeName"),
     ("ephemeralContainers", "restartPolicy"),
     ("initContainers", "restartPolicy"),
     ("notReadyAddresses", "nodeName"),
 ];
+
+/// Strings for which `""` means unset only where they are in this parent.
+const OWN_STRINGS: &[(&str, &str)] = &[("seLinuxOptions", "type")];
 
 /// Subtrees whose content is not ours to read.
 const OPAQUE: &[&str] = &["binaryData", "data", "fieldsV1", "stringData"];
@@ -159,13 +167,22 @@ const QUANTITY: &[&str] = &["divisor", "sizeLimit"];
 /// # Errors
 /// A quantity that is none, in upstream's words.
 pub fn normalize(value: &mut Value) -> Result<(), quantity::ParseError> {
-    // A ControllerRevision's data is anybody's.
-    if value.get("kind").is_none_or(|kind| kind != "ControllerRevision") {
-        fill_null_strings(value);
-    }
+    let data = take_raw_data(value);
+    fill_null_strings(value);
     drop_zero_values(value);
     keep_empty_selector(value);
-    canonical_quantities(value)
+    canonical_quantities(value)?;
+    if let (Some(data), Value::Object(fields)) = (data, value) {
+        fields.insert("data".to_owned(), data);
+    }
+    Ok(())
+}
+
+/// A ControllerRevision's data is anybody's: an empty map in it is one.
+fn take_raw_data(value: &mut Value) -> Option<Value> {
+    let fields = value.as_object_mut()?;
+    let raw = fields.get("kind").is_some_and(|kind| kind == "ControllerRevision");
+    raw.then(|| fields.remove("data")).flatten().filter(|data| !data.is_null())
 }
 
 /// Types cannot tell a missing label selector from an empty one, which is refused with words of its own: an empty one is
@@ -238,6 +255,9 @@ pub fn drop_zero_values(value: &mut Value) {
 fn drop_zeros_in(parent: &str, value: &mut Value) {
     match value {
         Value::Object(fields) => fields.retain(|name, field| {
+            if OWN_STRINGS.contains(&(parent, name.as_str())) && field == "" {
+                return false;
+            }
             if is_unset(name, field) {
                 return !field.is_null() && POINTERS.contains(&(parent, name.as_str()));
             }
@@ -289,9 +309,11 @@ mod tests {
         });
         assert_eq!(object, want);
         assert!(normalize(&mut json!({"limits": {"cpu": "x"}})).is_err());
-        let mut revision = json!({"kind": "ControllerRevision", "data": {"a": null}});
-        normalize(&mut revision).unwrap();
-        assert_eq!(revision["data"], json!({"a": null}));
+        for data in [json!({"a": null}), json!({}), json!([]), json!("")] {
+            let mut revision = json!({"kind": "ControllerRevision", "data": data});
+            normalize(&mut revision).unwrap();
+            assert_eq!(revision["data"], data);
+        }
     }
 
     #[test]
@@ -302,7 +324,9 @@ mod tests {
                 "clusterIP": "", "replicas": 0, "automountServiceAccountToken": false, "hostNetwork": false,
                 "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [], "nodeName": "",
                 "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
+                "seLinuxOptions": {"type": "", "user": ""}, "drivers": [{"allocatable": {"count": 0}}],
             },
+            "involvedObject": {"kind": "", "name": ""},
             "data": {"reason": "", "empty": ""},
         });
         drop_zero_values(&mut object);
@@ -310,7 +334,9 @@ mod tests {
             "metadata": {"annotations": {"a": "", "role": ""}},
             "spec": {"replicas": 0, "automountServiceAccountToken": false, "volumes": [{"name": "v", "emptyDir": {}}],
                 "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
+                "seLinuxOptions": {}, "drivers": [{"allocatable": {"count": 0}}],
             },
+            "involvedObject": {"name": ""},
             "data": {"reason": "", "empty": ""},
         });
         assert_eq!(object, want);

@@ -118,6 +118,8 @@ impl Resource for CertificateSigningRequest {
             }
         }
         stamp(conditions, &before, ctx.now);
+        status.conditions = status.conditions.take().filter(|conditions| !conditions.is_empty());
+        status.certificate = status.certificate.take().filter(|certificate| !certificate.0.is_empty());
         if at == Some(Subresource::Approval) {
             status.certificate = was.certificate;
         }

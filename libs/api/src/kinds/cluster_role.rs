@@ -20,6 +20,7 @@ impl Resource for ClusterRole {
         name_rule: NameRule::PathSegment,
         columns: &[NAME, column("Created At", "date", "When the object was created.")],
         metadata_rules: MetadataRules::TWICE,
+        create_on_update: true,
         ..KindInfo::BASE
     };
 

@@ -10,7 +10,7 @@ use super::shared::{
     cells,
     columns::{AGE, NAME, column},
     default_to, metadata_accessors,
-    network::{PROTOCOLS, non_special_ip},
+    network::{PROTOCOLS, ip_warnings, non_special_ip},
     text,
 };
 use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, MetadataRules, Resource, Subresource}, meta, names};
@@ -79,7 +79,14 @@ impl Resource for EndpointSlice {
         if self.address_type == "FQDN" {
             return vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()];
         }
-        Vec::new()
+        let path = Path::root("endpoints");
+        let of = |(i, endpoint): (usize, &Endpoint)| {
+            let path = path.index(i);
+            let path = path.child("addresses");
+            let warnings = endpoint.addresses.iter().enumerate().filter_map(|(j, ip)| ip_warnings(&path.index(j), ip));
+            warnings.collect::<Vec<_>>()
+        };
+        self.endpoints.iter().enumerate().flat_map(of).collect()
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -8,7 +8,7 @@ use super::shared::{
     cells,
     columns::{AGE, NAME, column},
     default_to, metadata_accessors,
-    network::{PROTOCOLS, non_special_ip},
+    network::{PROTOCOLS, ip_warnings, non_special_ip},
     text,
 };
 use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource}, names};
@@ -45,6 +45,19 @@ impl Resource for Endpoints {
         for (i, subset) in self.subsets.iter().flatten().enumerate() {
             check_subset(subset, &path.index(i), errors);
         }
+    }
+
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        let (mut out, root) = (Vec::new(), Path::root("subsets"));
+        for (i, subset) in self.subsets.iter().flatten().enumerate() {
+            let path = root.index(i);
+            for (field, list) in [("addresses", &subset.addresses), ("notReadyAddresses", &subset.not_ready_addresses)] {
+                let path = path.child(field);
+                let addresses = list.iter().flatten().enumerate();
+                out.extend(addresses.filter_map(|(j, address)| ip_warnings(&path.index(j).child("ip"), &address.ip)));
+            }
+        }
+        out
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -50,6 +50,7 @@ impl Resource for Event {
 
     fn set_defaults(&mut self) {
         self.source.get_or_insert_default();
+        self.type_ = self.type_.take().filter(|kind| !kind.is_empty());
         default_to(&mut self.reporting_component, "");
         default_to(&mut self.reporting_instance, "");
     }

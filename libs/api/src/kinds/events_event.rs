@@ -46,6 +46,7 @@ impl Resource for Event {
 
     fn set_defaults(&mut self) {
         self.deprecated_source.get_or_insert_default();
+        self.type_ = self.type_.take().filter(|kind| !kind.is_empty());
         default_to(&mut self.reporting_controller, "");
         default_to(&mut self.reporting_instance, "");
     }
@@ -128,7 +129,16 @@ impl Resource for Event {
     }
 
     fn from_stored(object: Value) -> Value {
-        rename(object, "events.k8s.io/v1", NAMES.iter().map(|(here, core)| (*core, *here)))
+        let mut object = rename(object, "events.k8s.io/v1", NAMES.iter().map(|(here, core)| (*core, *here)));
+        if let Value::Object(fields) = &mut object {
+            // What the other kind always says is said here if there is something to say.
+            for name in ["reportingController", "reportingInstance"] {
+                if fields.get(name).is_some_and(|value| value == "") {
+                    fields.remove(name);
+                }
+            }
+        }
+        object
     }
 }
 

@@ -15,6 +15,8 @@ use crate::{field::FieldErrors, kind::{Context, KindInfo, Resource, Subresource}
 
 #[path = "pod/admission.rs"]
 pub mod admission;
+#[path = "pod/app_armor.rs"]
+mod app_armor;
 #[path = "pod/fields.rs"]
 mod fields;
 #[path = "pod/label_keys.rs"]
@@ -96,6 +98,7 @@ impl Resource for Pod {
     }
 
     fn prepare_for_create(&mut self, _ctx: &Context) {
+        app_armor::sync(self);
         let spec = self.spec.get_or_insert_default();
         label_keys::merge(spec, self.metadata.labels.as_ref());
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
@@ -135,6 +138,7 @@ impl Resource for Pod {
                 let containers = self.spec.take().and_then(|spec| spec.ephemeral_containers);
                 let metadata = std::mem::take(&mut self.metadata);
                 *self = old.clone();
+                self.metadata.uid = metadata.uid;
                 self.metadata.resource_version = metadata.resource_version;
                 self.metadata.managed_fields = metadata.managed_fields;
                 self.spec.get_or_insert_default().ephemeral_containers = containers;
@@ -155,6 +159,7 @@ impl Resource for Pod {
         if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
             errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
         }
+        pod_rules::app_armor_agrees(&self.metadata, spec, errors);
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         if gated && !text(spec.node_name.as_ref()).is_empty() {
             errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");

@@ -19,6 +19,7 @@ impl Resource for Role {
         name_rule: NameRule::PathSegment,
         columns: &[NAME, column("Created At", "date", "When the object was created.")],
         metadata_rules: MetadataRules::TWICE,
+        create_on_update: true,
         ..KindInfo::BASE
     };
 

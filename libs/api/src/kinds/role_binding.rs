@@ -19,6 +19,7 @@ impl Resource for RoleBinding {
         name_rule: NameRule::PathSegment,
         columns: rbac::BINDING_COLUMNS,
         metadata_rules: MetadataRules::TWICE,
+        create_on_update: true,
         ..KindInfo::BASE
     };
 

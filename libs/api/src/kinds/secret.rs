@@ -10,10 +10,12 @@ use super::shared::{
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Subresource}, names};
+use crate::{field::FieldErrors, field_path::Path, key_pair, kind::{Context, KindInfo, Resource, Subresource}, names};
 
 /// The type of this kind.
 pub type Served = Secret;
+
+const TLS: &str = "kubernetes.io/tls";
 
 impl Resource for Secret {
     const INFO: KindInfo = KindInfo {
@@ -71,6 +73,14 @@ impl Resource for Secret {
         self.validate(errors);
     }
 
+    fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
+        if text(self.type_.as_ref()) != TLS {
+            return Vec::new();
+        }
+        let get = |key: &str| self.data.as_ref().and_then(|data| data.get(key)).map_or(&[][..], |value| &value.0);
+        key_pair::check(get("tls.crt"), get("tls.key")).err().into_iter().collect()
+    }
+
     fn fields(&self) -> Vec<(&'static str, String)> {
         vec![("type", text(self.type_.as_ref()).to_owned())]
     }
@@ -106,7 +116,7 @@ fn check_type(secret: &Secret, path: &Path, errors: &mut FieldErrors) {
         "kubernetes.io/ssh-auth" if get("ssh-privatekey").is_none_or(|key| key.0.is_empty()) => {
             errors.required(path.key("ssh-privatekey"), "");
         }
-        "kubernetes.io/tls" => {
+        TLS => {
             require("tls.crt");
             require("tls.key");
         }

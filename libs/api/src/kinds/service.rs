@@ -189,6 +189,10 @@ fn set_spec_defaults(spec: &mut ServiceSpec) {
     if has_node_ports(spec) || is(spec, "ClusterIP") {
         default_to(&mut spec.internal_traffic_policy, "Cluster");
     }
+    if is(spec, "ExternalName") {
+        // There is no traffic to have a policy for. What makes no sense is told of.
+        spec.internal_traffic_policy = spec.internal_traffic_policy.take().filter(|policy| !matches!(policy.as_str(), "Cluster" | "Local"));
+    }
     if is(spec, "LoadBalancer") {
         default_to(&mut spec.allocate_load_balancer_node_ports, true);
     }
@@ -218,7 +222,7 @@ fn carry_allocated(old: &ServiceSpec, new: &mut ServiceSpec) {
         if new.cluster_ip.is_none() {
             new.cluster_ip.clone_from(&old.cluster_ip);
         }
-        if new.cluster_ips.is_none() && new.cluster_ip == old.cluster_ip {
+        if new.cluster_ips.is_none() {
             new.cluster_ips.clone_from(&old.cluster_ips);
         }
         if new.ip_families.is_none() {

@@ -135,7 +135,7 @@ impl Patch {
                 _ => why,
             })
         };
-        let parsed = json::parse(body).map_err(|e| bad(e.0))?;
+        let parsed = json::parse_to_check(body).map_err(|e| bad(e.0))?;
         let problem = |path: &String| format!("duplicate field {}", crate::field::go_quote(path));
         let mut problems: Vec<String> = parsed.duplicates.iter().map(problem).collect();
         let patch = match (kind, parsed.value) {

@@ -10,7 +10,7 @@ use crate::{
     field::go_quote,
     schema::{
         check::go_kind,
-        json::{MAX_DEPTH, depth},
+        json::{KEPT_DEPTH, depth},
     },
 };
 
@@ -117,7 +117,7 @@ fn get(container: &Value, key: &str) -> Option<Value> {
 }
 
 fn add(object: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    if depth(&value) + path.matches('/').count() > MAX_DEPTH {
+    if depth(&value) + path.matches('/').count() > KEPT_DEPTH {
         return Err(failed("exceeded max depth"));
     }
     match find(object, path).ok_or_else(|| missing(path))? {
@@ -144,7 +144,7 @@ fn remove(object: &mut Value, path: &str) -> Result<Value, PatchError> {
 }
 
 fn replace(object: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    if depth(&value) + path.matches('/').count() > MAX_DEPTH {
+    if depth(&value) + path.matches('/').count() > KEPT_DEPTH {
         return Err(failed("exceeded max depth"));
     }
     match find(object, path).ok_or_else(|| missing(path))? {

@@ -98,14 +98,18 @@ fn summary(body: &[u8]) -> String {
 pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result<(Value, Vec<String>), DecodeError> {
     match media {
         MediaType::Json => {
-            let parsed = json::parse(bytes)
+            let parsed = json::parse_to_check(bytes)
                 .map_err(|e| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {e}")))?;
             let told = |path: &String| format!("duplicate field {}", go_quote(path));
-            Ok((an_object(parsed.value)?, parsed.duplicates.iter().map(told).collect()))
+            let mut object = an_object(parsed.value)?;
+            identify(&mut object, Some(bytes))?;
+            Ok((object, parsed.duplicates.iter().map(told).collect()))
         }
         MediaType::Yaml => {
             let parsed = yaml::parse(bytes).map_err(DecodeError::Syntax)?;
-            Ok((an_object(parsed.value)?, parsed.duplicates))
+            let mut object = an_object(parsed.value)?;
+            identify(&mut object, None)?;
+            Ok((object, parsed.duplicates))
         }
         MediaType::Protobuf => {
             let value = protobuf::decode(bytes, expected).map_err(|e| DecodeError::Syntax(e.to_string()))?;
@@ -126,6 +130,32 @@ fn an_object(value: Value) -> Result<Value, DecodeError> {
             Err(DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}")))
         }
     }
+}
+
+/// Upstream looks for a body's kind and version first, with a decoder that does not mind case: the last one that is given
+/// counts, and is a text. (YAML comes to that decoder with sorted keys, as `body` of JSON does not.)
+fn identify(object: &mut Value, body: Option<&[u8]>) -> Result<(), DecodeError> {
+    let Value::Object(map) = object else { return Ok(()) };
+    for name in ["apiVersion", "kind"] {
+        let mut given: Vec<&String> = map
+            .iter()
+            .filter(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_null())
+            .map(|(key, _)| key)
+            .collect();
+        if let (Some(body), true) = (body, given.len() > 1) {
+            let places = json::places(body);
+            given.sort_by_key(|key| places.get(*key).map(|(first, again)| again.unwrap_or(*first)));
+        }
+        if let Some(value) = given.iter().map(|key| &map[*key]).find(|value| !value.is_string()) {
+            let why = format!("json: cannot unmarshal {} into Go struct field .{name} of type string", go_kind(value));
+            return Err(DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {why}")));
+        }
+        if let Some(last) = given.last().filter(|last| *last != &name) {
+            let last = map[*last].clone();
+            map.insert(name.to_owned(), last);
+        }
+    }
+    Ok(())
 }
 
 /// Parses a body, checks it against its type and drops what the type does not know.
@@ -169,8 +199,18 @@ pub fn conform(
     let problems: Vec<String> = duplicates.into_iter().chain(unknown).collect();
     match validation {
         FieldValidation::Strict if !problems.is_empty() => Err(DecodeError::Strict(problems)),
-        FieldValidation::Warn => Ok(Decoded { object, warnings: problems }),
+        FieldValidation::Warn => {
+            Ok(Decoded { object, warnings: problems.iter().flat_map(|told| one_by_one(told)).collect() })
+        }
         _ => Ok(Decoded { object, warnings: Vec::new() }),
+    }
+}
+
+/// What YAML's parser found, which tells everything at once, as a warning each.
+fn one_by_one(problem: &str) -> Vec<String> {
+    match problem.strip_prefix("yaml: unmarshal errors:\n") {
+        Some(told) => told.lines().map(|line| line.trim().to_owned()).collect(),
+        None => vec![problem.to_owned()],
     }
 }
 
@@ -218,8 +258,13 @@ impl Walk {
             },
             Type::Quantity => check_quantity(value),
             Type::IntOrString => self.int_or_string(value),
-            Type::Object => self.expect(value.is_object(), value, ty),
-            Type::Any => Ok(()),
+            Type::Object => {
+                if !self.is_raw(ty) {
+                    self.expect(value.is_object(), value, ty)?;
+                }
+                bounded(value)
+            }
+            Type::Any => bounded(value),
             Type::Array(items) => match value {
                 Value::Array(values) => self.array(values, items),
                 other => self.mismatch(other, ty),
@@ -233,6 +278,11 @@ impl Walk {
                 other => self.mismatch(other, ty),
             },
         }
+    }
+
+    /// Whether a type keeps any JSON, though it is called an object.
+    fn is_raw(&self, ty: &Type) -> bool {
+        matches!(ty, Type::Ref(id) if self.table.get(*id).short_name() == "RawExtension")
     }
 
     fn object(&mut self, map: &mut Map<String, Value>, id: TypeId) -> Result<(), String> {
@@ -336,6 +386,11 @@ impl Walk {
         let field = self.fields.join(".");
         Err(format!("json: cannot unmarshal {what} into Go struct field {}.{field} of type {ty}", self.owner))
     }
+}
+
+/// What is not compared with a type is kept as it is, and has to be all there.
+fn bounded(value: &Value) -> Result<(), String> {
+    if json::depth(value) > json::OPAQUE_DEPTH { Err("exceeded max depth".to_owned()) } else { Ok(()) }
 }
 
 /// The JSON kind as Go names it in errors.
@@ -512,6 +567,36 @@ mod tests {
     }
 
     #[test]
+    fn kinds_are_found_whatever_their_case() {
+        let pod = id("", "v1", "Pod");
+        let kind = |body: &str| parse(body.as_bytes(), MediaType::Json, Some(pod)).map(|(object, _)| object["kind"].clone());
+        assert_eq!(kind(r#"{"kind":"Pod","Kind":"Secret"}"#), Ok(json!("Secret")));
+        assert_eq!(kind(r#"{"Kind":"Secret","kind":"Pod","KIND":null}"#), Ok(json!("Pod")));
+        assert_eq!(kind(r#"{"kInd":"Pod"}"#), Ok(json!("Pod")));
+        assert_eq!(
+            kind(r#"{"KIND":5}"#).unwrap_err().to_string(),
+            "couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string"
+        );
+    }
+
+    #[test]
+    fn raw_data_is_any_json_that_is_not_too_deep() {
+        let revision = id("apps", "v1", "ControllerRevision");
+        let data = |data: &str| {
+            let body = format!(r#"{{"data":{data},"other":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
+            decode(body.as_bytes(), MediaType::Json, revision, FieldValidation::Ignore).map(|decoded| decoded.object)
+        };
+        for text in ["5", "\"x\"", "[1,{}]", "{\"kind\":null}", "false"] {
+            assert_eq!(data(text), Ok(json!({"data": serde_json::from_str::<Value>(text).unwrap()})));
+        }
+        let deep = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(data(&deep(json::OPAQUE_DEPTH)).is_ok());
+        for depth in [json::OPAQUE_DEPTH + 1, json::KEPT_DEPTH, 5_000] {
+            assert_eq!(data(&deep(depth)), Err(DecodeError::Type("exceeded max depth".to_owned())));
+        }
+    }
+
+    #[test]
     fn warns_drops_and_normalises() {
         let body = br#"{"kind":"Pod","x":1,"spec":{"containers":[{"name":"a","name":"b","resources":{"limits":{"cpu":0.5,"memory":"1024Ki"}}}]}}"#;
         let decoded = decode(body, MediaType::Json, id("", "v1", "Pod"), FieldValidation::Warn).unwrap();
@@ -531,6 +616,8 @@ mod tests {
         let body = b"kind: ConfigMap\ndata:\n  a: \"1\"\n";
         let decoded = decode(body, MediaType::Yaml, id("", "v1", "ConfigMap"), FieldValidation::Strict).unwrap();
         assert_eq!(decoded.object, json!({"kind": "ConfigMap", "data": {"a": "1"}}));
+        let twice = decode(b"data: {a: b, a: c}", MediaType::Yaml, id("", "v1", "ConfigMap"), FieldValidation::Warn);
+        assert_eq!(twice.unwrap().warnings, ["line 1: key \"a\" already set in map"]);
         let body = b"spec:\n  volumes:\n  - name: a\n    configMap:\n      defaultMode: 0644\n";
         let decoded = decode(body, MediaType::Yaml, id("", "v1", "Pod"), FieldValidation::Strict).unwrap();
         assert_eq!(decoded.object["spec"]["volumes"][0]["configMap"]["defaultMode"], 420);

@@ -5,9 +5,15 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Number, Value};
 
-/// Nesting beyond this is refused. Go allows 10,000, which no API object comes near; serde_json, which reads stored objects
-/// again, allows 127.
-pub const MAX_DEPTH: usize = 120;
+/// Nesting beyond this is refused, as Go does.
+const MAX_DEPTH: usize = 10_000;
+
+/// What nests deeper is read, but not kept: no field of the API lies as deep, and values that nest without end cannot be
+/// walked and dropped on any stack. serde_json, which reads stored objects again, allows 127.
+pub const KEPT_DEPTH: usize = 120;
+
+/// What a field that takes anything may hold: less than what is kept, so that nothing of it can be missing.
+pub const OPAQUE_DEPTH: usize = 100;
 
 /// Not JSON: Go's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,14 +29,29 @@ pub struct Parsed {
     pub duplicates: Vec<String>,
 }
 
-/// Parses one JSON document.
+/// Parses one JSON document, all of it: [`KEPT_DEPTH`] is as deep as it may be.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
+    match read(bytes)? {
+        (_, true) => Err(SyntaxError(TOO_DEEP.to_owned())),
+        (parsed, false) => Ok(parsed),
+    }
+}
+
+/// Parses one JSON document for a type that will be compared with it: of what nests deeper than [`KEPT_DEPTH`] only the
+/// outermost brackets are left. Whoever keeps any of it must refuse fields that are deeper than [`OPAQUE_DEPTH`].
+pub fn parse_to_check(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
+    read(bytes).map(|(parsed, _)| parsed)
+}
+
+const TOO_DEEP: &str = "exceeded max depth";
+
+fn read(bytes: &[u8]) -> Result<(Parsed, bool), SyntaxError> {
     let mut reader = Reader::new(bytes);
     reader.skip_space();
     let value = reader.value("looking for beginning of value")?;
     reader.skip_space();
     match reader.peek() {
-        None => Ok(Parsed { value, duplicates: reader.duplicates }),
+        None => Ok((Parsed { value, duplicates: reader.duplicates }, reader.cut)),
         Some(_) => Err(reader.unexpected("after top-level value")),
     }
 }
@@ -65,6 +86,7 @@ pub fn first(bytes: &[u8]) -> First {
         return First::Nothing;
     }
     match reader.value("looking for beginning of value") {
+        Ok(_) if reader.cut => First::Wrong(SyntaxError(TOO_DEEP.to_owned()), reader.at),
         Ok(value) => {
             reader.skip_space();
             First::Value(value, reader.at)
@@ -83,6 +105,11 @@ pub fn depth(value: &Value) -> usize {
     }
 }
 
+const KEY: &str = "looking for beginning of object key string";
+const AFTER_KEY: &str = "after object key";
+const AFTER_PAIR: &str = "after object key:value pair";
+const AFTER_ELEMENT: &str = "after array element";
+
 enum Step<'a> {
     Key(&'a str),
     Index(usize),
@@ -94,6 +121,8 @@ struct Reader<'a> {
     /// Where we are: ends of keys borrowed from the object being built would tie knots, so keys are kept here.
     path: Vec<Place>,
     duplicates: Vec<String>,
+    /// Whether something nested too deep to be kept.
+    cut: bool,
     /// See [`places`].
     places: Option<HashMap<String, (usize, Option<usize>)>>,
 }
@@ -105,7 +134,7 @@ enum Place {
 
 impl<'a> Reader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, path: Vec::new(), duplicates: Vec::new(), places: None }
+        Self { bytes, at: 0, path: Vec::new(), duplicates: Vec::new(), cut: false, places: None }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -134,6 +163,7 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self, context: &str) -> Result<Value, SyntaxError> {
         match self.peek() {
+            Some(b'{' | b'[') if self.path.len() >= KEPT_DEPTH => self.skim(),
             Some(b'{') => self.object(),
             Some(b'[') => self.array(),
             Some(b'"') => self.string().map(Value::String),
@@ -145,13 +175,75 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn deeper(&mut self, place: Place) -> Result<(), SyntaxError> {
-        self.path.push(place);
-        if self.path.len() > MAX_DEPTH { Err(SyntaxError("exceeded max depth".to_owned())) } else { Ok(()) }
+    /// Reads an object or an array without keeping it or calling itself.
+    fn skim(&mut self) -> Result<Value, SyntaxError> {
+        self.cut = true;
+        let whole = if self.peek() == Some(b'{') { Value::Object(Map::new()) } else { Value::Array(Vec::new()) };
+        // Of each array or object that is open: whether it is an object.
+        let mut open: Vec<bool> = Vec::new();
+        loop {
+            // Before a value.
+            let mut ended = match self.peek() {
+                Some(bracket @ (b'{' | b'[')) => {
+                    if self.path.len() + open.len() >= MAX_DEPTH {
+                        return Err(self.unexpected(TOO_DEEP));
+                    }
+                    self.at += 1;
+                    self.skip_space();
+                    open.push(bracket == b'{');
+                    match (bracket, self.peek()) {
+                        (b'{', Some(b'}')) | (b'[', Some(b']')) => true,
+                        (b'{', _) => {
+                            self.skimmed_key()?;
+                            continue;
+                        }
+                        _ => continue,
+                    }
+                }
+                _ => {
+                    self.value("looking for beginning of value")?;
+                    self.skip_space();
+                    matches!((open.last(), self.peek()), (Some(true), Some(b'}')) | (Some(false), Some(b']')))
+                }
+            };
+            // After a value, or before a bracket that ends one.
+            while ended {
+                self.at += 1;
+                open.pop();
+                if open.is_empty() {
+                    return Ok(whole);
+                }
+                self.skip_space();
+                ended = matches!((open.last(), self.peek()), (Some(true), Some(b'}')) | (Some(false), Some(b']')));
+            }
+            let object = open.last() == Some(&true);
+            if self.peek() != Some(b',') {
+                return Err(self.unexpected(if object { AFTER_PAIR } else { AFTER_ELEMENT }));
+            }
+            self.at += 1;
+            self.skip_space();
+            if object {
+                self.skimmed_key()?;
+            }
+        }
+    }
+
+    /// A key, its colon, and the space behind it.
+    fn skimmed_key(&mut self) -> Result<(), SyntaxError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected(KEY));
+        }
+        self.string()?;
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.unexpected(AFTER_KEY));
+        }
+        self.at += 1;
+        self.skip_space();
+        Ok(())
     }
 
     fn object(&mut self) -> Result<Value, SyntaxError> {
-        const KEY: &str = "looking for beginning of object key string";
         self.at += 1;
         let mut map = Map::new();
         self.skip_space();
@@ -174,11 +266,11 @@ impl<'a> Reader<'a> {
             }
             self.skip_space();
             if self.peek() != Some(b':') {
-                return Err(self.unexpected("after object key"));
+                return Err(self.unexpected(AFTER_KEY));
             }
             self.at += 1;
             self.skip_space();
-            self.deeper(Place::Key(key))?;
+            self.path.push(Place::Key(key));
             let value = self.value("looking for beginning of value")?;
             let Some(Place::Key(key)) = self.path.pop() else { unreachable!("an object's step is a key") };
             if map.contains_key(&key) {
@@ -195,7 +287,7 @@ impl<'a> Reader<'a> {
                     self.at += 1;
                     return Ok(Value::Object(map));
                 }
-                _ => return Err(self.unexpected("after object key:value pair")),
+                _ => return Err(self.unexpected(AFTER_PAIR)),
             }
         }
     }
@@ -210,7 +302,7 @@ impl<'a> Reader<'a> {
         }
         loop {
             self.skip_space();
-            self.deeper(Place::Index(items.len()))?;
+            self.path.push(Place::Index(items.len()));
             items.push(self.value("looking for beginning of value")?);
             self.path.pop();
             self.skip_space();
@@ -220,7 +312,7 @@ impl<'a> Reader<'a> {
                     self.at += 1;
                     return Ok(Value::Array(items));
                 }
-                _ => return Err(self.unexpected("after array element")),
+                _ => return Err(self.unexpected(AFTER_ELEMENT)),
             }
         }
     }
@@ -419,9 +511,40 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        assert_eq!(parse("[".repeat(100_000).as_bytes()).unwrap_err().0, "exceeded max depth");
-        let nested = format!("{}1{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
-        assert!(parse(nested.as_bytes()).is_ok());
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth)).into_bytes();
+        let maps = |depth: usize| format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth)).into_bytes();
+        let read = |bytes: Vec<u8>| parse_to_check(&bytes).map(|parsed| depth(&parsed.value)).map_err(|error| error.0);
+        assert_eq!(read(nested(KEPT_DEPTH)), Ok(KEPT_DEPTH));
+        assert_eq!(read(nested(MAX_DEPTH)), Ok(KEPT_DEPTH + 1));
+        assert_eq!(read(maps(MAX_DEPTH)), Ok(KEPT_DEPTH + 1));
+        let too_deep = |bracket: char| Err(format!("invalid character '{bracket}' exceeded max depth"));
+        assert_eq!(read(nested(MAX_DEPTH + 1)), too_deep('['));
+        assert_eq!(read(maps(MAX_DEPTH + 1)), too_deep('{'));
+        assert_eq!(parse(&nested(KEPT_DEPTH)).map(|_| ()), Ok(()));
+        assert_eq!(parse(&nested(KEPT_DEPTH + 1)).unwrap_err().0, "exceeded max depth");
+    }
+
+    #[test]
+    fn what_is_deep_is_read_like_the_rest() {
+        for text in [
+            "[]",
+            "{}",
+            "[1,{\"a\":[], \"b\" : {}} , [2]]",
+            "[1 2]",
+            "{1}",
+            "{\"a\"1}",
+            "{\"a\":1 2}",
+            "[1,]",
+            "{\"a\":1,}",
+            "[[}",
+            "[{]",
+            "[",
+            "[x]",
+        ] {
+            let wrap = |depth: usize| format!("{}{text}{}", "[".repeat(depth), "]".repeat(depth));
+            let told = |depth: usize| parse_to_check(wrap(depth).as_bytes()).map(|_| ()).map_err(|error| error.0);
+            assert_eq!(told(KEPT_DEPTH), told(0), "{text}");
+        }
     }
 
     fn value() -> impl Strategy<Value = Value> {

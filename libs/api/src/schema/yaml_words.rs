@@ -6,7 +6,7 @@
 
 use serde_saphyr::Error;
 
-use super::json::MAX_DEPTH;
+use super::yaml::MAX_DEPTH;
 
 /// Where upstream stands when it complains.
 enum Stands {
@@ -25,6 +25,12 @@ pub(super) fn message(text: &str, error: &Error) -> String {
     let place = error.location();
     let line = place.as_ref().map_or(0, |at| at.line());
     let column = place.as_ref().map_or(0, |at| at.column());
+    if let Some((_, float)) = said.split_once("non-finite float `") {
+        // It is written as JSON in between.
+        let value = if float.starts_with('-') { "-Inf" } else { "+Inf" };
+        let value = if float.to_lowercase().contains("nan") { "NaN" } else { value };
+        return format!("json: unsupported value: {value}");
+    }
     let (stands, problem) = words(text, said, line, column);
     let named = match stands {
         Stands::Nowhere => 0,
@@ -39,6 +45,8 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
     let has = |part: &str| said.contains(part);
     // The line after the last one, where the document ends.
     let end = text.matches('\n').count() as u64 + 1;
+    // Where the grammar sees that: one further on where the last line has no end.
+    let after = end + u64::from(!text.ends_with('\n'));
     let scanner = |at: u64, problem: &str| (Stands::Scanner(at), problem.to_owned());
     let grammar = |at: u64, problem: &str| (Stands::Grammar(at), problem.to_owned());
     let rest = text.lines().nth(line.saturating_sub(1) as usize).unwrap_or_default();
@@ -52,7 +60,7 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
         (Stands::Nowhere, "document contains excessive aliasing".to_owned())
     } else if has("mapping values are not allowed") {
         scanner(line, "mapping values are not allowed in this context")
-    } else if has("multiline quoted scalar") || has("unexpected end of stream") {
+    } else if has("multiline quoted scalar") || has("unclosed quote") || has("unexpected end of stream") {
         scanner(end, "found unexpected end of stream")
     } else if has("found a tab") {
         scanner(line + 1, "found a tab character that violates indentation")
@@ -74,9 +82,9 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
         grammar(line, "did not find expected ',' or '}'")
     } else if has("unclosed bracket") {
         match text.trim_end().chars().last() {
-            Some('[' | '{' | ',') => grammar(end, "did not find expected node content"),
-            _ if has("'{'") => grammar(end, "did not find expected ',' or '}'"),
-            _ => grammar(end, "did not find expected ',' or ']'"),
+            Some('[' | '{' | ',') => grammar(after, "did not find expected node content"),
+            _ if has("'{'") => grammar(after, "did not find expected ',' or '}'"),
+            _ => grammar(after, "did not find expected ',' or ']'"),
         }
     } else if has("misplaced bracket") {
         match before.trim_end().chars().last() {
@@ -105,6 +113,12 @@ mod tests {
             ("a: b: c\n", "yaml: mapping values are not allowed in this context"),
             ("a: b\nc: d: e\n", "yaml: line 2: mapping values are not allowed in this context"),
             ("a: \"unclosed\n", "yaml: line 2: found unexpected end of stream"),
+            ("a: \"unclosed", "yaml: found unexpected end of stream"),
+            ("b: 1\na: [c", "yaml: line 2: did not find expected ',' or ']'"),
+            ("a: -.inf", "json: unsupported value: -Inf"),
+            ("a: .NaN", "json: unsupported value: NaN"),
+            ("%FOO\n---\na: 1\n", "yaml: found unknown directive name"),
+            ("# c\n%FOO\n---\na: 1\n", "yaml: line 2: found unknown directive name"),
             ("a:\n\tb: c\n", "yaml: line 2: found character that cannot start any token"),
             ("a: [1, 2\nb: 3\n", "yaml: line 1: did not find expected ',' or ']'"),
             ("a: 1\nb\nc: 2\n", "yaml: line 3: could not find expected ':'"),

@@ -72,8 +72,8 @@ pub fn assign_priority(
         ));
     }
     let policy = class.preemption_policy.as_deref().unwrap_or("PreemptLowerPriority");
-    let asked = spec.get("preemptionPolicy").and_then(Value::as_str).unwrap_or_default();
-    if !asked.is_empty() && asked != policy {
+    let asked = spec.get("preemptionPolicy").and_then(Value::as_str).filter(|asked| *asked != policy);
+    if let Some(asked) = asked {
         return Err(format!(
             "the string value of PreemptionPolicy ({asked}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
         ));

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use serde_json::json;
 
 use super::super::shared::{
-    network::{PROTOCOLS, is_cidr, non_special_ip},
+    network::{PROTOCOLS, cidr_warnings, ip_warnings, is_cidr, non_special_ip},
     pod_rules::port_number_or_name,
     text,
 };
@@ -410,6 +410,19 @@ pub(super) fn warnings(service: &Service) -> Vec<String> {
     let mut out = Vec::new();
     if annotation(service, HINTS).is_some() {
         out.push(format!("annotation {HINTS} is deprecated, please use {MODE} instead"));
+    }
+    let root = Path::root("spec");
+    if !is_headless(&spec) {
+        for (i, ip) in spec.cluster_ips.iter().flatten().enumerate() {
+            out.extend(ip_warnings(&root.child("clusterIPs").index(i), ip));
+        }
+    }
+    for (i, ip) in spec.external_ips.iter().flatten().enumerate() {
+        out.extend(ip_warnings(&root.child("externalIPs").index(i), ip));
+    }
+    out.extend(spec.load_balancer_ip.iter().filter_map(|ip| ip_warnings(&root.child("loadBalancerIP"), ip)));
+    for (i, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        out.extend(cidr_warnings(&root.child("loadBalancerSourceRanges").index(i), range));
     }
     let external_name = is(&spec, "ExternalName");
     if external_name && spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()) {

@@ -81,6 +81,24 @@ pub fn cidr_warnings(path: &Path, range: &str) -> Vec<String> {
     warnings
 }
 
+/// What upstream warns of in a valid address (`GetWarningsForIP`).
+pub fn ip_warnings(path: &Path, value: &str) -> Option<String> {
+    let ip = names::parse_ip(value)?;
+    let mapped = match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => ip.to_ipv4_mapped(),
+    };
+    let strict = value.parse::<IpAddr>().is_ok() && mapped.is_none();
+    if !strict {
+        let better = mapped.map_or(ip, IpAddr::V4);
+        return Some(format!(
+            "{path}: non-standard IP address {value:?} will be considered invalid in a future Kubernetes release: use \"{better}\""
+        ));
+    }
+    (ip.is_ipv6() && ip.to_string() != value)
+        .then(|| format!("{path}: IPv6 address {value:?} should be in RFC 5952 canonical format (\"{ip}\")"))
+}
+
 /// No address that means something else on every host.
 pub fn non_special_ip(address: &str, path: &Path, errors: &mut FieldErrors) {
     let Some(ip) = names::parse_ip(address) else {
@@ -101,5 +119,23 @@ pub fn non_special_ip(address: &str, path: &Path, errors: &mut FieldErrors) {
     }
     if link_local_multicast {
         errors.invalid(path, &address, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_addresses_are_warned_of() {
+        let of = |value: &str| ip_warnings(&Path::root("ip"), value).unwrap_or_default();
+        let odd = |value: &str, better: &str| {
+            format!(
+                "ip: non-standard IP address {value:?} will be considered invalid in a future Kubernetes release: use {better:?}"
+            )
+        };
+        assert_eq!([of("1.2.3.4"), of("fd00::1"), of("x")], ["", "", ""]);
+        assert_eq!([of("1.2.3.04"), of("::ffff:1.2.3.4")], [odd("1.2.3.04", "1.2.3.4"), odd("::ffff:1.2.3.4", "1.2.3.4")]);
+        assert_eq!(of("FD00:0::1"), "ip: IPv6 address \"FD00:0::1\" should be in RFC 5952 canonical format (\"fd00::1\")");
     }
 }

@@ -45,6 +45,8 @@ impl Rules<'_> {
     }
 }
 
+pub use security::{APP_ARMOR, app_armor_agrees};
+
 /// A pod's own annotations and its spec.
 pub fn pod(metadata: &ObjectMeta, spec: &PodSpec, errors: &mut FieldErrors) {
     let root = Path::root("spec");

@@ -162,7 +162,8 @@ pub(super) fn operating_system(spec: &PodSpec, name: &str, path: &Path, errors: 
     }
 }
 
-const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+/// What the annotations of containers begin with.
+pub const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 
 /// AppArmor's annotations, which came before the field: `PREFIX/CONTAINER`.
 pub(super) fn app_armor_annotations(metadata: &ObjectMeta, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
@@ -170,7 +171,7 @@ pub(super) fn app_armor_annotations(metadata: &ObjectMeta, spec: &PodSpec, path:
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| &container.name);
     let names: BTreeSet<_> = init.chain(spec.containers.iter().map(|c| &c.name)).chain(ephemeral).collect();
     for (key, profile) in metadata.annotations.iter().flatten() {
-        let Some(name) = key.strip_prefix(ANNOTATION) else { continue };
+        let Some(name) = key.strip_prefix(APP_ARMOR) else { continue };
         if !names.contains(&name.to_owned()) {
             errors.invalid(path.key(key), &name, "container not found");
         }
@@ -181,10 +182,44 @@ pub(super) fn app_armor_annotations(metadata: &ObjectMeta, spec: &PodSpec, path:
     }
 }
 
+/// What a new pod says of a container in an annotation and in a field is the same.
+pub fn app_armor_agrees(metadata: &ObjectMeta, spec: &PodSpec, errors: &mut FieldErrors) {
+    let Some(annotations) = metadata.annotations.as_ref().filter(|_| spec.os.as_ref().is_none_or(|os| os.name != "windows"))
+    else {
+        return;
+    };
+    let of_the_pod = spec.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+    let lists = [("initContainers", spec.init_containers.as_ref()), ("containers", Some(&spec.containers))];
+    let root = Path::root("spec");
+    for (field, containers) in lists {
+        let list = root.child(field);
+        for (i, container) in containers.into_iter().flatten().enumerate() {
+            let own = container.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+            let said = annotations.get(&format!("{APP_ARMOR}{}", container.name));
+            let (Some(profile), Some(said)) = (own.or(of_the_pod), said) else { continue };
+            let path = list.index(i);
+            let path = path.child("securityContext");
+            let path = path.child("appArmorProfile");
+            let other_type = || (path.child("type"), "apparmor type in annotation and field must match");
+            let told = match (profile.type_.as_str(), said.strip_prefix("localhost/")) {
+                ("Unconfined", _) => (said != "unconfined").then(other_type),
+                ("RuntimeDefault", _) => (said != "runtime/default").then(other_type),
+                ("Localhost", None) => Some(other_type()),
+                ("Localhost", Some(name)) => (profile.localhost_profile.as_deref() != Some(name))
+                    .then(|| (path.child("localhostProfile"), "apparmor profile in annotation and field must match")),
+                _ => None,
+            };
+            if let Some((path, why)) = told {
+                errors.forbidden(path, why);
+            }
+        }
+    }
+}
+
 /// The annotations of a pod that is there stay as they are.
 pub(super) fn app_armor_update(new: &ObjectMeta, old: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
     let own = |metadata: &ObjectMeta| -> BTreeMap<String, String> {
-        let all = metadata.annotations.iter().flatten().filter(|(key, _)| key.starts_with(ANNOTATION));
+        let all = metadata.annotations.iter().flatten().filter(|(key, _)| key.starts_with(APP_ARMOR));
         all.map(|(key, profile)| (key.clone(), profile.clone())).collect()
     };
     let (new, old) = (own(new), own(old));

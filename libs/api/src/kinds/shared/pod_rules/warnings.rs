@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity as Written, apis::meta::v1::ObjectMeta},
 };
 
-use super::text;
+use super::{APP_ARMOR, text};
 use crate::{field::go_quote, names, quantity::Quantity};
 
 /// A name that is used in host names but is no DNS label.
@@ -46,6 +46,9 @@ pub fn pod_spec(spec: &PodSpec, metadata: &ObjectMeta, prefix: &str) -> Vec<Stri
             fraction(resources.requests.as_ref(), resource, &format!("{path}.resources.requests"), &mut out);
         }
         hidden_variables(container, path, &mut out);
+    }
+    if !prefix.is_empty() {
+        app_armor(spec, metadata, prefix, &containers, &mut out);
     }
     ports(&containers, &mut out);
     if spec.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0) {
@@ -124,6 +127,27 @@ fn annotations(metadata: &ObjectMeta, prefix: &str, out: &mut Vec<String>) {
     ];
     for (key, message) in gone {
         if metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(key)) {
+            out.push(format!("{prefix}metadata.annotations[{key}]: {message}"));
+        }
+    }
+}
+
+/// Of templates: what pods are made of them get their fields from the annotations.
+fn app_armor(
+    spec: &PodSpec,
+    metadata: &ObjectMeta,
+    prefix: &str,
+    containers: &[(&Container, String)],
+    out: &mut Vec<String>,
+) {
+    if spec.security_context.as_ref().is_some_and(|context| context.app_armor_profile.is_some()) {
+        return;
+    }
+    for (container, _) in containers {
+        let key = format!("{APP_ARMOR}{}", container.name);
+        let field = container.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+        if field.is_none() && metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(&key)) {
+            let message = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
             out.push(format!("{prefix}metadata.annotations[{key}]: {message}"));
         }
     }
