@@ -16,6 +16,7 @@ pub mod pki;
 pub mod rbac;
 pub mod reviews;
 pub mod setup;
+mod socket;
 pub mod tls;
 pub mod tokens;
 

@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::{pki::Pair, x509};
+use super::{pki::Pair, socket::Socket, x509};
 use crate::{identity::User, quiet::Quiet};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -292,7 +292,7 @@ const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 const ENOMEM: i32 = 12;
 
-type Stream = tokio_rustls::server::TlsStream<TcpStream>;
+type Stream = tokio_rustls::server::TlsStream<Socket>;
 
 /// The handshake, with a plain answer to clients that speak HTTP to the TLS port.
 async fn handshake(acceptor: &tokio_rustls::TlsAcceptor, stream: TcpStream) -> io::Result<Stream> {
@@ -305,7 +305,7 @@ async fn handshake(acceptor: &tokio_rustls::TlsAcceptor, stream: TcpStream) -> i
         stream.write_all(answer.as_bytes()).await?;
         return Err(io::Error::other("client sent an HTTP request to an HTTPS server"));
     }
-    acceptor.accept(stream).await
+    acceptor.accept(Socket(stream)).await
 }
 
 async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown: CancellationToken) {
