@@ -162,6 +162,7 @@ impl Context {
         endpoint.match_version = self.globals.match_server_version;
         (endpoint.timeout, endpoint.timeout_told) = (timeout, timeout_told);
         endpoint.proxy = server::proxy(chosen.cluster.text("proxy-url"), &endpoint)?;
+        endpoint.others = server::others(&endpoint, &kubeconfig::servers(&chosen.cluster));
         // Nobody says who he is where others could read it.
         if endpoint.scheme == "https" {
             let Credentials { headers, identity } = credentials::gather(&chosen)?;

@@ -136,6 +136,14 @@ pub fn parse(server: &str) -> Result<Endpoint, Failure> {
     Ok(Endpoint { scheme: url.scheme, user: url.user, authority, host, port, prefix, unreachable, ..Endpoint::default() })
 }
 
+/// The hosts and ports of those among `servers` that can stand in for the endpoint; what is no address is nobody's.
+pub fn others(endpoint: &Endpoint, servers: &[&str]) -> Vec<(String, u16)> {
+    let all = servers.iter().filter_map(|server| parse(server).ok());
+    let fit = all.filter(|other| other.unreachable.is_none() && other.scheme == endpoint.scheme);
+    let places = fit.map(|other| (other.host, other.port));
+    places.filter(|place| *place != (endpoint.host.clone(), endpoint.port)).collect()
+}
+
 /// How long a request may take: nothing or `0`, `30` (seconds), or a Go duration; and the same as the server is told it.
 pub fn timeout(text: &str) -> Result<(Duration, String), Failure> {
     let parsed = match text.parse::<u32>() {

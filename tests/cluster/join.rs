@@ -138,57 +138,105 @@ fn sharing(name: &str, address: &str, more: &str) -> String {
     )
 }
 
+/// Whether a server's notes name so many servers by now.
+fn await_noted(machines: &Machines, name: &str, servers: usize) -> Result<()> {
+    eventually("see all servers noted", SECONDS_60, || {
+        let noted = std::fs::read_to_string(machines.path(&format!("{name}/servers.json")))?;
+        Ok((noted.matches(":6443").count() == servers).then_some(()))
+    })
+}
+
 #[test]
 fn a_servers_kubeconfig_goes_on_without_the_server() -> Result<()> {
     let machines = Machines::two()?;
     let _etcd = machines.start(1, "etcd", ETCD)?;
     eventually("reach etcd", SECONDS_60, || machines.run("curl -sf --max-time 5 http://$A:2379/health").map(Some))?;
-    let first = machines.start(1, "first", &sharing("first", "$A", ""))?;
+    let first = machines.start(1, "first", &sharing("first", "$A", "--bind-address $A"))?;
     eventually("find the servers' token", SECONDS_60, || {
         Ok(Path::new(&machines.path("first/server-token")).exists().then_some(()))
     })
     .with_context(|| first.said().unwrap_or_default())?;
-    let more = "--token-file $T/first/server-token --balancer-port 7443";
-    let mut servers = [first, machines.start(2, "second", &sharing("second", "$B", more))?];
+    let token = "--token-file $T/first/server-token";
+    let more = format!("{token} --balancer-port 7443");
+    let mut servers = [first, machines.start(2, "second", &sharing("second", "$B", &more))?];
     // What each server's machine knows of both.
     let ask = |machine: usize, name: &str, command: &str| {
         succeeded(&mut machines.on(machine, &format!("{command} --kubeconfig $T/{name}/admin.kubeconfig"))?)
     };
+    let says = |name: &str| std::fs::read_to_string(machines.path(&format!("{name}/admin.kubeconfig")));
     for name in ["first", "second"] {
-        eventually("see both servers known", SECONDS_60, || {
-            let noted = std::fs::read_to_string(machines.path(&format!("{name}/servers.json")))?;
-            Ok((noted.matches(":6443").count() == 2).then_some(()))
+        await_noted(&machines, name, 2)?;
+        eventually("see the kubeconfig name both", SECONDS_60, || {
+            Ok((says(name)?.matches(":6443").count() == 2).then_some(()))
         })?;
     }
-    let says = |name: &str| std::fs::read_to_string(machines.path(&format!("{name}/admin.kubeconfig")));
     assert!(says("first")?.contains("https://127.0.0.1:6444") && says("second")?.contains("https://127.0.0.1:7443"));
+    // A copy, for a machine where its first address is nobody's; the original is changed by its user.
+    std::fs::write(machines.path("copied"), says("second")?)?;
+    let ours = harness::program("kubectl")?.display().to_string();
+    let outside = format!("nsenter --net=/run/netns/{}-outside", machines.cluster.name);
+    machines.run(&format!(
+        "{ours} config set-context --current --namespace kube-system --kubeconfig $T/second/admin.kubeconfig"
+    ))?;
+    // Another client's machine has a balancer of its own where the copied file leads.
+    let beside = "mkdir $T/beside; exec knarr balancer --kubeconfig $T/first/admin.kubeconfig --listen 127.0.0.1:6444 \
+                  --servers-file $T/beside/servers.json";
+    let _beside = machines.start(2, "beside", beside)?;
+    eventually("reach a server by it", SECONDS_60, || Ok(ask(2, "first", &format!("{ours} get namespaces")).ok()))?;
     let by_name = "knarr kubeconfig --data-dir $T/second --server https://api.test:6443 >$T/named; \
                    printf '%s api.test\\n' $A $B >$T/hosts";
     machines.run(by_name)?;
 
-    // Either server is killed and comes back; every kubectl writes and reads on, at its first try.
+    // Either server is killed and comes back; every kubectl writes and reads on, at its first try. A third server comes while
+    // the first one is dead.
     let balancer = || std::fs::read_to_string(machines.path("first/balancer.pid.json"));
     let first_balancer = balancer()?;
-    for (gone, name, again) in [(0, "first", sharing("first", "$A", "")), (1, "second", String::new())] {
+    let link = machines.cluster.address(1)?;
+    let third = format!("{}.77", link.rsplit_once('.').context("read an address")?.0);
+    let third = sharing("third", &third, &format!("{more} --bind-address {third}")).replacen(
+        "exec",
+        &format!("ip address add {third}/32 dev lo; exec"),
+        1,
+    );
+    let mut late = None;
+    for (gone, name) in [(0, "first"), (1, "second")] {
         servers[gone].kill()?;
         for kubectl in kubectls()? {
             let kubectl = kubectl.display();
-            for (machine, name) in [(1, "first"), (2, "second")] {
+            for (machine, name) in [(1, "first"), (2, "second"), (2, "first")] {
                 ask(machine, name, &format!("{kubectl} create configmap by-{name}"))?;
                 ask(machine, name, &format!("{kubectl} delete configmap by-{name}"))?;
             }
-            let outside = format!("mount --bind $T/hosts /etc/hosts; {kubectl} --kubeconfig $T/named get namespaces");
-            succeeded(&mut machines.on(2, &format!("unshare --mount sh -ec '{outside}'"))?)?;
+            let named = format!("mount --bind $T/hosts /etc/hosts; {kubectl} --kubeconfig $T/named get namespaces");
+            succeeded(&mut machines.on(2, &format!("unshare --mount sh -ec '{named}'"))?)?;
+        }
+        // Our kubectl needs none.
+        for verb in ["create", "delete"] {
+            machines.run(&format!("{outside} {ours} --kubeconfig $T/copied {verb} configmap copied"))?;
         }
         if gone == 0 {
-            servers[0] = machines.start(1, name, &again)?;
+            late = Some(machines.start(1, "third", &third)?);
+            await_noted(&machines, "first", 3)?;
+            await_noted(&machines, "beside", 3)?;
+            servers[0] = machines.start(1, name, &sharing("first", "$A", "--bind-address $A"))?;
             eventually("see the server back", SECONDS_60, || {
                 let ready = machines.run("curl -sk --max-time 5 https://$A:6443/readyz");
                 Ok(ready.is_ok_and(|ready| ready == "ok").then_some(()))
             })?;
         }
     }
+    // The third is alone, and known to the first's balancer by word of the second.
+    servers[0].kill()?;
+    for kubectl in kubectls()? {
+        for machine in [1, 2] {
+            ask(machine, "first", &format!("{} get namespaces", kubectl.display()))?;
+        }
+    }
     assert_eq!(balancer()?, first_balancer);
+    drop(late);
+    // Both files were written on; what their user said is still there.
+    let said = says("second")?;
+    assert!(said.contains("namespace: kube-system") && said.matches(":6443").count() == 3, "{said}");
     Ok(())
 }
 

@@ -7,12 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use kube::{
-    Client,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use process::flags::LogFlags;
 use tokio_util::sync::CancellationToken;
+
+use crate::compose::failover;
 
 /// How a component reaches the API server; upstream's flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,28 +26,30 @@ pub struct ClientFlags {
 
 /// A client from flags.
 pub async fn client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client> {
-    Client::try_from(config(kubeconfig, master).await?).context("make a client")
+    failover::client(config(kubeconfig, master).await?)
 }
 
 /// The same without the credentials.
 pub async fn anonymous_client(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<Client> {
-    let mut config = config(kubeconfig, master).await?;
+    let (mut config, servers) = config(kubeconfig, master).await?;
     config.auth_info = kube::config::AuthInfo::default();
-    Client::try_from(config).context("make a client")
+    failover::client((config, servers))
 }
 
-async fn config(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<kube::Config> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.context("use the kubeconfig")?
+/// The configuration, and the servers that the file names.
+async fn config(kubeconfig: Option<&Path>, master: Option<&str>) -> Result<(kube::Config, Vec<String>)> {
+    let (mut config, mut servers) = match kubeconfig {
+        Some(path) => failover::read(path).await?,
+        None => {
+            let inferred = kube::Config::infer().await;
+            (inferred.context("find out how to reach the API server; give --kubeconfig")?, Vec::new())
         }
-        None => kube::Config::infer().await.context("find out how to reach the API server; give --kubeconfig")?,
     };
     if let Some(master) = master {
         config.cluster_url = master.parse().context("read --master")?;
+        servers.clear();
     }
-    Ok(config)
+    Ok((config, servers))
 }
 
 /// The host's name, as a node's.

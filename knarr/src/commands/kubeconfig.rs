@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    compose::control_plane,
+    balance,
+    compose::{balancer, control_plane, failover},
     local::{kubeconfig, layout, record::Cluster},
 };
 
@@ -21,7 +22,7 @@ pub struct Args {
     /// Not a local cluster's, but for the server (`knarr server`, `knarr apiserver`) whose keys are kept here.
     #[arg(long, conflicts_with = "name", requires = "server")]
     data_dir: Option<PathBuf>,
-    /// How the server is reached: https://ADDRESS:6443.
+    /// How the server is reached: https://ADDRESS:6443. Where it is one of several, the others are named besides.
     #[arg(long, requires = "data_dir")]
     server: Option<String>,
     /// Whom it is for: admin, system:kube-scheduler, system:kube-controller-manager, system:kube-proxy or system:node:NAME.
@@ -52,5 +53,6 @@ fn of_server(data: &Path, server: &str, args: &Args) -> Result<String> {
         let node = args.user.strip_prefix("system:node:").context("--node-ip needs --user system:node:NAME")?;
         control_plane::kubelet_certificate(data, node, address)?;
     }
-    control_plane::kubeconfig(data, server, &args.user)
+    let text = control_plane::kubeconfig(data, server, &args.user)?;
+    failover::naming(&text, &balance::remembered(&balancer::notes(data)))
 }

@@ -24,11 +24,12 @@ use process::{
 };
 
 use crate::{
-    balance::Servers,
+    balance::{Servers, remembered, with_given},
     commands::{component, network::NetworkFlags},
     compose::{
         agent, balancer, bootstrap,
         control_plane::{self, Backend, ControlPlane},
+        failover::Own,
         join,
         keys::Sharing,
         parts::Parts,
@@ -282,13 +283,26 @@ pub fn run(args: Args) -> Result<()> {
         snapshot::serve(&data, control_plane.store())?;
         let own = format!("https://{address}:{}", args.server.secure_port);
         let public = match shared && args.balancer_port != 0 {
-            true => balance(&data, args.balancer_port, own, &control_plane, &mut parts)?,
+            true => balance(&data, args.balancer_port, own.clone(), &mut parts)?,
             false => {
                 balancer::end(&data);
-                own
+                own.clone()
             }
         };
-        write_kubeconfig(&control_plane, &data, &public)?;
+        let given = if shared { vec![join::host_and_port(&own)?] } else { Vec::new() };
+        let kubeconfig = write_kubeconfig(&control_plane, &data, &public, &given)?;
+        if shared {
+            let (client, servers) = (control_plane.admin_client(), Servers::new(given.clone()));
+            let tell = move |known: &[String]| {
+                // Whoever holds the file's lock may hold it for long.
+                let told = tokio::task::block_in_place(|| kubeconfig.tell(known));
+                if let Err(error) = told {
+                    tracing::warn!("admin.kubeconfig does not name all servers: {error:#}");
+                }
+            };
+            let notes = Some(balancer::notes(&data));
+            tokio::spawn(join::follow_servers(client, servers, given, notes, tell, parts.shutdown()));
+        }
         let made = control_plane.bootstrap(&data)?;
         let port = args.server.secure_port;
         tokio::spawn(async move {
@@ -331,7 +345,7 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
         let data = plan.data.clone();
         let control_plane = ControlPlane::start_api_server(plan, &Metrics::default()).await?;
         snapshot::serve(&data, control_plane.store())?;
-        write_kubeconfig(&control_plane, &data, &format!("https://{address}:{}", args.server.secure_port))?;
+        write_kubeconfig(&control_plane, &data, &format!("https://{address}:{}", args.server.secure_port), &[])?;
         shutdown.cancelled().await;
         control_plane.stop().await;
         Ok(())
@@ -348,24 +362,22 @@ fn tell_token(path: &Path, address: Ipv4Addr, port: u16) {
     }
 }
 
-/// Keeps the balancer beside the server, and what it goes by; returns where it is reached.
-fn balance(data: &Path, port: u16, own: String, control_plane: &ControlPlane, parts: &mut Parts) -> Result<String> {
+/// Keeps the balancer beside the server; returns where it is reached.
+fn balance(data: &Path, port: u16, own: String, parts: &mut Parts) -> Result<String> {
     let data = std::path::absolute(data).context("find the server's folder")?;
-    let (given, notes) = (vec![join::host_and_port(&own)?], balancer::notes(&data));
     let plan = balancer::Plan { data, port, own };
     plan.ensure()?;
-    let (client, servers) = (control_plane.admin_client(), Servers::new(given.clone()));
-    tokio::spawn(join::follow_servers(client, servers, given, notes, parts.shutdown()));
     let address = plan.address();
     parts.run("balancer", move |shutdown| plan.clone().keep(shutdown));
     Ok(address)
 }
 
-fn write_kubeconfig(control_plane: &ControlPlane, data: &Path, server: &str) -> Result<()> {
+fn write_kubeconfig(control_plane: &ControlPlane, data: &Path, server: &str, given: &[String]) -> Result<Own> {
     let path = data.join("admin.kubeconfig");
-    control_plane.write_kubeconfig(&path, "knarr", "admin", server)?;
+    let servers = with_given(remembered(&balancer::notes(data)), given);
+    let own = control_plane.write_kubeconfig(&path, "knarr", "admin", server, &servers)?;
     tracing::info!(kubeconfig = %path.display(), "Serving the API");
-    Ok(())
+    Ok(own)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The balancer beside a server that has others beside it: a small process on a loopback port that `admin.kubeconfig` names.
 //!
 //! It is a process of its own because it has to be there when the server is not: it goes on when the server ends, however that
-//! comes about, and the next run finds it by `balancer.pid.json` and lets it be, unless program or flags have changed. It
-//! holds no keys and asks nobody: the server notes in `servers.json` who lives, and it reads that. A server with a store of its
-//! own has no balancer, since nobody could take its place.
+//! comes about, and the next run finds it by `balancer.pid.json` and lets it be, unless program or flags have changed. Which
+//! servers live stands in `servers.json`: the server notes it while it runs, and so does the balancer, which sees it by way of any
+//! server with the certificate of the machine's `kube-proxy`. A server with a store of its own has no balancer, since nobody could
+//! take its place.
 
 use std::{
     fs::{self, File},
@@ -20,7 +21,13 @@ use nix::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::local::process::{self, Identity};
+use crate::{
+    compose::control_plane,
+    local::{
+        process::{self, Identity},
+        record::write_whole,
+    },
+};
 
 const NAME: &str = "balancer";
 /// How long an old one may take to end.
@@ -63,6 +70,9 @@ impl Plan {
     /// Sees to it that one runs: the one that does already, or a new one, which listens when this returns.
     pub fn ensure(&self) -> Result<Identity> {
         let program = std::env::current_exe().context("find our own program")?;
+        // The least that may see which servers live.
+        let kubeconfig = control_plane::kubeconfig(&self.data, &self.own, "system:kube-proxy")?;
+        write_whole(&self.kubeconfig(), kubeconfig.as_bytes(), 0o600)?;
         if let Some(running) = Identity::load(&self.data, NAME)
             && self.is(running, &program)
         {
@@ -105,8 +115,13 @@ impl Plan {
 
     fn arguments(&self) -> Vec<String> {
         let (listen, notes) = (format!("{}:{}", Ipv4Addr::LOCALHOST, self.port), notes(&self.data).display().to_string());
-        let words = [NAME, "--listen", &listen, "--listening", "--server", &self.own, "--servers-file", &notes];
+        let kubeconfig = self.kubeconfig().display().to_string();
+        let words = [NAME, "--listen", &listen, "--listening", "--servers-file", &notes, "--kubeconfig", &kubeconfig];
         words.map(str::to_owned).into()
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.data.join("balancer.kubeconfig")
     }
 
     /// Whether that process is what we would start.

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     CLUSTER_DNS, bootstrap,
+    failover::Own,
     keys::{self, Sharing},
     parts::Parts,
 };
@@ -194,12 +195,14 @@ impl ControlPlane {
         Ok(&self.server.security().context("the API server runs without security")?.pki)
     }
 
-    /// Writes an administrator's kubeconfig.
-    pub fn write_kubeconfig(&self, path: &Path, cluster: &str, user: &str, server: &str) -> Result<()> {
+    /// Writes an administrator's kubeconfig; `servers` are those that are known besides.
+    pub fn write_kubeconfig(&self, path: &Path, cluster: &str, user: &str, server: &str, servers: &[String]) -> Result<Own> {
         let pki = self.pki()?;
         let pair = pki.admin()?;
         let config = Kubeconfig { cluster, user, server, authority: pki.authority_pem(), pair: &pair };
-        config.write(path).with_context(|| format!("write {}", path.display()))
+        let own = Own::new(path.to_owned(), config.to_yaml());
+        own.write(servers).with_context(|| format!("write {}", path.display()))?;
+        Ok(own)
     }
 }
 

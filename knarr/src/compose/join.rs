@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The name that every server's certificate has, whichever address it is reached by.
-const SERVER: &str = "https://kubernetes.default.svc";
+pub const SERVER_NAME: &str = "kubernetes.default.svc";
 /// How many servers are remembered, dead ones included.
 const MOST_KNOWN: usize = 16;
 /// Between tries while no server answers.
@@ -96,15 +96,16 @@ pub async fn join(plan: Plan, shutdown: &CancellationToken) -> Result<Joined> {
         bootstrap(&keeper, &bearer, shutdown).await?;
     }
     let [client, proxy] = renewing(keeper, servers.clone(), trusted, shutdown)?;
-    tokio::spawn(follow_servers(proxy.clone(), servers, given, memory, shutdown.clone()));
+    tokio::spawn(follow_servers(proxy.clone(), servers, given, Some(memory), |_| (), shutdown.clone()));
     Ok(Joined { client, proxy, authority })
 }
 
 /// A client that reaches whichever server answers.
 fn client(servers: &Arc<Servers>, authority: Option<&str>, user: &Value) -> Result<Client> {
+    let server = format!("https://{SERVER_NAME}");
     let cluster = match authority {
-        Some(pem) => json!({"server": SERVER, "certificate-authority-data": STANDARD.encode(pem)}),
-        None => json!({"server": SERVER, "insecure-skip-tls-verify": true}),
+        Some(pem) => json!({"server": server, "certificate-authority-data": STANDARD.encode(pem)}),
+        None => json!({"server": server, "insecure-skip-tls-verify": true}),
     };
     let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "c", "user": user}],
@@ -116,6 +117,11 @@ fn client(servers: &Arc<Servers>, authority: Option<&str>, user: &Value) -> Resu
         .context("make a client's configuration")?;
     // Whom the machine trusts does not matter here, and it may trust nobody.
     config.root_cert.get_or_insert_default();
+    by_way_of(config, servers)
+}
+
+/// A client whose connections go to whichever server answers, whatever the configuration's address.
+pub fn by_way_of(config: kube::Config, servers: &Arc<Servers>) -> Result<Client> {
     let servers = servers.clone();
     let connect = tower::service_fn(move |_: http::Uri| {
         let servers = servers.clone();
@@ -132,7 +138,7 @@ fn client(servers: &Arc<Servers>, authority: Option<&str>, user: &Value) -> Resu
         .option_layer(config.auth_layer().context("use the credentials")?)
         .map_err(tower::BoxError::from)
         .service(http);
-    Ok(Client::new(service, "default"))
+    Ok(Client::new(service, config.default_namespace))
 }
 
 /// By the node's certificate: a client that acts as the node, and one that acts as the proxy.
@@ -246,12 +252,13 @@ fn renewing(keeper: Keeper, servers: Arc<Servers>, authority: String, shutdown: 
     Ok(clients)
 }
 
-/// Learns which servers live from the endpoints of Service `kubernetes`, and remembers them.
+/// Learns which servers live from the endpoints of Service `kubernetes`, remembers them, and tells of them.
 pub async fn follow_servers(
     client: Client,
     servers: Arc<Servers>,
     given: Vec<String>,
-    memory: PathBuf,
+    memory: Option<PathBuf>,
+    tell: impl Fn(&[String]) + Send,
     shutdown: CancellationToken,
 ) {
     let only = Options { fields: Some("metadata.name=kubernetes".to_owned()), ..Options::namespace("default") };
@@ -259,13 +266,15 @@ pub async fn follow_servers(
     let mut changes = slices.changes();
     loop {
         if let Some(slice) = slices.get(&Key::new("default", "kubernetes")) {
-            let known = known(addresses(&slice), &remembered(&memory));
-            if remembered(&memory) != known {
+            let before = memory.as_ref().map_or_else(|| servers.list(), |file| remembered(file));
+            let known = known(addresses(&slice), &before);
+            if let Some(file) = memory.as_ref().filter(|_| before != known) {
                 let text = serde_json::to_vec(&known).unwrap_or_default();
-                if let Err(error) = write_whole(&memory, &text, 0o644) {
+                if let Err(error) = write_whole(file, &text, 0o644) {
                     tracing::warn!("the servers' addresses are not remembered: {error:#}");
                 }
             }
+            tell(&known);
             servers.replace(&with_given(known, &given));
         }
         if changes.changed().await.is_err() {

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod balancer;
 pub mod bootstrap;
 pub mod control_plane;
+pub mod failover;
 pub mod join;
 pub mod keys;
 pub mod outside;
@@ -95,6 +96,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             &cluster.name,
             &kubeconfig::user(&cluster.name),
             &cluster.server()?,
+            &[],
         )?;
         token = Some(control_plane.bootstrap(&data)?);
         let role = bootstrap::show_role(control_plane.admin_client(), node.name.clone(), shutdown.clone());

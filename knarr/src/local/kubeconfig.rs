@@ -85,7 +85,8 @@ fn parse(text: &str) -> Result<Value> {
     Ok(serde_saphyr::from_str(text)?)
 }
 
-fn edit(path: &Path, change: impl FnOnce(Value) -> Result<Option<Value>>) -> Result<()> {
+/// Replaces a kubeconfig's file by what `change` makes of it, while nobody else does.
+pub fn edit(path: &Path, change: impl FnOnce(Value) -> Result<Option<Value>>) -> Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }

@@ -1,14 +1,21 @@
 //! Connections: plain, TLS, through an HTTP proxy; failures in Go's words.
+//!
+//! Where the kubeconfig names more servers than one, the next is tried as soon as one fails or hesitates, and the first that can be
+//! spoken with is taken. Nothing is asked of any until then, so nothing is asked twice.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use http::Uri;
 use hyper_util::{
     client::legacy::connect::{Connected, Connection},
@@ -22,6 +29,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::Endpoint;
+
+/// How long one server is waited for before the next is tried beside it.
+const HESITATION: Duration = Duration::from_millis(500);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -60,11 +70,15 @@ impl AsyncWrite for Wire {
 
 /// Makes connections to one endpoint.
 #[derive(Clone)]
-pub struct Connector(Arc<Endpoint>);
+pub struct Connector {
+    endpoint: Arc<Endpoint>,
+    /// Which server answered last: the endpoint's own, or one of the others.
+    last: Arc<AtomicUsize>,
+}
 
 impl Connector {
     pub fn new(endpoint: &Endpoint) -> Self {
-        Self(Arc::new(endpoint.clone()))
+        Self { endpoint: Arc::new(endpoint.clone()), last: Arc::default() }
     }
 }
 
@@ -78,28 +92,56 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let endpoint = self.0.clone();
-        Box::pin(async move { connect(&endpoint).await.map(TokioIo::new) })
+        let this = self.clone();
+        Box::pin(async move { this.connect().await.map(TokioIo::new) })
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<Wire, Error> {
-    let target = format!(
-        "{}:{}",
-        if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() },
-        endpoint.port
-    );
+impl Connector {
+    /// A connection with any of the servers, the one that answered last before the others. What is wrong with the endpoint's own
+    /// is told if there is none.
+    async fn connect(&self) -> Result<Wire, Error> {
+        let endpoint = &self.endpoint;
+        let own = (endpoint.host.clone(), endpoint.port);
+        let servers: Vec<&(String, u16)> = std::iter::once(&own).chain(&endpoint.others).collect();
+        let last = self.last.load(Ordering::Relaxed);
+        let mut left = (0..servers.len()).map(|n| (last + n) % servers.len()).peekable();
+        let (mut tries, mut failed) = (FuturesUnordered::new(), None);
+        loop {
+            if let Some(at) = left.next() {
+                let (host, port) = servers[at];
+                tries.push(async move { (at, reach(endpoint, host, *port).await) });
+            }
+            let done = tokio::select! {
+                done = tries.next() => done,
+                () = tokio::time::sleep(HESITATION), if left.peek().is_some() => continue,
+            };
+            match done {
+                Some((at, Ok(wire))) => {
+                    self.last.store(at, Ordering::Relaxed);
+                    return Ok(wire);
+                }
+                Some((0, Err(error))) => failed = Some(error),
+                Some((_, Err(_))) => {}
+                None => return Err(failed.unwrap_or_else(|| Error("there is no server to connect with".to_owned()))),
+            }
+        }
+    }
+}
+
+async fn reach(endpoint: &Endpoint, host: &str, port: u16) -> Result<Wire, Error> {
+    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let tcp = match &endpoint.proxy {
-        None => dial(&endpoint.host, endpoint.port).await?,
+        None => dial(host, port).await?,
         Some(proxy) => {
-            let (host, port) = proxy.rsplit_once(':').unwrap_or((proxy, "80"));
-            tunnel(dial(host, port.parse().unwrap_or(80)).await?, &target).await?
+            let (proxy, port) = proxy.rsplit_once(':').unwrap_or((proxy, "80"));
+            tunnel(dial(proxy, port.parse().unwrap_or(80)).await?, &target).await?
         }
     };
     // Requests go out in one piece; delaying them for more helps nobody.
     let _ = tcp.set_nodelay(true);
     let Some(config) = &endpoint.tls else { return Ok(Wire(Box::new(tcp))) };
-    let name = endpoint.server_name.as_deref().unwrap_or(&endpoint.host);
+    let name = endpoint.server_name.as_deref().unwrap_or(host);
     let server = ServerName::try_from(name.to_owned()).map_err(|_| Error(format!("tls: invalid server name {name}")))?;
     match TlsConnector::from(config.clone()).connect(server, tcp).await {
         Ok(tls) => Ok(Wire(Box::new(tls))),
@@ -156,5 +198,27 @@ async fn tunnel(mut tcp: TcpStream, target: &str) -> Result<TcpStream, Error> {
     match line.split(' ').nth(1) {
         Some("200") => Ok(tcp),
         _ => Err(Error(line.split_once(' ').map_or(line.clone(), |(_, status)| status.to_owned()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_next_server_is_taken_where_one_is_not_reached() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = |port| ("127.0.0.1".to_owned(), port);
+        let endpoint = |others| Endpoint { host: "127.0.0.1".to_owned(), port: closed, others, ..Endpoint::default() };
+
+        let two = Connector::new(&endpoint(vec![at(closed), at(open.local_addr().unwrap().port())]));
+        assert!(two.connect().await.is_ok());
+        assert_eq!(two.last.load(Ordering::Relaxed), 2);
+        let none = Connector::new(&endpoint(vec![("nobody.invalid".to_owned(), 1)]));
+        let told = none.connect().await.err().unwrap().to_string();
+        assert_eq!(told, format!("dial tcp 127.0.0.1:{closed}: connect: connection refused"));
     }
 }

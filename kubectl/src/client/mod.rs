@@ -62,6 +62,8 @@ pub struct Endpoint {
     pub unreachable: Option<String>,
     /// An HTTP proxy's `host:port`.
     pub proxy: Option<String>,
+    /// Hosts and ports of the cluster's other servers: as good as this one where it cannot be reached.
+    pub others: Vec<(String, u16)>,
     /// Whether the server must be of our version.
     pub match_version: bool,
 }

@@ -92,6 +92,18 @@ pub struct Kubeconfig {
     pub current_origin: PathBuf,
 }
 
+/// The extension of a cluster that names all of its servers: `{"servers": ["https://192.0.2.1:6443", ...]}`. What is not ours
+/// keeps it and goes by `server` alone.
+pub const SERVERS: &str = "knarr.io/servers";
+
+/// The servers that a cluster's extension names.
+pub fn servers(cluster: &Entry) -> Vec<&str> {
+    let extensions = cluster.fields.get("extensions").and_then(Value::as_array).into_iter().flatten();
+    let ours = extensions.filter(|extension| extension["name"] == SERVERS);
+    let servers = ours.filter_map(|extension| extension["extension"]["servers"].as_array()).flatten();
+    servers.filter_map(Value::as_str).collect()
+}
+
 const LISTS: [(&str, &str); 3] = [("clusters", "cluster"), ("users", "user"), ("contexts", "context")];
 
 impl Kubeconfig {
@@ -360,6 +372,8 @@ fn with_cluster_flags(mut cluster: Entry, globals: &Globals) -> Entry {
     }
     if let Some(server) = server {
         set(&mut cluster, "server", server);
+        // Who names one wants that one.
+        cluster.fields.remove("extensions");
     }
     if cluster.text("server").is_empty() {
         let master = std::env::var("KUBERNETES_MASTER").ok().filter(|master| !master.is_empty());
@@ -395,6 +409,19 @@ mod tests {
 
     const ONE: &str = "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters:\n- name: c\n  cluster: {server: 'https://one:6443', certificate-authority: ca.crt}\ncontexts:\n- name: a\n  context: {cluster: c, user: u, namespace: ns}\nusers:\n- name: u\n  user: {token: t}\n";
     const TWO: &str = "current-context: b\nclusters:\n- name: c\n  cluster: {server: 'https://two'}\n- name: d\n  cluster: {server: 'https://d'}\n";
+
+    #[test]
+    fn a_cluster_names_more_servers_unless_one_is_asked_for() {
+        let text = "current-context: a\ncontexts: [{name: a, context: {cluster: c}}]\nclusters: [{name: c, cluster: {server: \
+                    'https://one', extensions: [{name: x, extension: {servers: ['https://x']}}, {name: knarr.io/servers, \
+                    extension: {servers: ['https://one', 'https://two:6443']}}]}}]\n";
+        let config = Kubeconfig::parse(text, Path::new("/x/one")).unwrap();
+        let asked = Globals { server: Some("https://three".to_owned()), ..Globals::default() };
+        let [usual, asked] = [Globals::default(), asked].map(|globals| choose(&config, &globals).cluster);
+        assert_eq!((servers(&usual), servers(&asked)), (vec!["https://one", "https://two:6443"], vec![]));
+        let others = crate::server::others(&crate::server::parse(usual.text("server")).unwrap(), &servers(&usual));
+        assert_eq!(others, [("two".to_owned(), 6443)]);
+    }
 
     #[test]
     fn the_first_file_wins() {
