@@ -105,6 +105,7 @@ impl Shared {
             pod_ips,
             host_ips: self.facts.ips.clone(),
             allocatable: self.facts.allocatable.clone(),
+            env_files: Default::default(),
         })
     }
 

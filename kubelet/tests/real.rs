@@ -191,7 +191,16 @@ async fn commands_run_through_the_port() {
 async fn the_kubelets_port() {
     let (stage, _real) = stage().await;
     let port = port(&stage).await;
-    stage.pod("p", json!({"restartPolicy": "Never", "containers": [script("a", "echo one; sleep 0.3; echo two; sleep 0.3; echo three")]}));
+    let mut main = script("a", "echo one; sleep 0.3; echo two; sleep 0.3; echo three; test $A = b");
+    main["env"] = json!([{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "env", "key": "A"}}}]);
+    let mut first = script("first", "echo \"A='b'\" >/v/env; dd if=/dev/zero of=/v/big bs=64k count=1");
+    first["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    for (pod, main) in [("p", main), ("q", script("a", "exec sleep 1000"))] {
+        let volumes = json!([{"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, {"name": "h", "hostPath": {"path": "/"}}]);
+        let spec = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "initContainers": [first],
+            "containers": [main], "volumes": volumes});
+        stage.pod(pod, spec);
+    }
     stage.wait("p", "running", |p| phase(p) == "Running").await;
     let (code, text) = ask(&stage, port, "/containerLogs/default/p/a?follow=true", Some("good")).await;
     assert_eq!(code, 200);
@@ -211,6 +220,17 @@ async fn the_kubelets_port() {
         ask(&stage, port, "/containerLogs/default/p/a?previous=true", Some("good")).await.0,
     ];
     assert_eq!(codes, [401, 401, 200, 200, 403, 200, 200, 404, 404, 400]);
+    // What the first container wrote was in the environment.
+    stage.wait("p", "ended well", |p| phase(p) == "Succeeded").await;
+
+    // A page and sixteen in the volume and two files; of the host's directory nothing is said.
+    stage.wait("q", "running", |p| phase(p) == "Running").await;
+    let (_, text) = ask(&stage, port, "/stats/summary", Some("good")).await;
+    let summary: Value = serde_json::from_str(&text).unwrap();
+    let of_q = summary["pods"].as_array().unwrap().iter().find(|pod| pod["podRef"]["name"] == "q").unwrap();
+    let volume = |v: &Value| ["name", "usedBytes", "capacityBytes", "inodesUsed"].map(|field| v[field].clone());
+    let volumes: Vec<_> = of_q["volume"].as_array().into_iter().flatten().map(volume).collect();
+    assert_eq!(json!(volumes), json!([["v", 69632, 1 << 20, 3]]), "{text}");
 }
 
 /// A pod that writes more than it may into its volume ends.

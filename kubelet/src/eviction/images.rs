@@ -94,6 +94,16 @@ pub fn wanted(policy: &Policy, capacity: i64, available: i64) -> Option<u64> {
     (used >= i128::from(policy.high) && policy.high < 100).then(|| u64::try_from(goal).unwrap_or(0))
 }
 
+/// What is said of less having been freed than was wanted: the events' reasons, and their message. Once may be chance, `again` is not.
+pub fn complaint(wanted: u64, freed: u64, again: bool) -> (&'static [&'static str], String) {
+    let message = format!(
+        "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes \
+         eligible to free."
+    );
+    let reasons: &[&str] = if again { &["FreeDiskSpaceFailed", "ImageGCFailed"] } else { &["FreeDiskSpaceFailed"] };
+    (reasons, message)
+}
+
 /// How long to wait between looks.
 pub const EVERY: SignedDuration = SignedDuration::from_secs(300);
 
@@ -144,6 +154,14 @@ mod tests {
         images.note(&all, &used, at(1));
         let second = images.victims(&all, &used, &policy, 1000, at(1));
         assert_eq!([first, unwanted, second], [vec![("old".to_owned(), 10)], vec![], vec![("old".to_owned(), 10)]]);
+    }
+
+    #[test]
+    fn a_second_failure_is_told_twice() {
+        let message = "Failed to garbage collect required amount of images. Attempted to free 9 bytes, but only found 4 bytes \
+                       eligible to free.";
+        assert_eq!(complaint(9, 4, false), (&["FreeDiskSpaceFailed"][..], message.to_owned()));
+        assert_eq!(complaint(9, 4, true), (&["FreeDiskSpaceFailed", "ImageGCFailed"][..], message.to_owned()));
     }
 
     #[test]

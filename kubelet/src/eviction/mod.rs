@@ -14,7 +14,7 @@
 mod decide;
 pub mod images;
 pub mod signals;
-mod usage;
+pub mod usage;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -246,15 +246,10 @@ impl Keeper {
         let failed = wanted.filter(|wanted| freed < *wanted);
         let again = std::mem::replace(&mut self.unclean, failed.is_some());
         if let Some(wanted) = failed {
-            let message = format!(
-                "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found \
-                 {freed} bytes eligible to free."
-            );
             let node = node_reference(&self.ctx.facts.name);
-            self.ctx.recorder.warning(&node, "FreeDiskSpaceFailed", message.clone());
-            // Once may be chance.
-            if again {
-                self.ctx.recorder.warning(&node, "ImageGCFailed", message);
+            let (reasons, message) = images::complaint(wanted, freed, again);
+            for reason in reasons {
+                self.ctx.recorder.warning(&node, reason, message.clone());
             }
         }
     }

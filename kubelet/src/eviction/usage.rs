@@ -142,6 +142,39 @@ impl Places {
     }
 }
 
+/// What a volume that the kubelet made holds, and the file system that it is on.
+#[derive(Clone, Debug)]
+pub struct OfVolume {
+    /// Its name in the pod.
+    pub name: String,
+    /// What it holds.
+    pub held: Size,
+    /// The file system's bytes.
+    pub space: Level,
+    /// The file system's inodes.
+    pub inodes: Level,
+}
+
+/// The volumes of pods, by UID. Those that are not on this node's disk or in its memory, and the host's, are left out.
+pub async fn of_volumes(ctx: &Ctx, pods: Vec<Pod>) -> HashMap<String, Vec<OfVolume>> {
+    let ctx = ctx.clone();
+    let of_pod = move |pod: &Pod| -> Vec<OfVolume> {
+        let all = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let own = all.filter(|v| {
+            let data = v.config_map.is_some() || v.secret.is_some() || v.projected.is_some() || v.downward_api.is_some();
+            data || v.empty_dir.is_some()
+        });
+        let measured = own.filter_map(|volume| {
+            let path = ctx.volumes.path(&spec::uid(pod), volume);
+            let (space, inodes) = file_system(&path)?;
+            Some(OfVolume { name: volume.name.clone(), held: size(&path), space, inodes })
+        });
+        measured.collect()
+    };
+    let search = move || pods.iter().map(|pod| (spec::uid(pod), of_pod(pod))).collect();
+    tokio::task::spawn_blocking(search).await.unwrap_or_default()
+}
+
 /// What a directory holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {

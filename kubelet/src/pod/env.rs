@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EnvVar, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service,
+    ConfigMap, Container, EnvVar, FileKeySelector, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service,
 };
 
 use super::{
+    env_file::{self, EnvFile},
     expand::expand,
     resources::{self, Amounts},
     spec,
@@ -27,7 +28,12 @@ pub struct Sources {
     pub host_ips: Vec<String>,
     /// What the node can give: stands in for missing limits.
     pub allocatable: Amounts,
+    /// Files in the pod's volumes that the container's environment refers to.
+    pub env_files: EnvFiles,
 }
+
+/// Files by volume and path.
+pub type EnvFiles = HashMap<(String, String), EnvFile>;
 
 /// Why an environment cannot be made; becomes `CreateContainerConfigError`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -183,10 +189,24 @@ fn value_of(
             None => fail(format!("couldn't find key {} in Secret {namespace}/{}", r.key, r.name)),
         };
     }
-    if from.file_key_ref.is_some() {
-        return fail(format!("environment variable {}: valueFrom.fileKeyRef is not supported by this node", var.name));
+    if let Some(r) = &from.file_key_ref {
+        return file_value(r, sources);
     }
     Ok(None)
+}
+
+/// The value of a `fileKeyRef`; a value that is empty counts as none.
+fn file_value(wanted: &FileKeySelector, sources: &Sources) -> Result<Option<String>, EnvError> {
+    let Some(file) = sources.env_files.get(&(wanted.volume_name.clone(), wanted.path.clone())) else {
+        return fail(format!("cannot find the volume \"{}\" referenced by FileKeyRef", wanted.volume_name));
+    };
+    let found = file.text.as_deref().and_then(|text| env_file::find(text, &wanted.key).ok());
+    match found {
+        None => fail("couldn't parse env file".to_owned()),
+        Some(value) if !value.is_empty() => Ok(Some(value)),
+        Some(_) if wanted.optional == Some(true) => Ok(None),
+        Some(_) => fail(format!("environment variable key \"{}\" not found in file \"{}\"", wanted.key, file.path)),
+    }
 }
 
 /// The value of a `fieldRef`.
@@ -324,6 +344,12 @@ mod tests {
             pod_ips: vec!["10.42.0.5".into()],
             host_ips: vec!["192.0.2.1".into()],
             allocatable: [("cpu".to_owned(), 2000), ("memory".to_owned(), 1 << 30)].into(),
+            env_files: [("good", Some("K='v'\n")), ("bad", Some("K=v\n")), ("missing", None)]
+                .map(|(path, text)| {
+                    let file = EnvFile { path: format!("/volume/{path}"), text: text.map(str::to_owned) };
+                    (("e".to_owned(), path.to_owned()), file)
+                })
+                .into(),
         }
     }
 
@@ -331,6 +357,24 @@ mod tests {
         let pod = pod(container);
         let c = spec::members(&pod)[0].container.clone();
         build(&pod, &c, &sources())
+    }
+
+    #[test]
+    fn values_from_files() {
+        let said = |volume: &str, path: &str, key: &str, optional: bool| {
+            let from = json!({"fileKeyRef": {"volumeName": volume, "path": path, "key": key, "optional": optional}});
+            let env = built(json!({"name": "c", "env": [{"name": "A", "valueFrom": from}]}));
+            env.map(|env| env.get("A").map(str::to_owned)).map_err(|error| error.0)
+        };
+        assert_eq!(said("e", "good", "K", false), Ok(Some("v".to_owned())));
+        assert_eq!(said("e", "good", "L", true), Ok(None));
+        let absent = "environment variable key \"L\" not found in file \"/volume/good\"";
+        assert_eq!(said("e", "good", "L", false), Err(absent.to_owned()));
+        for path in ["bad", "missing"] {
+            assert_eq!(said("e", path, "K", true), Err("couldn't parse env file".to_owned()));
+        }
+        let unknown = "cannot find the volume \"f\" referenced by FileKeyRef";
+        assert_eq!(said("f", "good", "K", true), Err(unknown.to_owned()));
     }
 
     #[test]

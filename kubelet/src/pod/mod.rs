@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod container_config;
 pub mod decide;
 pub mod env;
+pub mod env_file;
 pub mod expand;
 pub mod image;
 pub mod memory;

@@ -2,7 +2,7 @@
 //! asked for when it is asked for; nothing is sampled in between.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
 };
 
@@ -13,12 +13,14 @@ use axum::{
 };
 use cri::v1;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::{App, Refusal, json as answer};
 use crate::{
+    eviction::usage::{self, OfVolume},
     node::facts,
-    pod::{record::keys, status::whole_second},
+    pod::{record::keys, spec, status::whole_second},
     runtime::RuntimeError,
 };
 
@@ -105,6 +107,10 @@ fn node_working_set() -> u64 {
 /// `/stats/summary`.
 pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
     let (all, networks) = of_pods(&app).await?;
+    let here: HashSet<&str> = all.iter().map(|f| f.uid.as_str()).collect();
+    let listed =
+        app.pods.list().iter().filter(|pod| here.contains(spec::uid(pod).as_str())).map(|p| Pod::clone(p)).collect();
+    let volumes = usage::of_volumes(&app.ctx, listed).await;
     let now = whole_second(app.ctx.now()).to_string();
     let time =
         |at: i64| Timestamp::from_nanosecond(i128::from(at)).map(|t| whole_second(t).to_string()).unwrap_or(now.clone());
@@ -131,6 +137,9 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
             if let Some(usage) = networks.get(uid) {
                 pod["network"] = network(usage, &time(usage.timestamp));
             }
+            if let Some(volumes) = volumes.get(uid).filter(|volumes| !volumes.is_empty()) {
+                pod["volume"] = volumes.iter().map(|v| volume(v, &now)).collect();
+            }
             pod
         })
         .collect();
@@ -142,6 +151,13 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
             "usageBytes": facts::memory() - facts::memory_free(), "rssBytes": facts::memory_anonymous()},
         "fs": {"time": now, "availableBytes": free, "capacityBytes": size, "usedBytes": size - free}});
     Ok(answer(&json!({"node": node, "pods": pods})))
+}
+
+/// A volume's figures.
+fn volume(v: &OfVolume, at: &str) -> Value {
+    json!({"time": at, "name": v.name, "usedBytes": v.held.bytes, "availableBytes": v.space.available,
+        "capacityBytes": v.space.capacity, "inodesUsed": v.held.inodes, "inodesFree": v.inodes.available,
+        "inodes": v.inodes.capacity})
 }
 
 /// A pod's UID and what went over its network.

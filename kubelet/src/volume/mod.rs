@@ -12,6 +12,7 @@
 //! deleted.
 
 pub mod atomic;
+pub mod env_files;
 pub mod hosts;
 pub mod mounts;
 pub mod payload;

@@ -78,7 +78,8 @@ async fn create_and_start(
     let (pod, member) = (&order.pod, &order.member);
     let name = &member.container.name;
     let unconfigured = |message: String| Failure { reason: "CreateContainerConfigError", message };
-    let sources = sources.map_err(unconfigured)?;
+    let mut sources = sources.map_err(unconfigured)?;
+    sources.env_files = env_files(ctx, order).await.map_err(unconfigured)?;
     let environment = env::build(pod, &member.container, &sources).map_err(|e| unconfigured(e.0))?;
     for skipped in &environment.skipped {
         ctx.container_event(pod, name, "Warning", "InvalidEnvironmentVariableNames", skipped.clone());
@@ -112,6 +113,17 @@ async fn create_and_start(
     }
     ctx.container_event(pod, name, "Normal", "Started", format!("Started container {name}"));
     Ok(id)
+}
+
+/// Reads what the environment takes from files, off the async threads. Most take nothing.
+async fn env_files(ctx: &Ctx, order: &Order) -> Result<env::EnvFiles, String> {
+    let mut vars = order.member.container.env.iter().flatten().filter_map(|var| var.value_from.as_ref());
+    if !vars.any(|from| from.file_key_ref.is_some()) {
+        return Ok(env::EnvFiles::new());
+    }
+    let (ctx, pod, container) = (ctx.clone(), order.pod.clone(), order.member.container.clone());
+    let read = tokio::task::spawn_blocking(move || crate::volume::env_files::read(&ctx.volumes, &pod, &container));
+    read.await.map_err(|e| e.to_string())
 }
 
 /// Makes the container's mounts and log directory, off the async threads: it touches the disk.
