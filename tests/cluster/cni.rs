@@ -30,12 +30,12 @@ fn configuration(cluster: &Cluster, n: usize) -> PathBuf {
 }
 
 /// Configures a node's plugins; the folder in which they keep the addresses they gave.
-fn configure(cluster: &Cluster, n: usize) -> Result<PathBuf> {
+fn configure(cluster: &Cluster, n: usize, mtu: u32) -> Result<PathBuf> {
     let conf = configuration(cluster, n);
     let leases = conf.with_file_name("leases");
     let list = format!(
         r#"{{"cniVersion": "1.0.0", "name": "test", "plugins": [
-            {{"type": "ptp", "capabilities": {{"ipRanges": true}},
+            {{"type": "ptp", "mtu": {mtu}, "capabilities": {{"ipRanges": true}},
               "ipam": {{"type": "host-local", "dataDir": "{}", "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
             {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
         leases.display()
@@ -72,8 +72,8 @@ fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
     cluster.start(&["--pod-network", "cni", "--nodes", "2"])?;
     assert_eq!(ready_says(&cluster, 1, "False")?, NOTHING);
 
-    let leases = configure(&cluster, 1)?;
-    configure(&cluster, 2)?;
+    let leases = configure(&cluster, 1, 1400)?;
+    configure(&cluster, 2, 1400)?;
     for (n, other) in [(1, 2), (2, 1)] {
         ready_says(&cluster, n, "True")?;
         lead(&cluster, n, other)?;
@@ -101,6 +101,18 @@ fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
     let links = cluster.knarr(&["enter", "--name", &cluster.name, "--", "ip", "-o", "link"])?;
     assert!(!links.contains("cni0") && !links.contains("knarr.1"), "{links}");
 
+    // A configuration that was edited is the next pod's; what is connected stays as it is.
+    configure(&cluster, 1, 1300)?;
+    cluster.apply(
+        &BEHIND_A_HOST_PORT
+            .replace("NODE", &format!("{}-1", cluster.name))
+            .replace("behind", "next")
+            .replace("8090", "8091"),
+    )?;
+    cluster.kubectl(&["wait", "pod/next", "--for=condition=Ready", "--timeout=60s"])?;
+    let mtu = |pod: &str| cluster.kubectl(&["exec", pod, "--", "cat", "/sys/class/net/eth0/mtu"]);
+    assert_eq!((mtu("behind")?.trim(), mtu("next")?.trim()), ("1400", "1300"));
+
     // The agent dies; the next one disconnects what the former one has connected, with the configuration of then.
     let agent = cluster.status()?["nodes"][0]["pids"]["kubelet"].clone();
     succeeded(Command::new("kill").args(["-9", &agent.to_string()]))?;
@@ -110,7 +122,7 @@ fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
     fs::remove_file(configuration(&cluster, 1))?;
     cluster.start(&[])?;
     assert_eq!(ready_says(&cluster, 1, "False")?, NOTHING);
-    cluster.kubectl(&["delete", "deployment/hello", "pod/behind", "--timeout=60s"])?;
+    cluster.kubectl(&["delete", "deployment/hello", "pod/behind", "pod/next", "--timeout=60s"])?;
     let addresses = || -> Result<Vec<String>> {
         let names = fs::read_dir(&leases)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let names: Result<Vec<String>> = names.collect();
