@@ -133,6 +133,12 @@ fn malformed(request: &Request<Body>) -> Option<Response> {
     if !uri.path().starts_with('/') || !crate::request::is_escaped(uri.path()) || !has_host(request.headers()) {
         return Some(last_words(request, StatusCode::BAD_REQUEST, "400 Bad Request"));
     }
+    let mut encodings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if encodings.next().is_some_and(|first| !first.as_bytes().eq_ignore_ascii_case(b"chunked") || encodings.next().is_some())
+    {
+        // Whoever stands in front of us may take such a body for another than we do.
+        return Some(last_words(request, StatusCode::NOT_IMPLEMENTED, "Unsupported transfer encoding"));
+    }
     let expected = request.headers().get(header::EXPECT).map(|expected| expected.as_bytes().to_ascii_lowercase());
     if expected.is_some_and(|expected| !expected.is_empty() && expected != b"100-continue") {
         return Some(last_words(request, StatusCode::EXPECTATION_FAILED, ""));

@@ -61,7 +61,7 @@ impl Registry {
         }
         for _ in 0..services::TRIES {
             let mut object = admitted.clone();
-            let claims = services::assign(self, entry, &mut object, None)?;
+            let claims = services::assign(self, entry, &mut object, None, write.options.dry_run)?;
             warnings.extend(claims.warnings.iter().cloned());
             let stored = if entry.converts() { entry.hooks().to_stored(object) } else { object };
             let bytes = bytes::Bytes::from(encode(&stored));

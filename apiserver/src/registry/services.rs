@@ -94,8 +94,9 @@ fn pick(size: u32, band: u32, taken: impl Fn(u32) -> bool) -> Option<u32> {
     above.chain((0..band.min(size)).rev()).find(|n| !taken(*n))
 }
 
-/// Fills in addresses, families and ports of a Service that passed the kind's decisions.
-pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Option<&Value>) -> Result<Claims> {
+/// Fills in addresses, families and ports of a Service that passed the kind's decisions. As upstream's allocators, who take
+/// nothing in a dry run: what is asked for by name is not looked up then.
+pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Claims> {
     if !concern(entry) {
         return Ok(Claims::default());
     }
@@ -104,8 +105,8 @@ pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Optio
     // A key this Service holds already may stay.
     let taken = |key: &str| !before.contains(key) && claims.contains(key);
     families(object)?;
-    addresses(registry, object, &taken)?;
-    node_ports(registry, object, &before, &taken)?;
+    addresses(registry, object, dry_run, &taken)?;
+    node_ports(registry, object, &before, dry_run, &taken)?;
     let after = held(object);
     Ok(Claims {
         take: after.difference(&before).map(|k| k.as_str().into()).collect(),
@@ -154,7 +155,7 @@ fn families(object: &mut Value) -> Result<()> {
     Ok(())
 }
 
-fn addresses(registry: &Registry, object: &mut Value, taken: &dyn Fn(&str) -> bool) -> Result<()> {
+fn addresses(registry: &Registry, object: &mut Value, dry_run: bool, taken: &dyn Fn(&str) -> bool) -> Result<()> {
     let name = super::metadata::text(object, "name").to_owned();
     let spec = &mut object["spec"];
     let wanted = spec["clusterIP"].as_str().or_else(|| spec["clusterIPs"][0].as_str()).unwrap_or_default().to_owned();
@@ -186,7 +187,7 @@ fn addresses(registry: &Registry, object: &mut Value, taken: &dyn Fn(&str) -> bo
                 Ipv4Addr::from(base)
             )));
         }
-        if taken(&address_key(&wanted)) {
+        if !dry_run && taken(&address_key(&wanted)) {
             return Err(refused("provided IP is already allocated"));
         }
         wanted
@@ -200,6 +201,7 @@ fn node_ports(
     registry: &Registry,
     object: &mut Value,
     before: &BTreeSet<String>,
+    dry_run: bool,
     taken: &dyn Fn(&str) -> bool,
 ) -> Result<()> {
     let name = super::metadata::text(object, "name").to_owned();
@@ -212,7 +214,7 @@ fn node_ports(
     let (first, last) = registry.ranges.ports;
     let (first, last) = (i64::from(first), i64::from(last));
     let check = |port: i64| {
-        if before.contains(&port_key(port)) {
+        if dry_run || before.contains(&port_key(port)) {
             None
         } else if port < first || port > last {
             Some(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"))

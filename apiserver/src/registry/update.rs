@@ -63,7 +63,7 @@ impl Registry {
         let admitted = entry.hooks().update(new, &current.value, at, &write.context());
         let admitted = admitted.map_err(|refused| error::refused(info, &name, &refused))?;
         let mut object = admitted.object;
-        let claims = services::assign(self, entry, &mut object, Some(&current.value))?;
+        let claims = services::assign(self, entry, &mut object, Some(&current.value), write.options.dry_run)?;
         let mut warnings = admitted.warnings;
         warnings.extend(claims.warnings.iter().cloned());
         let gone = is_finished(&object, &current.value);

@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use parking_lot::Mutex;
 
-use crate::error::Result;
+use crate::error::{Result, chain};
 
 /// The largest body that is read: 3 MiB.
 pub const LIMIT: usize = 3 * 1024 * 1024;
@@ -29,8 +29,25 @@ pub async fn read(body: Body) -> Result<Bytes> {
     match Limited::new(body, LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Status::body_too_large(LIMIT)),
-        Err(error) => Err(Status::bad_request(format!("unable to read the request's body: {error}"))),
+        Err(error) => Err(Status::unexpected(unreadable(&chain(&*error)))),
     }
+}
+
+/// Why a body could not be read, in the words of Go's reader of chunks.
+fn unreadable(why: &str) -> String {
+    let has = |part: &str| why.contains(part);
+    let told = if has("overflow") {
+        "http chunk length too large"
+    } else if has("missing size digit") || has("Invalid Size") || has("linear white space") {
+        "invalid byte in chunk length"
+    } else if has("Invalid chunk") || has("invalid chunk") {
+        "malformed chunked encoding"
+    } else if has("EOF") || has("end of file") || has("before message completed") {
+        "unexpected EOF"
+    } else {
+        return format!("unable to read the request's body: {why}");
+    };
+    told.to_owned()
 }
 
 /// How much of a body that nobody wanted is read all the same, as Go's server does.
@@ -130,5 +147,27 @@ impl http_body::Body for Pieces {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_chunks_are_told_in_gos_words() {
+        for (why, want) in [
+            ("error reading a body from connection: Invalid chunk size line: Invalid Size", "invalid byte in chunk length"),
+            (
+                "error reading a body from connection: Invalid chunk size line: missing size digit",
+                "invalid byte in chunk length",
+            ),
+            ("error reading a body from connection: invalid chunk size: overflow", "http chunk length too large"),
+            ("error reading a body from connection: Invalid chunk body CR", "malformed chunked encoding"),
+            ("error reading a body from connection: unexpected EOF during chunk size line", "unexpected EOF"),
+            ("lost", "unable to read the request's body: lost"),
+        ] {
+            assert_eq!(unreadable(why), want);
+        }
     }
 }

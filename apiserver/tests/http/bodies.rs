@@ -255,3 +255,15 @@ async fn a_kind_is_found_whatever_its_case() {
     let made = tell("{\"Kind\":\"Secret\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\"}}").await;
     assert_eq!((made.status, made.warnings()), (201, vec!["299 - \"unknown field \\\"Kind\\\"\""]));
 }
+
+#[tokio::test]
+async fn bodies_are_in_chunks_or_plain() {
+    let door = door().await;
+    for encoding in ["gzip, chunked", "identity"] {
+        let answer = door.ask("POST", MAPS, &[("content-type", JSON), ("transfer-encoding", encoding)], "{}").await;
+        assert_eq!((answer.status, answer.text().as_str()), (501, "Unsupported transfer encoding"));
+    }
+    let chunked =
+        door.ask("POST", MAPS, &[("content-type", JSON), ("transfer-encoding", "Chunked")], map("a", "1").to_string()).await;
+    assert_eq!(chunked.status, 201);
+}

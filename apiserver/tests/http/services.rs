@@ -63,6 +63,16 @@ async fn one_port_is_not_for_two_purposes() {
 }
 
 #[tokio::test]
+async fn a_dry_run_takes_and_looks_up_nothing() {
+    let door = door().await;
+    let spec = json!({"type": "NodePort", "clusterIP": "10.43.9.9", "ports": [{"port": 80, "nodePort": 30100}]});
+    door.post(SERVICES, &service("a", &spec)).await.ok();
+    let tried = door.post(&format!("{SERVICES}?dryRun=All"), &service("b", &spec)).await.ok();
+    assert_eq!(tried["spec"]["clusterIP"], "10.43.9.9");
+    assert_eq!(door.post(SERVICES, &service("b", &spec)).await.status, 422);
+}
+
+#[tokio::test]
 async fn an_address_stays_whatever_an_update_leaves_out() {
     let door = door().await;
     let made = door.post(SERVICES, &service("a", &json!({"clusterIP": "10.43.9.9"}))).await.ok();
