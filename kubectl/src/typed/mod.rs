@@ -86,6 +86,31 @@ pub fn complete(mut object: Value) -> Value {
     object
 }
 
+/// The object without fields that its type does not have. Objects of unknown types come back as they are.
+pub fn known(mut object: Value) -> Value {
+    if let Some(id) = type_of(&object) {
+        strip(&mut object, &Type::Ref(id));
+    }
+    object
+}
+
+fn strip(value: &mut Value, ty: &Type) {
+    match (table().resolve(ty), value) {
+        (Type::Ref(id), Value::Object(map)) if fields_of(*id).is_some() => {
+            let ty = table().get(*id);
+            map.retain(|name, _| ty.field(name).is_some());
+            for (name, value) in map {
+                if let Some(field) = ty.field(name) {
+                    strip(value, &field.ty);
+                }
+            }
+        }
+        (Type::Array(inner), Value::Array(list)) => list.iter_mut().for_each(|value| strip(value, inner)),
+        (Type::Map(inner), Value::Object(map)) => map.values_mut().for_each(|value| strip(value, inner)),
+        _ => {}
+    }
+}
+
 fn fill(value: &mut Value, id: TypeId) {
     let (Value::Object(map), Some(fields)) = (value, fields_of(id)) else { return };
     let ty = table().get(id);

@@ -208,7 +208,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     let (mut objects, failures) = expand(cx, &query, targets).await?;
     if args.interactive {
-        let Some(confirmed) = confirm(cx, objects, &deletion).await? else { return Ok(()) };
+        let Some(confirmed) = confirm(objects)? else { return Ok(()) };
         objects = confirmed;
     }
     deletion.run(cx, objects, failures).await
@@ -236,27 +236,19 @@ async fn expand(cx: &Context, query: &Query<'_>, targets: Targets) -> Result<(Ve
 }
 
 /// Shows what would be deleted and asks. `None` is no.
-async fn confirm(cx: &Context, objects: Vec<Object>, deletion: &Deletion) -> Result<Option<Vec<Object>>, Failure> {
-    let mut there = Vec::new();
-    for object in objects {
-        match object.latest(cx.client()?).await {
-            Ok(_) => there.push(object),
-            Err(failure) if failure.is_not_found() && deletion.ignore_not_found => {}
-            Err(failure) => return Err(failure),
-        }
-    }
-    if there.is_empty() {
+fn confirm(objects: Vec<Object>) -> Result<Option<Vec<Object>>, Failure> {
+    if objects.is_empty() {
         println!("No resources found");
         return Ok(None);
     }
-    println!("You are about to delete the following {} resource(s):", there.len());
-    there.iter().for_each(|object| println!("{}", object.named()));
+    println!("You are about to delete the following {} resource(s):", objects.len());
+    objects.iter().for_each(|object| println!("{}", object.named()));
     print!("Do you want to continue? (y/n): ");
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if answer.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("y")) {
-        return Ok(Some(there));
+        return Ok(Some(objects));
     }
     println!("deletion is cancelled");
     Ok(None)

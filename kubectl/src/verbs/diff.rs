@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -114,7 +115,7 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
 }
 
 fn directory(prefix: &str) -> Result<TempDir, Failure> {
-    Ok(tempfile::Builder::new().prefix(prefix).rand_bytes(10).tempdir()?)
+    Ok(tempfile::Builder::new().prefix(&format!("{prefix}{}", rand::random::<u32>())).rand_bytes(0).tempdir()?)
 }
 
 /// An object as it is and as it would be.
@@ -205,7 +206,11 @@ fn show(from: &Path, to: &Path) -> Result<(), Failure> {
         };
     let status = Command::new(&program).args(before).args(paths).args(after).stdin(Stdio::inherit()).status();
     let failed = |why: String| plain(format!("failed to run {}: {why}", api::field::go_quote(&program)));
-    match status.map_err(|error| failed(format!("exec: {}: {}", api::field::go_quote(&program), go_io(&error))))?.code() {
+    let unstarted = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied => failed("executable file not found in $PATH".to_owned()),
+        _ => failed(format!("exec: {}: {}", api::field::go_quote(&program), go_io(&error))),
+    };
+    match status.map_err(unstarted)?.code() {
         Some(0) => Ok(()),
         Some(1) => Err(Failure::Silent(1)),
         Some(code) => Err(failed(format!("exit status {code}"))),

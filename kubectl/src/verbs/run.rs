@@ -327,7 +327,7 @@ fn overridden(args: &Args, pod: Value) -> Result<Value, String> {
         PatchType::Merge => "Invalid JSON Patch".to_owned(),
         _ => error.to_string(),
     })?;
-    patch.apply(&pod, typed::type_of(&pod)).map_err(|error| error.to_string())
+    patch.apply(&pod, typed::type_of(&pod)).map(typed::known).map_err(|error| error.to_string())
 }
 
 async fn create(args: &Args, cx: &Context, wanted: &Wanted, mut object: Value) -> Result<Value, Failure> {

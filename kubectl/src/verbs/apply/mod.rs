@@ -163,6 +163,11 @@ fn check(args: &Args, dry_run: DryRun) -> Result<(), String> {
     if args.server_side {
         return refused("--server-side is not supported yet");
     }
+    if args.prune && !args.all && args.selector.as_deref().unwrap_or_default().is_empty() {
+        return refused(
+            "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. If you did not mean to prune all resources, specify a label selector",
+        );
+    }
     if args.prune {
         return refused("--prune is not supported yet");
     }

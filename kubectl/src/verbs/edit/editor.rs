@@ -11,7 +11,8 @@ use crate::failure::{Failure, plain};
 /// # Errors
 /// The file cannot be written or read, or the editor fails.
 pub async fn edit(text: &str, extension: &str) -> Result<(String, PathBuf), Failure> {
-    let mut file = tempfile::Builder::new().prefix("kubectl-edit-").suffix(extension).rand_bytes(10).tempfile()?;
+    let name = format!("kubectl-edit-{}{extension}", rand::random::<u32>());
+    let mut file = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempfile()?;
     file.write_all(text.as_bytes())?;
     let path = file.into_temp_path().keep().map_err(|error| plain(error.to_string()))?;
     let (words, quoted) = command(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));

@@ -298,6 +298,11 @@ impl<'a> Editing<'a> {
             return Ok(());
         }
         let (group, version) = crate::discovery::split_api_version(api_version);
+        let catalog = self.cx.discovery().map_err(|f| f.message())?.catalog().await.map_err(|f| f.message())?;
+        // What is not known at all is found out when the text is read.
+        if !catalog.mappings.iter().any(|mapping| mapping.group == group && mapping.version == version) {
+            return Ok(());
+        }
         let [group, version, kind] = [group, version, kind].map(api::field::go_quote);
         Err(format!("unknown object type schema.GroupVersionKind{{Group:{group}, Version:{version}, Kind:{kind}}}"))
     }
@@ -311,6 +316,11 @@ impl<'a> Editing<'a> {
                 }
                 Ok(value) => values.push(value),
                 Err(why) => return Ok(Round::Again(Reasons::of(format!("The edited file had a syntax error: {why}")))),
+            }
+        }
+        for value in &values {
+            if let Some(why) = self.unrecognized(value).await? {
+                return Ok(Round::Again(Reasons::of(format!("The edited file had a syntax error: {why}"))));
             }
         }
         let (mut reasons, mut retryable, mut missing) = (Reasons::default(), 0, 0);
@@ -355,12 +365,29 @@ impl<'a> Editing<'a> {
         Ok(if reasons.is_empty() { Round::Done } else { Round::Again(reasons) })
     }
 
+    /// Why an object is of no kind that is served.
+    async fn unrecognized(&self, value: &Value) -> Result<Option<String>, Failure> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        match self.cx.discovery()?.kind(&text(&value["apiVersion"]), &text(&value["kind"])).await {
+            Err(failure @ Failure::NoKind(..)) => {
+                let named = |field: &str| api::field::go_quote(&text(&value["metadata"][field]));
+                let (name, namespace, why) = (named("name"), named("namespace"), failure.message());
+                Ok(Some(format!(
+                    "resource mapping not found for name: {name} namespace: {namespace} from \"edited-file\": {why}\nensure CRDs are installed first"
+                )))
+            }
+            Err(failure) => Err(failure),
+            Ok(_) => Ok(None),
+        }
+    }
+
     /// The object that an edited one was, by its uid.
     fn original_of<'b>(&self, objects: &'b [Object], edited: &Value) -> Result<&'b Object, Failure> {
         let uid = |value: &Value| value["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         let found = objects.iter().find(|object| uid(&object.value) == uid(edited));
         let found = if self.mode == Mode::BeforeCreate { objects.first() } else { found };
-        found.ok_or_else(|| plain(format!("no original object found for {edited}")))
+        let unknown = || format!("no original object found for &unstructured.Unstructured{{Object:{}}}", go_syntax(edited));
+        found.ok_or_else(|| plain(unknown()))
     }
 
     async fn save_one(&self, object: &Object, edited: &Value) -> Result<(), Failure> {
@@ -420,6 +447,24 @@ fn preserved(failure: Failure, file: Option<&PathBuf>) -> Failure {
         eprintln!("A copy of your changes has been stored to {}", api::field::go_quote(&file.display().to_string()));
     }
     failure
+}
+
+/// A value in Go's own syntax, as its `%#v` has it.
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => api::field::go_quote(text),
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(name, _)| name.as_str());
+            let entry = |(name, value): (&String, &Value)| format!("{}:{}", api::field::go_quote(name), go_syntax(value));
+            format!("map[string]interface {{}}{{{}}}", entries.into_iter().map(entry).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -129,5 +129,5 @@ fn overridden(args: &Args, service: Value) -> Result<Value, String> {
         other => return Err(format!("invalid override type: {other}")),
     };
     let (patch, _) = Patch::parse(kind, args.overrides.as_bytes()).map_err(|error| error.to_string())?;
-    patch.apply(&service, typed::type_of(&service)).map_err(|error| error.to_string())
+    patch.apply(&service, typed::type_of(&service)).map(typed::known).map_err(|error| error.to_string())
 }
