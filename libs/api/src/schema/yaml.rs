@@ -1,6 +1,9 @@
 //! YAML to values, as `sigs.k8s.io/yaml` reads it: YAML 1.1 booleans and octal numbers, duplicate keys pardoned (and told),
 //! alias bombs and deep nesting refused.
 
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{DuplicateKeyPolicy, Error, Options};
 
@@ -91,6 +94,118 @@ fn whole_numbers(value: &mut Value) {
     }
 }
 
+/// A value whose maps' keys are read as values first, as upstream's are: `y` is `true`, `010` is `8`, `"y"` stays.
+struct Node(Value);
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor).map(Self)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Node(item)) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(Value::Array(all))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = serde_json::Map::new();
+        while let Some((Node(name), Node(value))) = entries.next_entry()? {
+            map.insert(key(name, &value).map_err(A::Error::custom)?, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// A map's key, which is JSON's and therefore a string.
+fn key(key: Value, value: &Value) -> Result<String, String> {
+    match key {
+        Value::String(key) => Ok(key),
+        Value::Bool(key) => Ok(key.to_string()),
+        Value::Number(number) => Ok(match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) => (float as f32).to_string(),
+            None => number.to_string(),
+        }),
+        Value::Null => {
+            Err(format!("{KEY_UNSUPPORTED} of type: %!s(<nil>), key: <nil>, value: {}", go_syntax(value, "<nil>")))
+        }
+        other => Err(format!("{KEY_INVALID}: {}", go_syntax(&other, NIL))),
+    }
+}
+
+/// How the message of a key that is null begins, and of one that is a list or a map.
+pub(super) const KEY_UNSUPPORTED: &str = "unsupported map key";
+pub(super) const KEY_INVALID: &str = "invalid map key";
+
+/// What Go writes for nothing inside of something.
+const NIL: &str = "interface {}(nil)";
+
+/// A value as Go's `%#v` writes what its YAML parser makes of it.
+fn go_syntax(value: &Value, nil: &str) -> String {
+    match value {
+        Value::Null => nil.to_owned(),
+        Value::String(text) => crate::field::go_quote(text),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(|item| go_syntax(item, NIL)).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(map) => {
+            let entries =
+                map.iter().map(|(key, value)| format!("{}:{}", crate::field::go_quote(key), go_syntax(value, NIL)));
+            format!("map[interface {{}}]interface {{}}{{{}}}", entries.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 fn parse_here(bytes: &[u8]) -> Result<Parsed, String> {
     let mut parsed = parse_exactly(bytes)?;
     whole_numbers(&mut parsed.value);
@@ -102,7 +217,7 @@ fn parse_exactly(bytes: &[u8]) -> Result<Parsed, String> {
     unknown_directive(text)?;
     let text = first_document(text);
     match serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)) {
-        Ok(value) => Ok(Parsed { value, duplicates: Vec::new() }),
+        Ok(Node(value)) => Ok(Parsed { value, duplicates: Vec::new() }),
         Err(error) => {
             let Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
                 return Err(message(text, &error));
@@ -111,16 +226,17 @@ fn parse_exactly(bytes: &[u8]) -> Result<Parsed, String> {
             let duplicates =
                 vec![format!("yaml: unmarshal errors:\n  line {}: key {key} already set in map", location.line())];
             let value = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::LastWins));
-            Ok(Parsed { value: value.map_err(|e| message(text, &e))?, duplicates })
+            let Node(value) = value.map_err(|e| message(text, &e))?;
+            Ok(Parsed { value, duplicates })
         }
     }
 }
 
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let read = || serde_saphyr::from_multiple_with_options::<Value>(text, options(DuplicateKeyPolicy::LastWins));
+    let read = || serde_saphyr::from_multiple_with_options::<Node>(text, options(DuplicateKeyPolicy::LastWins));
     let values = with_room(|| {
-        let mut values = read().map_err(|e| message(text, &e))?;
+        let mut values: Vec<Value> = read().map_err(|e| message(text, &e))?.into_iter().map(|Node(value)| value).collect();
         values.iter_mut().for_each(whole_numbers);
         Ok(values)
     })?;
@@ -155,6 +271,9 @@ mod tests {
             ("a: 500m", json!({"a": "500m"})),
             ("a: 10:20", json!({"a": "10:20"})),
             ("1: a", json!({"1": "a"})),
+            ("y: a\n\"y\": b\noff: c", json!({"true": "a", "y": "b", "false": "c"})),
+            ("010: a\n0x10: b\n1.5: c\n2.0: d", json!({"8": "a", "16": "b", "1.5": "c", "2": "d"})),
+            ("{\"a\": {\"on\": 1, \"1\": 2}}", json!({"a": {"on": 1, "1": 2}})),
             ("a: &x {b: 1}\nc: *x", json!({"a": {"b": 1}, "c": {"b": 1}})),
             ("a: |\n  x\n  y\n", json!({"a": "x\ny\n"})),
             ("{\"a\": [1, \"b\"]}", json!({"a": [1, "b"]})),

@@ -6,7 +6,7 @@
 
 use serde_saphyr::Error;
 
-use super::yaml::MAX_DEPTH;
+use super::yaml::{KEY_INVALID, KEY_UNSUPPORTED, MAX_DEPTH};
 
 /// Where upstream stands when it complains.
 enum Stands {
@@ -30,6 +30,13 @@ pub(super) fn message(text: &str, error: &Error) -> String {
         let value = if float.starts_with('-') { "-Inf" } else { "+Inf" };
         let value = if float.to_lowercase().contains("nan") { "NaN" } else { value };
         return format!("json: unsupported value: {value}");
+    }
+    let problem = said.rsplit_once(" at line ").map_or(said, |(problem, _)| problem);
+    if problem.contains(KEY_UNSUPPORTED) {
+        return problem.to_owned();
+    }
+    if problem.contains(KEY_INVALID) {
+        return format!("yaml: {problem}");
     }
     let (stands, problem) = words(text, said, line, column);
     let named = match stands {
@@ -94,11 +101,6 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
     } else if has("unknown anchor") {
         let name: String = from.chars().skip(1).take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-')).collect();
         (Stands::Nowhere, format!("unknown anchor '{name}' referenced"))
-    } else if has("expected string scalar") && from.starts_with('{') {
-        // A map as a key, as templates that nobody has filled in have it.
-        let key: String = from[1..].chars().take_while(|c| !matches!(c, '}' | ',' | ':')).collect();
-        let key = crate::field::go_quote(key.trim());
-        (Stands::Nowhere, format!("invalid map key: map[interface {{}}]interface {{}}{{{key}:interface {{}}(nil)}}"))
     } else {
         let problem = said.rsplit_once(" at line ").map_or(said, |(problem, _)| problem);
         (Stands::Scanner(line), problem.to_owned())
@@ -129,6 +131,9 @@ mod tests {
             ("a:\n  b: {c\n", "yaml: line 2: did not find expected ',' or '}'"),
             ("c: [\n", "yaml: line 1: did not find expected node content"),
             ("a: 1\nb: \"c\" d\n", "yaml: line 1: did not find expected key"),
+            ("~: x", "unsupported map key of type: %!s(<nil>), key: <nil>, value: \"x\""),
+            ("? [a, 1]\n: c", "yaml: invalid map key: []interface {}{\"a\", 1}"),
+            ("? {a: b}\n: c", "yaml: invalid map key: map[interface {}]interface {}{\"a\":\"b\"}"),
             ("a: {{ .x }}\n", "yaml: invalid map key: map[interface {}]interface {}{\".x\":interface {}(nil)}"),
         ] {
             assert_eq!(super::super::yaml::parse(text.as_bytes()).unwrap_err(), want, "{text:?}");
