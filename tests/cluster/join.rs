@@ -127,11 +127,12 @@ fn everything_goes_on_when_the_first_server_is_gone() -> Result<()> {
     Ok(())
 }
 
-const ETCD: &str = "exec etcd --data-dir $T/etcd --unsafe-no-fsync --listen-peer-urls http://127.0.0.1:0 \
+/// etcd on the first machine, for every address of it.
+pub const ETCD: &str = "exec etcd --data-dir $T/etcd --unsafe-no-fsync --listen-peer-urls http://127.0.0.1:0 \
      --listen-client-urls http://$A:2379 --advertise-client-urls http://$A:2379";
 
 /// A server of several on one etcd.
-fn sharing(name: &str, address: &str, more: &str) -> String {
+pub fn sharing(name: &str, address: &str, more: &str) -> String {
     format!(
         "exec knarr server --data-dir $T/{name} --advertise-address {address} --store etcd --etcd-endpoints http://$A:2379 \
          --disable-agent --tls-san api.test {more}"
@@ -187,6 +188,18 @@ fn a_servers_kubeconfig_goes_on_without_the_server() -> Result<()> {
                    printf '%s api.test\\n' $A $B >$T/hosts";
     machines.run(by_name)?;
 
+    // A component by itself goes by what its file says; it shows that it lives by a lease of its own.
+    let alone = "sed \"s,https://127.0.0.1:6444,https://$A:6443,\" $T/first/admin.kubeconfig >$T/alone.kubeconfig; exec knarr \
+                 scheduler --kubeconfig $T/alone.kubeconfig --leader-elect-resource-name alone --secure-port 0";
+    let alone = machines.start(2, "alone", alone)?;
+    let held = |by: &str| {
+        let lease = "get lease alone -n kube-system -o jsonpath={.spec.holderIdentity}";
+        let (who, when) = (lease.to_owned(), lease.replace("holderIdentity", "renewTime"));
+        Ok::<_, anyhow::Error>((ask(2, by, &format!("{ours} {who}"))?, ask(2, by, &format!("{ours} {when}"))?))
+    };
+    let (holder, _) = eventually("see the scheduler lead", SECONDS_60, || held("first").map(Some))
+        .with_context(|| alone.said().unwrap_or_default())?;
+
     // Either server is killed and comes back; every kubectl writes and reads on, at its first try. A third server comes while
     // the first one is dead.
     let balancer = || std::fs::read_to_string(machines.path("first/balancer.pid.json"));
@@ -210,6 +223,14 @@ fn a_servers_kubeconfig_goes_on_without_the_server() -> Result<()> {
             let named = format!("mount --bind $T/hosts /etc/hosts; {kubectl} --kubeconfig $T/named get namespaces");
             succeeded(&mut machines.on(2, &format!("unshare --mount sh -ec '{named}'"))?)?;
         }
+        // The scheduler renews its lease by way of the other one, and has not lost it in between.
+        let then = held("first")?;
+        eventually("see the scheduler go on", SECONDS_60, || {
+            let now = held("first")?;
+            assert_eq!(now.0, holder);
+            Ok((now.1 != then.1).then_some(()))
+        })?;
+        assert!(!alone.said()?.contains("stopped leading"));
         // Our kubectl needs none.
         for verb in ["create", "delete"] {
             machines.run(&format!("{outside} {ours} --kubeconfig $T/copied {verb} configmap copied"))?;

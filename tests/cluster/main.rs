@@ -11,3 +11,4 @@ mod policies;
 mod services;
 mod standalone;
 mod streams;
+mod virtual_address;

@@ -36,6 +36,12 @@ impl Part {
         Ok(())
     }
 
+    /// Sends it a signal: `STOP`, `CONT`, `TERM`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.child.borrow().id().to_string();
+        succeeded(Command::new("kill").args(["-s", name, &pid])).map(drop)
+    }
+
     /// Its exit code, once it has ended by itself.
     pub fn ended(&self, most: Duration) -> Result<Option<i32>> {
         eventually("see it end", most, || Ok(self.child.borrow_mut().try_wait()?.map(|status| status.code())))

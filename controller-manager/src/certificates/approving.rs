@@ -5,22 +5,26 @@
 //!
 //! Kubelets' serving certificates, which upstream leaves to people, if the configuration says so: a node gets one for itself and
 //! for nothing else. The request must come from `system:node:NAME` and be for `system:node:NAME`; the only host name in it may be
-//! NAME; every address in it must be one that the Node object has, that no other Node has, and that is no API server's and
-//! no service's. A node writes its own addresses, so what matters is that it cannot have a certificate for anybody else's.
+//! NAME; every address in it must be one that the Node object has, that no other Node has, and that is no API server's (those
+//! that move between servers included) and no service's. A node writes its own addresses, so what matters is that it cannot have a certificate for anybody else's.
 //!
 //! Watches requests (and nodes); owns nothing. It never denies: what does not fit waits for a person, or for the Node to change.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use api::pkcs10::Request;
-use client::{Change, Error, Informer, Key, Next, Queue, Step, is_conflict, is_not_found};
+use client::{Change, Error, Informer, Key, Next, Queue, Step, is_conflict, is_not_found, leader};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     certificates::v1::CertificateSigningRequest,
+    coordination::v1::Lease,
     core::v1::Node,
     discovery::v1::EndpointSlice,
 };
-use kube::{Api, api::PostParams};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
 
 use super::{APPROVED, DENIED, certificate, condition, follow, has, signer, with};
 use crate::{config::parse_cidrs, context::Context};
@@ -118,6 +122,12 @@ fn names_fit(request: &Request, place: &Place<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// The addresses that API servers have in turn, by the leases with which they elect who has them.
+fn moving(leases: &[Lease]) -> Vec<IpAddr> {
+    let names = leases.iter().filter_map(|lease| lease.metadata.name.as_deref());
+    names.filter_map(|name| name.strip_prefix(leader::VIRTUAL_ADDRESS)?.parse().ok()).collect()
+}
+
 struct Controller {
     ctx: Context,
     api: Api<CertificateSigningRequest>,
@@ -165,7 +175,8 @@ impl Controller {
         let request = Request::read(&csr.spec.request.0)
             .map_err(|e| Error::Other(format!("unable to parse csr {:?}: {e}", key.name)))?;
         if let (signer::KUBELET_SERVING, Some(places)) = (csr.spec.signer_name.as_str(), &self.places) {
-            return match self.is_own(&csr, &request, places) {
+            let moving = self.virtual_addresses().await?;
+            return match self.is_own(&csr, &request, places, &moving) {
                 Ok(()) => self.approve(&key, &csr, SERVING).await,
                 Err(why) => {
                     tracing::info!(request = %key.name, why, "a kubelet's serving certificate is not approved");
@@ -190,16 +201,25 @@ impl Controller {
         csr: &CertificateSigningRequest,
         request: &Request,
         (nodes, slices): &(Informer<Node>, Informer<EndpointSlice>),
+        moving: &[IpAddr],
     ) -> Result<(), String> {
         let name = serving_node(csr, request)?;
         let node = nodes.get(&Key::cluster(name)).ok_or_else(|| format!("there is no node {name} yet"))?;
         let others: Vec<_> = nodes.list().into_iter().filter(|n| n.metadata.name.as_deref() != Some(name)).collect();
         let servers = slices.get(&Key::new("default", "kubernetes"));
         let servers = servers.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
-        let servers = servers.filter_map(|address| address.parse().ok()).collect();
+        let servers = servers.filter_map(|address| address.parse().ok()).chain(moving.iter().copied()).collect();
         let services = self.ctx.config.service_cluster_ip_range.as_deref().map(parse_cidrs);
         let services = services.and_then(Result::ok).unwrap_or_default();
         names_fit(request, &Place { node: &node, others: &others, servers: &servers, services: &services })
+    }
+
+    /// The addresses that API servers have in turn.
+    async fn virtual_addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        // The manager's own client: the controller's account has nothing to do with leases otherwise.
+        let leases: Api<Lease> = Api::namespaced(self.ctx.informers.client().clone(), "kube-system");
+        let all = leases.list(&ListParams::default()).await.step("looking for the API servers' addresses")?;
+        Ok(moving(&all.items))
     }
 
     /// Whether who asks has the right.
@@ -277,6 +297,13 @@ mod tests {
             fits(&node("kubernetes", "192.0.2.1"), &serving(&["kubernetes"], &["192.0.2.1"])),
         ];
         assert_eq!(refused.iter().filter(|refused| refused.is_ok()).count(), 0, "{refused:?}");
+    }
+
+    #[test]
+    fn addresses_that_move_between_servers_are_known_by_their_leases() {
+        let lease = |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).expect("a lease");
+        let names = ["kube-scheduler", "knarr-virtual-address-192.0.2.9", "knarr-virtual-address-x"];
+        assert_eq!(moving(&names.map(lease)), ["192.0.2.9".parse::<IpAddr>().expect("ip")]);
     }
 
     #[test]

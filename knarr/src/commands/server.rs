@@ -33,7 +33,7 @@ use crate::{
         join,
         keys::Sharing,
         parts::Parts,
-        registries, snapshot,
+        registries, snapshot, virtual_address,
     },
     local::record::Store,
     notify,
@@ -93,6 +93,10 @@ pub struct Args {
     /// server lives; 0 for none.
     #[arg(long, default_value_t = 6444)]
     balancer_port: u16,
+    /// An IPv4 address on this machine's link that is nobody's: whichever living server the servers with this flag elect has it, so
+    /// that it always leads to one. admin.kubeconfig names it instead of a balancer.
+    #[arg(long, conflicts_with = "balancer_port")]
+    virtual_address: Option<Ipv4Addr>,
     /// Run no node on this machine.
     #[arg(long)]
     disable_agent: bool,
@@ -209,6 +213,21 @@ impl ApiServerFlags {
     }
 }
 
+impl Args {
+    /// The address that the servers have in turn; `own` is this one's, `services` their range.
+    fn virtual_address(&self, own: Ipv4Addr, services: (Ipv4Addr, u8)) -> Result<Option<virtual_address::Plan>> {
+        let Some(address) = self.virtual_address else { return Ok(None) };
+        if !self.server.bind_address.is_unspecified() {
+            bail!(
+                "--virtual-address {address} would lead to nothing: the API server listens on {}",
+                self.server.bind_address
+            );
+        }
+        let ranges = vec![control_plane::PODS.parse()?, Cidr::new(services.0, services.1)];
+        Ok(Some(virtual_address::Plan { address, own, port: self.server.secure_port, ranges }))
+    }
+}
+
 impl ApiServerArgs {
     fn plan(&self) -> Result<control_plane::Plan> {
         let (services, (first, last)) = (self.service_cluster_ip_range, self.service_node_port_range);
@@ -262,13 +281,18 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
 
 /// Does it: the whole server.
 pub fn run(args: Args) -> Result<()> {
-    component::run(&args.logs, |shutdown| async move {
+    component::run(&args.logs.clone(), |shutdown| async move {
         let mut parts = Parts::new(shutdown);
         let (mut plan, address) = (args.server.plan()?, args.server.address()?);
         let data = plan.data.clone();
         plan.signing_duration = args.cluster_signing_duration;
         let token = args.token.read()?;
         let shared = matches!(plan.store, Backend::Etcd(_));
+        let virtual_address = args.virtual_address(address, plan.ranges.addresses)?;
+        if let Some(wanted) = &virtual_address {
+            wanted.open().await.with_context(|| format!("--virtual-address {}", wanted.address))?;
+            plan.names.push(wanted.address.to_string());
+        }
         let pods = match &plan.store {
             Backend::Redb(_) if token.is_some() => {
                 bail!("a server joins others by the etcd they share: give --etcd-servers")
@@ -282,11 +306,11 @@ pub fn run(args: Args) -> Result<()> {
         let control_plane = ControlPlane::start(plan, &mut parts).await?;
         snapshot::serve(&data, control_plane.store())?;
         let own = format!("https://{address}:{}", args.server.secure_port);
-        let public = match shared && args.balancer_port != 0 {
-            true => balance(&data, args.balancer_port, own.clone(), &mut parts)?,
-            false => {
+        let public = match &virtual_address {
+            None if shared && args.balancer_port != 0 => balance(&data, args.balancer_port, own.clone(), &mut parts)?,
+            address => {
                 balancer::end(&data);
-                own.clone()
+                address.as_ref().map_or_else(|| own.clone(), virtual_address::Plan::url)
             }
         };
         let given = if shared { vec![join::host_and_port(&own)?] } else { Vec::new() };
@@ -304,12 +328,19 @@ pub fn run(args: Args) -> Result<()> {
             tokio::spawn(join::follow_servers(client, servers, given, notes, tell, parts.shutdown()));
         }
         let made = control_plane.bootstrap(&data)?;
-        let port = args.server.secure_port;
+        let join_by = virtual_address.as_ref().map_or(own, virtual_address::Plan::url);
         tokio::spawn(async move {
             if made.await.is_ok() {
-                tell_token(&data.join("node-token"), address, port);
+                tell_token(&data.join("node-token"), &join_by);
             }
         });
+        if let Some(wanted) = virtual_address {
+            let client = control_plane.admin_client();
+            parts.run("virtual-address", move |shutdown| {
+                let (wanted, client) = (wanted.clone(), client.clone());
+                async move { wanted.run(client, shutdown).await }
+            });
+        }
         let data = args.server.data_dir;
         if !args.disable_agent {
             let name = args.node_name.map_or_else(component::host_name, Ok)?;
@@ -353,8 +384,8 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
 }
 
 /// Tells how agents join. The token itself is for eyes, not for logs.
-fn tell_token(path: &Path, address: Ipv4Addr, port: u16) {
-    tracing::info!(token = %path.display(), "agents join with `knarr agent --server https://{address}:{port} --token-file FILE`");
+fn tell_token(path: &Path, server: &str) {
+    tracing::info!(token = %path.display(), "agents join with `knarr agent --server {server} --token-file FILE`");
     if std::io::stdout().is_terminal()
         && let Ok(token) = std::fs::read_to_string(path)
     {

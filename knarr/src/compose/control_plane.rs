@@ -66,7 +66,7 @@ pub struct Plan {
 }
 
 /// All nodes' pods.
-const PODS: &str = "10.42.0.0/16";
+pub const PODS: &str = "10.42.0.0/16";
 
 /// The address of the service `kubernetes`.
 fn first_address(ranges: &ServiceRanges) -> Ipv4Addr {

@@ -12,6 +12,7 @@ pub mod outside;
 pub mod parts;
 pub mod registries;
 pub mod snapshot;
+pub mod virtual_address;
 
 use std::{
     io::Read,

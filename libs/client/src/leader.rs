@@ -12,10 +12,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Recorder, is_already_exists, is_conflict, is_not_found, metrics::Metrics};
+
+/// With an address after it, the name of the Lease in `kube-system` by which API servers elect who of them has that address. Nobody
+/// else may be certified for such an address.
+pub const VIRTUAL_ADDRESS: &str = "knarr-virtual-address-";
 
 /// Which lease, who we are, and the deadlines.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,12 +107,25 @@ pub struct LeaderElector {
     recorder: Option<Recorder>,
     /// The lease as last seen, and since when it has been like that.
     seen: Option<(Lease, Instant)>,
+    renewed: watch::Sender<Option<Instant>>,
 }
 
 impl LeaderElector {
     /// A candidate. With a recorder, becoming leader and stopping are told as events of the lease.
     pub fn new(client: Client, config: Config, recorder: Option<Recorder>) -> Self {
-        Self { api: Api::namespaced(client, &config.namespace), config, recorder, seen: None }
+        Self {
+            api: Api::namespaced(client, &config.namespace),
+            config,
+            recorder,
+            seen: None,
+            renewed: watch::Sender::default(),
+        }
+    }
+
+    /// When the last write of the lease that succeeded was begun: nobody else takes the lease before `lease_duration` has passed since
+    /// then. For work that may not go on for a moment longer even if this process stands still.
+    pub fn renewals(&self) -> watch::Receiver<Option<Instant>> {
+        self.renewed.subscribe()
     }
 
     /// Waits until we lead, then runs `work` until it ends, `shutdown` fires or the lease is lost. The token given to `work` fires in
@@ -175,8 +192,14 @@ impl LeaderElector {
 
     /// Tries once to take or renew the lease.
     async fn attempt(&mut self) -> bool {
+        let begun = Instant::now();
         match self.try_once().await {
-            Ok(leads) => leads,
+            Ok(leads) => {
+                if leads {
+                    self.renewed.send_replace(Some(begun));
+                }
+                leads
+            }
             Err(error) if is_conflict(&error) || is_already_exists(&error) => {
                 // Somebody was faster: look before the next try. A lease deleted under a leader is created anew then.
                 false

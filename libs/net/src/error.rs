@@ -27,6 +27,12 @@ pub enum Error {
     /// There is no link of that name.
     #[error("no link named {0}")]
     NoLink(String),
+    /// A link is not connected to anything.
+    #[error("{0} is not connected to anything")]
+    NotConnected(String),
+    /// An address cannot be used as is wanted.
+    #[error(transparent)]
+    Unfit(#[from] crate::virtual_address::Unfit),
     /// Every address of the range is taken.
     #[error("no free address left in {0}")]
     Exhausted(crate::Cidr),

@@ -4,9 +4,11 @@
 //! - [`netlink`]: links, addresses and routes of one namespace;
 //! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and [`host_ports`];
 //! - [`peers`]: the ways to other nodes' pods, by route or by [`vxlan`];
+//! - [`virtual_address`]: an address that moves between machines of a link, which learn of it by [`arp`];
 //! - [`testing`]: namespaces with real packets for tests;
 //! - [`iptables`]: the save and restore programs, and what they print ([`saved`]); [`monitor`] notices what others change by them.
 
+pub mod arp;
 pub mod cidr;
 pub mod error;
 pub mod host_ports;
@@ -19,12 +21,13 @@ pub mod peers;
 pub mod pods;
 pub mod saved;
 pub mod testing;
+pub mod virtual_address;
 pub mod vxlan;
 
 pub use cidr::Cidr;
 pub use error::{Error, Result};
 pub use host_ports::{HostPort, HostPorts, Protocol};
-pub use netlink::{Link, Netlink, Route, USUAL_PACKETS, VethEnd, Via};
+pub use netlink::{Address, Link, Netlink, Route, USUAL_PACKETS, VethEnd, Via};
 pub use pods::{Attachment, Config, PodNetwork};
 pub use saved::Saved;
 

@@ -13,7 +13,8 @@ use std::{
 
 use futures::TryStreamExt;
 use netlink_packet_route::{
-    address::AddressMessage,
+    AddressFamily,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo},
     link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
@@ -43,12 +44,29 @@ pub struct Link {
     pub name: String,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it is up and connected (`IFF_RUNNING`): a cable is in, a bridge has a port that is.
+    pub running: bool,
+    /// Its hardware address, if it is one of Ethernet's size.
+    pub mac: Option<[u8; 6]>,
     /// Its MTU.
     pub mtu: u32,
     /// The largest IPv4 packet in bytes that it takes to be cut for the wire only at its end ([`Netlink::set_packets`]).
     pub packets: u32,
     /// The bridge it is a port of.
     pub controller: Option<u32>,
+}
+
+/// An IPv4 address of a network interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The link's index.
+    pub link: u32,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// How many of its leading bits it shares with what is on the link.
+    pub prefix: u8,
+    /// Whether it stays until somebody takes it away; the kernel removes others when their time is over.
+    pub permanent: bool,
 }
 
 /// One end of a veth pair to be made.
@@ -237,9 +255,22 @@ impl Netlink {
         ignore(libc::EEXIST, added, || format!("add address {address}/{prefix}"))
     }
 
+    /// Gives a link an address for so many seconds (1 or more), or so many from now on if it has it already. The kernel takes it away
+    /// when they are over, up to a second late, whatever has become of this process.
+    pub async fn set_address_for(&self, link: u32, address: Ipv4Addr, prefix: u8, seconds: u32) -> Result<()> {
+        let mut life = CacheInfo::default();
+        // The kernel looks at addresses when they cease to be preferred, and at no other time of its own.
+        (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
+        let mut request = self.handle.address().add(link, IpAddr::V4(address), prefix).replace();
+        request.message_mut().attributes.push(AddressAttribute::CacheInfo(life));
+        request
+            .execute()
+            .await
+            .map_err(Error::netlink(format!("give a link the address {address}/{prefix} for {seconds} s")))
+    }
+
     /// Takes an address off a link; none is fine.
     pub async fn delete_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
-        use netlink_packet_route::{AddressFamily, address::AddressAttribute};
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.index = link;
@@ -249,22 +280,12 @@ impl Netlink {
         ignore(libc::EADDRNOTAVAIL, done, || format!("delete address {address}/{prefix}"))
     }
 
-    /// Every IPv4 address of the namespace, with its link and prefix.
-    pub async fn addresses(&self) -> Result<Vec<(u32, Ipv4Addr, u8)>> {
-        use netlink_packet_route::address::AddressAttribute;
+    /// Every IPv4 address of the namespace.
+    pub async fn addresses(&self) -> Result<Vec<Address>> {
         let _listing = self.listing.lock().await;
         let all: Vec<_> =
             self.handle.address().get().execute().try_collect().await.map_err(Error::netlink("list addresses"))?;
-        Ok(all
-            .into_iter()
-            .filter_map(|message| {
-                let local = message.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-                    _ => None,
-                })?;
-                Some((message.header.index, local, message.header.prefix_len))
-            })
-            .collect())
+        Ok(all.iter().filter_map(read_address).collect())
     }
 
     /// Adds a route, or replaces the one of the same destination and metric.
@@ -335,6 +356,8 @@ fn read_link(message: &LinkMessage) -> Link {
         index: message.header.index,
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
+        mac: None,
         mtu: 0,
         packets: USUAL_PACKETS,
         controller: None,
@@ -343,12 +366,22 @@ fn read_link(message: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::GsoIpv4MaxSize(bytes) => link.packets = *bytes,
             LinkAttribute::Controller(index) => link.controller = Some(*index),
             _ => {}
         }
     }
     link
+}
+
+fn read_address(message: &AddressMessage) -> Option<Address> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    let permanent = message.header.flags.contains(AddressHeaderFlags::Permanent);
+    Some(Address { link: message.header.index, address: local, prefix: message.header.prefix_len, permanent })
 }
 
 pub(crate) fn ignore(

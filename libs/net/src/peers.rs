@@ -20,6 +20,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
+    address::AddressHeaderFlags,
     link::LinkAttribute,
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType},
 };
@@ -170,10 +171,11 @@ impl PeerRoutes {
     pub async fn own(&self, except: &[&str]) -> Result<Vec<Own>> {
         let links: BTreeMap<u32, crate::Link> =
             self.netlink.links().await?.into_iter().map(|link| (link.index, link)).collect();
-        let of = |(index, address, prefix)| {
-            let link = links.get(&index)?;
+        let of = |own: crate::Address| {
+            let link = links.get(&own.link)?;
             let ours = link.name == vxlan::NAME || link.name == "lo" || except.contains(&link.name.as_str());
-            (!ours && link.up).then(|| Own { address, link: Cidr::new(address, prefix), mtu: link.mtu })
+            let (address, near) = (own.address, Cidr::new(own.address, own.prefix));
+            (!ours && link.up).then_some(Own { address, link: near, mtu: link.mtu })
         };
         Ok(self.netlink.addresses().await?.into_iter().filter_map(of).collect())
     }
@@ -234,9 +236,9 @@ impl PeerRoutes {
         let before = self.netlink.vxlan().await?;
         let index = self.netlink.ensure_vxlan(device).await?;
         let mut changed = usize::from(before != Some((index, Some(*device))));
-        for (link, other, prefix) in self.netlink.addresses().await? {
-            if link == index && (other, prefix) != (address, 32) {
-                self.netlink.delete_address(link, other, prefix).await?;
+        for other in self.netlink.addresses().await?.into_iter().filter(|other| other.link == index) {
+            if (other.address, other.prefix) != (address, 32) {
+                self.netlink.delete_address(index, other.address, other.prefix).await?;
             }
         }
         self.netlink.add_address(index, address, 32).await?;
@@ -399,6 +401,10 @@ fn is_news(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
                 |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with("veth"));
             !link.attributes.iter().any(pods)
         }
+        // A virtual address is extended every second, and has no neighbours.
+        NetlinkPayload::InnerMessage(Message::NewAddress(own) | Message::DelAddress(own)) => {
+            own.header.prefix_len < 32 || own.header.flags.contains(AddressHeaderFlags::Permanent)
+        }
         _ => true,
     }
 }
@@ -447,6 +453,20 @@ mod tests {
         assert_eq!(words(&decide(Mode::HostGw, &nodes)), ("192.168.7.3".into(), String::new(), None, 4));
         let both = "192.168.7.3 192.168.8.3".to_owned();
         assert_eq!(words(&decide(Mode::Vxlan, &nodes)), (String::new(), both, Some((1350, address)), 3));
+    }
+
+    #[test]
+    fn an_address_that_is_extended_every_second_is_no_news() {
+        let told = |prefix_len, flags| {
+            let mut message = netlink_packet_route::address::AddressMessage::default();
+            (message.header.prefix_len, message.header.flags) = (prefix_len, flags);
+            is_news(&NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)))
+        };
+        let (permanent, passing) = (AddressHeaderFlags::Permanent, AddressHeaderFlags::empty());
+        assert_eq!(
+            [told(24, permanent), told(24, passing), told(32, permanent), told(32, passing)],
+            [true, true, true, false]
+        );
     }
 
     #[test]

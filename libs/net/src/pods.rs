@@ -231,9 +231,9 @@ impl PodNetwork {
         if let Some(overlay) = self.netlink.link(vxlan::NAME).await? {
             return Ok(Width { mtu: Some(overlay.mtu), packets: None });
         }
-        let bearer = self.netlink.addresses().await?.into_iter().find(|(_, address, _)| *address == node);
-        let Some((index, ..)) = bearer else { return Ok(Width::default()) };
-        let link = self.netlink.link_of_index(index).await?.filter(|link| link.name != "lo");
+        let bearer = self.netlink.addresses().await?.into_iter().find(|bearer| bearer.address == node);
+        let Some(bearer) = bearer else { return Ok(Width::default()) };
+        let link = self.netlink.link_of_index(bearer.link).await?.filter(|link| link.name != "lo");
         Ok(link.map_or_else(Width::default, |link| Width {
             mtu: Some(link.mtu),
             packets: Some(link.packets).filter(|packets| *packets > USUAL_PACKETS),

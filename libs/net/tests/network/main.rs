@@ -2,3 +2,4 @@
 
 mod peers;
 mod pods;
+mod virtual_address;

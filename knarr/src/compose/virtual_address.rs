@@ -1,0 +1,221 @@
+//! An address that always leads to a living server: the servers that are given the same one elect who of them has it.
+//!
+//! ```text
+//!   Lease knarr-virtual-address-ADDRESS ──renewed every second──▶ ADDRESS/32 on the link for 3 s more ──▶ announced by ARP
+//! ```
+//!
+//! Each server elects through its own API server, so one that cannot write loses the address. The deadlines are short, and each leaves
+//! room for the next:
+//!
+//! - every second the holder renews its lease, and with it the time for which its kernel keeps the address;
+//! - after 3 s without a renewal it gives up, and the kernel takes the address away 3 to 4 s after the last one, if the holder was
+//!   killed or stands still;
+//! - after 5 s in which they saw no renewal the others try, ask the link whether anybody has the address, and take it.
+//!
+//! So a server that ends gives the address away at once, and one that is lost is followed within 8 s. A server that starts again is the
+//! same candidate as before (its own address is its name), and goes on with what it had.
+//!
+//! Servers with different addresses elect apart from each other: each address leads to those that have been given it.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use client::leader::{self, LeaderElector};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, api::ListParams};
+use net::{
+    Cidr,
+    virtual_address::{LATE, VirtualAddress, lifetime},
+};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+const LEASE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a new place is announced, a second apart: such frames can get lost.
+const ANNOUNCEMENTS: u32 = 5;
+
+/// A server's part in it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The virtual address.
+    pub address: Ipv4Addr,
+    /// The server's own address, on whose link the other one is.
+    pub own: Ipv4Addr,
+    /// The API server's port.
+    pub port: u16,
+    /// Ranges that the cluster gives addresses from.
+    pub ranges: Vec<Cidr>,
+}
+
+impl Plan {
+    /// Where the API is, for kubeconfigs and agents.
+    pub fn url(&self) -> String {
+        format!("https://{}:{}", self.address, self.port)
+    }
+
+    /// Whether it can work on this machine; takes away what an earlier run has left behind.
+    pub async fn open(&self) -> Result<VirtualAddress> {
+        VirtualAddress::open(None, self.address, self.own, &self.ranges).await.map_err(|error| {
+            let forbidden = matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+            let error = anyhow::Error::new(error);
+            match forbidden {
+                true => {
+                    error.context("a virtual address takes root's rights over the network, CAP_NET_ADMIN and CAP_NET_RAW")
+                }
+                false => error,
+            }
+        })
+    }
+
+    fn lease(&self) -> leader::Config {
+        leader::Config {
+            lease_duration: LEASE,
+            renew_deadline: DEADLINE,
+            retry_period: RETRY,
+            ..leader::Config::new(&self.lease_name(), format!("{}:{}", self.own, self.port))
+        }
+    }
+
+    fn lease_name(&self) -> String {
+        format!("{}{}", leader::VIRTUAL_ADDRESS, self.address)
+    }
+
+    /// Takes part until `shutdown`. An error means that this machine cannot have the address for now, and has left it to others.
+    pub async fn run(&self, client: Client, shutdown: CancellationToken) -> Result<()> {
+        self.tell_of_others(&client).await;
+        while !shutdown.is_cancelled() {
+            let ours = self.open().await?;
+            let elector = LeaderElector::new(client.clone(), self.lease(), None);
+            let renewals = elector.renewals();
+            let mut held = Ok(());
+            let outcome = {
+                let (held, ours) = (&mut held, &ours);
+                let work = |stop| async move { *held = self.hold(ours, renewals, stop).await };
+                elector.run(shutdown.clone(), work).await
+            };
+            held?;
+            if outcome.is_err() {
+                tracing::warn!(address = %self.address, "this server's lease of the virtual address could not be renewed in time");
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the address until `stop` fires.
+    async fn hold(
+        &self,
+        ours: &VirtualAddress,
+        renewals: watch::Receiver<Option<Instant>>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let kept = self.keep(ours, renewals, stop).await;
+        let withdrawn = ours.withdraw().await.context("take the virtual address away");
+        tracing::info!(address = %self.address, "this server does not have the virtual address any more");
+        kept.and(withdrawn)
+    }
+
+    async fn keep(
+        &self,
+        ours: &VirtualAddress,
+        mut renewals: watch::Receiver<Option<Instant>>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        let other = ours.other_holder().await.context("ask the link for the virtual address")?;
+        if let Some(mac) = other.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")) {
+            let (address, link) = (self.address, ours.link());
+            bail!("the virtual address {address} is in use by {mac} on {link}: it is left alone until it is nobody's");
+        }
+        tracing::info!(address = %self.address, link = ours.link(), "this server has the virtual address");
+        let mut announcements = ANNOUNCEMENTS;
+        loop {
+            let renewed = *renewals.borrow_and_update();
+            if !extend(ours, renewed.context("find out since when the lease is held")?).await? {
+                // The others may have it by now. If they have not, it is taken anew.
+                ours.withdraw().await?;
+                announcements = ANNOUNCEMENTS;
+            } else if announcements > 0 {
+                ours.announce().await?;
+                announcements -= 1;
+            }
+            match stop.run_until_cancelled(renewals.changed()).await {
+                Some(Ok(())) => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Two addresses in one cluster may be meant, or a mistake in one server's flags.
+    async fn tell_of_others(&self, client: &Client) {
+        let leases = Api::<Lease>::namespaced(client.clone(), "kube-system").list(&ListParams::default()).await;
+        let (own, now) = (self.lease_name(), Timestamp::now());
+        for name in leases.iter().flat_map(|leases| others(&leases.items, &own, now)) {
+            tracing::warn!(
+                address = %self.address,
+                lease = name,
+                "other servers have another virtual address: neither address will lead to the servers of the other"
+            );
+        }
+    }
+}
+
+/// Keeps the address for as long as a renewal that was begun at `renewed` allows. Whether that is any time at all: it is not for a process
+/// that stood still, be it before or while the kernel was told.
+async fn extend(ours: &VirtualAddress, renewed: Instant) -> Result<bool> {
+    while let Some(seconds) = lifetime(LEASE, renewed.elapsed()) {
+        ours.keep(seconds).await.context("keep the virtual address")?;
+        if renewed.elapsed() + Duration::from_secs(seconds.into()) + LATE <= LEASE {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The names of the leases by which others hold another virtual address.
+fn others<'l>(leases: &'l [Lease], own: &'l str, now: Timestamp) -> impl Iterator<Item = &'l str> {
+    leases.iter().filter_map(move |lease| {
+        let name =
+            lease.metadata.name.as_deref().filter(|name| name.starts_with(leader::VIRTUAL_ADDRESS) && *name != own)?;
+        let spec =
+            lease.spec.as_ref().filter(|spec| spec.holder_identity.as_deref().is_some_and(|holder| !holder.is_empty()))?;
+        // One that nobody has renewed for long is history.
+        let age = now.duration_since(spec.renew_time.as_ref()?.0);
+        (age.as_secs() < 60).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_deadline_leaves_room_for_the_next() {
+        // Renewed in no time, kept for so long; the kernel is done before anybody else may begin.
+        let kept = Duration::from_secs(lifetime(LEASE, Duration::from_millis(1)).unwrap().into());
+        assert_eq!(kept, DEADLINE);
+        assert!(kept + LATE < LEASE && RETRY + Duration::from_secs(1) < kept && DEADLINE < LEASE);
+    }
+
+    #[test]
+    fn others_that_hold_another_address_are_told_from_those_that_did_once() {
+        let lease = |name: &str, holder: &str, renewed: &str| -> Lease {
+            let spec = json!({"holderIdentity": holder, "renewTime": renewed});
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
+        };
+        let (recent, old) = ("2026-01-01T00:00:00.000000Z", "2025-12-31T23:00:00.000000Z");
+        let name = |n: u8| format!("{}192.0.2.{n}", leader::VIRTUAL_ADDRESS);
+        let leases = [
+            lease("kube-scheduler", "a", recent),
+            lease(&name(1), "a", recent),
+            lease(&name(2), "b", recent),
+            lease(&name(3), "", recent),
+            lease(&name(4), "c", old),
+        ];
+        let now = "2026-01-01T00:00:05Z".parse().unwrap();
+        assert_eq!(others(&leases, &name(1), now).collect::<Vec<_>>(), [name(2)]);
+    }
+}
