@@ -83,6 +83,15 @@ impl Link {
     }
 }
 
+/// An agent that joins by the address.
+fn agent_of(link: &Link, place: &str, node_ip: &str) -> String {
+    format!(
+        "exec knarr agent --server https://{}:6443 --token-file $T/first/node-token --data-dir {place} --node-ip {node_ip} \
+         --shared-disk",
+        link.address
+    )
+}
+
 #[test]
 fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     let link = Link::new()?;
@@ -109,12 +118,7 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     assert!(copied.contains(&format!("server: https://{}:6443", link.address)), "{copied}");
     std::fs::write(machines.path("copied"), copied)?;
     let mut on_second = machines.start(2, "second", &second)?;
-    let agent = format!(
-        "exec knarr agent --server https://{}:6443 --token-file $T/first/node-token --data-dir $T/agent --node-name n2 \
-         --node-ip $B --shared-disk",
-        link.address
-    );
-    let agent = machines.start(2, "agent", &agent)?;
+    let agent = machines.start(2, "agent", &agent_of(&link, "$T/agent --node-name n2", "$B"))?;
     let node = "get node n2 -o jsonpath={.status.conditions[-1:].status}";
     eventually("see the node ready", SECONDS_60, || {
         link.ask("get node n2")?;
@@ -132,6 +136,16 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
         machines.run("curl -sk --max-time 5 https://$B:6443/readyz").map(|ready| (ready == "ok").then_some(()))
     })?;
     link.stays(&link.address, &[1])?;
+
+    // A node that says the address is its own gets no certificate for it.
+    let liar = agent_of(&link, "$T/liar --node-name n1", &link.address);
+    let mut liar = machines.start(1, "liar", &liar)?;
+    eventually("hear the node refused", SECONDS_60, || {
+        let refused = format!("{} is no node's address", link.address);
+        Ok((on_first.said()?.contains(&refused) || on_second.said()?.contains(&refused)).then_some(()))
+    })
+    .with_context(|| liar.said().unwrap_or_default())?;
+    liar.kill()?;
 
     // Its holder is killed: the other one takes it, and the same commands work.
     on_first.kill()?;
