@@ -52,6 +52,14 @@ impl Link {
         Ok(holders)
     }
 
+    /// Waits until the server at one of their own addresses is ready.
+    fn await_ready(&self, server: &str) -> Result<()> {
+        eventually("see a server ready", SECONDS_60, || {
+            let ready = self.machines.run(&format!("curl -sk --max-time 5 https://{server}:6443/readyz"))?;
+            Ok((ready == "ok").then_some(()))
+        })
+    }
+
     /// Waits until the API is served at the address, by the machine that is meant to; returns how long that took.
     fn await_served(&self, by: usize) -> Result<Duration> {
         let since = Instant::now();
@@ -132,9 +140,7 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
             "{kubectl} --kubeconfig $T/copied get lease n2 -n kube-node-lease -o jsonpath={{.spec.renewTime}}"
         ))
     };
-    eventually("reach the second server", SECONDS_60, || {
-        machines.run("curl -sk --max-time 5 https://$B:6443/readyz").map(|ready| (ready == "ok").then_some(()))
-    })?;
+    link.await_ready("$B")?;
     link.stays(&link.address, &[1])?;
 
     // A node that says the address is its own gets no certificate for it.
@@ -157,9 +163,7 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     eventually("hear from the node", SECONDS_60, || Ok((beats()? != before).then_some(())))?;
     // It comes back, and takes nothing from anybody.
     on_first = machines.start(1, "first-again", &first)?;
-    eventually("see the server back", SECONDS_60, || {
-        machines.run("curl -sk --max-time 5 https://$A:6443/readyz").map(|ready| (ready == "ok").then_some(()))
-    })?;
+    link.await_ready("$A")?;
     link.stays(&link.address, &[2])?;
 
     // The holder stands still: its kernel takes the address away before the other one has it.
@@ -177,6 +181,23 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     println!("ended: the other server answered after {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
     assert_eq!(on_first.ended(SECONDS_60)?, Some(0));
+
+    // The holder's machine is cut off: it cannot renew, so it gives the address up, and has no claim when it is back.
+    on_first = machines.start(1, "first-once-more", &first)?;
+    link.await_ready("$A")?;
+    let set = |state: &str| {
+        let device = "$(ip -o -4 address show to $B/32 | cut -d ' ' -f 2)";
+        succeeded(&mut machines.on(2, &format!("ip link set {device} {state}"))?)
+    };
+    set("down")?;
+    let took = link.await_served(1)?;
+    println!("cut off: the other server answered after {took:?}");
+    assert!(took < MOST, "{took:?}");
+    set("up")?;
+    link.stays(&link.address, &[1])?;
+    on_first.signal("TERM")?;
+    link.await_served(2)?;
+    on_first.ended(SECONDS_60)?;
 
     // A server with another address has that for itself.
     let other = link.address.replace(".88", ".89");
