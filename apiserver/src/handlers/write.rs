@@ -279,7 +279,7 @@ pub fn patched(
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>)> {
     let ty = type_of(info.group, info.version, info.kind);
-    let mut object = patch.apply(current, ty).map_err(|e| e.to_status())?;
+    let object = patch.apply(current, ty).map_err(|e| e.to_status())?;
     // Checking drops fields; what is refused is shown with them.
     let refuse = |why: &str| {
         let (result, why) = patch.refusal(&patch.apply(current, ty).unwrap_or_default(), why);
@@ -287,20 +287,33 @@ pub fn patched(
         errors.invalid("patch", &result, why);
         Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
     };
-    if patch.keeps_kind() {
-        for field in ["kind", "apiVersion"] {
-            object[field] = current[field].clone();
-        }
-    }
+    let mut object = patch.identified(object, current).map_err(|why| refuse(&why))?;
     metadata::check_kind(&object, info).map_err(|why| refuse(&why))?;
     let Some(ty) = ty else { return Ok((object, Vec::new())) };
-    let found = check::check(&mut object, ty).map_err(|why| refuse(&why))?;
+    let versioned = object["apiVersion"].as_str().is_some_and(|version| !version.is_empty());
+    let found = if versioned { check::check(&mut object, ty).map_err(|why| refuse(&why))? } else { forget(&mut object) };
     let unknown: Vec<String> = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
     let problems: Vec<&str> = told.iter().chain(&unknown).map(String::as_str).collect();
     if options.field_validation == FieldValidation::Strict && !problems.is_empty() {
         return Err(refuse(&format!("strict decoding error: {}", problems.join(", "))));
     }
     Ok((object, unknown))
+}
+
+/// What upstream knows of an object without an apiVersion: that it is one. It is read as of the version inside of the server,
+/// whose fields have other names; what is left has no name, which is what is told. Returns the fields that are lost.
+fn forget(object: &mut Value) -> Vec<String> {
+    let mut lost = Vec::new();
+    if let Some(fields) = object.as_object_mut() {
+        fields.retain(|name, _| {
+            let kept = matches!(name.as_str(), "kind" | "apiVersion");
+            if !kept {
+                lost.push(name.clone());
+            }
+            kept
+        });
+    }
+    lost
 }
 
 /// The kind of patch that a request has, which is looked at before its options.
@@ -352,9 +365,6 @@ pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body
     }
     let (value, _) = check::parse(&bytes, media_type(headers)?, None).map_err(|e| Status::unexpected(e.to_string()))?;
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
-    if text("apiVersion").matches('/').count() > 1 {
-        return Err(Status::unexpected(format!("unexpected GroupVersion string: {}", text("apiVersion"))));
-    }
     if !matches!(text("kind"), "" | "DeleteOptions") {
         return Err(Status::unexpected(format!(
             "no kind {:?} is registered for version {:?} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\"",

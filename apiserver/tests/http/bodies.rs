@@ -36,6 +36,8 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ),
         ("POST", MAPS.into(), JSON, json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "Secret in version \"v1\" cannot be handled as a ConfigMap: converting (v1.Secret) to (core.ConfigMap): unknown conversion".into())),
         ("POST", DEPLOYMENTS.into(), JSON, json!({"kind": "Deployment", "apiVersion": "apps/v1beta9", "metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "Deployment in version \"v1beta9\" cannot be handled as a Deployment: no kind \"Deployment\" is registered for version \"apps/v1beta9\" in scheme \"pkg/api/legacyscheme/scheme.go:30\"".into())),
+        ("POST", MAPS.into(), JSON, "{\"apiVersion\":\"a/b/c\"}".into(), (400, "BadRequest", unrecognized("ConfigMap", "unexpected GroupVersion string: a/b/c ({\"apiVersion\":\"a/b/c\"})"))),
+        ("DELETE", item.clone(), JSON, json!({"apiVersion": "a/b/c"}).to_string(), (500, "", "unexpected GroupVersion string: a/b/c".into())),
         ("POST", MAPS.into(), "text/plain", "{}".into(), (415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf".into())),
         ("POST", MAPS.into(), JSON, deep.clone(), (400, "BadRequest", String::new())),
         ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "A_b"}}).to_string(), (422, "Invalid", format!("ConfigMap \"A_b\" is invalid: metadata.name: Invalid value: \"A_b\": {subdomain}"))),
@@ -254,6 +256,67 @@ async fn a_kind_is_found_whatever_its_case() {
     assert_eq!(told, (400, "BadRequest".into(), why.into()));
     let made = tell("{\"Kind\":\"Secret\",\"kind\":\"ConfigMap\",\"metadata\":{\"name\":\"a\"}}").await;
     assert_eq!((made.status, made.warnings()), (201, vec!["299 - \"unknown field \\\"Kind\\\"\""]));
+}
+
+#[tokio::test]
+async fn a_patch_leaves_a_kind_and_a_version() {
+    const STRATEGIC: &str = "application/strategic-merge-patch+json";
+    const OPERATIONS: &str = "application/json-patch+json";
+    let door = door().await;
+    let item = format!("{MAPS}/a");
+    door.post(MAPS, &map("a", "1")).await.ok();
+    let tell = |how: &'static str, kind: &'static str, patch: serde_json::Value| {
+        let (path, door) = (format!("{item}?fieldValidation={how}"), &door);
+        async move { door.ask("PATCH", &path, &[("content-type", kind)], patch.to_string()).await }
+    };
+    let number = "couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string";
+    let array = "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go struct field .apiVersion of type string";
+    let replace = |field: &str, value: serde_json::Value| json!([{"op": "replace", "path": field, "value": value}]);
+    for (kind, patch, why) in [
+        (STRATEGIC, json!({"kind": true}), "patch: Invalid value: \"map[kind:true]\": unrecognized type: string"),
+        (STRATEGIC, json!({"kind": 1.5}), "unrecognized type: string"),
+        (STRATEGIC, json!({"apiVersion": ["v1"]}), "unrecognized type: string"),
+        (STRATEGIC, json!({"kind": {"a": "b"}}), "unrecognized type: string"),
+        (STRATEGIC, json!({"apiVersion": 1}), "patch: Invalid value: \"map[apiVersion:1]\": cannot convert int64 to string"),
+        (MERGE, json!({"kind": 1}), number),
+        (MERGE, json!({"KIND": 1}), number),
+        (OPERATIONS, replace("/kind", json!(1)), number),
+        (OPERATIONS, replace("/apiVersion", json!([])), array),
+        (MERGE, json!({"apiVersion": "a/b/c"}), "unexpected GroupVersion string: a/b/c"),
+        (OPERATIONS, replace("/apiVersion", json!("a/b/c")), "unexpected GroupVersion string: a/b/c"),
+    ] {
+        let (code, reason, message) = tell("Warn", kind, patch.clone()).await.told();
+        assert_eq!((code, reason.as_str()), (422, "Invalid"), "{patch}: {message}");
+        assert!(message.ends_with(&format!(": {why}")) || message.ends_with(why), "{patch}: {message}");
+    }
+    // Without a version nothing is known of the object, not even its name.
+    let nameless = "the name of the object (a based on URL) was undeterminable: name must be provided";
+    for (kind, patch) in [
+        (MERGE, json!({"apiVersion": null})),
+        (MERGE, json!({"apiVersion": ""})),
+        (OPERATIONS, json!([{"op": "remove", "path": "/apiVersion"}])),
+    ] {
+        for how in ["Warn", "Ignore"] {
+            let answer = tell(how, kind, patch.clone()).await;
+            assert_eq!(answer.told(), (400, "BadRequest".into(), nameless.into()), "{patch}");
+            let want = ["299 - \"unknown field \\\"data\\\"\"", "299 - \"unknown field \\\"metadata\\\"\""];
+            assert_eq!(answer.warnings(), if how == "Warn" { want.to_vec() } else { Vec::new() }, "{patch}");
+        }
+        let (code, _, message) = tell("Strict", kind, patch.clone()).await.told();
+        let why = ": strict decoding error: unknown field \"data\", unknown field \"metadata\"";
+        assert!(code == 422 && message.ends_with(why), "{patch}: {message}");
+    }
+    // The kind is known by the path, and a strategic patch changes neither.
+    let before = door.get(&item).await.json();
+    for (kind, patch) in [
+        (MERGE, json!({"kind": null})),
+        (MERGE, json!({"kind": ""})),
+        (MERGE, json!({"KIND": "Thing"})),
+        (STRATEGIC, json!({"kind": "Thing", "apiVersion": null})),
+    ] {
+        let answer = tell("Warn", kind, patch.clone()).await;
+        assert_eq!((answer.status, answer.json()), (200, before.clone()), "{patch}");
+    }
 }
 
 #[tokio::test]

@@ -177,9 +177,25 @@ impl Patch {
         }
     }
 
-    /// Whether the patch may say another kind than the object's without effect.
-    pub fn keeps_kind(&self) -> bool {
-        matches!(self, Self::Strategic(_))
+    /// What the patch made of `current`, with its kind and apiVersion told: a strategic patch may name others without effect,
+    /// so they are `current`'s; what others leave is read like a body, and may have none. The error is the reason for
+    /// [`Self::refusal`]: one of them is no text, or is no version.
+    pub fn identified(&self, mut patched: Value, current: &Value) -> Result<Value, String> {
+        if !matches!(self, Self::Strategic(_)) {
+            return check::identified(patched).map_err(|error| error.to_string());
+        }
+        for field in ["kind", "apiVersion"] {
+            let what = match &patched[field] {
+                Value::Null | Value::String(_) => {
+                    patched[field] = current[field].clone();
+                    continue;
+                }
+                Value::Number(number) if number.is_f64() => format!("number {number}"),
+                other => go_kind(other).to_owned(),
+            };
+            return Err(format!("json: cannot unmarshal {what} into Go struct field .{field} of type string"));
+        }
+        Ok(patched)
     }
 
     /// The object with the patch applied. Strategic patches need the object's type.

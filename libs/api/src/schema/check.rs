@@ -107,15 +107,20 @@ pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result
         }
         MediaType::Yaml => {
             let parsed = yaml::parse(bytes).map_err(DecodeError::Syntax)?;
-            let mut object = an_object(parsed.value)?;
-            identify(&mut object, None)?;
-            Ok((object, parsed.duplicates))
+            Ok((identified(parsed.value)?, parsed.duplicates))
         }
         MediaType::Protobuf => {
             let value = protobuf::decode(bytes, expected).map_err(|e| DecodeError::Syntax(e.to_string()))?;
             Ok((value, Vec::new()))
         }
     }
+}
+
+/// A value that did not come as JSON text as an object of a version and a kind, which may be missing but are texts.
+pub fn identified(value: Value) -> Result<Value, DecodeError> {
+    let mut object = an_object(value)?;
+    identify(&mut object, None)?;
+    Ok(object)
 }
 
 /// What has a version and a kind: an object. `null` is an empty one.
@@ -155,7 +160,12 @@ fn identify(object: &mut Value, body: Option<&[u8]>) -> Result<(), DecodeError> 
             map.insert(name.to_owned(), last);
         }
     }
-    Ok(())
+    match map.get("apiVersion").and_then(Value::as_str) {
+        Some(version) if version.matches('/').count() > 1 => {
+            Err(DecodeError::Syntax(format!("unexpected GroupVersion string: {version}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Parses a body, checks it against its type and drops what the type does not know.
@@ -577,6 +587,10 @@ mod tests {
             kind(r#"{"KIND":5}"#).unwrap_err().to_string(),
             "couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string"
         );
+        for (body, media) in [(r#"{"apiVersion":"a/b/c"}"#, MediaType::Json), ("apiVersion: a/b/c", MediaType::Yaml)] {
+            let why = parse(body.as_bytes(), media, Some(pod)).unwrap_err().to_string();
+            assert_eq!(why, "unexpected GroupVersion string: a/b/c");
+        }
     }
 
     #[test]
