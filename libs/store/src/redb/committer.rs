@@ -1,7 +1,7 @@
 //! The one thread that writes: takes what waits, appends it to the journal, syncs once, tells watchers, answers.
 //!
 //! ```text
-//! wait for commands ── or for the next deadline (time to live, settling)
+//! wait for commands ── or for the next deadline (time to live, syncing, settling)
 //!   └─ take all that wait → apply each in order → append → publish to watchers → answer
 //!   │    └─ a failed append answers every writer of the batch with its error
 //!   └─ settle: redb takes over what is pending, in one synced transaction; the journal begins again
@@ -13,6 +13,8 @@
 //! to come back, and never longer than until as many wait as did before. Few writers are not made to wait.
 //!
 //! A batch of relaxed writes alone is appended without a sync; a later one (at most a second away) covers it.
+//!
+//! Settling costs a dozen times what an append does, and writers wait for it: it is done seldom, and best when nobody writes.
 
 use std::{
     collections::VecDeque,
@@ -40,11 +42,15 @@ use crate::{Durability, Error, Event, Op, Outcome, Revision, Txn, Watch, WatchMe
 
 /// Most writers that share one sync: bounds how long the first of them waits.
 const BATCH: usize = 1024;
-/// How long changes may be pending (relaxed ones: unsynced).
-const SETTLE_AFTER: Duration = Duration::from_secs(1);
+/// How long relaxed changes may be unsynced.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+/// How long changes may be pending.
+const SETTLE_AFTER: Duration = Duration::from_secs(10);
+/// When settling is tried again after it failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// From how many pending changes on they settle as soon as there has been nothing to do for so long.
 const WORTH_SETTLING: usize = 64;
-const QUIET: Duration = Duration::from_millis(2);
+const QUIET: Duration = Duration::from_millis(100);
 /// At how many, or at how many bytes of them, they settle before anything else is written. Far below [`tables::JUMP`].
 const MOST_PENDING: usize = 512;
 const MOST_PENDING_BYTES: usize = 2 << 20;
@@ -103,7 +109,9 @@ pub(super) struct Committer {
     loose: bool,
     /// Whether settling failed the last time: then it waits for its time, or for who needs it.
     stuck: bool,
+    sync_at: Option<Instant>,
     settle_at: Option<Instant>,
+    quiet_at: Option<Instant>,
     expire_at: Option<SystemTime>,
     compaction: Option<Compaction>,
 }
@@ -125,7 +133,9 @@ impl Committer {
             expired: Vec::new(),
             loose: false,
             stuck: false,
+            sync_at: None,
             settle_at: None,
+            quiet_at: None,
             // The first look at the table tells when the next key expires.
             expire_at: Some(UNIX_EPOCH),
             compaction: None,
@@ -142,9 +152,6 @@ impl Committer {
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.worth_settling() {
-                        self.settle_or_tell();
-                    }
                     self.on_time();
                     continue;
                 }
@@ -153,6 +160,7 @@ impl Committer {
                 let _ = closing.send(self.close());
                 return;
             }
+            self.quiet_at = self.worth_settling().then(|| Instant::now() + QUIET);
             self.on_time();
         }
     }
@@ -164,10 +172,10 @@ impl Committer {
         if self.compaction.is_some() {
             return self.commands.recv_timeout(Duration::ZERO);
         }
-        let quiet = self.worth_settling().then_some(QUIET);
-        let settle = self.settle_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let due = [self.sync_at, self.settle_at, self.quiet_at].into_iter().flatten().min();
+        let due = due.map(|at| at.saturating_duration_since(Instant::now()));
         let expire = self.expire_at.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        match quiet.into_iter().chain(settle).chain(expire).min() {
+        match due.into_iter().chain(expire).min() {
             Some(timeout) => self.commands.recv_timeout(timeout),
             None => self.commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -220,8 +228,12 @@ impl Committer {
     }
 
     fn on_time(&mut self) {
-        if self.settle_at.is_some_and(|at| at <= Instant::now()) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= Instant::now());
+        if due(self.settle_at) || due(self.quiet_at) {
             self.settle_or_tell();
+        }
+        if due(self.sync_at) {
+            self.sync();
         }
         if self.expire_at.is_some_and(|at| at <= SystemTime::now()) {
             self.expire();
@@ -289,6 +301,10 @@ impl Committer {
         if !changes.is_empty() {
             let sync = self.shared.options.sync && txns.iter().any(|t| t.durability == Durability::Synced);
             self.journal.append(changes, sync).map_err(|e| backend("append to the journal", redb::Error::Io(e)))?;
+            self.sync_at = match sync {
+                true => None,
+                false => self.shared.options.sync.then(|| self.sync_at.unwrap_or_else(|| Instant::now() + SYNC_AFTER)),
+            };
         }
         self.expire_at = soonest;
         self.shared.revision.store(revision, Ordering::Release);
@@ -307,6 +323,15 @@ impl Committer {
         txn.open_table(VERSIONS).map_err(|e| backend(step, e))
     }
 
+    /// Has the journal on the disk, or redb if that fails: a later sync of a file need not tell of what an earlier one lost.
+    fn sync(&mut self) {
+        self.sync_at = None;
+        if let Err(error) = self.journal.sync() {
+            tracing::warn!(%error, "the journal could not be synced");
+            self.settle_or_tell();
+        }
+    }
+
     // --- settling ---
 
     fn worth_settling(&self) -> bool {
@@ -315,7 +340,7 @@ impl Committer {
 
     /// Has redb take over what is pending, with all that it holds on the disk.
     fn settle(&mut self) -> Result<(), Error> {
-        self.settle_at = None;
+        (self.settle_at, self.quiet_at) = (None, None);
         if self.pending.changes().is_empty() && self.expired.is_empty() && !self.loose {
             return Ok(());
         }
@@ -328,12 +353,13 @@ impl Committer {
                 self.pending.truncate(0);
                 self.expired.clear();
                 self.loose = false;
+                self.sync_at = None;
                 self.journal.begin_again();
                 self.shared.settled.store(self.shared.revision.load(Ordering::Acquire), Ordering::Release);
             }
             Err(_) => {
                 self.reopen();
-                self.settle_at = Some(Instant::now() + SETTLE_AFTER);
+                self.settle_at = Some(Instant::now() + RETRY_AFTER);
             }
         }
         settled

@@ -91,6 +91,11 @@ impl Journal {
         written
     }
 
+    /// All that was appended is on the disk once this returns.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Begins again: redb has everything.
     pub fn begin_again(&mut self) {
         if self.end > KEEP

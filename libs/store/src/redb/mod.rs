@@ -2,7 +2,7 @@
 //!
 //! All writes go through one thread ([`committer`]) that takes whatever is waiting, appends it to the [`journal`] and syncs
 //! once: every writer of the batch shares the same `fdatasync`. What is [`pending`] there settles in redb many changes at a
-//! time: when nobody waits, when they are many, a second later, or before somebody reads. Reads run on the caller's thread
+//! time: when nobody has written for a while, when they are many, ten seconds later, or before somebody reads. Reads run on the caller's thread
 //! against redb's own snapshots. What a revision is and how keys and versions lie in the file is in [`tables`].
 //!
 //! Rejected: a redb transaction a batch (a dozen pages and, for a single writer, three times the processor time), and keeping
