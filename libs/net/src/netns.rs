@@ -6,6 +6,7 @@
 
 use std::{
     fs::File,
+    io::{self, ErrorKind},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -68,12 +69,38 @@ pub fn keep(source: &Path, path: &Path) -> Result<()> {
 
 /// Unbinds and removes `path`. The namespace ends with its last process. Deleting what does not exist is fine.
 pub fn delete(path: &Path) -> Result<()> {
-    // Something may have been bound over it twice.
-    while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::system(format!("remove {}", path.display()))(e)),
+    let removed = match unbind(path) {
+        Err(e) if e.kind() == ErrorKind::ResourceBusy => unbind_below(path),
+        removed => removed,
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::system(format!("remove {}", path.display()))(e)),
         _ => Ok(()),
     }
+}
+
+fn unbind(path: &Path) -> io::Result<()> {
+    // Something may have been bound over it twice.
+    while umount2(path, MntFlags::MNT_DETACH).is_ok() {}
+    std::fs::remove_file(path)
+}
+
+/// The first `ip netns add` on a machine mounts the whole folder over itself, with what is bound there by then: this hides
+/// one of our mounts below its copy, where no path leads. In a mount namespace without that upper folder the file can be removed,
+/// upon which the kernel drops what is mounted on it anywhere.
+fn unbind_below(path: &Path) -> io::Result<()> {
+    let path = path.to_owned();
+    let removed = on_thread(move || {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(Error::errno("unshare a mount namespace"))?;
+        let alone = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, alone, None::<&str>)
+            .map_err(Error::errno("cut a thread's mounts off from the others'"))?;
+        if let Some(folder) = path.parent() {
+            while umount2(folder, MntFlags::MNT_DETACH).is_ok() {}
+        }
+        Ok(unbind(&path))
+    });
+    removed.map_err(io::Error::other)?
 }
 
 /// Whether `path` is a namespace (and not just the file that a crash left behind before the bind).
