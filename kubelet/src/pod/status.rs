@@ -245,6 +245,34 @@ fn default_reason(m: &Member, i: &Input) -> &'static str {
     if has_inits && m.role != Role::Ephemeral { "PodInitializing" } else { "ContainerCreating" }
 }
 
+/// What is said of a pod of which nothing lives any more and nothing will: containers that did not get as far as an end of
+/// their own have been lost, those aside that had to wait for init containers; and the phase is final. Conditions stay.
+pub fn finish(pod: &Pod, status: &mut PodStatus) {
+    let waits = |s: &ContainerStatus| {
+        s.state.as_ref().is_none_or(|s| s.running.is_none() && s.terminated.is_none())
+            && s.last_state.as_ref().is_none_or(|s| s.terminated.is_none())
+    };
+    let (mains, inits) =
+        (status.container_statuses.iter_mut().flatten(), status.init_container_statuses.iter_mut().flatten());
+    let (mut mains, mut inits): (Vec<_>, Vec<_>) = (mains.collect(), inits.collect());
+    let initialized = inits.last().is_none_or(|s| is_done(s)) || mains.iter().any(|s| !waits(s));
+    // As upstream, the first init container counts as tried.
+    let tried = inits.iter().rposition(|s| !waits(s)).map_or(1, |last| last + 1);
+    let lose = |s: &mut ContainerStatus| {
+        if s.state.as_ref().is_none_or(|s| s.terminated.is_none()) {
+            let terminated = lost("The container could not be located when the pod was terminated");
+            s.state = Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() });
+        }
+    };
+    inits.iter_mut().take(tried).for_each(|s| lose(s));
+    if initialized {
+        mains.iter_mut().for_each(|s| lose(s));
+    }
+    if !spec::is_terminal(status.phase.as_deref()) && !spec::is_static(pod) {
+        status.phase = Some("Failed".to_owned());
+    }
+}
+
 /// The status of a container that the runtime does not know: never made, or lost.
 fn unknown(i: &Input, m: &Member, before: Option<&ContainerStatus>) -> ContainerStatus {
     let fresh = ContainerStatus {

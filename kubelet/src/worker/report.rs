@@ -78,7 +78,12 @@ impl Worker {
         };
         if matches!(self.stage, Stage::Terminating { .. }) {
             hold_phase(&mut status, &view);
-        } else if let Some(message) = &self.disrupted {
+        } else if self.stage != Stage::Running && self.rejected.is_none() {
+            status::finish(&self.pod, &mut status);
+        }
+        if !matches!(self.stage, Stage::Terminating { .. })
+            && let Some(message) = &self.disrupted
+        {
             status::disrupt(&mut status, message, now);
         }
         self.show_resizes(&mut status, now);

@@ -211,3 +211,26 @@ fn a_container_is_not_ready_before_its_hook_has_ended() {
     assert_eq!(shown(&memory), [no, yes], "the hook runs");
     assert_eq!(shown(&Memory::default()), [yes, yes]);
 }
+
+#[test]
+fn a_pod_that_ends_before_its_containers_began_has_failed() {
+    let told = |inits: Vec<(&str, State)>, mains: Vec<(&str, State)>| {
+        let names = |list: &[(&str, State)]| -> Vec<Value> { list.iter().map(|(n, _)| json!({"name": n})).collect() };
+        let mut spec = json!({"initContainers": names(&inits), "containers": names(&mains)});
+        spec["containers"].as_array_mut().unwrap().push(json!({"name": "never-made"}));
+        let p = pod(spec);
+        let records = inits.into_iter().chain(mains).map(|(n, s)| record(n, n, 0, s)).collect();
+        let mut s = status(&p, &runtime(records), &Memory::default(), true);
+        finish(&p, &mut s);
+        let code = |s: &ContainerStatus| s.state.as_ref().unwrap().terminated.as_ref().map(|t| t.exit_code);
+        let codes = |list: &Option<Vec<ContainerStatus>>| list.iter().flatten().map(code).collect::<Vec<_>>();
+        (s.phase.unwrap(), codes(&s.init_container_statuses), codes(&s.container_statuses))
+    };
+    let failed = || "Failed".to_owned();
+    assert_eq!(told(vec![], vec![("a", State::Created)]), (failed(), vec![], vec![Some(137); 2]));
+    assert_eq!(told(vec![], vec![("a", ended(0))]), (failed(), vec![], vec![Some(0), Some(137)]));
+    // What waited for init containers that never ended well was never lost.
+    let waited = told(vec![("i", State::Created), ("j", State::Created)], vec![]);
+    assert_eq!(waited, (failed(), vec![Some(137), None], vec![None]));
+    assert_eq!(told(vec![("i", ended(0))], vec![]), (failed(), vec![Some(0)], vec![Some(137)]));
+}
