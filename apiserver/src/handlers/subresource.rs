@@ -308,11 +308,11 @@ async fn evict(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
 async fn evict_as_told(app: &App, entry: &Entry, ask: &Ask, options: &WriteOptions, eviction: &Value) -> Result<()> {
     check_kind(eviction, "policy", "Eviction")?;
     check_namespace(eviction, &ask.info.namespace)?;
+    let place = write::place(entry, ask);
+    admission::on_part(&app.registry, ("pods", Subresource::Eviction), place, eviction, &ask.user).await?;
     if metadata::text(eviction, "name") != ask.info.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    let place = write::place(entry, ask);
-    admission::on_part(&app.registry, ("pods", Subresource::Eviction), place, eviction, &ask.user).await?;
     let pod = app.registry.current(entry, place.0, place.1).await?;
     let pod = pod.ok_or_else(|| Status::not_found(entry.info().group_resource(), place.1))?;
     let wanted = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned();
