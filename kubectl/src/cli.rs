@@ -112,6 +112,27 @@ pub struct Globals {
 }
 
 impl Globals {
+    /// Those of a command line that may lack the rest of what its command takes.
+    ///
+    /// # Errors
+    /// A value that is none.
+    pub fn of(line: &flags::Line) -> Result<Self, clap::Error> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            globals: Globals,
+        }
+        let alone = flags::prepare(Alone::command());
+        let names: Vec<&str> = alone.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let known = |word: &&String| {
+            let name = word.split('=').next().and_then(|name| name.strip_prefix("--"));
+            name.is_some_and(|name| names.contains(&name))
+        };
+        let words: Vec<String> = line.words.iter().filter(known).cloned().collect();
+        let words = std::iter::once("kubectl".to_owned()).chain(words);
+        Alone::from_arg_matches(&alone.clone().try_get_matches_from(words)?).map(|alone| alone.globals)
+    }
+
     /// How much is to be logged.
     pub fn verbosity(&self) -> Verbosity {
         Verbosity { level: self.level, modules: self.vmodule.0.clone() }
@@ -291,6 +312,8 @@ impl Command {
 pub enum Request {
     /// Print this (help) and end well.
     Print(String),
+    /// Say what may stand in the place of the last word, explained or not.
+    Complete(Vec<String>, bool),
     /// Run the verb with these global flags and, where a `--` was given, the number of arguments before it.
     Run(Box<Globals>, Box<Command>, Option<usize>),
 }
@@ -305,6 +328,11 @@ pub fn declared() -> clap::Command {
 /// # Errors
 /// What kubectl says of a mistake in it.
 pub fn parse(words: &[String]) -> Result<Request, Failure> {
+    if let Some((name, rest)) = words.split_first()
+        && (name == "__complete" || name == "__completeNoDesc")
+    {
+        return Ok(Request::Complete(rest.to_vec(), name == "__complete"));
+    }
     let root = declared();
     if words.first().is_some_and(|w| w == "help") {
         let topic: Vec<String> = words[1..].iter().take_while(|word| !word.starts_with('-')).cloned().collect();

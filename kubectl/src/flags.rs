@@ -100,7 +100,7 @@ impl<'a> Flags<'a> {
             Some(name) => self.long(name),
             None => word.chars().nth(1).and_then(|c| self.short(c)),
         };
-        arg.is_some_and(|arg| matches!(takes(arg), Takes::Bool | Takes::Optional))
+        arg.is_some_and(stands_alone)
     }
 }
 
@@ -208,6 +208,71 @@ fn find<'a>(root: &'a Command, words: &[String]) -> (&'a Command, Vec<String>, V
         at += 1;
     }
     (command, path, used)
+}
+
+/// Where a command line leads.
+pub struct Located<'a, 'w> {
+    /// The command.
+    pub command: &'a Command,
+    /// Its path: `["rollout", "status"]`.
+    pub path: Vec<String>,
+    /// The words but for the path.
+    pub rest: Vec<&'w str>,
+    /// Whether an argument follows that is no flag.
+    pub has_arguments: bool,
+}
+
+/// Finds the command of words that may be half a command line.
+pub fn locate<'a, 'w>(root: &'a Command, words: &'w [String]) -> Located<'a, 'w> {
+    let (command, path, used) = find(root, words);
+    let rest: Vec<&str> =
+        words.iter().enumerate().filter(|(at, _)| !used.contains(at)).map(|(_, word)| word.as_str()).collect();
+    let flags = Flags::of(root, command);
+    let (mut words, mut has_arguments) = (rest.iter(), false);
+    while let Some(word) = words.next() {
+        match *word {
+            "--" => break,
+            flag if flag.starts_with('-') && flag.len() > 1 => {
+                let lone = (flag.starts_with("--") || flag.chars().count() == 2) && !flag.contains('=');
+                if lone && !matches!(flag, "--help" | "-h") && !flags.stands_alone(flag) {
+                    words.next();
+                }
+            }
+            "" => {}
+            _ => has_arguments = true,
+        }
+    }
+    Located { command, path, rest, has_arguments }
+}
+
+/// Reads the words of a located command line, or some of them.
+///
+/// # Errors
+/// What pflag says of them.
+pub fn read_words(root: &Command, found: &Located<'_, '_>, words: &[&str]) -> Result<Line, String> {
+    let flags = Flags::of(root, found.command);
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let mut line = Line { path: found.path.clone(), ..Line::default() };
+    let mut options = Vec::new();
+    read(&flags, &words.iter().collect::<Vec<_>>(), &mut line, &mut options)?;
+    line.words = options;
+    Ok(line)
+}
+
+/// A command's flag by its long name or its letter.
+pub fn flag<'a>(root: &'a Command, command: &'a Command, name: &str) -> Option<&'a Arg> {
+    let flags = Flags::of(root, command);
+    let mut letters = name.chars();
+    let short = match (letters.next(), letters.next()) {
+        (Some(letter), None) => flags.short(letter),
+        _ => None,
+    };
+    short.or_else(|| flags.long(name))
+}
+
+/// Whether a flag may stand without a value.
+pub fn stands_alone(arg: &Arg) -> bool {
+    matches!(takes(arg), Takes::Bool | Takes::Optional)
 }
 
 /// Reads a command line (without the program's name).

@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod complete;
 pub mod context;
 pub mod credentials;
 pub mod describe;
@@ -44,10 +45,17 @@ pub fn run(words: &[String]) -> i32 {
             print!("{text}");
             0
         }
-        Request::Run(globals, command, dash) => {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Request::Complete(words, described) => {
+            let runtime = match runtime() {
                 Ok(runtime) => runtime,
-                Err(error) => return report(&error.into()),
+                Err(failure) => return report(&failure),
+            };
+            runtime.block_on(complete::run(&words, described)).map_or_else(|failure| report(&failure), |()| 0)
+        }
+        Request::Run(globals, command, dash) => {
+            let runtime = match runtime() {
+                Ok(runtime) => runtime,
+                Err(failure) => return report(&failure),
             };
             client::log::set(globals.verbosity());
             if globals.recording.given {
@@ -68,6 +76,10 @@ pub fn run(words: &[String]) -> i32 {
             done.map_or_else(|failure| report(&failure), |()| 0)
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 /// Why there is no profile of that name.

@@ -80,6 +80,14 @@ fn preferred(catalog: &Catalog) -> Vec<&Arc<Mapping>> {
     found
 }
 
+/// The resources that know a verb, as `--output name` prints them.
+pub fn names(catalog: &Catalog, verb: &str) -> Vec<String> {
+    let mut found = preferred(catalog);
+    found.retain(|mapping| mapping.can(verb));
+    found.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| a.resource.cmp(&b.resource)));
+    found.iter().map(|mapping| mapping.group_resource()).collect()
+}
+
 fn table(args: &Args, catalog: &Catalog) -> String {
     let all = |wanted: &[String], has: &[String]| wanted.iter().all(|w| has.contains(w));
     let mut found = preferred(catalog);

@@ -1,4 +1,5 @@
-//! `kubectl completion`: a script for a shell that completes commands and their flags. Names of objects are not completed.
+//! `kubectl completion`: a script for a shell. Bash's asks `kubectl __complete` for whatever may come; those of the other shells
+//! know commands and their flags, not names of objects.
 
 use clap::Command;
 
@@ -8,6 +9,8 @@ use crate::{
     failure::{Failure, usage},
     flags::long_name,
 };
+
+const BASH: &str = include_str!("completion.bash");
 
 /// What `completion` takes.
 #[derive(clap::Args, Debug)]
@@ -30,8 +33,8 @@ pub async fn run(args: Args, _: &Context) -> Result<(), Failure> {
     };
     let words = words(&cli::declared());
     match shell {
-        "bash" => print!("{}", bash(&words)),
-        "zsh" => print!("#compdef kubectl\nautoload -U +X bashcompinit && bashcompinit\n{}", bash(&words)),
+        "bash" => print!("{BASH}"),
+        "zsh" => print!("{}", zsh(&words)),
         "fish" => print!("{}", fish(&words)),
         "powershell" => print!("{}", powershell(&words)),
         other => {
@@ -57,8 +60,14 @@ fn words(root: &Command) -> Vec<(String, Vec<String>)> {
     out
 }
 
-fn bash(words: &[(String, Vec<String>)]) -> String {
-    let mut script = String::from("__kubectl_words() {\n    case \"$1\" in\n");
+fn zsh(words: &[(String, Vec<String>)]) -> String {
+    let mut script = String::from(
+        "#compdef kubectl
+autoload -U +X bashcompinit && bashcompinit
+__kubectl_words() {
+    case \"$1\" in
+",
+    );
     for (path, words) in words {
         script.push_str(&format!("        '{path}') echo '{}' ;;\n", words.join(" ")));
     }
@@ -127,5 +136,60 @@ mod tests {
         assert!(of("").contains(&"get".to_owned()));
         assert!(of("rollout").contains(&"undo".to_owned()));
         assert!(of("rollout undo").contains(&"--to-revision".to_owned()));
+    }
+
+    /// What Bash is told of a line whose cursor is at its end: what kubectl was asked, the options set and the choices.
+    fn in_bash(line: &str, words: &[&str], answer: &str) -> String {
+        let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let last = words.last().map_or("", String::as_str);
+        // Bash says nothing of a word that is a break.
+        let current = if last == "'='" { "''" } else { last };
+        let driver = format!(
+            "{}\ncompopt() {{ echo \"$@\"; }}\nkubectl() {{ printf '[%s]' \"$@\" >asked; printf '{answer}'; }}\n\
+             COMP_LINE='{line}' COMP_POINT={} COMP_WORDS=({}) COMP_CWORD={}\n\
+             __start_kubectl k {current}\necho \"$(<asked)\"\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            super::BASH,
+            line.len(),
+            words.join(" "),
+            words.len() - 1,
+        );
+        let folder = tempfile::tempdir().expect("make a directory");
+        for file in ["a.yaml", "b.txt"] {
+            std::fs::write(folder.path().join(file), "").expect("write a file");
+        }
+        std::fs::create_dir(folder.path().join("d")).expect("make a directory");
+        let output = std::process::Command::new("bash")
+            .args(["--norc", "-c", &driver])
+            .env("LC_ALL", "C")
+            .current_dir(&folder)
+            .output()
+            .expect("run bash");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    #[test]
+    fn bash_asks_for_whole_words_and_gets_the_ends_of_them() {
+        let told = in_bash("k get pods ", &["k", "get", "pods", ""], "web\\nweb-2\\n:4\\n");
+        assert_eq!(told, "+o default\n[__completeNoDesc][get][pods][]\nweb\nweb-2\n");
+        let told = in_bash("k get po", &["k", "get", "po"], "pods\\nsvc\\n:0\\n");
+        assert_eq!(told, "[__completeNoDesc][get][po]\npods\n");
+        let told = in_bash("k logs -n=ku", &["k", "logs", "-n", "=", "ku"], "kube-system\\n:4\\n");
+        assert_eq!(told, "+o default\n[__completeNoDesc][logs][-n=ku]\nkube-system\n");
+        let told = in_bash("k logs --namespace=", &["k", "logs", "--namespace", "="], "default\\n:4\\n");
+        assert_eq!(told, "+o default\n[__completeNoDesc][logs][--namespace=]\ndefault\n");
+        let told = in_bash("k cp a:b", &["k", "cp", "a", ":", "b"], "a:bc\\n:2\\n");
+        assert_eq!(told, "-o nospace\n[__completeNoDesc][cp][a:b]\nbc\n");
+        let told = in_bash("k get -l \"a in (b)\" po", &["k", "get", "-l", "\"a in (b)\"", "po"], "pods\\n:4\\n");
+        assert_eq!(told, "+o default\n[__completeNoDesc][get][-l][a in (b)][po]\npods\n");
+    }
+
+    #[test]
+    fn bash_offers_files_with_the_right_ending() {
+        let told = in_bash("k apply -f ", &["k", "apply", "-f", ""], "json\\nyaml\\n:8\\n");
+        assert_eq!(told, "-o filenames\n[__completeNoDesc][apply][-f][]\na.yaml\nd\n");
+        // What went wrong offers nothing.
+        assert_eq!(in_bash("k x ", &["k", "x", ""], "y\\n:1\\n"), "[__completeNoDesc][x][]\n\n");
+        assert_eq!(in_bash("k x ", &["k", "x", ""], ""), "[__completeNoDesc][x][]\n\n");
     }
 }

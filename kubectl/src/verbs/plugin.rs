@@ -111,18 +111,37 @@ fn list(name_only: bool) -> Result<(), Failure> {
     }))
 }
 
+/// The program that completes the arguments of the plugin that the words name, `kubectl_complete-NAME`, where there is one, and
+/// those arguments; nothing if there is no such plugin.
+pub fn completer(words: &[String]) -> Option<(Option<PathBuf>, &[String])> {
+    let (name, count, _) = named(words)?;
+    eprintln!("[Debug] About to look for: kubectl_complete-{name}");
+    let program = installed(&format!("kubectl_complete-{name}"));
+    let rest = &words[count..];
+    if program.is_none() {
+        eprintln!("[Debug] Plugin kubectl-{name} does not provide a matching completion executable");
+    }
+    Some((program, rest))
+}
+
+fn installed(program: &str) -> Option<PathBuf> {
+    directories().into_iter().map(|directory| directory.join(program)).find(|path| is_executable(path))
+}
+
+/// The longest of `a-b-c`, `a-b`, `a` that is a plugin's name, how many words it took, and the plugin.
+fn named(words: &[String]) -> Option<(String, usize, PathBuf)> {
+    let plain: Vec<String> =
+        words.iter().take_while(|word| !word.starts_with('-')).map(|word| word.replace('-', "_")).collect();
+    (1..=plain.len()).rev().find_map(|count| {
+        let name = plain[..count].join("-");
+        installed(&format!("kubectl-{name}")).map(|path| (name, count, path))
+    })
+}
+
 /// Becomes the plugin that the words name: of `kubectl a b c` the longest of `kubectl-a-b-c`, `kubectl-a-b`, `kubectl-a` that
 /// there is. Comes back if there is none.
 pub fn become_plugin(words: &[String]) -> Option<Failure> {
-    let named: Vec<String> =
-        words.iter().take_while(|word| !word.starts_with('-')).map(|word| word.replace('-', "_")).collect();
-    for count in (1..=named.len()).rev() {
-        let program = format!("kubectl-{}", named[..count].join("-"));
-        let path = directories().into_iter().map(|directory| directory.join(&program)).find(|path| is_executable(path));
-        if let Some(path) = path {
-            let error = std::process::Command::new(&path).args(&words[count..]).exec();
-            return Some(plain(format!("fork/exec {}: {}", path.display(), go_io(&error))));
-        }
-    }
-    None
+    let (_, count, path) = named(words)?;
+    let error = std::process::Command::new(&path).args(&words[count..]).exec();
+    Some(plain(format!("fork/exec {}: {}", path.display(), go_io(&error))))
 }
