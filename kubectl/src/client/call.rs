@@ -7,6 +7,9 @@ use serde_json::Value;
 /// The media type of patches and bodies in JSON.
 pub const JSON: &str = "application/json";
 
+/// What requests accept whose answers are printed as they come: anything, best JSON.
+pub const ANY: &str = "application/json, */*";
+
 /// A request.
 #[derive(Clone, Debug)]
 pub struct Call {

@@ -24,7 +24,7 @@ use hyper_util::{
 use serde_json::Value;
 
 pub use self::{
-    call::{Call, JSON, escape},
+    call::{ANY, Call, JSON, escape},
     warnings::Warnings,
 };
 use self::{connect::Connector, refusal::refused};

@@ -6,7 +6,7 @@ use api::{field::go_quote, jsonpath::JsonPath, quantity::Quantity};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Call, JSON, log},
+    client::{ANY, Call, JSON, log},
     context::Context,
     discovery::Mapping,
     failure::{Failure, plain},
@@ -183,7 +183,7 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
     args.raw = args.raw.filter(|path| !path.is_empty());
     args.validate()?;
     if let Some(raw) = &args.raw {
-        let answer = cx.client()?.call(Call::get(raw.as_str())).await.map_err(|failure| match failure {
+        let answer = cx.client()?.call(Call::get(raw.as_str()).accept(ANY)).await.map_err(|failure| match failure {
             // Of the time that it had.
             Failure::Plain(why) => Failure::Verbatim(format!("Unable to connect to the server: {why}"), 1),
             other => other,

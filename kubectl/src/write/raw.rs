@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use http::Method;
 
 use crate::{
-    client::{Call, JSON},
+    client::{ANY, Call, JSON},
     context::Context,
     failure::{Failure, file_error, plain},
     resources::FileArgs,
@@ -49,7 +49,7 @@ pub async fn send(cx: &Context, method: Method, path: &str, file: Option<&str>) 
         Some("-") => drop(std::io::stdin().read_to_end(&mut body)?),
         Some(file) => body = std::fs::read(file).map_err(|e| file_error("open", file, &e))?,
     }
-    let call = Call::new(method, path);
+    let call = Call::new(method, path).accept(ANY);
     let call = if file.is_some() { call.body(JSON, body) } else { call };
     let answer = cx.client()?.call(call).await?;
     std::io::stdout().write_all(&answer.body)?;
