@@ -208,7 +208,7 @@ pub enum Command {
     /// Forward one or more local ports to a pod
     PortForward(verbs::port_forward::Args),
     /// Run a proxy to the Kubernetes API server
-    Proxy(verbs::absent::Args),
+    Proxy(verbs::proxy::Args),
     /// Copy files and directories to and from containers
     Cp(verbs::cp::Args),
     /// Inspect authorization
@@ -303,7 +303,7 @@ impl Command {
             Self::Alpha(args) => Box::pin(verbs::absent::alpha(args, cx)).await,
             Self::Kustomize(args) => Box::pin(verbs::absent::kustomize(args, cx)).await,
             Self::Debug(args) => Box::pin(verbs::absent::debug(args, cx)).await,
-            Self::Proxy(args) => Box::pin(verbs::absent::unsupported("proxy", args)).await,
+            Self::Proxy(args) => Box::pin(verbs::proxy::run(args, cx)).await,
         }
     }
 }

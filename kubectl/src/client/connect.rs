@@ -6,6 +6,7 @@
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -140,6 +141,9 @@ async fn reach(endpoint: &Endpoint, host: &str, port: u16) -> Result<Wire, Error
     };
     // Requests go out in one piece; delaying them for more helps nobody.
     let _ = tcp.set_nodelay(true);
+    if let Some(period) = endpoint.keepalive {
+        keep_alive(&tcp, period).map_err(|error| Error(format!("set tcp {target}: {error}")))?;
+    }
     let Some(config) = &endpoint.tls else { return Ok(Wire(Box::new(tcp))) };
     let name = endpoint.server_name.as_deref().unwrap_or(host);
     let server = ServerName::try_from(name.to_owned()).map_err(|_| Error(format!("tls: invalid server name {name}")))?;
@@ -149,12 +153,18 @@ async fn reach(endpoint: &Endpoint, host: &str, port: u16) -> Result<Wire, Error
     }
 }
 
+/// Has the system try a silent connection every so often, in whole seconds.
+fn keep_alive(tcp: &TcpStream, period: Duration) -> nix::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let seconds = u32::try_from(period.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+    setsockopt(tcp, sockopt::KeepAlive, &true)?;
+    setsockopt(tcp, sockopt::TcpKeepIdle, &seconds)?;
+    setsockopt(tcp, sockopt::TcpKeepInterval, &seconds)
+}
+
 async fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
     let shown = |host: &str| if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let addresses: Vec<_> = match tokio::net::lookup_host((host, port)).await {
-        Ok(addresses) => addresses.collect(),
-        Err(_) => return Err(Error(unknown(host))),
-    };
+    let addresses = resolve(host, port).await.map_err(Error)?;
     let mut last = Error(unknown(host));
     for address in addresses {
         match tokio::time::timeout(Duration::from_secs(30), TcpStream::connect(address)).await {
@@ -170,6 +180,15 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, Error> {
     Err(last)
 }
 
+/// What a name or an address stands for.
+///
+/// # Errors
+/// What Go's resolver says of a name that nobody knows.
+pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::net::lookup_host((host, port)).await;
+    found.map(Iterator::collect).map_err(|_| unknown(host))
+}
+
 /// What Go's resolver says of a name that nobody knows: it names the server that it asked, if the name was fit for one.
 fn unknown(host: &str) -> String {
     let fits = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
@@ -177,7 +196,9 @@ fn unknown(host: &str) -> String {
     let server = servers.lines().find_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next());
     let server = server.map_or_else(|| "127.0.0.1".to_owned(), str::to_owned);
     let server = if server.contains(':') { format!("[{server}]") } else { server };
-    match host.trim_end_matches('.').split('.').all(fits) {
+    // A name has something in it that no number has.
+    let named = host.contains(|c: char| c.is_alphabetic() || c == '-' || c == '_');
+    match named && host.trim_end_matches('.').split('.').all(fits) {
         true => format!("dial tcp: lookup {host} on {server}:53: no such host"),
         false => format!("dial tcp: lookup {host}: no such host"),
     }

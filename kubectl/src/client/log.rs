@@ -63,6 +63,16 @@ fn is_wanted(level: i32, place: &str) -> bool {
     WANTED.get().is_some_and(|wanted| wanted.of(place) >= level)
 }
 
+/// A warning.
+pub fn warning(place: &str, text: &str) {
+    eprintln!("{}{text}", head('W', place));
+}
+
+/// An error that is gone on from.
+pub fn error(place: &str, text: &str) {
+    eprintln!("{}{text}", head('E', place));
+}
+
 /// An error that upstream logs at a place of its own and goes on from.
 pub fn unhandled(place: &str, error: &str) {
     eprintln!("{}\"Unhandled Error\" err={}", head('E', place), go_quote(error));

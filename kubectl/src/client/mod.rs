@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use api::{field::go_quote, status::Status};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{
     client::legacy::Client as Pool,
@@ -25,6 +25,7 @@ use serde_json::Value;
 
 pub use self::{
     call::{ANY, Call, JSON, escape},
+    connect::resolve,
     warnings::Warnings,
 };
 use self::{connect::Connector, refusal::refused};
@@ -66,6 +67,8 @@ pub struct Endpoint {
     pub others: Vec<(String, u16)>,
     /// Whether the server must be of our version.
     pub match_version: bool,
+    /// How often a connection that is silent is tried, if at all.
+    pub keepalive: Option<Duration>,
 }
 
 impl Endpoint {
@@ -229,9 +232,14 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> String {
     "unexpected EOF".to_owned()
 }
 
+/// A body that is there.
+fn whole(bytes: Bytes) -> UnsyncBoxBody<Bytes, hyper::Error> {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
 struct Inner {
     endpoint: Endpoint,
-    pool: Pool<Connector, Full<Bytes>>,
+    pool: Pool<Connector, UnsyncBoxBody<Bytes, hyper::Error>>,
     warnings: Warnings,
     matches: tokio::sync::OnceCell<Result<(), Failure>>,
 }
@@ -297,7 +305,7 @@ impl Client {
             return Err(failed(why.clone()));
         }
         let uri = format!("{}://{}{}{target}", endpoint.scheme, endpoint.authority, endpoint.prefix);
-        let mut request = http::Request::new(Full::new(call.body.clone()));
+        let mut request = http::Request::new(whole(call.body.clone()));
         *request.method_mut() = call.method.clone();
         *request.uri_mut() = uri.parse().map_err(|e| plain(format!("parse {}: {e}", go_quote(&uri))))?;
         let headers = request.headers_mut();
@@ -404,5 +412,32 @@ impl Client {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
         Ok(Upgrade::Refused(Answer { status: parts.status, headers: parts.headers, body }))
+    }
+
+    /// Sends on the request of somebody else, whose URI is a path below the server's address, with as much of our headers as
+    /// it lacks; hands back the answer as it comes.
+    ///
+    /// # Errors
+    /// Why the server cannot be reached, in Go's words.
+    pub async fn forward(&self, mut request: http::Request<Incoming>) -> Result<http::Response<Incoming>, String> {
+        let endpoint = &self.0.endpoint;
+        if let Some(why) = &endpoint.unreachable {
+            return Err(why.clone());
+        }
+        let uri = format!("{}://{}{}", endpoint.scheme, endpoint.authority, request.uri());
+        *request.uri_mut() = uri.parse().map_err(|error| format!("parse {}: {error}", go_quote(&uri)))?;
+        let headers = request.headers_mut();
+        headers.remove(header::HOST);
+        headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+        // Who says himself who he is, or as whom he acts, says it all.
+        let authorized = headers.contains_key(header::AUTHORIZATION);
+        let impersonating = headers.contains_key("impersonate-user");
+        for (name, value) in &endpoint.headers {
+            let said = if *name == header::AUTHORIZATION { authorized } else { impersonating };
+            if !said {
+                headers.append(name, value.clone());
+            }
+        }
+        self.0.pool.request(request.map(BodyExt::boxed_unsync)).await.map_err(|error| why_unsent(&error))
     }
 }

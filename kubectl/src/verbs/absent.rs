@@ -36,14 +36,6 @@ pub async fn alpha(_: Args, _: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A command that is only named here.
-///
-/// # Errors
-/// Always.
-pub async fn unsupported(name: &str, _: Args) -> Result<(), Failure> {
-    Err(plain(format!("kubectl {name} is not supported by this kubectl")))
-}
-
 /// What `debug` takes, as far as it is looked at.
 #[derive(clap::Args, Debug)]
 pub struct Debug {

@@ -31,6 +31,7 @@ pub mod options;
 pub mod patch;
 pub mod plugin;
 pub mod port_forward;
+pub mod proxy;
 pub mod replace;
 pub mod rollout;
 pub mod run;

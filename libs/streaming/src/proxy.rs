@@ -106,9 +106,8 @@ impl Backend {
     }
 }
 
-/// Headers that concern one connection only, and those that name the caller: the backend learns who we are, never the
-/// caller's credentials.
-const DROPPED: &[&str] = &[
+/// Headers that concern one connection only.
+const HOPS: &[&str] = &[
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -118,11 +117,10 @@ const DROPPED: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "authorization",
 ];
 
-/// The headers to hand on.
-fn handed_on(headers: &HeaderMap, upgrade: Option<&HeaderValue>) -> HeaderMap {
+/// The headers without those that concern one connection only; with an upgrade's where one is asked for or agreed.
+pub fn end_to_end(headers: &HeaderMap, upgrade: Option<&HeaderValue>) -> HeaderMap {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -133,8 +131,7 @@ fn handed_on(headers: &HeaderMap, upgrade: Option<&HeaderValue>) -> HeaderMap {
         .iter()
         .filter(|(name, _)| {
             let name = name.as_str();
-            let about_caller = name.starts_with("impersonate-") || name.starts_with("x-remote-");
-            !DROPPED.contains(&name) && !about_caller && !named.iter().any(|n| n == name)
+            !HOPS.contains(&name) && !named.iter().any(|n| n == name)
         })
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
@@ -143,6 +140,18 @@ fn handed_on(headers: &HeaderMap, upgrade: Option<&HeaderValue>) -> HeaderMap {
         out.insert(header::UPGRADE, protocol.clone());
     }
     out
+}
+
+/// The headers to hand on to a backend that learns who we are, never who the caller is or how he proves it.
+fn handed_on(headers: &HeaderMap, upgrade: Option<&HeaderValue>) -> HeaderMap {
+    let mut headers = end_to_end(headers, upgrade);
+    let about_caller = |name: &&http::HeaderName| {
+        *name == header::AUTHORIZATION || name.as_str().starts_with("impersonate-") || name.as_str().starts_with("x-remote-")
+    };
+    for name in headers.keys().filter(about_caller).cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+    headers
 }
 
 /// A connection's driver, ended with the body that it feeds.
