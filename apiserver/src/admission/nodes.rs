@@ -90,6 +90,8 @@ pub async fn on_create(registry: &Registry, entry: &Entry, namespace: &str, obje
         ("", "pods") => new_pod(registry, &asked, object).await,
         ("", "nodes") => {
             own_node(&asked)?;
+            let why = format!("node {} is not allowed to create pods with a non-nil configSource", asked.quoted());
+            asked.only_if(config_source(object).is_none(), why)?;
             let forbidden = forbidden_labels(object, &Value::Null);
             let labels = forbidden.join(", ");
             let why = format!("node {} is not allowed to set the following labels: {labels}", asked.quoted());
@@ -232,7 +234,15 @@ fn own_node(asked: &Asked<'_>) -> Result<()> {
     asked.only_if(asked.name == asked.node, why)
 }
 
+/// Where a kubelet is to read its configuration; none does any more.
+fn config_source(node: &Value) -> Option<&Value> {
+    node.pointer("/spec/configSource").filter(|source| !source.is_null())
+}
+
 fn changed_node(asked: &Asked<'_>, new: &Value, old: &Value) -> Result<()> {
+    let source = config_source(new);
+    let why = format!("node {} is not allowed to update configSource to a new non-nil configSource", asked.quoted());
+    asked.only_if(source.is_none() || source == config_source(old), why)?;
     let taints = |node: &Value| {
         let taints = node.pointer("/spec/taints").and_then(Value::as_array);
         taints.filter(|taints| !taints.is_empty()).cloned()

@@ -94,6 +94,12 @@ pub async fn service_account(registry: &Registry, namespace: &str, pod: &mut Val
         name = "default".to_owned();
     }
     pod["spec"]["serviceAccountName"] = json!(name);
+    let wrong = api::names::path_segment(&name).join(", ");
+    if !wrong.is_empty() {
+        let quoted = api::status::quote(&name);
+        let why = format!("error looking up service account {namespace}/{name}: invalid resource name {quoted}: [{wrong}]");
+        return Err(forbidden(pod, &why));
+    }
     let Some(account) = find_account(registry, namespace, &name).await? else {
         let why = format!(
             "error looking up service account {namespace}/{name}: serviceaccount {} not found",

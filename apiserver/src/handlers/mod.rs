@@ -223,7 +223,12 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
         return Ok(plain::answer(app, &info, &request));
     }
     let (parts, body) = request.into_parts();
+    // An object in a namespace is nowhere else.
+    let nowhere = info.namespace.is_empty() && !info.path.contains("/namespaces//");
     if subresource::is_streaming(&info) {
+        if nowhere && info.resource != "nodes" {
+            return Ok(unknown(app, &info.path));
+        }
         if info.subresource != "proxy" && !info.rest.is_empty() {
             return Ok(unknown(app, &info.path));
         }
@@ -246,15 +251,18 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
     let in_place = entry.info().namespaced || ask.info.namespace.is_empty() || ask.info.resource == "namespaces";
     // Across namespaces one may look, and no more.
     let complete = !entry.info().namespaced || !ask.info.namespace.is_empty() || matches!(ask.info.verb, "list" | "watch");
-    // An object in a namespace is nowhere else, to look at or to watch.
     let by_path = !ask.info.name.is_empty() && ask.info.path.ends_with(&format!("/{}", ask.info.name));
-    let elsewhere = entry.info().namespaced && ask.info.namespace.is_empty() && by_path;
-    if !in_place || elsewhere && matches!(ask.info.verb, "get" | "watch") {
+    let by_path = by_path || !ask.info.subresource.is_empty();
+    if !in_place || entry.info().namespaced && nowhere && by_path {
         return Ok(unknown(app, &ask.info.path));
     }
     let method = &parts.method;
-    if !complete && ask.info.path.contains("/namespaces//") {
-        return Err(Status::bad_request("Namespace parameter required."));
+    if !complete && !nowhere && method != http::Method::HEAD {
+        let whole = !by_path && matches!(ask.info.verb, "create" | "deletecollection");
+        let one = by_path && matches!(ask.info.verb, "get" | "update" | "patch");
+        if whole || one || by_path && ask.info.verb == "delete" && ask.info.subresource.is_empty() {
+            return Err(Status::bad_request("Namespace parameter required."));
+        }
     }
     if !complete || method == http::Method::HEAD || ask.info.verb == "watch" && method != http::Method::GET {
         return Err(Status::method_not_allowed());

@@ -116,9 +116,14 @@ fn scale_of(entry: &Entry, object: &Value) -> Value {
 /// The object that a wished Scale makes of the current one.
 fn with_scale(entry: &Entry, current: &Value, scale: &Value) -> Result<Value> {
     let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    let mut errors = api::field::FieldErrors::default();
+    let mut meta = metadata::typed(scale)?;
+    meta.namespace = Some(metadata::text(current, "namespace").to_owned());
+    api::meta::validate(&meta, &SCALE, false, &mut errors);
     if replicas < 0 {
-        let mut errors = api::field::FieldErrors::default();
         errors.invalid("spec.replicas", &replicas, "must be greater than or equal to 0");
+    }
+    if !errors.is_empty() {
         let kind = GroupResource { group: "autoscaling", resource: "Scale" };
         return Err(Status::invalid(kind, metadata::text(current, "name"), &errors));
     }

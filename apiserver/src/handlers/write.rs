@@ -282,7 +282,7 @@ pub fn patched(
     let object = patch.apply(current, ty).map_err(|e| e.to_status())?;
     // Checking drops fields; what is refused is shown with them.
     let refuse = |why: &str| {
-        let (result, why) = patch.refusal(&patch.apply(current, ty).unwrap_or_default(), why);
+        let result = patch.refused(&patch.apply(current, ty).unwrap_or_default());
         let mut errors = api::field::FieldErrors::default();
         errors.invalid("patch", &result, why);
         Status::invalid(api::status::GroupResource { group: "", resource: "" }, "", &errors)
@@ -291,7 +291,7 @@ pub fn patched(
     metadata::check_kind(&object, info).map_err(|why| refuse(&why))?;
     let Some(ty) = ty else { return Ok((object, Vec::new())) };
     let versioned = object["apiVersion"].as_str().is_some_and(|version| !version.is_empty());
-    let found = if versioned { check::check(&mut object, ty).map_err(|why| refuse(&why))? } else { forget(&mut object) };
+    let found = if versioned { patch.check(&mut object, ty).map_err(|why| refuse(&why))? } else { forget(&mut object) };
     let unknown: Vec<String> = found.iter().map(|path| format!("unknown field {}", api::status::quote(path))).collect();
     let problems: Vec<&str> = told.iter().chain(&unknown).map(String::as_str).collect();
     if options.field_validation == FieldValidation::Strict && !problems.is_empty() {

@@ -124,6 +124,29 @@ async fn paths_are_read_as_they_are_meant() {
     for (method, verdict) in [("GET", 400), ("DELETE", 400), ("POST", 405)] {
         assert_eq!(door.ask(method, &format!("{MAPS}/%2E%2E"), &[], "").await.status, verdict, "{method}");
     }
+    // An object in a namespace is nowhere else, and an empty namespace is none.
+    for (path, found, missing) in [
+        ("/api/v1/pods/x", 404, ""),
+        ("/api/v1/pods/x/status", 404, ""),
+        ("/api/v1/pods/x/log", 404, ""),
+        ("/apis/apps/v1/deployments/x/scale", 404, ""),
+        ("/api/v1/namespaces//pods/x", 400, "HEAD POST OPTIONS"),
+        ("/api/v1/namespaces//pods/x/status", 400, "HEAD POST DELETE OPTIONS"),
+        ("/api/v1/namespaces//pods", 400, "HEAD PUT PATCH OPTIONS"),
+    ] {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+            // A list of an empty namespace is one of all.
+            let listed = (method, path) == ("GET", "/api/v1/namespaces//pods");
+            let want = if missing.contains(method) {
+                405
+            } else if listed {
+                200
+            } else {
+                found
+            };
+            assert_eq!(door.ask(method, path, &[], "").await.status, want, "{method} {path}");
+        }
+    }
     for path in ["/api/v1/namespaces/default/pods/x/log/y", "/api/v1/namespaces/default/pods/x/exec/y"] {
         assert_eq!(door.get(path).await.told().2, "the server could not find the requested resource");
     }

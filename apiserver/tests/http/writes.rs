@@ -101,6 +101,18 @@ async fn a_scale_is_of_its_object_and_a_number() {
         door.put(&path, &json!({"metadata": {"name": "web", "uid": "other"}})).await.status,
     ];
     assert_eq!(codes, [422, 400, 400, 409]);
+    let told = door.merge(&path, &json!({"metadata": {"finalizers": ["é"]}, "spec": {"replicas": -1}})).await.told();
+    let why = "Scale.autoscaling \"web\" is invalid: [metadata.finalizers: Invalid value: \"é\": ";
+    assert!(told.0 == 422 && told.2.starts_with(why) && told.2.contains("spec.replicas"), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_account_with_an_impossible_name_is_not_looked_for() {
+    let door = door().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"serviceAccountName": "a/b", "containers": []}});
+    let why = "error looking up service account default/a/b: invalid resource name \"a/b\": [may not contain '/']";
+    let told = door.post("/api/v1/namespaces/default/pods", &pod).await.told();
+    assert_eq!(told, (403, "Forbidden".into(), format!("pods \"p\" is forbidden: {why}")));
 }
 
 #[tokio::test]

@@ -109,6 +109,9 @@ async fn a_node_changes_its_own_node_within_bounds() {
     let why = "node \"a\" is not allowed to modify taints";
     cluster.may_not("PATCH", "/api/v1/nodes/a", &taint, why).await;
     cluster.may_not("PATCH", "/api/v1/nodes/a/status", &taint, why).await;
+    let source = json!({"spec": {"configSource": {"configMap": {"namespace": "d", "name": "c", "kubeletConfigKey": "k"}}}});
+    let why = "node \"a\" is not allowed to update configSource to a new non-nil configSource";
+    cluster.may_not("PATCH", "/api/v1/nodes/a", &source, why).await;
     let why = "node \"a\" is not allowed to modify node \"b\"";
     cluster.may_not("PATCH", "/api/v1/nodes/b", &labels("example.com/mine"), why).await;
     cluster.may_not("PATCH", "/api/v1/nodes/b/status", &json!({"status": {"phase": "Running"}}), why).await;

@@ -114,10 +114,20 @@ impl FieldErrors {
     /// `field is immutable`
     pub fn immutable<T: PartialEq + Serialize>(&mut self, path: &Path, new: &T, old: &T) {
         if new != old {
-            self.invalid(path, new, "field is immutable");
+            self.invalid(path, new, IMMUTABLE);
+        }
+    }
+
+    /// [`Self::immutable`] of what upstream has a pointer to.
+    pub fn immutable_pointer<T: PartialEq + Serialize>(&mut self, path: &Path, new: Option<&T>, old: Option<&T>) {
+        match new {
+            None if old.is_some() => self.invalid(path, &"null", IMMUTABLE),
+            _ => self.immutable(path, &new, &old),
         }
     }
 }
+
+const IMMUTABLE: &str = "field is immutable";
 
 /// Upstream's words for a number below zero.
 pub const NEGATIVE: &str = "must be greater than or equal to 0";

@@ -399,7 +399,9 @@ fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
 }
 
 fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
-    serde_json::to_value(object).map_err(Refused::Malformed)
+    let mut object = serde_json::to_value(object).map_err(Refused::Malformed)?;
+    crate::normalize::drop_empty_names(&mut object);
+    Ok(object)
 }
 
 /// A kind's facts with what its names are held to if nobody else looks at them.

@@ -150,8 +150,28 @@ const POINTERS: &[(&str, &str)] = &[
     ("notReadyAddresses", "nodeName"),
 ];
 
-/// Strings for which `""` means unset only where they are in this parent.
-const OWN_STRINGS: &[(&str, &str)] = &[("seLinuxOptions", "type")];
+/// The same, in kinds that share names of fields with others.
+const POINTERS_OF: &[(&str, (&str, &str))] =
+    &[("EndpointSlice", ("ports", "protocol")), ("NetworkPolicy", ("ports", "protocol"))];
+
+/// Strings for which `""` means unset only where they are in this parent: names are, in references to objects.
+const OWN_STRINGS: &[(&str, &str)] = &[
+    ("involvedObject", "name"),
+    ("regarding", "name"),
+    ("related", "name"),
+    ("seLinuxOptions", "type"),
+    ("secrets", "name"),
+    ("serviceAccountToken", "audience"),
+    ("targetRef", "name"),
+];
+
+/// Where objects have references to Secrets that may have no name.
+const PULL_SECRETS: &[&str] = &[
+    "/imagePullSecrets",
+    "/spec/imagePullSecrets",
+    "/spec/template/spec/imagePullSecrets",
+    "/template/spec/imagePullSecrets",
+];
 
 /// Subtrees whose content is not ours to read.
 const OPAQUE: &[&str] = &["binaryData", "data", "fieldsV1", "stringData"];
@@ -249,25 +269,38 @@ fn canonical_quantity(value: &mut Value) -> Result<(), quantity::ParseError> {
 
 /// Removes nulls and zero values that mean "unset", at every depth but inside opaque data.
 pub fn drop_zero_values(value: &mut Value) {
-    drop_zeros_in("", value);
+    let kind = value.get("kind").and_then(Value::as_str).and_then(|kind| POINTERS_OF.iter().find(|(of, _)| *of == kind));
+    drop_zeros_in("", value, kind.map(|(_, pointer)| *pointer));
 }
 
-fn drop_zeros_in(parent: &str, value: &mut Value) {
+/// Takes empty names out of an object that our types have written: they have no other form of "unset" for these.
+pub fn drop_empty_names(object: &mut Value) {
+    for path in PULL_SECRETS {
+        let secrets = object.pointer_mut(path).and_then(Value::as_array_mut);
+        for secret in secrets.into_iter().flatten().filter_map(Value::as_object_mut) {
+            secret.retain(|name, value| name != "name" || value != "");
+        }
+    }
+}
+
+/// `pointer` is one more of [`POINTERS`].
+fn drop_zeros_in(parent: &str, value: &mut Value, pointer: Option<(&str, &str)>) {
     match value {
         Value::Object(fields) => fields.retain(|name, field| {
             if OWN_STRINGS.contains(&(parent, name.as_str())) && field == "" {
                 return false;
             }
             if is_unset(name, field) {
-                return !field.is_null() && POINTERS.contains(&(parent, name.as_str()));
+                let place = (parent, name.as_str());
+                return !field.is_null() && (POINTERS.contains(&place) || pointer == Some(place));
             }
             let own_keys = OPAQUE.contains(&name.as_str()) || (field.is_object() && STRING_MAPS.contains(&name.as_str()));
             if !own_keys && (field.is_object() || field.is_array()) {
-                drop_zeros_in(name, field);
+                drop_zeros_in(name, field, pointer);
             }
             true
         }),
-        Value::Array(items) => items.iter_mut().for_each(|item| drop_zeros_in(parent, item)),
+        Value::Array(items) => items.iter_mut().for_each(|item| drop_zeros_in(parent, item, pointer)),
         _ => {}
     }
 }
@@ -317,6 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn references_may_have_no_name() {
+        let mut account = json!({"imagePullSecrets": [{"name": ""}, {"name": "a"}], "metadata": {"name": ""}});
+        drop_empty_names(&mut account);
+        assert_eq!(account, json!({"imagePullSecrets": [{}, {"name": "a"}], "metadata": {"name": ""}}));
+        let mut event = json!({"related": {"kind": "Pod", "name": ""}, "secrets": [{"name": ""}]});
+        drop_zero_values(&mut event);
+        assert_eq!(event, json!({"related": {"kind": "Pod"}, "secrets": [{}]}));
+    }
+
+    #[test]
+    fn a_pointer_to_nothing_is_something() {
+        let kept = |kind: &str| {
+            let mut object = json!({"kind": kind, "ports": [{"protocol": "", "name": "a"}]});
+            drop_zero_values(&mut object);
+            object["ports"][0].get("protocol").is_some()
+        };
+        assert_eq!(["EndpointSlice", "NetworkPolicy", "Endpoints"].map(kept), [true, true, false]);
+    }
+
+    #[test]
     fn zeros_go_and_meanings_stay() {
         let mut object = json!({
             "metadata": {"labels": {}, "annotations": {"a": "", "role": ""}, "uid": "", "creationTimestamp": null},
@@ -336,7 +389,7 @@ mod tests {
                 "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 0}},
                 "seLinuxOptions": {}, "drivers": [{"allocatable": {"count": 0}}],
             },
-            "involvedObject": {"name": ""},
+            "involvedObject": {},
             "data": {"reason": "", "empty": ""},
         });
         assert_eq!(object, want);

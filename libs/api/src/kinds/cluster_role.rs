@@ -5,7 +5,12 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::Value;
 
 use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, pod_rules::label_selector, rbac};
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, NameRule, Resource}};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, MetadataRules, NameRule, Resource},
+    selector::Selector,
+};
 
 /// The type of this kind.
 pub type Served = ClusterRole;
@@ -36,6 +41,9 @@ impl Resource for ClusterRole {
             }
             for (i, selector) in selectors.iter().enumerate() {
                 label_selector(Some(selector), &path.index(i), errors);
+                if Selector::from_label_selector(Some(selector)).is_err() {
+                    errors.invalid(path.index(i), &"null", "invalid label selector.");
+                }
             }
         }
     }

@@ -211,7 +211,11 @@ fn check_ports(ports: &[EndpointPort], path: &Path, errors: &mut FieldErrors) {
         if !seen.insert(name) {
             errors.duplicate(path.child("name"), &name);
         }
-        errors.required_one_of(&path.child("protocol"), port.protocol.as_deref(), PROTOCOLS);
+        let protocol = path.child("protocol");
+        match port.protocol.as_deref() {
+            None => errors.required(protocol, ""),
+            given => errors.one_of(&protocol, given, PROTOCOLS),
+        }
         if let Some(protocol) = &port.app_protocol {
             errors.each(&path.child("appProtocol"), protocol, names::qualified_name(protocol));
         }

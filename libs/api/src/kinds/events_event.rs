@@ -209,7 +209,7 @@ fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
     errors.immutable(&at("type"), &text(new.type_.as_ref()), &text(old.type_.as_ref()));
     errors.immutable(&at("eventTime"), &new.event_time, &old.event_time);
     errors.immutable(&at("action"), &text(new.action.as_ref()), &text(old.action.as_ref()));
-    errors.immutable(&at("related"), &new.related, &old.related);
+    errors.immutable_pointer(&at("related"), new.related.as_ref(), old.related.as_ref());
     errors.immutable(&at("reportingController"), &text(new.reporting_component.as_ref()), &text(old.reporting_component.as_ref()));
     errors.immutable(&at("reportingInstance"), &text(new.reporting_instance.as_ref()), &text(old.reporting_instance.as_ref()));
 }

@@ -17,7 +17,7 @@ use super::shared::{
 use crate::{
     field::FieldErrors,
     field_path::Path,
-    kind::{KindInfo, Resource},
+    kind::{KindInfo, Resource, Subresource},
     names,
     selector::format_label_selector,
 };
@@ -75,6 +75,12 @@ impl Resource for NetworkPolicy {
             }
         });
         check_types(spec.policy_types.as_deref().unwrap_or_default(), &path.child("policyTypes"), errors);
+    }
+
+    fn validate_update(&self, _old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
+        // Twice, as upstream's causes have it.
+        self.validate(errors);
+        self.validate(errors);
     }
 
     fn warnings(&self, _old: Option<&Self>) -> Vec<String> {

@@ -91,8 +91,9 @@ impl Resource for ReplicaSet {
         // Twice, as upstream's causes have it.
         self.validate(errors);
         self.validate(errors);
-        let selector = |set: &Self| set.spec.as_ref().map(|spec| spec.selector.clone());
-        errors.immutable(&Path::root("spec.selector"), &selector(self), &selector(old));
+        let selector = |object: &Self| object.spec.as_ref().map(|spec| spec.selector.clone());
+        let (new, old) = (selector(self), selector(old));
+        errors.immutable_pointer(&Path::root("spec.selector"), replicas::given(new.as_ref()), replicas::given(old.as_ref()));
     }
 
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {

@@ -16,7 +16,7 @@ pub use self::{
 };
 use crate::{
     schema::{
-        TypeId,
+        Type, TypeId,
         check::{self, go_kind},
         json,
     },
@@ -166,34 +166,35 @@ impl Patch {
         Ok((patch, problems))
     }
 
-    /// How a refusal shows what `patched` was to be, and the reason `why` that JSON's decoder gave.
-    pub fn refusal(&self, patched: &Value, why: &str) -> (String, String) {
+    /// How a refusal shows what `patched` was to be.
+    pub fn refused(&self, patched: &Value) -> String {
         match self {
-            Self::Strategic(patch) if why.starts_with("strict decoding error: ") => {
-                (directives::go_map_text(patch), why.to_owned())
-            }
-            Self::Strategic(patch) => (directives::go_map_text(patch), converted(why)),
-            Self::Json(_) | Self::Merge(_) => (patched.to_string(), why.to_owned()),
+            Self::Strategic(patch) => directives::go_map_text(patch),
+            Self::Json(_) | Self::Merge(_) => patched.to_string(),
+        }
+    }
+
+    /// What the patch made of an object against its type, in place ([`check::check`]): strategic patches are applied to decoded
+    /// objects, which are converted.
+    pub fn check(&self, patched: &mut Value, ty: TypeId) -> Result<Vec<String>, String> {
+        match self {
+            Self::Strategic(_) => check::convert(patched, ty),
+            Self::Json(_) | Self::Merge(_) => check::check(patched, ty),
         }
     }
 
     /// What the patch made of `current`, with its kind and apiVersion told: a strategic patch may name others without effect,
-    /// so they are `current`'s; what others leave is read like a body, and may have none. The error is the reason for
-    /// [`Self::refusal`]: one of them is no text, or is no version.
+    /// so they are `current`'s; what others leave is read like a body, and may have none. The error is the reason of a
+    /// refusal: one of them is no text, or is no version.
     pub fn identified(&self, mut patched: Value, current: &Value) -> Result<Value, String> {
         if !matches!(self, Self::Strategic(_)) {
             return check::identified(patched).map_err(|error| error.to_string());
         }
         for field in ["kind", "apiVersion"] {
-            let what = match &patched[field] {
-                Value::Null | Value::String(_) => {
-                    patched[field] = current[field].clone();
-                    continue;
-                }
-                Value::Number(number) if number.is_f64() => format!("number {number}"),
-                other => go_kind(other).to_owned(),
-            };
-            return Err(format!("json: cannot unmarshal {what} into Go struct field .{field} of type string"));
+            match &patched[field] {
+                Value::Null | Value::String(_) => patched[field] = current[field].clone(),
+                other => return Err(check::unconvertible(other, &Type::String)),
+            }
         }
         Ok(patched)
     }
@@ -216,40 +217,6 @@ impl Patch {
                 apply_strategic(map.clone(), patch.clone(), ty).map(Value::Object)
             }
         }
-    }
-}
-
-/// What upstream's converter says where JSON's decoder says `why`: strategic patches are applied to decoded objects.
-fn converted(why: &str) -> String {
-    let parts = why.strip_prefix("json: cannot unmarshal ").and_then(|rest| {
-        let (what, target) = rest.split_once(" into Go ")?;
-        Some((what, target.rsplit_once(" of type ")?.1))
-    });
-    let Some((what, ty)) = parts else {
-        let bytes = why.starts_with("illegal base64");
-        return if bytes { format!("error decoding from json: {why}") } else { why.to_owned() };
-    };
-    let from = match what {
-        "array" => "slice",
-        "object" => "map",
-        "number" => "int64",
-        number if number.starts_with("number ") => {
-            if number.contains(['.', 'e', 'E']) {
-                "float64"
-            } else {
-                "int64"
-            }
-        }
-        other => other,
-    };
-    match ty {
-        "resource.Quantity" | "intstr.IntOrString" => why.to_owned(),
-        ty if ty.starts_with("[]") => format!("cannot restore slice from {from}"),
-        ty if ty.starts_with("map[") => format!("cannot restore map from {from}"),
-        ty if ty.contains('.') => format!("cannot restore struct from: {from}"),
-        "string" if from == "int64" => format!("cannot convert {from} to {ty}"),
-        "int32" | "int64" if from == "float64" => format!("cannot convert {from} to {ty}"),
-        ty => format!("unrecognized type: {ty}"),
     }
 }
 

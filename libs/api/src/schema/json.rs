@@ -27,6 +27,9 @@ pub struct Parsed {
     pub value: Value,
     /// Paths of keys that were given more than once, e.g. `spec.containers[0].name`.
     pub duplicates: Vec<String>,
+    /// The first of the document's own `kind` and `apiVersion`, in any case, that is no text, and what it is: of keys that are
+    /// given twice both count.
+    pub no_text: Option<(&'static str, &'static str)>,
 }
 
 /// Parses one JSON document, all of it: [`KEPT_DEPTH`] is as deep as it may be.
@@ -51,7 +54,7 @@ fn read(bytes: &[u8]) -> Result<(Parsed, bool), SyntaxError> {
     let value = reader.value("looking for beginning of value")?;
     reader.skip_space();
     match reader.peek() {
-        None => Ok((Parsed { value, duplicates: reader.duplicates }, reader.cut)),
+        None => Ok((Parsed { value, duplicates: reader.duplicates, no_text: reader.no_text }, reader.cut)),
         Some(_) => Err(reader.unexpected("after top-level value")),
     }
 }
@@ -121,6 +124,7 @@ struct Reader<'a> {
     /// Where we are: ends of keys borrowed from the object being built would tie knots, so keys are kept here.
     path: Vec<Place>,
     duplicates: Vec<String>,
+    no_text: Option<(&'static str, &'static str)>,
     /// Whether something nested too deep to be kept.
     cut: bool,
     /// See [`places`].
@@ -134,7 +138,7 @@ enum Place {
 
 impl<'a> Reader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, path: Vec::new(), duplicates: Vec::new(), cut: false, places: None }
+        Self { bytes, at: 0, path: Vec::new(), duplicates: Vec::new(), no_text: None, cut: false, places: None }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -273,6 +277,10 @@ impl<'a> Reader<'a> {
             self.path.push(Place::Key(key));
             let value = self.value("looking for beginning of value")?;
             let Some(Place::Key(key)) = self.path.pop() else { unreachable!("an object's step is a key") };
+            if self.path.is_empty() && self.no_text.is_none() && !value.is_string() && !value.is_null() {
+                let name = ["kind", "apiVersion"].into_iter().find(|name| name.eq_ignore_ascii_case(&key));
+                self.no_text = name.map(|name| (name, super::check::go_kind(&value)));
+            }
             if map.contains_key(&key) {
                 let path = self.path_with(&Step::Key(&key));
                 if !self.duplicates.contains(&path) {
@@ -373,6 +381,10 @@ impl<'a> Reader<'a> {
         }
         let text = std::str::from_utf8(&self.bytes[start..self.at]).unwrap_or_default();
         if integer && let Ok(number) = text.parse::<i64>() {
+            return Ok(Value::Number(number.into()));
+        }
+        // What fits into no integer is refused in its own digits, and kept in them where anything goes.
+        if integer && let Ok(number) = text.parse::<u64>() {
             return Ok(Value::Number(number.into()));
         }
         let float = text.parse::<f64>().ok().and_then(Number::from_f64);

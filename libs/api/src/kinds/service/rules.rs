@@ -103,7 +103,8 @@ fn by_type(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
                 }
             }
             let path = path.child("externalName");
-            match text(spec.external_name.as_ref()).trim_end_matches('.') {
+            let name = text(spec.external_name.as_ref());
+            match name.strip_suffix('.').unwrap_or(name) {
                 "" => errors.required(path, ""),
                 name => errors.each(&path, name, names::dns1123_subdomain(name)),
             }
@@ -235,8 +236,10 @@ fn repeated_ports(spec: &ServiceSpec, ports: &[ServicePort], path: &Path, errors
     }
 }
 
+const BALANCERS_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+
 fn balancer(service: &Service, spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
-    let only = "may only be used when `type` is 'LoadBalancer'";
+    let only = BALANCERS_ONLY;
     let is_balancer = is(spec, "LoadBalancer");
     let message = "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24 ";
     let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
@@ -261,13 +264,16 @@ fn balancer(service: &Service, spec: &ServiceSpec, path: &Path, errors: &mut Fie
     if spec.allocate_load_balancer_node_ports.is_some() && !is_balancer {
         errors.forbidden(path.child("allocateLoadBalancerNodePorts"), only);
     }
-    if let Some(class) = &spec.load_balancer_class {
-        let path = path.child("loadBalancerClass");
-        if is_balancer {
-            errors.each(&path, class, names::qualified_name(class));
-        } else {
-            errors.forbidden(path, only);
-        }
+    balancer_class(spec, path, errors);
+}
+
+fn balancer_class(spec: &ServiceSpec, path: &Path, errors: &mut FieldErrors) {
+    let Some(class) = &spec.load_balancer_class else { return };
+    let path = path.child("loadBalancerClass");
+    if is(spec, "LoadBalancer") {
+        errors.each(&path, class, names::qualified_name(class));
+    } else {
+        errors.forbidden(path, BALANCERS_ONLY);
     }
 }
 
@@ -314,6 +320,7 @@ pub(super) fn update(service: &Service, old: &Service, errors: &mut FieldErrors)
     if both_balancers && new.load_balancer_class != old.load_balancer_class {
         errors.invalid(path.child("loadBalancerClass"), &or_null(new.load_balancer_class.as_ref()), ONCE);
     }
+    balancer_class(new, path, errors);
     let both_checked = has_health_check_port(new) && has_health_check_port(old);
     if both_checked && new.health_check_node_port != old.health_check_node_port {
         errors.forbidden(path.child("healthCheckNodePort"), "field is immutable");

@@ -216,8 +216,10 @@ pub fn pull_policy(image: &str) -> &'static str {
     // Repositories have no capitals; only a registry's host may.
     let path = image.split_once('/').filter(|(host, _)| host.contains(['.', ':'])).map_or(image, |(_, path)| path);
     let repository = path.split(['@', ':']).next().unwrap_or_default();
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
-    if repository.is_empty() || !repository.chars().all(lower) || repository.len() > 255 {
+    let named = repository.split('/').all(|part| part.starts_with(word) && part.ends_with(word));
+    if !named || !repository.chars().all(lower) || repository.len() > 255 {
         return "IfNotPresent";
     }
     let (reference, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
@@ -299,11 +301,32 @@ mod tests {
 
     #[test]
     fn pull_policies_follow_the_tag() {
-        let images =
-            ["a", "a:latest", "a:1", "host:5000/a", "host:5000/a:2", "a@sha256:00", "a:latest@sha256:00", "Bad_Name!"];
+        let images = [
+            "a",
+            "a:latest",
+            "a:1",
+            "host:5000/a",
+            "host:5000/a:2",
+            "a@sha256:00",
+            "a:latest@sha256:00",
+            "Bad_Name!",
+            "..",
+            "a/",
+        ];
         assert_eq!(
             images.map(pull_policy),
-            ["Always", "Always", "IfNotPresent", "Always", "IfNotPresent", "IfNotPresent", "Always", "IfNotPresent"]
+            [
+                "Always",
+                "Always",
+                "IfNotPresent",
+                "Always",
+                "IfNotPresent",
+                "IfNotPresent",
+                "Always",
+                "IfNotPresent",
+                "IfNotPresent",
+                "IfNotPresent"
+            ]
         );
     }
 }

@@ -17,8 +17,7 @@ pub fn selector_and_template(
     let labels = selector.match_labels.iter().flatten().count();
     let expressions = selector.match_expressions.iter().flatten().count();
     let parsed = if labels + expressions == 0 {
-        // See `normalize`: an empty selector has an empty map, a missing one has none.
-        if selector.match_labels.is_some() {
+        if given(Some(selector)).is_some() {
             errors.invalid(selector_path, &serde_json::Map::new(), "empty selector is invalid for deployment");
             Ok(Selector::everything())
         } else {
@@ -35,6 +34,11 @@ pub fn selector_and_template(
             pod_rules::replica_template(template, &parsed, "ReplicaSet", &path.child("template"), errors);
         }
     }
+}
+
+/// A selector, unless it is a missing one. See `normalize`: an empty selector has an empty map, a missing one has none.
+pub fn given(selector: Option<&LabelSelector>) -> Option<&LabelSelector> {
+    selector.filter(|selector| **selector != LabelSelector::default())
 }
 
 /// Counts in a status.

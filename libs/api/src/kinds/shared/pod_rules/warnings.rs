@@ -241,7 +241,11 @@ fn ports(containers: &[(&Container, String)], out: &mut Vec<String>) {
             let path = format!("{path}.ports[{i}]");
             let (ip, host) = (text(port.host_ip.as_ref()), port.host_port.unwrap_or(0));
             if !ip.is_empty() && host == 0 {
-                out.push(format!("{path}: hostIP set without hostPort"));
+                let (name, number) = (text(port.name.as_ref()), port.container_port);
+                let protocol = text(port.protocol.as_ref());
+                out.push(format!(
+                    "{path}: hostIP set without hostPort: {{Name:{name} HostPort:0 ContainerPort:{number} Protocol:{protocol} HostIP:{ip}}}"
+                ));
             }
             let others = known.entry((port.container_port, text(port.protocol.as_ref()))).or_default();
             for (other_path, other) in others.iter() {
