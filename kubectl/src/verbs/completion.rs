@@ -1,16 +1,14 @@
-//! `kubectl completion`: a script for a shell. Bash's asks `kubectl __complete` for whatever may come; those of the other shells
-//! know commands and their flags, not names of objects.
-
-use clap::Command;
+//! `kubectl completion`: a script for a shell, which asks `kubectl __complete` for whatever may come.
 
 use crate::{
-    cli,
     context::Context,
     failure::{Failure, usage},
-    flags::long_name,
 };
 
-const BASH: &str = include_str!("completion.bash");
+const BASH: &str = include_str!("completion/kubectl.bash");
+const FISH: &str = include_str!("completion/kubectl.fish");
+const POWERSHELL: &str = include_str!("completion/kubectl.ps1");
+const ZSH: &str = include_str!("completion/kubectl.zsh");
 
 /// What `completion` takes.
 #[derive(clap::Args, Debug)]
@@ -31,111 +29,64 @@ pub async fn run(args: Args, _: &Context) -> Result<(), Failure> {
         [shell] => shell.as_str(),
         _ => return Err(usage("completion", "Too many arguments. Expected only the shell type.")),
     };
-    let words = words(&cli::declared());
-    match shell {
-        "bash" => print!("{BASH}"),
-        "zsh" => print!("{}", zsh(&words)),
-        "fish" => print!("{}", fish(&words)),
-        "powershell" => print!("{}", powershell(&words)),
+    let script = match shell {
+        "bash" => BASH,
+        "fish" => FISH,
+        "powershell" => POWERSHELL,
+        "zsh" => ZSH,
         other => {
             return Err(usage("completion", format!("Unsupported shell type {}.", api::field::go_quote(other))));
         }
-    }
+    };
+    print!("{script}");
     Ok(())
-}
-
-/// What may follow each command: `("rollout", ["history", ..., "--help"])`.
-fn words(root: &Command) -> Vec<(String, Vec<String>)> {
-    fn walk(command: &Command, path: &str, out: &mut Vec<(String, Vec<String>)>) {
-        let below: Vec<&Command> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
-        let mut words: Vec<String> = below.iter().map(|c| c.get_name().to_owned()).collect();
-        words.extend(command.get_arguments().filter_map(long_name).map(|flag| format!("--{flag}")));
-        out.push((path.to_owned(), words));
-        for command in below {
-            walk(command, format!("{path} {}", command.get_name()).trim(), out);
-        }
-    }
-    let mut out = Vec::new();
-    walk(root, "", &mut out);
-    out
-}
-
-fn zsh(words: &[(String, Vec<String>)]) -> String {
-    let mut script = String::from(
-        "#compdef kubectl
-autoload -U +X bashcompinit && bashcompinit
-__kubectl_words() {
-    case \"$1\" in
-",
-    );
-    for (path, words) in words {
-        script.push_str(&format!("        '{path}') echo '{}' ;;\n", words.join(" ")));
-    }
-    script.push_str(
-        "        *) return 1 ;;
-    esac
-}
-__kubectl_complete() {
-    local path='' word at=1
-    while [ \"$at\" -lt \"$COMP_CWORD\" ]; do
-        word=${COMP_WORDS[at]}
-        at=$((at + 1))
-        case \"$word\" in -*) continue ;; esac
-        __kubectl_words \"${path:+$path }$word\" >/dev/null || break
-        path=${path:+$path }$word
-    done
-    COMPREPLY=($(compgen -W \"$(__kubectl_words \"$path\")\" -- \"${COMP_WORDS[COMP_CWORD]}\"))
-}
-complete -o default -F __kubectl_complete kubectl
-",
-    );
-    script
-}
-
-fn fish(words: &[(String, Vec<String>)]) -> String {
-    let mut script = String::from("complete -c kubectl -f\n");
-    for (path, words) in words {
-        let condition = match path.split(' ').next() {
-            Some("") | None => "__fish_use_subcommand".to_owned(),
-            Some(_) => {
-                path.split(' ').map(|word| format!("__fish_seen_subcommand_from {word}")).collect::<Vec<_>>().join("; and ")
-            }
-        };
-        script.push_str(&format!("complete -c kubectl -n '{condition}' -a '{}'\n", words.join(" ")));
-    }
-    script
-}
-
-fn powershell(words: &[(String, Vec<String>)]) -> String {
-    let mut script = String::from(
-        "Register-ArgumentCompleter -Native -CommandName kubectl -ScriptBlock {\n    param($word, $ast, $cursor)\n    $words = @{\n",
-    );
-    for (path, words) in words {
-        script.push_str(&format!("        '{path}' = '{}'\n", words.join(" ")));
-    }
-    script.push_str(
-        "    }
-    $path = ''
-    foreach ($element in ($ast.CommandElements | Select-Object -Skip 1)) {
-        $next = (\"$path $element\").Trim()
-        if ($words.ContainsKey($next)) { $path = $next }
-    }
-    $words[$path].Split(' ') | Where-Object { $_ -like \"$word*\" }
-}
-",
-    );
-    script
 }
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn commands_and_their_flags_are_known() {
-        let words = super::words(&crate::cli::declared());
-        let of = |path: &str| words.iter().find(|(p, _)| p == path).map(|(_, words)| words.clone()).unwrap_or_default();
-        assert!(of("").contains(&"get".to_owned()));
-        assert!(of("rollout").contains(&"undo".to_owned()));
-        assert!(of("rollout undo").contains(&"--to-revision".to_owned()));
+    use std::process::Command;
+
+    /// A directory with a few files in `work`, and in `bin` a `kubectl` that writes down what it is asked and answers so.
+    fn folder(answer: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("make a directory");
+        for name in ["bin", "work/d"] {
+            std::fs::create_dir_all(folder.path().join(name)).expect("make a directory");
+        }
+        for name in ["work/a.yaml", "work/b.txt"] {
+            std::fs::write(folder.path().join(name), "").expect("write a file");
+        }
+        // A shell writes the program, as a file that this process has open for writing cannot be run.
+        let script = format!("#!/bin/sh\nprintf '[%s]' \"$@\" >../asked; printf -- '{answer}'\n");
+        let written = Command::new("sh")
+            .args(["-c", "printf %s \"$1\" >bin/kubectl && chmod +x bin/kubectl", "sh", &script])
+            .current_dir(&folder)
+            .status();
+        assert!(written.expect("run a shell").success());
+        folder
+    }
+
+    /// What a shell prints of a program of its own there, and what kubectl was asked; nothing without that shell.
+    fn in_shell(shell: &[&str], driver: &str, answer: &str) -> Option<String> {
+        let folder = folder(answer);
+        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", folder.path().join("bin").display());
+        let output = Command::new(shell[0])
+            .args(&shell[1..])
+            .args(["-c", driver])
+            .env_clear()
+            .envs([("PATH", path.as_str()), ("LC_ALL", "C.UTF-8")])
+            .env("HOME", folder.path())
+            .current_dir(folder.path().join("work"))
+            .output();
+        let output = match output {
+            Ok(output) => output,
+            Err(error) => {
+                println!("skipped: {}: {error}", shell[0]);
+                return None;
+            }
+        };
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        let asked = std::fs::read_to_string(folder.path().join("asked")).unwrap_or_default();
+        Some(format!("{}{asked}", String::from_utf8_lossy(&output.stdout)))
     }
 
     /// What Bash is told of a line whose cursor is at its end: what kubectl was asked, the options set and the choices.
@@ -145,51 +96,107 @@ mod tests {
         // Bash says nothing of a word that is a break.
         let current = if last == "'='" { "''" } else { last };
         let driver = format!(
-            "{}\ncompopt() {{ echo \"$@\"; }}\nkubectl() {{ printf '[%s]' \"$@\" >asked; printf '{answer}'; }}\n\
+            "{}\ncompopt() {{ echo \"$@\"; }}\n\
              COMP_LINE='{line}' COMP_POINT={} COMP_WORDS=({}) COMP_CWORD={}\n\
-             __start_kubectl k {current}\necho \"$(<asked)\"\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+             __start_kubectl k {current}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
             super::BASH,
             line.len(),
             words.join(" "),
             words.len() - 1,
         );
-        let folder = tempfile::tempdir().expect("make a directory");
-        for file in ["a.yaml", "b.txt"] {
-            std::fs::write(folder.path().join(file), "").expect("write a file");
-        }
-        std::fs::create_dir(folder.path().join("d")).expect("make a directory");
-        let output = std::process::Command::new("bash")
-            .args(["--norc", "-c", &driver])
-            .env("LC_ALL", "C")
-            .current_dir(&folder)
-            .output()
-            .expect("run bash");
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        in_shell(&["bash", "--norc"], &driver, answer).expect("run bash")
     }
 
     #[test]
     fn bash_asks_for_whole_words_and_gets_the_ends_of_them() {
         let told = in_bash("k get pods ", &["k", "get", "pods", ""], "web\\nweb-2\\n:4\\n");
-        assert_eq!(told, "+o default\n[__completeNoDesc][get][pods][]\nweb\nweb-2\n");
+        assert_eq!(told, "+o default\nweb\nweb-2\n[__completeNoDesc][get][pods][]");
         let told = in_bash("k get po", &["k", "get", "po"], "pods\\nsvc\\n:0\\n");
-        assert_eq!(told, "[__completeNoDesc][get][po]\npods\n");
+        assert_eq!(told, "pods\n[__completeNoDesc][get][po]");
         let told = in_bash("k logs -n=ku", &["k", "logs", "-n", "=", "ku"], "kube-system\\n:4\\n");
-        assert_eq!(told, "+o default\n[__completeNoDesc][logs][-n=ku]\nkube-system\n");
+        assert_eq!(told, "+o default\nkube-system\n[__completeNoDesc][logs][-n=ku]");
         let told = in_bash("k logs --namespace=", &["k", "logs", "--namespace", "="], "default\\n:4\\n");
-        assert_eq!(told, "+o default\n[__completeNoDesc][logs][--namespace=]\ndefault\n");
+        assert_eq!(told, "+o default\ndefault\n[__completeNoDesc][logs][--namespace=]");
         let told = in_bash("k cp a:b", &["k", "cp", "a", ":", "b"], "a:bc\\n:2\\n");
-        assert_eq!(told, "-o nospace\n[__completeNoDesc][cp][a:b]\nbc\n");
+        assert_eq!(told, "-o nospace\nbc\n[__completeNoDesc][cp][a:b]");
         let told = in_bash("k get -l \"a in (b)\" po", &["k", "get", "-l", "\"a in (b)\"", "po"], "pods\\n:4\\n");
-        assert_eq!(told, "+o default\n[__completeNoDesc][get][-l][a in (b)][po]\npods\n");
+        assert_eq!(told, "+o default\npods\n[__completeNoDesc][get][-l][a in (b)][po]");
     }
 
     #[test]
     fn bash_offers_files_with_the_right_ending() {
         let told = in_bash("k apply -f ", &["k", "apply", "-f", ""], "json\\nyaml\\n:8\\n");
-        assert_eq!(told, "-o filenames\n[__completeNoDesc][apply][-f][]\na.yaml\nd\n");
+        assert_eq!(told, "-o filenames\na.yaml\nd\n[__completeNoDesc][apply][-f][]");
         // What went wrong offers nothing.
-        assert_eq!(in_bash("k x ", &["k", "x", ""], "y\\n:1\\n"), "[__completeNoDesc][x][]\n\n");
-        assert_eq!(in_bash("k x ", &["k", "x", ""], ""), "[__completeNoDesc][x][]\n\n");
+        assert_eq!(in_bash("k x ", &["k", "x", ""], "y\\n:1\\n"), "\n[__completeNoDesc][x][]");
+        assert_eq!(in_bash("k x ", &["k", "x", ""], ""), "\n[__completeNoDesc][x][]");
+    }
+
+    /// What fish offers for the end of a line.
+    fn in_fish(line: &str, answer: &str) -> Option<String> {
+        let driver = format!("{}\nalias k=kubectl\ncomplete -C \"{line}\"", super::FISH);
+        in_shell(&["fish", "--no-config"], &driver, answer)
+    }
+
+    #[test]
+    fn fish_offers_choices_and_what_they_mean() {
+        let cases = [
+            ("kubectl get pods ", "web\\tA pod\\nx-2\\n:4\\n", "web\tA pod\nx-2\n[__complete][get][pods][]"),
+            ("kubectl get po", "pods\\nsvc\\n:0\\n", "pods\n[__complete][get][po]"),
+            ("kubectl logs -n=ku", "kube-system\\n:4\\n", "-n=kube-system\n[__complete][logs][-n=ku]"),
+            ("k cp a:", "a:bc\\n:2\\n", "a:bc\n[__complete][cp][a:]"),
+            ("kubectl get -l 'a in (b)' po", "pods\\n:4\\n", "pods\n[__complete][get][-l][a in (b)][po]"),
+            ("kubectl get -", "--x\\tX\\n:4\\n", "--x\tX\n[__complete][get][-]"),
+            ("kubectl get pods x", ":4\\n", "[__complete][get][pods][x]"),
+            // Files are fish's own business.
+            ("kubectl apply -f a", "json\\nyaml\\n:8\\n", "a.yaml\n[__complete][apply][-f][a]"),
+            ("kubectl apply -f a", ":0\\n", "a.yaml\n[__complete][apply][-f][a]"),
+            ("kubectl x a", "ab\\n:1\\n", "a.yaml\n[__complete][x][a]"),
+        ];
+        for (line, answer, want) in cases {
+            let Some(told) = in_fish(line, answer) else { return };
+            assert_eq!(told, want, "{line}");
+        }
+    }
+
+    /// What zsh's own functions are given for the words of a line.
+    fn in_zsh(words: &str, answer: &str) -> Option<String> {
+        let driver = format!(
+            "compdef() {{ [[ $1 == _kubectl ]] }}\n{}\n\
+             compset() {{ echo prefix \"$2\" }}\n_files() {{ echo files \"$@\" }}\n\
+             _describe() {{ echo \"$@:\" ${{(qq)choices}}; (( $#choices )) }}\n\
+             words=({words}) CURRENT=$#words\n_kubectl || echo failed",
+            super::ZSH,
+        );
+        in_shell(&["zsh", "-f"], &driver, answer)
+    }
+
+    #[test]
+    fn zsh_offers_choices_and_what_they_mean() {
+        let cases = [
+            (
+                "kubectl get pods ''",
+                "web\\tA: pod\\na:b\\n:4\\n",
+                "choice choices: 'web:A: pod' 'a\\:b'\n[__complete][get][pods][]",
+            ),
+            ("k logs -n=ku", "kube-system\\n:4\\n", "prefix -n=\nchoice choices: 'kube-system'\n[__complete][logs][-n=ku]"),
+            ("kubectl cp a:", "a:bc\\n:2\\n", "choice choices -S : 'a\\:bc'\n[__complete][cp][a:]"),
+            ("kubectl x ''", "b\\na\\n:36\\n", "-V choice choices: 'b' 'a'\n[__complete][x][]"),
+            (
+                "kubectl get -l \"'a in (b)'\" po",
+                "pods\\n:4\\n",
+                "choice choices: 'pods'\n[__complete][get][-l][a in (b)][po]",
+            ),
+            ("kubectl get pods x", ":4\\n", "choice choices: ''\nfailed\n[__complete][get][pods][x]"),
+            ("kubectl apply -f ''", "json\\nyaml\\n:8\\n", "files -g *.(json|yaml)\n[__complete][apply][-f][]"),
+            ("kubectl x ''", ":16\\n", "files -/\n[__complete][x][]"),
+            ("kubectl x ''", ":0\\n", "choice choices: ''\nfiles\n[__complete][x][]"),
+            ("kubectl x ''", "y\\n:1\\n", "failed\n[__complete][x][]"),
+            ("kubectl x ''", "", "failed\n[__complete][x][]"),
+        ];
+        for (words, answer, want) in cases {
+            let Some(told) = in_zsh(words, answer) else { return };
+            assert_eq!(told, want, "{words}");
+        }
     }
 }
