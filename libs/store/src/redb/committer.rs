@@ -275,13 +275,17 @@ impl Committer {
     /// Applies transactions in order, and appends what they change to the journal.
     fn write(&mut self, txns: &[Txn]) -> Result<Vec<Applied>, Error> {
         self.check_room(txns)?;
-        if self.pending.changes().len() >= MOST_PENDING || self.pending.bytes() >= MOST_PENDING_BYTES {
+        let many = self.pending.changes().len() >= MOST_PENDING || self.pending.bytes() >= MOST_PENDING_BYTES;
+        if many || self.journal.is_torn() {
             self.settle()?;
         }
         let before = self.pending.changes().len();
         let result = self.append(txns, before);
         if result.is_err() {
             self.pending.truncate(before);
+            if self.journal.is_torn() {
+                self.settle_or_tell();
+            }
         } else if self.pending.changes().len() > before {
             self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_AFTER);
         }
@@ -323,7 +327,7 @@ impl Committer {
         txn.open_table(VERSIONS).map_err(|e| backend(step, e))
     }
 
-    /// Has the journal on the disk, or redb if that fails: a later sync of a file need not tell of what an earlier one lost.
+    /// Has the journal on the disk, or redb if that fails.
     fn sync(&mut self) {
         self.sync_at = None;
         if let Err(error) = self.journal.sync() {
@@ -342,6 +346,7 @@ impl Committer {
     fn settle(&mut self) -> Result<(), Error> {
         (self.settle_at, self.quiet_at) = (None, None);
         if self.pending.changes().is_empty() && self.expired.is_empty() && !self.loose {
+            self.journal.begin_again();
             return Ok(());
         }
         // Pages that a view shows cannot be used again.

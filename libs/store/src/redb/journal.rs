@@ -45,6 +45,8 @@ pub(super) struct Journal {
     id: u64,
     /// Where the next batch goes.
     end: u64,
+    /// Whether a sync failed. What it did not write the kernel may have forgotten, and no later sync tells (fsync(2)).
+    torn: bool,
     buffer: Vec<u8>,
 }
 
@@ -70,7 +72,7 @@ impl Journal {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             File::open(folder)?.sync_all()?;
         }
-        Ok((Self { file, id, end: 0, buffer: Vec::new() }, changes))
+        Ok((Self { file, id, end: 0, torn: false, buffer: Vec::new() }, changes))
     }
 
     /// Appends a batch; with `sync` it, and all that was appended before, is on the disk once this returns. After an error it is as
@@ -80,7 +82,7 @@ impl Journal {
         buffer.clear();
         encode(self.id, changes, &mut buffer)?;
         let written = self.file.write_all_at(&buffer, self.end);
-        let written = written.and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
+        let written = written.and_then(|()| if sync { self.sync() } else { Ok(()) });
         match &written {
             Ok(()) => self.end += buffer.len() as u64,
             // What cannot be unwritten is at least not what a batch begins with.
@@ -92,12 +94,21 @@ impl Journal {
     }
 
     /// All that was appended is on the disk once this returns.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    pub fn sync(&mut self) -> io::Result<()> {
+        let synced = self.file.sync_data();
+        self.torn |= synced.is_err();
+        synced
+    }
+
+    /// Whether what was appended may be missing on the disk for good, and what would be appended after it would not be found.
+    /// Until redb has everything and the journal begins again, nothing may be appended.
+    pub fn is_torn(&self) -> bool {
+        self.torn
     }
 
     /// Begins again: redb has everything.
     pub fn begin_again(&mut self) {
+        self.torn = false;
         if self.end > KEEP
             && let Err(error) = self.file.set_len(KEEP)
         {

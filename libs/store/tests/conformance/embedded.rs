@@ -231,6 +231,26 @@ async fn a_disk_without_one_free_byte_loses_nothing() {
     assert_eq!(page.entries.iter().map(|e| &*e.key).collect::<Vec<_>>(), expected);
 }
 
+/// The journal's file is one whose writes succeed and whose syncs fail (`/dev/null` knows none).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_cannot_be_synced_is_not_relied_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copied) = (dir.path().join("store.redb"), dir.path().join("copied.redb"));
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("store.redb.journal")).unwrap();
+    let store = open(&path);
+    for round in ["1", "2"] {
+        let relaxed = Txn { ops: vec![put("/r/relaxed", round)], durability: Durability::Relaxed, ..Txn::default() };
+        store.commit(relaxed).await.unwrap();
+        let refused = store.commit(Txn { ops: vec![put("/r/synced", "1")], ..Txn::default() }).await.unwrap_err();
+        assert!(matches!(refused, Error::Backend { .. }), "{refused:?}");
+        // What the failed sync may have lost is in redb by the time that the error is told.
+        std::fs::copy(&path, &copied).unwrap();
+        let page = open(&copied).range(Range::prefix("/r/")).await.unwrap();
+        let found: Vec<_> = page.entries.iter().map(|e| (&*e.key, &*e.value)).collect();
+        assert_eq!(found, [("/r/relaxed", round.as_bytes())]);
+    }
+}
+
 /// Compaction runs in steps between writers; this is more than one step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_history_is_forgotten_while_writers_go_on() {
