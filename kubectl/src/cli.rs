@@ -3,7 +3,7 @@
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    client::log::Verbosity,
+    client::log::{self, Verbosity},
     context::Context,
     failure::{Failure, plain},
     flags, help, verbs,
@@ -357,6 +357,10 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
         }
         mistaken(&path, &message)
     })?;
+    let recording = Recording::of(&line);
+    if recording.given {
+        eprintln!("Flag --record has been deprecated, --record will be removed in the future");
+    }
     if line.help {
         return Ok(Request::Print(help::of(&root, &line.path)));
     }
@@ -374,7 +378,7 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
     }
     let matches = root.clone().try_get_matches_from(&line.words).map_err(|error| told(&error, &line.path))?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| told(&error, &line.path))?;
-    cli.globals.recording = Recording::of(&line);
+    cli.globals.recording = recording;
     match cli.command {
         Some(command) => Ok(Request::Run(Box::new(cli.globals), Box::new(command), line.dash)),
         None => Ok(Request::Print(help::of(&root, &line.path))),
@@ -413,7 +417,17 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
             let why = std::error::Error::source(error).map_or_else(|| error.kind().to_string(), ToString::to_string);
             mistaken(path, &format!("invalid argument {value} for \"{flag}\" flag: {why}"))
         }
-        ErrorKind::MissingRequiredArgument => plain(format!("required flag(s) {} not set", text(ContextKind::InvalidArg))),
+        ErrorKind::MissingRequiredArgument => {
+            let Some(ContextValue::Strings(flags)) = error.get(ContextKind::InvalidArg) else {
+                return plain(error.to_string());
+            };
+            let name =
+                |flag: &String| flag.trim_start_matches('-').split([' ', '=']).next().map(|name| format!("\"{name}\""));
+            let mut names: Vec<String> = flags.iter().filter_map(name).collect();
+            names.sort();
+            // Upstream logs this one.
+            Failure::Verbatim(log::command_failed(&format!("required flag(s) {} not set", names.join(", "))), 1)
+        }
         ErrorKind::UnknownArgument => {
             let unknown = api::field::go_quote(&text(ContextKind::InvalidArg));
             plain(format!("unknown command {unknown} for \"kubectl {}\"", path.join(" ")))

@@ -240,7 +240,11 @@ impl fmt::Display for Failure {
                 }
             }
             Self::NoKind(..) => write!(f, "error: {}", self.message()),
-            Self::Many(failures) => f.write_str(&failures.iter().map(Self::line).collect::<Vec<_>>().join("\n")),
+            Self::Many(failures) => {
+                let lines = failures.iter().map(Self::line).collect::<Vec<_>>().join("\n");
+                // Each has a newline behind it, whatever it ends with already.
+                write!(f, "{lines}{}", if lines.ends_with('\n') { "\n" } else { "" })
+            }
         }
     }
 }

@@ -58,9 +58,6 @@ pub fn run(words: &[String]) -> i32 {
                 Err(failure) => return report(&failure),
             };
             client::log::set(globals.verbosity());
-            if globals.recording.given {
-                eprintln!("Flag --record has been deprecated, --record will be removed in the future");
-            }
             if globals.profile != "none" {
                 return report(&unprofiled(&globals.profile));
             }

@@ -38,17 +38,6 @@ const FORMATS: &[&str] = &[
     "wide",
 ];
 
-/// The flags that a command must be given. The commands check it themselves.
-const REQUIRED: &[(&str, &[&str])] = &[
-    ("autoscale", &["max"]),
-    ("create clusterrolebinding", &["clusterrole"]),
-    ("create cronjob", &["image", "schedule"]),
-    ("create deployment", &["image"]),
-    ("create service externalname", &["external-name"]),
-    ("run", &["image"]),
-    ("scale", &["replicas"]),
-];
-
 /// What may come, and what the shell is to do with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Answer {
@@ -245,11 +234,9 @@ impl<'a> Before<'a> {
 
     /// The names of required flags that have not been given.
     fn required(&self, word: &str) -> Vec<String> {
-        let path = self.path();
-        let Some((_, required)) = REQUIRED.iter().find(|(command, _)| *command == path) else { return Vec::new() };
         let mut choices = Vec::new();
         for (arg, name, about) in self.flags() {
-            if let Some(arg) = arg.filter(|arg| required.contains(&name.as_str()) && !self.is_given(arg)) {
+            if let Some(arg) = arg.filter(|arg| arg.is_required_set() && !self.is_given(arg)) {
                 choices.extend(spelled(&name, arg.get_short(), &about, word));
             }
         }
@@ -391,22 +378,4 @@ fn plugin(before: &[String], word: &str) -> Result<Answer, String> {
         choices.pop();
     }
     Ok(Answer { choices, directive: told.unwrap_or_default() })
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::{cli, flags};
-
-    #[test]
-    fn what_is_required_is_declared() {
-        let root = cli::declared();
-        for (path, names) in super::REQUIRED {
-            let words: Vec<String> = path.split(' ').map(str::to_owned).collect();
-            let found = flags::locate(&root, &words);
-            assert_eq!(found.path, words);
-            for name in *names {
-                assert!(flags::flag(&root, found.command, name).is_some(), "{path} --{name}");
-            }
-        }
-    }
 }

@@ -38,13 +38,17 @@ impl CustomColumns {
     /// # Errors
     /// Upstream's complaints.
     pub fn parse_file(text: &str) -> Result<Self, Failure> {
-        let words =
-            |line: Option<&str>| -> Vec<String> { line.unwrap_or_default().split_whitespace().map(str::to_owned).collect() };
         let mut lines = text.lines();
-        let (headers, paths) = (words(lines.next()), words(lines.next()));
-        if headers.is_empty() || paths.is_empty() {
-            return Err(plain("invalid template, missing header or spec line."));
-        }
+        let mut line = |what: &str| {
+            let line = lines.next().ok_or_else(|| {
+                plain(format!(
+                    "invalid template, missing {what} line. Expected format is one line of space separated headers, one line of \
+                     space separated column specs."
+                ))
+            })?;
+            Ok::<_, Failure>(line.split_whitespace().map(str::to_owned).collect::<Vec<String>>())
+        };
+        let (headers, paths) = (line("header")?, line("spec")?);
         if headers.len() != paths.len() {
             return Err(plain(format!(
                 "number of headers ({}) and field specifications ({}) don't match",

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::create::generator::required;
 use crate::{
     context::Context,
     discovery::Mapping,
@@ -34,7 +33,7 @@ pub struct Args {
     min: i32,
     /// The most pods
     #[arg(long)]
-    max: Option<i32>,
+    max: i32,
     /// The wanted average of the pods' CPU, in percent of what they request; the server decides where it is below zero
     #[arg(long, default_value_t = -1)]
     cpu_percent: i32,
@@ -53,8 +52,7 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or what could not be made.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    required(&[("max", args.max.is_some())])?;
-    let max = args.max.unwrap_or_default();
+    let max = args.max;
     if max < 1 {
         return Err(plain(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
     }

@@ -24,7 +24,7 @@ use crate::{
     client::{Call, Client},
     context::Context,
     describe::json::Json,
-    failure::{Failure, plain},
+    failure::{Failure, go_io, plain},
     pods,
     remote::{Input, Program},
 };
@@ -330,6 +330,7 @@ fn unpack(source: impl Read, from: &Spec, to: &str) -> Result<(), Failure> {
         io::ErrorKind::UnexpectedEof => plain("unexpected EOF"),
         _ => plain(error.to_string()),
     };
+    let to_do = |what: &str, path: &str, error: io::Error| plain(format!("{what} {path}: {}", go_io(&error)));
     let mut told_how = false;
     let mut archive = Archive::new(source);
     for entry in archive.entries().map_err(failed)? {
@@ -342,9 +343,10 @@ fn unpack(source: impl Read, from: &Spec, to: &str) -> Result<(), Failure> {
             eprintln!("warning: file {} is outside target destination, skipping", go_quote(&target));
             continue;
         }
-        std::fs::create_dir_all(split(&target).0).map_err(failed)?;
+        let folder = split(&target).0;
+        std::fs::create_dir_all(&folder).map_err(|error| to_do("mkdir", &folder, error))?;
         match entry.header().entry_type() {
-            EntryType::Directory => std::fs::create_dir_all(&target).map_err(failed)?,
+            EntryType::Directory => std::fs::create_dir_all(&target).map_err(|error| to_do("mkdir", &target, error))?,
             EntryType::Symlink => {
                 let link = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
                 let skipped =
@@ -358,7 +360,7 @@ fn unpack(source: impl Read, from: &Spec, to: &str) -> Result<(), Failure> {
                 }
             }
             _ => {
-                let mut file = std::fs::File::create(&target).map_err(failed)?;
+                let mut file = std::fs::File::create(&target).map_err(|error| to_do("open", &target, error))?;
                 io::copy(&mut entry, &mut file).map_err(failed)?;
             }
         }

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::{attach::attach, create::generator::required, delete::How, exec::SessionArgs};
+use super::{attach::attach, delete::How, exec::SessionArgs};
 use crate::{
     cli,
     client::{Call, Client},
@@ -33,7 +33,7 @@ pub struct Args {
     pub args: Vec<String>,
     /// The image of the container.
     #[arg(long)]
-    pub image: Option<String>,
+    pub image: String,
     /// Annotations of the pod.
     #[arg(long)]
     pub annotations: Vec<String>,
@@ -127,8 +127,7 @@ struct Wanted {
 /// # Errors
 /// If it cannot be run; attached, also if it ended badly.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    required(&[("image", args.image.is_some())])?;
-    let image = args.image.as_deref().unwrap_or_default();
+    let image = args.image.as_str();
     let wanted = understand(&args)?;
     let policy = args.how.propagation()?;
     let show = Show::new(&args.output, "created", wanted.dry_run)?;

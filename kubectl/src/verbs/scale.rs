@@ -7,7 +7,6 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::create::generator::required;
 use crate::{
     cli,
     client::Call,
@@ -38,7 +37,7 @@ pub struct Args {
     current_replicas: i64,
     /// The new size
     #[arg(long)]
-    replicas: Option<i64>,
+    replicas: i64,
     /// How long to wait until the size is reached; zero is not at all
     #[arg(long, value_parser = cli::duration, default_value = "0s")]
     timeout: SignedDuration,
@@ -58,10 +57,9 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or what could not be scaled.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    required(&[("replicas", args.replicas.is_some())])?;
     let dry_run = args.dry_run.strategy()?;
     let show = Show::new(&args.print, "scaled", dry_run)?;
-    let replicas = args.replicas.unwrap_or(-1);
+    let replicas = args.replicas;
     if replicas < 0 {
         return Err(plain("The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0"));
     }

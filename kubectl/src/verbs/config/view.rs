@@ -157,11 +157,9 @@ pub fn view(cx: &Context, output: &OutputArgs, raw: bool, flatten: bool, minify:
         return Err(plain("if merge==false a precise file must be specified"));
     }
     let mut config = cx.kubeconfig()?.clone();
-    if let Some(context) = cx.globals().context.clone().filter(|c| !c.is_empty()) {
-        config.current_context = context;
-    }
     if minify {
-        config = minified(&config, &config.current_context.clone())?;
+        let asked = cx.globals().context.as_deref().filter(|name| !name.is_empty());
+        config = minified(&config, asked.unwrap_or(&config.current_context))?;
     }
     for cluster in config.clusters.values_mut() {
         if flatten {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    generator::{Generated, Made, required, with_namespace},
+    generator::{Generated, Made, with_namespace},
     job,
 };
 use crate::{context::Context, failure::Failure};
@@ -15,10 +15,10 @@ pub struct Args {
     made: Made,
     /// Image to run
     #[arg(long)]
-    image: Option<String>,
+    image: String,
     /// When to run, in cron's format
     #[arg(long)]
-    schedule: Option<String>,
+    schedule: String,
     /// Whether the job's pods are restarted: OnFailure or Never
     #[arg(long, default_value = "", hide_default_value = true)]
     restart: String,
@@ -31,10 +31,9 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    required(&[("image", args.image.is_some()), ("schedule", args.schedule.is_some())])?;
     let (name, command) = args.made.name(cx, "cronjob", &args.arguments)?;
     let restart = if args.restart.is_empty() { "OnFailure" } else { &args.restart };
-    let spec = job::spec(name, args.image.as_deref().unwrap_or_default(), command, restart);
+    let spec = job::spec(name, &args.image, command, restart);
     let object = json!({
         "apiVersion": "batch/v1",
         "kind": "CronJob",

@@ -3,7 +3,7 @@
 use api::names::random_suffix;
 use serde_json::{Value, json};
 
-use super::generator::{Generated, Made, required, with_namespace};
+use super::generator::{Generated, Made, with_namespace};
 use crate::{context::Context, failure::Failure, failure::plain};
 
 /// Create a deployment with the specified name.
@@ -12,7 +12,7 @@ pub struct Args {
     #[command(flatten)]
     made: Made,
     /// Image to run; several make a pod of several containers.
-    #[arg(long = "image")]
+    #[arg(long = "image", required = true)]
     images: Vec<String>,
     /// The port that the first container exposes.
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
@@ -26,7 +26,6 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    required(&[("image", !args.images.is_empty())])?;
     let (name, command) = args.made.name(cx, "deployment", &args.arguments)?;
     if images(&args).count() > 1 && !command.is_empty() {
         return Err(plain("cannot specify multiple --image options and command"));

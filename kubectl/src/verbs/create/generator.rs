@@ -94,22 +94,6 @@ pub fn one_name<'a>(cx: &Context, command: &str, arguments: &'a [String]) -> Res
     }
 }
 
-/// Says which of the flags that must be given are not.
-///
-/// # Errors
-/// Some are not.
-pub fn required(flags: &[(&str, bool)]) -> Result<(), Failure> {
-    let missing: Vec<String> = flags.iter().filter(|(_, given)| !given).map(|(name, _)| format!("\"{name}\"")).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    // Upstream logs this one.
-    let why = api::field::go_quote(&format!("required flag(s) {} not set", missing.join(", ")));
-    let now = jiff::Zoned::now().strftime("%m%d %H:%M:%S%.6f").to_string();
-    let pid = std::process::id();
-    Err(Failure::Verbatim(format!("E{now} {pid:>7} run.go:72] \"command failed\" err={why}"), 1))
-}
-
 /// The object in the namespace that the command line names, if it names one.
 pub fn with_namespace(mut object: Value, cx: &Context) -> Value {
     if let Some(namespace) = cx.explicit_namespace() {

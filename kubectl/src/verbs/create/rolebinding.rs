@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::generator::{Generated, Made, required, with_namespace};
+use super::generator::{Generated, Made, with_namespace};
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -48,7 +48,7 @@ pub struct ClusterArgs {
     made: Made,
     /// The ClusterRole to bind to
     #[arg(long)]
-    clusterrole: Option<String>,
+    clusterrole: String,
     #[command(flatten)]
     subjects: Subjects,
     /// Name of the binding
@@ -78,9 +78,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure> {
-    required(&[("clusterrole", args.clusterrole.is_some())])?;
     let (name, _) = args.made.name(cx, "clusterrolebinding", &args.names)?;
-    let role = ("ClusterRole", args.clusterrole.as_deref().unwrap_or_default());
+    let role = ("ClusterRole", args.clusterrole.as_str());
     let object = binding("ClusterRoleBinding", name, role, &args.subjects)?;
     args.made.create(cx, Generated { object, failing: "failed to create clusterrolebinding: " }).await
 }

@@ -3,7 +3,7 @@
 use api::names;
 use serde_json::{Value, json};
 
-use super::generator::{Generated, Made, required, with_namespace};
+use super::generator::{Generated, Made, with_namespace};
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -72,7 +72,7 @@ pub struct ExternalName {
     shared: Shared,
     /// The name that the service is another name of.
     #[arg(long)]
-    external_name: Option<String>,
+    external_name: String,
 }
 
 /// Runs the command.
@@ -81,13 +81,7 @@ pub async fn run(kind: Kind, cx: &Context) -> Result<(), Failure> {
         Kind::ClusterIp(args) => (&args.shared, Spec { cluster_ip: &args.clusterip, ..Spec::of("ClusterIP") }),
         Kind::NodePort(args) => (&args.shared, Spec { node_port: args.node_port, ..Spec::of("NodePort") }),
         Kind::LoadBalancer(args) => (&args.shared, Spec::of("LoadBalancer")),
-        Kind::ExternalName(args) => {
-            required(&[("external-name", args.external_name.is_some())])?;
-            (
-                &args.shared,
-                Spec { external_name: args.external_name.as_deref().unwrap_or_default(), ..Spec::of("ExternalName") },
-            )
-        }
+        Kind::ExternalName(args) => (&args.shared, Spec { external_name: &args.external_name, ..Spec::of("ExternalName") }),
     };
     let (name, _) = shared.made.name(cx, &format!("service {}", spec.kind.to_lowercase()), &shared.names)?;
     let object = service(name, &shared.tcp, &spec).map_err(plain)?;

@@ -112,9 +112,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         eprintln!("There are pending nodes to be drained:");
         remaining.iter().for_each(|name| eprintln!(" {name}"));
     }
-    // Upstream's errors are aggregates within aggregates, whose lines have no `error: `.
-    let lines: Vec<String> = failures.iter().map(Failure::line).collect();
-    if lines.is_empty() { Ok(()) } else { Err(Failure::Verbatim(lines.join("\n"), 1)) }
+    Failure::of(failures)
 }
 
 fn tell(object: &Value, operation: &str, dry_run: DryRun) {
@@ -223,7 +221,7 @@ async fn pods_to_remove(args: &Args, cx: &Context, node: &str) -> Result<(Vec<Va
         if args.chunk_size > 0 {
             call = call.query("limit", args.chunk_size.to_string());
         }
-        let page = client.json(call).await?;
+        let page = client.json(call).await.map_err(|failure| Failure::Many(vec![failure]))?;
         token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
         all.extend(items(page));
         if token.is_empty() {
@@ -258,7 +256,7 @@ async fn pods_to_remove(args: &Args, cx: &Context, node: &str) -> Result<(Vec<Va
         }
     }
     let fatal = by_reason(fatal).into_iter().map(|why| plain(format!("cannot delete {why}"))).collect();
-    Failure::of(fatal)?;
+    several(fatal)?;
     Ok((going, by_reason(warned).join("; ")))
 }
 
@@ -277,14 +275,9 @@ async fn remove(args: &Args, cx: &Context, pods: &[Value], dry_run: DryRun) -> R
                 _ => {}
             }
         }
-        if dry_run == DryRun::Server {
-            return Ok(());
-        }
-        let mut failures = Vec::new();
-        for done in join_all(pods.iter().map(|pod| until(deadline, wait(args, cx, pod, "deleted")))).await {
-            failures.extend(done.unwrap_or_else(|| Err(plain("context deadline exceeded"))).err());
-        }
-        return Failure::of(failures);
+        let gone = join_all(pods.iter().map(|pod| wait(args, cx, pod, "deleted")));
+        let late = || plain("context deadline exceeded");
+        return until(deadline, gone).await.ok_or_else(late)?.into_iter().collect();
     }
     let evict = |pod| async move {
         let (pod_name, namespace) = (api::field::go_quote(name(pod)), api::field::go_quote(namespace(pod)));
@@ -304,8 +297,12 @@ async fn remove(args: &Args, cx: &Context, pods: &[Value], dry_run: DryRun) -> R
             Some(done) => done.map_err(|failure| waiting(&failure.message())),
         }
     };
-    let failures = join_all(pods.iter().map(evict)).await.into_iter().filter_map(Result::err).collect();
-    Failure::of(failures)
+    several(join_all(pods.iter().map(evict)).await.into_iter().filter_map(Result::err).collect())
+}
+
+/// Upstream keeps these failures as several even if there is only one.
+fn several(failures: Vec<Failure>) -> Result<(), Failure> {
+    if failures.is_empty() { Ok(()) } else { Err(Failure::Many(failures)) }
 }
 
 async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {

@@ -79,22 +79,18 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     for variable in &mut variables.set {
         variable["name"] = json!(format!("{}{}", args.prefix, variable["name"].as_str().unwrap_or_default()));
     }
-    let (mut failures, mut work) = (Vec::new(), Vec::new());
+    let mut work = Vec::new();
     for mut object in shared.objects(cx, &resources).await? {
         let old = object.value.clone();
-        match change(&args, cx, &mut object, &variables).await {
-            Ok(()) => work.push((old, object)),
-            Err(why) => failures.push(shared.refused(&object, &why)),
-        }
+        work.push(match change(&args, cx, &mut object, &variables).await {
+            Ok(()) => Ok((old, object)),
+            Err(why) => Err(shared.refused(&object, &why)),
+        });
     }
     if args.list {
         return Ok(());
     }
-    for (old, object) in work {
-        let failing = "failed to patch env update to pod template: ";
-        failures.extend(shared.save(cx, &old, &object, (dry_run, &show), failing).await.err());
-    }
-    Failure::of(failures)
+    shared.save_all(cx, work, (dry_run, &show), "failed to patch env update to pod template: ", Vec::new()).await
 }
 
 fn validate(args: &Args, resources: &[String], dry_run: DryRun) -> Result<(), String> {

@@ -54,16 +54,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
                     Failure::Plain(format!("error: unable to find container named {}", api::field::go_quote(name)))
                 };
                 failures.extend(missing.map(told));
-                work.push((old, object));
+                work.push(Ok((old, object)));
             }
-            Err(why) => failures.push(shared.refused(&object, &why)),
+            Err(why) => work.push(Err(shared.refused(&object, &why))),
         }
     }
-    for (old, object) in work {
-        let failing = "failed to patch image update to pod template: ";
-        failures.extend(shared.save(cx, &old, &object, (dry_run, &show), failing).await.err());
-    }
-    Failure::of(failures)
+    let failing = "failed to patch image update to pod template: ";
+    shared.save_all(cx, work, (dry_run, &show), failing, failures).await
 }
 
 fn parse(pairs: &[String]) -> Result<Vec<(String, String)>, String> {

@@ -191,6 +191,26 @@ impl<S: Scope> Shared<S> {
         Show::new(&self.print, operation, dry_run)
     }
 
+    /// Saves objects that were changed, each as it was and as it is now, and fails with those that could not be, after other
+    /// failures.
+    async fn save_all(
+        &self,
+        cx: &Context,
+        changed: Vec<Result<(Value, Object), Failure>>,
+        how: (DryRun, &Show),
+        failing: &str,
+        mut failures: Vec<Failure>,
+    ) -> Result<(), Failure> {
+        for one in changed {
+            let saved = match one {
+                Ok((old, object)) => self.save(cx, &old, &object, how, failing).await,
+                Err(refused) => Err(refused),
+            };
+            failures.extend(saved.err());
+        }
+        Failure::of(failures)
+    }
+
     /// Sends the difference between an object as it was and as it is now, and shows the object.
     async fn save(
         &self,

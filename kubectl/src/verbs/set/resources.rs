@@ -47,16 +47,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     for mut object in objects {
         let old = object.value.clone();
         match pods::spec_of(&mut object.value).map(|spec| set(spec, &args.containers, &limits, &requests)) {
-            Ok(true) => work.push((old, object)),
+            Ok(true) => work.push(Ok((old, object))),
             Ok(false) => failures.push(Failure::Plain(format!("error: unable to find container named {}", args.containers))),
-            Err(why) => failures.push(shared.refused(&object, &why)),
+            Err(why) => work.push(Err(shared.refused(&object, &why))),
         }
     }
-    for (old, object) in work {
-        let failing = "failed to patch resources update to pod template ";
-        failures.extend(shared.save(cx, &old, &object, (dry_run, &show), failing).await.err());
-    }
-    Failure::of(failures)
+    let failing = "failed to patch resources update to pod template ";
+    shared.save_all(cx, work, (dry_run, &show), failing, failures).await
 }
 
 /// Whether any container fits.
