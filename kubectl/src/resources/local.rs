@@ -143,8 +143,12 @@ impl Query<'_> {
                 go_quote(&api_version)
             )));
         }
-        if let Some(why) = mistyped(&value["metadata"]) {
-            return Err(plain(format!("unable to decode {}: json: cannot unmarshal {why}", go_quote(&source))));
+        let wrong = match typed::type_of(&value).filter(|_| self.typed) {
+            Some(ty) => api::schema::check::check(&mut value.clone(), ty).err(),
+            None => mistyped(&value["metadata"]).map(|why| format!("json: cannot unmarshal {why}")),
+        };
+        if let Some(why) = wrong {
+            return Err(plain(format!("unable to decode {}: {why}", go_quote(&source))));
         }
         let meta = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (name, namespace) = (meta("name"), meta("namespace"));

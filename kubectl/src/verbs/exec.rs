@@ -110,7 +110,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let words: Vec<String> = name.into_iter().cloned().collect();
     let files = FileArgs { filename: args.filename.clone(), ..FileArgs::default() };
-    let query = Query { args: &words, files: Some(&files), default_type: Some("pods"), ..Query::default() };
+    let query = Query { args: &words, files: Some(&files), default_type: Some("pods"), typed: true, ..Query::default() };
     let objects = query.objects(cx).await?.all()?;
     let [object] = objects.as_slice() else {
         return Err(plain("cannot exec into multiple objects at a time"));
