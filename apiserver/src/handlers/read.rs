@@ -8,7 +8,13 @@ use api::{
     table::{IncludeObject, ListMeta, Table, partial_metadata, partial_metadata_list},
 };
 use axum::{body::Body, response::Response};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::{
+        GeneralPurpose,
+        general_purpose::{NO_PAD, URL_SAFE_NO_PAD},
+    },
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -142,9 +148,13 @@ fn continue_token(entry: &Entry, revision: u64, last: &Object) -> String {
     encode_token(revision as i64, format!("{}\0", &last.key()[entry.cache.prefix().len()..]))
 }
 
+/// As Go's decoder, which does not mind what stands behind the last byte.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 fn parse_token(text: &str) -> Result<Continue> {
     let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| bad(&illegal_base64(text, &e)))?;
+    let bytes = LENIENT.decode(text).map_err(|e| bad(&illegal_base64(text, &e)))?;
     let parsed = api::schema::json::parse(&bytes).map_err(|e| bad(&e.to_string()))?.value;
     for (field, go, fits) in [
         ("v", "string", Value::is_string as fn(&Value) -> bool),

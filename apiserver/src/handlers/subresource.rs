@@ -119,7 +119,7 @@ fn with_scale(entry: &Entry, current: &Value, scale: &Value) -> Result<Value> {
     let mut errors = api::field::FieldErrors::default();
     let mut meta = metadata::typed(scale)?;
     meta.namespace = Some(metadata::text(current, "namespace").to_owned());
-    api::meta::validate(&meta, &SCALE, false, &mut errors);
+    api::meta::validate(&meta, &SCALE, true, &mut errors);
     if replicas < 0 {
         errors.invalid("spec.replicas", &replicas, "must be greater than or equal to 0");
     }
@@ -196,7 +196,9 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         };
         (app.registry.update(entry, (namespace, name), None, write_, &mut wish).await, warnings)
     };
+    let mut warnings = warnings;
     let shown = written.map_err(|status| if status.is("NotFound") { missing() } else { status }).map(|written| {
+        warnings.extend(written.warnings);
         let object: Value = serde_json::from_slice(&written.json).unwrap_or_default();
         show(&object, StatusCode::OK)
     });
@@ -264,6 +266,7 @@ async fn bind_to(app: &App, ask: &Ask, options: &WriteOptions, binding: &Value) 
     if name.is_empty() {
         return Err(Status::bad_request("Name parameter required."));
     }
+    super::check_segment(name)?;
     // As upstream: what is created anew has no identity yet.
     let meant: &[_] = if unnamed { &[write::REVISION] } else { &[write::UID, write::REVISION] };
     let now = metadata::timestamp(ask.now);
@@ -393,6 +396,7 @@ async fn token(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
 }
 
 async fn issue(app: &App, entry: &Entry, ask: &Ask, mut request: Value) -> Result<Value> {
+    check_kind(&request, "authentication.k8s.io", "TokenRequest")?;
     let (namespace, name) = write::place(entry, ask);
     let part = ("serviceaccounts", Subresource::Token);
     admission::on_part(&app.registry, part, (namespace, name), &request, &ask.user).await?;

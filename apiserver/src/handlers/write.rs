@@ -430,7 +430,7 @@ pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
         object["metadata"] = serde_json::json!({});
     }
     if kind == "SelfSubjectReview" {
-        object["metadata"]["creationTimestamp"] = metadata::timestamp(ask.now).into();
+        object["metadata"] = serde_json::json!({"creationTimestamp": metadata::timestamp(ask.now)});
     }
     let mut response = match crate::security::reviews::answer(&app.gate, &ask.user, &ask.info, object).await {
         Ok(answer) => {

@@ -155,6 +155,10 @@ impl Tokens {
             }
         };
         let resource = GroupResource { group: CORE, resource: plural };
+        if bound.name.is_empty() {
+            return Err(Status::bad_request("Name parameter required."));
+        }
+        crate::handlers::check_segment(&bound.name)?;
         let object = self.lookup.find(plural, scope, &bound.name).await?;
         let object = object.ok_or_else(|| Status::not_found(resource, &bound.name))?;
         if plural == "pods" && text(&object, "/spec/serviceAccountName") != account {
@@ -293,7 +297,12 @@ impl IssueTokens for Tokens {
         let mut answer = token_request;
         answer["kind"] = json!("TokenRequest");
         answer["apiVersion"] = json!("authentication.k8s.io/v1");
-        answer["metadata"] = json!({"name": name, "namespace": namespace, "creationTimestamp": rfc3339(now)});
+        if !answer["metadata"].is_object() {
+            answer["metadata"] = json!({});
+        }
+        for (field, value) in [("name", name), ("namespace", namespace), ("creationTimestamp", &rfc3339(now))] {
+            answer["metadata"][field] = json!(value);
+        }
         if !answer["spec"].is_object() {
             answer["spec"] = json!({});
         }
@@ -369,6 +378,17 @@ mod tests {
             .into(),
         };
         assert_eq!((user, audiences), (want, vec![ISSUER.to_owned()]));
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_answered_or_impossible() {
+        let (_, tokens) = tokens();
+        let labelled = json!({"metadata": {"labels": {"a": "b"}}, "spec": {}});
+        assert_eq!(tokens.issue(&account(), labelled).await.unwrap()["metadata"]["labels"], json!({"a": "b"}));
+        for (name, why) in [("", "Name parameter required."), ("..", "Name parameter invalid: \"..\": may not be '..'")] {
+            let refused = tokens.issue(&account(), bound_to(name, "")).await.unwrap_err();
+            assert_eq!((refused.code, refused.message.as_str()), (400, why));
+        }
     }
 
     #[tokio::test]

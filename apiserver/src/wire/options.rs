@@ -47,9 +47,12 @@ impl Query {
 
     /// A whole number.
     pub fn number(&self, name: &str) -> Result<Option<i64>> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+        self.text(name).map(Self::parse_number).transpose()
+    }
+
+    fn parse_number(text: &str) -> Result<i64> {
         let why = |_| format!("strconv.ParseInt: parsing {}: {}", api::status::quote(text), not_a_number(text, true));
-        text.parse().map(Some).map_err(why).map_err(Status::bad_request)
+        text.parse().map_err(why).map_err(Status::bad_request)
     }
 }
 
@@ -130,7 +133,8 @@ impl ListOptions {
         let continue_token = query.text("continue").map(str::to_owned);
         let send_initial_events = query.flag("sendInitialEvents");
         let timeout_seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0).map(|s| s as u64);
-        let limit = query.number("limit")?.unwrap_or(0);
+        // Unlike other numbers, a limit that is given is one.
+        let limit = query.get("limit").map(Query::parse_number).transpose()?.unwrap_or(0);
 
         let mut errors = FieldErrors::default();
         let field = "resourceVersionMatch";
@@ -319,7 +323,6 @@ impl DeleteOptions {
             },
         };
         let mut errors = FieldErrors::default();
-        let dry_run = dry_run(raw.dry_run.iter().flatten().map(String::as_str), &mut errors);
         if raw.propagation_policy.is_some() && raw.orphan_dependents.is_some() {
             let policy = raw.propagation_policy.clone().unwrap_or_default();
             errors.invalid("propagationPolicy", &policy, "orphanDependents and deletionPropagation cannot be both set");
@@ -334,6 +337,7 @@ impl DeleteOptions {
             }
             (None, None) => None,
         };
+        let dry_run = dry_run(raw.dry_run.iter().flatten().map(String::as_str), &mut errors);
         if !errors.is_empty() {
             return Err(invalid_options("DeleteOptions", &errors));
         }

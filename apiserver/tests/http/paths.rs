@@ -124,6 +124,17 @@ async fn paths_are_read_as_they_are_meant() {
     for (method, verdict) in [("GET", 400), ("DELETE", 400), ("POST", 405)] {
         assert_eq!(door.ask(method, &format!("{MAPS}/%2E%2E"), &[], "").await.status, verdict, "{method}");
     }
+    for (query, why) in [
+        ("limit=", "strconv.ParseInt: parsing \"\": invalid syntax"),
+        ("timeout=%00", "invalid timeout specified in the request URL - time: invalid duration \"\\x00\""),
+        (
+            "continue=All",
+            "invalid continue token: continue key is not valid: invalid character '\\x02' looking for beginning of value",
+        ),
+    ] {
+        let told = door.get(&format!("{MAPS}?{query}")).await.told();
+        assert_eq!(told, (400, "BadRequest".into(), why.into()));
+    }
     // An object in a namespace is nowhere else, and an empty namespace is none.
     for (path, found, missing) in [
         ("/api/v1/pods/x", 404, ""),

@@ -102,6 +102,14 @@ async fn a_scale_is_of_its_object_and_a_number() {
     ];
     assert_eq!(codes, [422, 400, 400, 409]);
     let told = door.merge(&path, &json!({"metadata": {"finalizers": ["é"]}, "spec": {"replicas": -1}})).await.told();
+    let long = json!({"metadata": {"finalizers": ["5"]}});
+    assert!(
+        door.merge(&path, &long)
+            .await
+            .told()
+            .2
+            .ends_with("name is neither a standard finalizer name nor is it fully qualified")
+    );
     let why = "Scale.autoscaling \"web\" is invalid: [metadata.finalizers: Invalid value: \"é\": ";
     assert!(told.0 == 422 && told.2.starts_with(why) && told.2.contains("spec.replicas"), "{told:?}");
 }

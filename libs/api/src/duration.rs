@@ -87,7 +87,7 @@ pub fn go_string(duration: SignedDuration) -> String {
 
 /// Go's `time.ParseDuration`: `1h30m`, `-1.5s`, `300ms`, `0`.
 pub fn parse_go(text: &str) -> Result<SignedDuration, ParseError> {
-    let invalid = || ParseError(format!("time: invalid duration {text:?}"));
+    let invalid = || ParseError(format!("time: invalid duration {}", quote_time(text)));
     let negative = text.starts_with('-');
     let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
     if rest == "0" {
@@ -107,6 +107,10 @@ pub fn parse_go(text: &str) -> Result<SignedDuration, ParseError> {
         if whole.is_empty() && fraction.is_empty() {
             return Err(invalid());
         }
+        // Go reads numbers before it looks for units.
+        if !whole.is_empty() && whole.parse::<i64>().is_err() {
+            return Err(invalid());
+        }
         let unit_len = after.bytes().take_while(|b| *b != b'.' && !b.is_ascii_digit()).count();
         let (unit, after) = after.split_at(unit_len);
         let scale: i128 = match unit {
@@ -116,8 +120,11 @@ pub fn parse_go(text: &str) -> Result<SignedDuration, ParseError> {
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
-            "" => return Err(ParseError(format!("time: missing unit in duration {text:?}"))),
-            _ => return Err(ParseError(format!("time: unknown unit {unit:?} in duration {text:?}"))),
+            "" => return Err(ParseError(format!("time: missing unit in duration {}", quote_time(text)))),
+            _ => {
+                let (unit, text) = (quote_time(unit), quote_time(text));
+                return Err(ParseError(format!("time: unknown unit {unit} in duration {text}")));
+            }
         };
         let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
         total = whole.checked_mul(scale).and_then(|v| total.checked_add(v)).ok_or_else(invalid)?;
@@ -133,6 +140,20 @@ pub fn parse_go(text: &str) -> Result<SignedDuration, ParseError> {
     }
     let total = i64::try_from(total).map_err(|_| invalid())?;
     Ok(SignedDuration::from_nanos(if negative { -total } else { total }))
+}
+
+/// A text as Go's messages of times and durations quote it: bytes that are not printable ASCII as numbers.
+pub fn quote_time(text: &str) -> String {
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'~' | 0x7f => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
 }
 
 #[cfg(test)]

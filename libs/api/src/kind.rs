@@ -178,8 +178,10 @@ pub enum NameRule {
     DnsLabel,
     /// RFC 1035 label, at most 63 characters (Service).
     DnsLabel1035,
-    /// One path segment without `/` and `%` (RBAC).
+    /// One path segment without `/` and `%`, and so is what generated names begin with (RBAC).
     PathSegment,
+    /// One path segment; generated names may begin with anything that can be a part of one.
+    AnySegment,
 }
 
 /// One column of a server-side table (`meta.k8s.io/v1` TableColumnDefinition).
@@ -406,7 +408,7 @@ fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
 
 /// A kind's facts with what its names are held to if nobody else looks at them.
 fn of_any_kind<T: Resource>() -> KindInfo {
-    KindInfo { name_rule: NameRule::PathSegment, ..T::INFO }
+    KindInfo { name_rule: NameRule::AnySegment, ..T::INFO }
 }
 
 impl<T: Resource> Hooks for Typed<T> {

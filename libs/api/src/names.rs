@@ -335,9 +335,11 @@ fn path_segment_prefix(value: &str) -> Vec<String> {
 
 /// `metadata.name` by a kind's rule. `prefix` says that it is a `generateName`, where a trailing dash is fine.
 pub fn object_name(rule: NameRule, value: &str, prefix: bool) -> Vec<String> {
-    if rule == NameRule::PathSegment {
+    match rule {
+        NameRule::AnySegment if prefix => return path_segment_prefix(value),
         // As upstream's rules for roles: a generated name's base is as good as a name, or not.
-        return path_segment(value);
+        NameRule::PathSegment | NameRule::AnySegment => return path_segment(value),
+        _ => {}
     }
     // Upstream replaces the dash and the character before it, so that "a--" fails but "a-" passes.
     let masked = match value.strip_suffix('-') {
@@ -352,7 +354,7 @@ pub fn object_name(rule: NameRule, value: &str, prefix: bool) -> Vec<String> {
         NameRule::DnsSubdomain => dns1123_subdomain(&masked),
         NameRule::DnsLabel => dns1123_label(&masked),
         NameRule::DnsLabel1035 => dns1035_label(&masked),
-        NameRule::PathSegment => Vec::new(),
+        NameRule::PathSegment | NameRule::AnySegment => Vec::new(),
     }
 }
 

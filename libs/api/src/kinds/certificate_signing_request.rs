@@ -77,7 +77,7 @@ impl Resource for CertificateSigningRequest {
         short_names: &["csr"],
         namespaced: false,
         subresources: &[Subresource::Approval, Subresource::Status],
-        name_rule: NameRule::PathSegment,
+        name_rule: NameRule::AnySegment,
         fields: &["spec.signerName"],
         columns: &[
             NAME,

@@ -220,8 +220,9 @@ fn check_status(status: &DeploymentStatus, old: &DeploymentStatus, errors: &mut 
     if available > ready {
         errors.invalid(path.child("availableReplicas"), &available, "cannot be greater than readyReplicas");
     }
-    if status.collision_count.unwrap_or(0) < old.collision_count.unwrap_or(0) {
-        let count = status.collision_count.unwrap_or(0);
+    if let (Some(before), count) = (old.collision_count, status.collision_count.unwrap_or(0))
+        && count < before
+    {
         errors.invalid(path.child("collisionCount"), &count, "cannot be decremented");
     }
 }

@@ -35,7 +35,7 @@ impl Resource for Event {
         singular: "event",
         short_names: &["ev"],
         // As upstream: only the newer kind's names have a grammar.
-        name_rule: NameRule::PathSegment,
+        name_rule: NameRule::AnySegment,
         columns: COLUMNS,
         ttl_seconds: Some(3600),
         relaxed_durability: true,

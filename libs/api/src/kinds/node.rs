@@ -229,7 +229,10 @@ fn amounts(node: &Node, errors: &mut FieldErrors) {
 pub fn taint_until_ready(node: &mut Value) {
     const KEY: &str = "node.kubernetes.io/not-ready";
     let Some(node) = node.as_object_mut() else { return };
-    let spec = node.entry("spec").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let spec = node.entry("spec").or_insert(Value::Null);
+    if spec.is_null() {
+        *spec = Value::Object(serde_json::Map::new());
+    }
     let Some(spec) = spec.as_object_mut() else { return };
     let taints = spec.entry("taints").or_insert(Value::Null);
     if taints.is_null() {
@@ -248,7 +251,7 @@ mod tests {
 
     #[test]
     fn new_nodes_are_tainted_once() {
-        let mut node = json!({"metadata": {"name": "a"}});
+        let mut node = json!({"metadata": {"name": "a"}, "spec": null});
         taint_until_ready(&mut node);
         taint_until_ready(&mut node);
         assert_eq!(node["spec"], json!({"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}));

@@ -82,6 +82,8 @@ impl Resource for Pod {
         let first = status.pod_ips.as_ref().and_then(|ips| ips.first()).map(|first| &first.ip);
         if let Some(ip) = status.pod_ip.as_ref().filter(|ip| Some(*ip) != first) {
             status.pod_ips = Some(vec![k8s_openapi::api::core::v1::PodIP { ip: ip.clone() }]);
+        } else if status.pod_ip.is_none() {
+            status.pod_ip = first.cloned();
         }
         if let (Some(ip), None) = (&status.host_ip, &status.host_ips) {
             status.host_ips = Some(vec![k8s_openapi::api::core::v1::HostIP { ip: ip.clone() }]);

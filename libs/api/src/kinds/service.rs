@@ -101,6 +101,14 @@ impl Resource for Service {
         rules::service(self, errors);
     }
 
+    fn complete(object: &mut Value) {
+        let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+            // When it is not said, it is Go's zero time.
+            condition.entry("lastTransitionTime").or_insert_with(|| "0001-01-01T00:00:00Z".into());
+        }
+    }
+
     fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
         rules::warnings(self)
     }

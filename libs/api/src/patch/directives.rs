@@ -35,6 +35,13 @@ fn element(ty: &Type) -> At {
 }
 
 impl At {
+    /// That a list must be a field here, where it is known which fields there are.
+    pub fn has_field(self, name: &str) -> Result<(), PatchError> {
+        let Some(ty) = self.0.map(|id| table().get(id)).filter(|ty| ty.field(name).is_none()) else { return Ok(()) };
+        let (ty, name) = (ty.short_name(), crate::field::go_quote(name));
+        Err(PatchError::Internal(format!("unable to find api field in struct {ty} for the json field {name}")))
+    }
+
     pub fn field(self, name: &str) -> Rule {
         let field: Option<&'static Field> = self.0.and_then(|id| table().get(id).field(name));
         match field {

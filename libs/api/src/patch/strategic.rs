@@ -135,6 +135,7 @@ fn merge_ordered_lists(original: &mut Object, patch: &mut Object, at: At, mode: 
         }
         let Value::Array(order) = order else { return Err(bad_kind("[]interface {}", &order)) };
         let key = directive[ORDER.len()..].strip_prefix('/').ok_or_else(|| malformed("setElementOrder list"))?;
+        at.has_field(key)?;
         let rule = at.field(key);
         let old = take_list(original, key)?;
         let new = take_list(patch, key)?;

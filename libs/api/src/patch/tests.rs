@@ -80,6 +80,8 @@ fn errors_have_upstreams_codes_and_words() {
     let error = strategic(&object, &json!({"spec": {"containers": [{"image": "x"}]}})).unwrap_err();
     assert_eq!(error.to_string(), "map: map[image:x] does not contain declared merge key: name");
     assert_eq!(error.to_status().code, 500);
+    let error = strategic(&object, &json!({"spec": {"$setElementOrder/bogus": []}})).unwrap_err();
+    assert_eq!(error.to_string(), "unable to find api field in struct PodSpec for the json field \"bogus\"");
     let error = Patch::parse(PatchType::Json, b"{}").unwrap_err();
     assert_eq!(
         error.to_string(),

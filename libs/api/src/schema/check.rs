@@ -9,7 +9,7 @@ use super::{
     table::{Table, Type, TypeId, table},
     yaml,
 };
-use crate::{field::go_quote, protobuf, quantity::Quantity};
+use crate::{duration::quote_time, field::go_quote, protobuf, quantity::Quantity};
 
 /// What happens to fields that are unknown or given twice (`?fieldValidation=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -337,7 +337,7 @@ impl Walk {
 
     /// Whether a type keeps any JSON, though it is called an object.
     fn is_raw(&self, ty: &Type) -> bool {
-        matches!(ty, Type::Ref(id) if self.table.get(*id).short_name() == "RawExtension")
+        matches!(ty, Type::Ref(id) if matches!(self.table.get(*id).short_name(), "RawExtension" | "FieldsV1"))
     }
 
     fn object(&mut self, map: &mut Map<String, Value>, id: TypeId) -> Result<(), String> {
@@ -582,20 +582,6 @@ fn from_base64(text: &str) -> Result<Vec<u8>, usize> {
             return signs.next().map_or(Ok(out), |(at, _)| Err(at));
         }
     }
-}
-
-/// A text as Go's messages of times quote it: bytes that are not ASCII as numbers.
-fn quote_time(text: &str) -> String {
-    let mut out = String::from("\"");
-    for byte in text.bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
-            b' '..=b'~' | 0x7f => out.push(char::from(byte)),
-            _ => out.push_str(&format!("\\x{byte:02x}")),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Reads a time as Go does, with its complaints: an RFC 3339 time, of which a micro time has exactly six decimals.

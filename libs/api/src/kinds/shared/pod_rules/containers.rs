@@ -129,14 +129,15 @@ fn ephemeral(rules: &Rules, path: &Path, errors: &mut FieldErrors) {
         }
         let resources = container.resources.as_ref().is_some_and(|resources| *resources != Default::default());
         for (field, set) in [
-            ("lifecycle", container.lifecycle.is_some()),
-            ("livenessProbe", container.liveness_probe.is_some()),
+            // In the order in which Go's type has them.
             ("ports", container.ports.as_ref().is_some_and(|ports| !ports.is_empty())),
-            ("readinessProbe", container.readiness_probe.is_some()),
-            ("resizePolicy", container.resize_policy.is_some()),
             ("resources", resources),
+            ("resizePolicy", container.resize_policy.is_some()),
             ("restartPolicy", container.restart_policy.is_some()),
+            ("livenessProbe", container.liveness_probe.is_some()),
+            ("readinessProbe", container.readiness_probe.is_some()),
             ("startupProbe", container.startup_probe.is_some()),
+            ("lifecycle", container.lifecycle.is_some()),
         ] {
             if set {
                 errors.forbidden(path.child(field), message);

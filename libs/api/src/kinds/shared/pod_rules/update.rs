@@ -351,4 +351,7 @@ fn one_of_each_family(addresses: &[&str], whole: &impl Serialize, path: &Path, e
     if addresses.len() > 2 || (addresses.len() == 2 && alike) {
         errors.invalid(path, whole, "may specify no more than one IP for each IP family");
     }
+    for (i, address) in addresses.iter().enumerate().filter(|(i, address)| addresses[..*i].contains(address)) {
+        errors.duplicate(path.index(i), &serde_json::json!({"ip": address}));
+    }
 }
