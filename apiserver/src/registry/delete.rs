@@ -97,7 +97,12 @@ fn decide(object: &Value, finalizers: &[String], grace: Option<i64>, requested: 
     };
     let end = |new: Value| if held { Plan::Mark(new) } else { Plan::Remove(new) };
     if metadata::is_terminating(object) {
-        if let (Some(_), Some(left)) = (grace, metadata::grace_seconds(object)) {
+        let content = object.pointer("/spec/finalizers").and_then(Value::as_array);
+        if object["kind"] == "Namespace" && content.is_some_and(|content| !content.is_empty()) {
+            // Nothing about it changes as long as it has content.
+            return Plan::Nothing;
+        }
+        if let (Some(_), Some(left)) = (grace, metadata::grace_seconds(object).filter(|left| *left != 0)) {
             // A deletion under way can only be hastened; until then nothing about it changes.
             let Some(wanted) = requested.filter(|r| *r < left) else { return Plan::Nothing };
             let at: Timestamp = metadata::text(object, "deletionTimestamp").parse().unwrap_or(now);
@@ -243,16 +248,18 @@ impl Registry {
 
     /// Forgets history older than `keep`, now and then, until `shutdown`.
     pub async fn compact_regularly(&self, every: Duration, shutdown: tokio_util::sync::CancellationToken) {
-        let mut last = 0;
+        let (mut done, mut last) = (0, 0);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
                 () = shutdown.cancelled() => return,
             }
-            if last > 0
-                && let Err(error) = self.store().compact(last).await
-            {
-                tracing::warn!(error = error::chain(&error), "could not compact the store");
+            // While nothing is written there is no history to forget.
+            if last > done {
+                match self.store().compact(last).await {
+                    Ok(_) => done = last,
+                    Err(error) => tracing::warn!(error = error::chain(&error), "could not compact the store"),
+                }
             }
             last = self.store().revision().await.unwrap_or(last);
         }
@@ -281,10 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn a_namespace_that_goes_stays_as_it_is_while_it_has_content() {
+        let kept = json!({"kind": "Namespace", "metadata": {"name": "a", "finalizers": ["x/y"]}, "spec": {"finalizers": ["kubernetes"]}});
+        let Plan::Mark(marked) = decide(&kept, &["x/y".to_owned()], None, None, now()) else { panic!("not marked") };
+        assert_eq!(decide(&marked, &[ORPHAN.to_owned()], None, None, now()), Plan::Nothing);
+    }
+
+    #[test]
     fn finalizers_hold_an_object() {
         let object = json!({"metadata": {"name": "a", "finalizers": ["x/y"]}});
         let Plan::Mark(marked) = decide(&object, &["x/y".to_owned()], None, None, now()) else { panic!("not marked") };
         assert_eq!(decide(&marked, &["x/y".to_owned()], None, None, now()), Plan::Nothing);
+        // What has no time left is not pending: only its finalizers keep it.
+        let more = ["foregroundDeletion".to_owned(), "x/y".to_owned()];
+        let Plan::Mark(held) = decide(&marked, &more, Some(30), None, now()) else { panic!("not marked") };
+        assert_eq!(metadata::finalizers(&held), more);
+        assert!(matches!(decide(&marked, &[], Some(30), None, now()), Plan::Remove(_)));
         let foreground = new_finalizers(true, false, &object, Some(Propagation::Foreground));
         assert_eq!(foreground, ["foregroundDeletion", "x/y"]);
     }
