@@ -1,4 +1,4 @@
-//! `kubectl __complete WORD...`: what may stand in the place of the last word. The script of `kubectl completion bash` asks
+//! `kubectl __complete WORD...`: what may stand in the place of the last word. The scripts of `kubectl completion` ask
 //! for it, and so do those that upstream's kubectl has put into a shell's configuration.
 //!
 //! The answer is cobra's: a choice a line, with what it means behind a tab, then `:N`, the sum of what [`Answer`] tells the

@@ -110,26 +110,35 @@ mod tests {
     #[test]
     fn bash_asks_for_whole_words_and_gets_the_ends_of_them() {
         let told = in_bash("k get pods ", &["k", "get", "pods", ""], "web\\nweb-2\\n:4\\n");
-        assert_eq!(told, "+o default\nweb\nweb-2\n[__completeNoDesc][get][pods][]");
+        assert_eq!(told, "+o default\nweb\nweb-2\n[__complete][get][pods][]");
         let told = in_bash("k get po", &["k", "get", "po"], "pods\\nsvc\\n:0\\n");
-        assert_eq!(told, "pods\n[__completeNoDesc][get][po]");
+        assert_eq!(told, "pods\n[__complete][get][po]");
         let told = in_bash("k logs -n=ku", &["k", "logs", "-n", "=", "ku"], "kube-system\\n:4\\n");
-        assert_eq!(told, "+o default\nkube-system\n[__completeNoDesc][logs][-n=ku]");
+        assert_eq!(told, "+o default\nkube-system\n[__complete][logs][-n=ku]");
         let told = in_bash("k logs --namespace=", &["k", "logs", "--namespace", "="], "default\\n:4\\n");
-        assert_eq!(told, "+o default\ndefault\n[__completeNoDesc][logs][--namespace=]");
+        assert_eq!(told, "+o default\ndefault\n[__complete][logs][--namespace=]");
         let told = in_bash("k cp a:b", &["k", "cp", "a", ":", "b"], "a:bc\\n:2\\n");
-        assert_eq!(told, "-o nospace\nbc\n[__completeNoDesc][cp][a:b]");
+        assert_eq!(told, "-o nospace\nbc\n[__complete][cp][a:b]");
         let told = in_bash("k get -l \"a in (b)\" po", &["k", "get", "-l", "\"a in (b)\"", "po"], "pods\\n:4\\n");
-        assert_eq!(told, "+o default\npods\n[__completeNoDesc][get][-l][a in (b)][po]");
+        assert_eq!(told, "+o default\npods\n[__complete][get][-l][a in (b)][po]");
+    }
+
+    #[test]
+    fn bash_shows_what_choices_mean_where_there_are_several() {
+        let answer = "pods\\tThings\\npodtemplates\\tForms\\npo\\nsvc\\tServices\\n:4\\n";
+        let told = in_bash("k get po", &["k", "get", "po"], answer);
+        let want = "+o default\npods          (Things)\npodtemplates  (Forms)\npo\n[__complete][get][po]";
+        assert_eq!(told, want);
+        assert_eq!(in_bash("k get pods", &["k", "get", "pods"], answer), "+o default\npods\n[__complete][get][pods]");
     }
 
     #[test]
     fn bash_offers_files_with_the_right_ending() {
         let told = in_bash("k apply -f ", &["k", "apply", "-f", ""], "json\\nyaml\\n:8\\n");
-        assert_eq!(told, "-o filenames\na.yaml\nd\n[__completeNoDesc][apply][-f][]");
+        assert_eq!(told, "-o filenames\na.yaml\nd\n[__complete][apply][-f][]");
         // What went wrong offers nothing.
-        assert_eq!(in_bash("k x ", &["k", "x", ""], "y\\n:1\\n"), "\n[__completeNoDesc][x][]");
-        assert_eq!(in_bash("k x ", &["k", "x", ""], ""), "\n[__completeNoDesc][x][]");
+        assert_eq!(in_bash("k x ", &["k", "x", ""], "y\\n:1\\n"), "\n[__complete][x][]");
+        assert_eq!(in_bash("k x ", &["k", "x", ""], ""), "\n[__complete][x][]");
     }
 
     /// What fish offers for the end of a line.

@@ -1,4 +1,4 @@
-# Completes command lines of kubectl: `kubectl __complete` says what may come.
+# Completes command lines of kubectl: `kubectl __complete` says what may come, and what it means.
 # For another name of it: complete -o default -F __start_kubectl NAME
 __start_kubectl() {
     local program=$1 rest=${COMP_LINE:0:COMP_POINT} words=() part gap
@@ -20,7 +20,7 @@ __start_kubectl() {
     local word=${words[${#words[@]} - 1]} told=() choice
     while IFS= read -r choice; do
         told+=("$choice")
-    done < <("$program" __completeNoDesc "${words[@]:1}" 2>/dev/null)
+    done < <("$program" __complete "${words[@]:1}" 2>/dev/null)
     COMPREPLY=()
     [ "${#told[@]}" -gt 0 ] || return
     # The last line is a colon and the sum of what else there is to say.
@@ -43,11 +43,23 @@ __start_kubectl() {
         return
     fi
     # A choice stands for the whole word, or for what follows the = of a flag; Bash wants what follows its last break.
-    local flag=''
+    local flag='' about=() width=0
     case $word in -*=*) flag=${word%%=*}= ;; esac
     for choice in "${told[@]}"; do
-        choice=$flag$choice
-        case $choice in "$word"*) COMPREPLY+=("${choice#"${word%"$2"}"}") ;; esac
+        part=$flag${choice%%$'\t'*}
+        case $part in "$word"*) ;; *) continue ;; esac
+        part=${part#"${word%"$2"}"}
+        COMPREPLY+=("$part")
+        [ "${#part}" -le "$width" ] || width=${#part}
+        case $choice in *$'\t'*) about+=("${choice#*$'\t'}") ;; *) about+=('') ;; esac
+    done
+    # What they mean is shown beside several choices, unless Bash puts them in without showing them.
+    case ${#COMPREPLY[@]}:$COMP_TYPE in [01]:* | *:37 | *:42) return ;; esac
+    local at
+    for at in "${!about[@]}"; do
+        [ -n "${about[at]}" ] || continue
+        printf -v part '%-*s  (%s)' "$width" "${COMPREPLY[at]}" "${about[at]}"
+        COMPREPLY[at]=${part:0:${COLUMNS:-80}}
     done
 }
 complete -o default -F __start_kubectl kubectl
