@@ -1,13 +1,14 @@
 //! Everything together: what the API server starts, and what it hands to the registry.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use serde_json::{Value, json};
-use store::{Op, Store, Txn};
+use store::{Op, Outcome, Store, Txn};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -132,6 +133,7 @@ impl Security {
         let rbac = Arc::new(Rbac::default());
         follow::bootstrap(store.as_ref(), jiff::Timestamp::now()).await?;
         publish_authority(store.as_ref(), &authorities).await?;
+        publish_names(store.as_ref(), &config.addresses).await?;
         let follower = follow::start(store, rbac.clone()).await?;
         let tokens = Arc::new(Tokens::new(&pki, lookup.clone()).map_err(Error::Signer)?);
         let has = |mode: Mode| config.access.modes.contains(&mode);
@@ -189,30 +191,72 @@ async fn renew(config: Config, tls: Tls, shutdown: CancellationToken) {
 
 /// The ConfigMap by which extension servers learn whose client certificates to take.
 async fn publish_authority(store: &dyn Store, authorities: &str) -> Result<(), store::Error> {
-    const KEY: &str = "/registry/configmaps/kube-system/extension-apiserver-authentication";
-    let (found, _) = store.get(KEY).await?;
-    let mut object: Value =
-        found.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_else(|| {
-            json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {
-                "name": "extension-apiserver-authentication", "namespace": "kube-system",
-                "uid": uuid::Uuid::new_v4().to_string(),
-                "creationTimestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            }})
-        });
-    let authority = json!(authorities);
-    if object.pointer("/data/client-ca-file") == Some(&authority) {
-        return Ok(());
+    publish(store, "extension-apiserver-authentication", "client-ca-file", |_| authorities.to_owned()).await
+}
+
+/// The ConfigMap that keeps by which names and addresses API servers were ever reached, a line each: nobody else is certified for
+/// them. Whoever has taken a server away for good, and wants its address for a node, takes the line out.
+async fn publish_names(store: &dyn Store, names: &[String]) -> Result<(), store::Error> {
+    publish(store, api::servers::CONFIG_MAP, api::servers::ENTRY, |before| {
+        let all: BTreeSet<&str> = before.lines().chain(names.iter().map(String::as_str)).collect();
+        all.into_iter().collect::<Vec<_>>().join("\n")
+    })
+    .await
+}
+
+/// Writes what `wanted` makes of what a ConfigMap of `kube-system` has under `key` (nothing: the empty text).
+async fn publish(store: &dyn Store, name: &str, key: &str, wanted: impl Fn(&str) -> String) -> Result<(), store::Error> {
+    let path = format!("/registry/configmaps/kube-system/{name}");
+    loop {
+        let (found, _) = store.get(&path).await?;
+        let mut object: Value =
+            found.as_ref().and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_else(|| {
+                json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {
+                    "name": name, "namespace": "kube-system",
+                    "uid": uuid::Uuid::new_v4().to_string(),
+                    "creationTimestamp": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+                }})
+            });
+        if !object["data"].is_object() {
+            object["data"] = json!({});
+        }
+        let before = object["data"][key].as_str();
+        let after = wanted(before.unwrap_or_default());
+        if before == Some(&after) {
+            return Ok(());
+        }
+        object["data"][key] = json!(after);
+        let value = serde_json::to_vec(&object).unwrap_or_default().into();
+        let txn = Txn {
+            compare: vec![(path.as_str().into(), found.map_or(0, |entry| entry.mod_revision))],
+            ops: vec![Op::Put { key: path.as_str().into(), value, ttl: None }],
+            ..Txn::default()
+        };
+        match store.commit(txn).await? {
+            Outcome::Committed(_) => return Ok(()),
+            // Another server was faster.
+            Outcome::Conflict(_) => {}
+        }
     }
-    if !object["data"].is_object() {
-        object["data"] = json!({});
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_of_servers_are_kept_when_others_come() {
+        let folder = std::env::temp_dir().join(format!("knarr-setup-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = store::redb::RedbStore::open(folder.join("s.redb"), store::redb::Options::default()).unwrap();
+        let before = store.revision().await.unwrap();
+        for more in [&["192.0.2.1", "api.example.com"][..], &["192.0.2.2"], &["192.0.2.1"]] {
+            publish_names(&store, &more.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).await.unwrap();
+        }
+        let (entry, _) = store.get("/registry/configmaps/kube-system/knarr-apiserver-names").await.unwrap();
+        let object: Value = serde_json::from_slice(&entry.unwrap().value).unwrap();
+        assert_eq!(object["data"]["names"], "192.0.2.1\n192.0.2.2\napi.example.com");
+        assert_eq!(store.revision().await.unwrap(), before + 2, "what is there is not written again");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
-    object["data"]["client-ca-file"] = authority;
-    let value = serde_json::to_vec(&object).unwrap_or_default().into();
-    let txn = Txn {
-        compare: vec![(KEY.into(), found.map_or(0, |entry| entry.mod_revision))],
-        ops: vec![Op::Put { key: KEY.into(), value, ttl: None }],
-        ..Txn::default()
-    };
-    // On a conflict another server has just written the same.
-    store.commit(txn).await.map(drop)
 }

@@ -5,20 +5,21 @@
 //!
 //! Kubelets' serving certificates, which upstream leaves to people, if the configuration says so: a node gets one for itself and
 //! for nothing else. The request must come from `system:node:NAME` and be for `system:node:NAME`; the only host name in it may be
-//! NAME; every address in it must be one that the Node object has, that no other Node has, and that is no API server's (those
-//! that move between servers included) and no service's. A node writes its own addresses, so what matters is that it cannot have a certificate for anybody else's.
+//! NAME; every address in it must be one that the Node object has, that no other Node has, and that is no service's. None may be an
+//! API server's: one that runs, one that ever ran and told its names ([`api::servers`]), or an address that moves between servers.
+//! A node writes its own addresses, so what matters is that it cannot have a certificate for anybody else's.
 //!
 //! Watches requests (and nodes); owns nothing. It never denies: what does not fit waits for a person, or for the Node to change.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use api::pkcs10::Request;
+use api::{pkcs10::Request, servers};
 use client::{Change, Error, Informer, Key, Next, Queue, Step, is_conflict, is_not_found, leader};
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec},
     certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
-    core::v1::Node,
+    core::v1::{ConfigMap, Node},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -67,8 +68,8 @@ fn serving_node<'r>(csr: &CertificateSigningRequest, request: &'r Request) -> Re
 struct Place<'a> {
     node: &'a Node,
     others: &'a [Arc<Node>],
-    /// Addresses of API servers.
-    servers: &'a BTreeSet<IpAddr>,
+    /// Names and addresses of API servers.
+    servers: &'a BTreeSet<String>,
     /// The services' ranges.
     services: &'a [(IpAddr, u8)],
 }
@@ -99,7 +100,9 @@ fn names_fit(request: &Request, place: &Place<'_>) -> Result<(), String> {
         return Err(format!("the host name {other} is not the node's name"));
     }
     // A node may be called anything.
-    let reserved = ["localhost", "kubernetes"].contains(&name) || name.starts_with("kubernetes.") || name.ends_with(".svc");
+    let well_known =
+        ["localhost", "kubernetes"].contains(&name) || name.starts_with("kubernetes.") || name.ends_with(".svc");
+    let reserved = well_known || place.servers.iter().any(|server| server.eq_ignore_ascii_case(name));
     if reserved && !request.dns_names.is_empty() {
         return Err(format!("{name} is the API server's name"));
     }
@@ -109,7 +112,10 @@ fn names_fit(request: &Request, place: &Place<'_>) -> Result<(), String> {
             return Err(format!("the node has no address {address}"));
         }
         let special = address.is_loopback() || address.is_unspecified() || address.is_multicast();
-        if special || place.servers.contains(address) || place.services.iter().any(|range| contains(range, address)) {
+        if special
+            || place.servers.contains(&address.to_string())
+            || place.services.iter().any(|range| contains(range, address))
+        {
             return Err(format!("{address} is no node's address"));
         }
         if let Some(other) = place.others.iter().find(|other| addresses(other).contains(address)) {
@@ -123,9 +129,8 @@ fn names_fit(request: &Request, place: &Place<'_>) -> Result<(), String> {
 }
 
 /// The addresses that API servers have in turn, by the leases with which they elect who has them.
-fn moving(leases: &[Lease]) -> Vec<IpAddr> {
-    let names = leases.iter().filter_map(|lease| lease.metadata.name.as_deref());
-    names.filter_map(|name| name.strip_prefix(leader::VIRTUAL_ADDRESS)?.parse().ok()).collect()
+fn moving(leases: &[Lease]) -> impl Iterator<Item = &str> {
+    leases.iter().filter_map(|lease| lease.metadata.name.as_deref()?.strip_prefix(leader::VIRTUAL_ADDRESS))
 }
 
 struct Controller {
@@ -175,8 +180,8 @@ impl Controller {
         let request = Request::read(&csr.spec.request.0)
             .map_err(|e| Error::Other(format!("unable to parse csr {:?}: {e}", key.name)))?;
         if let (signer::KUBELET_SERVING, Some(places)) = (csr.spec.signer_name.as_str(), &self.places) {
-            let moving = self.virtual_addresses().await?;
-            return match self.is_own(&csr, &request, places, &moving) {
+            let servers = self.servers().await?;
+            return match self.is_own(&csr, &request, places, servers) {
                 Ok(()) => self.approve(&key, &csr, SERVING).await,
                 Err(why) => {
                     tracing::info!(request = %key.name, why, "a kubelet's serving certificate is not approved");
@@ -201,25 +206,29 @@ impl Controller {
         csr: &CertificateSigningRequest,
         request: &Request,
         (nodes, slices): &(Informer<Node>, Informer<EndpointSlice>),
-        moving: &[IpAddr],
+        mut servers: BTreeSet<String>,
     ) -> Result<(), String> {
         let name = serving_node(csr, request)?;
         let node = nodes.get(&Key::cluster(name)).ok_or_else(|| format!("there is no node {name} yet"))?;
         let others: Vec<_> = nodes.list().into_iter().filter(|n| n.metadata.name.as_deref() != Some(name)).collect();
-        let servers = slices.get(&Key::new("default", "kubernetes"));
-        let servers = servers.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
-        let servers = servers.filter_map(|address| address.parse().ok()).chain(moving.iter().copied()).collect();
+        let running = slices.get(&Key::new("default", "kubernetes"));
+        servers.extend(running.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| endpoint.addresses.clone()));
         let services = self.ctx.config.service_cluster_ip_range.as_deref().map(parse_cidrs);
         let services = services.and_then(Result::ok).unwrap_or_default();
         names_fit(request, &Place { node: &node, others: &others, servers: &servers, services: &services })
     }
 
-    /// The addresses that API servers have in turn.
-    async fn virtual_addresses(&self) -> Result<Vec<IpAddr>, Error> {
-        // The manager's own client: the controller's account has nothing to do with leases otherwise.
-        let leases: Api<Lease> = Api::namespaced(self.ctx.informers.client().clone(), "kube-system");
-        let all = leases.list(&ListParams::default()).await.step("looking for the API servers' addresses")?;
-        Ok(moving(&all.items))
+    /// The names and addresses that API servers told, and the addresses that they have in turn.
+    async fn servers(&self) -> Result<BTreeSet<String>, Error> {
+        // The manager's own client: the controller's account has nothing to do with leases and ConfigMaps otherwise.
+        let client = self.ctx.informers.client();
+        let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-system");
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+        let everything = ListParams::default();
+        let (leases, told) = futures::try_join!(leases.list(&everything), maps.get_opt(servers::CONFIG_MAP))
+            .step("looking for the API servers' addresses")?;
+        let told = told.and_then(|map| map.data?.remove(servers::ENTRY)).unwrap_or_default();
+        Ok(moving(&leases.items).chain(told.lines()).map(str::to_owned).collect())
     }
 
     /// Whether who asks has the right.
@@ -283,7 +292,7 @@ mod tests {
     fn a_node_is_certified_for_itself_alone() {
         let (own, others) = (node("a", "192.0.2.1"), [Arc::new(node("b", "192.0.2.2"))]);
         let (servers, services) =
-            (BTreeSet::from(["192.0.2.9".parse().expect("ip")]), [("10.43.0.0".parse().expect("ip"), 16)]);
+            (BTreeSet::from(["192.0.2.9", "API"].map(str::to_owned)), [("10.43.0.0".parse().expect("ip"), 16)]);
         let fits = |node: &Node, request: &Request| {
             names_fit(request, &Place { node, others: &others, servers: &servers, services: &services })
         };
@@ -295,6 +304,7 @@ mod tests {
             fits(&node("a", "192.0.2.9"), &serving(&["a"], &["192.0.2.9"])),
             fits(&node("a", "10.43.0.1"), &serving(&["a"], &["10.43.0.1"])),
             fits(&node("kubernetes", "192.0.2.1"), &serving(&["kubernetes"], &["192.0.2.1"])),
+            fits(&node("api", "192.0.2.1"), &serving(&["api"], &["192.0.2.1"])),
         ];
         assert_eq!(refused.iter().filter(|refused| refused.is_ok()).count(), 0, "{refused:?}");
     }
@@ -302,8 +312,8 @@ mod tests {
     #[test]
     fn addresses_that_move_between_servers_are_known_by_their_leases() {
         let lease = |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).expect("a lease");
-        let names = ["kube-scheduler", "knarr-virtual-address-192.0.2.9", "knarr-virtual-address-x"];
-        assert_eq!(moving(&names.map(lease)), ["192.0.2.9".parse::<IpAddr>().expect("ip")]);
+        let leases = ["kube-scheduler", "knarr-virtual-address-192.0.2.9"].map(lease);
+        assert_eq!(moving(&leases).collect::<Vec<_>>(), ["192.0.2.9"]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod servers;
 pub mod status;
 pub mod table;
 pub mod yaml;
