@@ -132,9 +132,10 @@ impl ListOptions {
         let match_text = query.get("resourceVersionMatch").unwrap_or("");
         let continue_token = query.text("continue").map(str::to_owned);
         let send_initial_events = query.flag("sendInitialEvents");
-        let timeout_seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0).map(|s| s as u64);
-        // Unlike other numbers, a limit that is given is one.
-        let limit = query.get("limit").map(Query::parse_number).transpose()?.unwrap_or(0);
+        // Unlike other numbers, these are numbers where they are given.
+        let given = |name| query.get(name).map(Query::parse_number).transpose();
+        let timeout_seconds = given("timeoutSeconds")?.filter(|s| *s > 0).map(|s| s as u64);
+        let limit = given("limit")?.unwrap_or(0);
 
         let mut errors = FieldErrors::default();
         let field = "resourceVersionMatch";

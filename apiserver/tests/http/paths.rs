@@ -125,6 +125,7 @@ async fn paths_are_read_as_they_are_meant() {
         assert_eq!(door.ask(method, &format!("{MAPS}/%2E%2E"), &[], "").await.status, verdict, "{method}");
     }
     for (query, why) in [
+        ("timeoutSeconds=", "strconv.ParseInt: parsing \"\": invalid syntax"),
         ("limit=", "strconv.ParseInt: parsing \"\": invalid syntax"),
         ("timeout=%00", "invalid timeout specified in the request URL - time: invalid duration \"\\x00\""),
         (
