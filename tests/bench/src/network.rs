@@ -63,6 +63,8 @@ pub async fn run() -> Result<()> {
     for (cluster, (metric, mode)) in clusters.iter().zip([("host-gw", "host-gw"), ("VXLAN", "vxlan")]) {
         ways.push(between_pods(cluster, metric, mode).await?);
     }
+    // New network namespaces take it from the machine's own.
+    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
     let measured = ways.clone();
     let runs = spawn_blocking(move || {
         (0..ROUNDS).map(|_| measured.iter().map(once).collect::<Result<Vec<Run>>>()).collect::<Result<Vec<_>>>()
@@ -75,7 +77,7 @@ pub async fn run() -> Result<()> {
             "of_bare_percent": share.map(rounded),
             "cpu_s_per_gb": rounded(of(|run| run.cpu_s_per_gb)),
             "machine_cpu_s_per_gb": rounded(of(|run| run.machine_s_per_gb)),
-            "retransmits": of(|run| run.retransmits), "mtu": way.mtu, "runs": ROUNDS,
+            "retransmits": of(|run| run.retransmits), "mtu": way.mtu, "runs": ROUNDS, "congestion_control": control.trim(),
             "gbit_s": runs.iter().map(|round| rounded(round[at].gbit)).collect::<Vec<_>>(),
             "explained": "one TCP stream; of_bare_percent is the median of what each round had of its own bare run; \
                           cpu_s_per_gb is sender's and receiver's, machine_cpu_s_per_gb everything's",
