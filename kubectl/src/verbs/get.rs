@@ -213,6 +213,7 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
     if targets.targets.is_empty() && !targets.failures.is_empty() {
         return Err(Failure::Many(targets.failures));
     }
+    let by_name = targets.failures.is_empty() && targets.targets.iter().all(|target| matches!(target, Target::Named { .. }));
     let client = cx.client()?;
     let (mut pages, mut failures): (Vec<(Target, Vec<Value>)>, Vec<Failure>) = (Vec::new(), Vec::new());
     for target in targets.in_order() {
@@ -276,8 +277,8 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
             false => eprintln!("No resources found"),
         }
     }
-    // Upstream wraps these twice: even a single one is shown as one of several.
-    if failures.is_empty() { Ok(()) } else { Err(Failure::Many(failures)) }
+    // Upstream wraps these twice, unless all are of objects by name: even a single one is shown as one of several.
+    if failures.is_empty() || by_name { Failure::of(failures) } else { Err(Failure::Many(failures)) }
 }
 
 async fn fetch_tables(

@@ -18,12 +18,13 @@ pub async fn edit(text: &str, extension: &str) -> Result<(String, PathBuf), Fail
     let (words, quoted) = command(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
     let (program, arguments) = words.split_first().ok_or_else(|| plain("there is no editor"))?;
     let mut command = Command::new(program);
-    match quoted {
+    match &quoted {
         // The shell reads the whole of it, the file's name too.
         Some(line) => command.args(arguments).arg(format!("{line} {}", api::field::go_quote(&path.display().to_string()))),
         None => command.args(arguments).arg(&path),
     };
-    let shown = api::field::go_quote(&words.join(" "));
+    let shown: Vec<&str> = words.iter().map(String::as_str).chain(quoted.as_deref()).collect();
+    let shown = api::field::go_quote(&shown.join(" "));
     match command.status().await {
         Ok(status) if status.success() => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
