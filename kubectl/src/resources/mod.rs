@@ -220,6 +220,14 @@ fn segment(what: &str, name: &str) -> Result<(), Failure> {
     Err(plain(format!("invalid {what} {}: [{why}]", go_quote(name))))
 }
 
+/// Upstream's check of a name before it asks for an object.
+///
+/// # Errors
+/// If no object can have it.
+pub fn nameable(name: &str) -> Result<(), Failure> {
+    if name.is_empty() { Err(nameless()) } else { segment("resource name", name) }
+}
+
 /// What upstream says when nothing at all was named.
 pub fn missing() -> Failure {
     plain(MISSING)
@@ -368,10 +376,7 @@ impl Query<'_> {
             }
             Target::Named { mapping, namespace, name } => {
                 let mut path = mapping.path(namespace.as_deref(), Some(name));
-                if name.is_empty() {
-                    return Err(nameless());
-                }
-                segment("resource name", name)?;
+                nameable(name)?;
                 if !self.subresource.is_empty() {
                     path.push_str(&format!("/{}", self.subresource));
                 }

@@ -15,7 +15,7 @@ use crate::{
         OutputArgs, Printer, hide_managed_fields, json,
         table::{Options, TabWriter, TablePrinter, kind_of},
     },
-    resources::{FileArgs, Query, Target, items},
+    resources::{FileArgs, Query, Target, items, nameable},
 };
 
 const TABLE: &str =
@@ -296,6 +296,7 @@ async fn fetch_tables(
             Ok(vec![client.json(call.query_if("fieldSelector", query.fields.unwrap_or_default())).await?])
         }
         (Target::Named { mapping, namespace, name }, Some(_)) if args.server_print => {
+            nameable(name)?;
             let call =
                 Call::get(mapping.path(namespace.as_deref(), Some(name))).accept(accept).query("includeObject", "Object");
             Ok(vec![client.json(call).await?])

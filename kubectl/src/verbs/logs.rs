@@ -215,7 +215,10 @@ async fn objects(cx: &Context, args: &Args, selector: Option<&str>) -> Result<Ve
             exact: true,
             ..Query::default()
         },
-        None => Query { args: &args.args[..1], default_type: Some("pods"), single_type: true, ..Query::default() },
+        None => {
+            let named = if args.args[0].is_empty() { &[] } else { &args.args[..1] };
+            Query { args: named, default_type: Some("pods"), single_type: true, ..Query::default() }
+        }
     };
     let objects = query.objects(cx).await.and_then(|found| found.all()).map_err(|failure| match failure.is_not_found() {
         true => plain(format!("error from server (NotFound): {} in namespace {}", failure.message(), go_quote(&namespace))),

@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain, usage},
     output::{DryRun, DryRunArgs, message},
-    resources::{Object, Query, items, missing},
+    resources::{Object, Query, items, missing, nameless},
     write::{Helper, path, warn},
 };
 
@@ -132,6 +132,9 @@ fn check_names(verb: &str, names: &[String], selector: Option<&str>) -> Result<(
 async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str>) -> Result<Vec<Object>, Failure> {
     check_names(verb, names, selector)?;
     cx.client()?;
+    if names.iter().any(String::is_empty) {
+        return Err(nameless());
+    }
     let labels = selector.filter(|s| !s.is_empty());
     let arguments: Vec<String> = match labels {
         None if names.is_empty() => return Err(missing()),
