@@ -377,16 +377,14 @@ fn set_size(terminal: &End, size: Size) {
 /// A terminal of the container's own devpts: its controlling end and its process' end. The path is resolved inside the
 /// container's root by the kernel, what is found must be a devpts, and the other end is opened without any path.
 fn open_terminal(pid: u32) -> std::io::Result<(OwnedFd, OwnedFd)> {
-    use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+    use nix::fcntl::{OFlag, ResolveFlag};
     let root = nix::fcntl::open(
         format!("/proc/{pid}/root").as_str(),
         OFlag::O_PATH | OFlag::O_CLOEXEC,
         nix::sys::stat::Mode::empty(),
     )?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let main = openat2(&root, "dev/pts/ptmx", how)?;
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
+    let main = process::inside::open(&root, "dev/pts/ptmx", flags, ResolveFlag::RESOLVE_IN_ROOT)?;
     if nix::sys::statfs::fstatfs(&main)?.filesystem_type() != nix::sys::statfs::FsType(libc::DEVPTS_SUPER_MAGIC) {
         return Err(std::io::Error::other("/dev/pts/ptmx is no terminal multiplexer"));
     }

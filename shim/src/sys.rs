@@ -50,6 +50,10 @@ pub fn cstring(text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text).map_err(|_| Error::from_raw_os_error(libc::EINVAL))
 }
 
+/// How often the kernel is asked to follow a path. It gives up (EAGAIN) when something is renamed or mounted anywhere on the
+/// machine just while it follows a `..` that must not lead out, and leaves trying again to us (openat2(2)).
+const TRIES: usize = 128;
+
 /// openat2(2); the result is closed on exec.
 pub fn openat2(dir: RawFd, path: &str, flags: i32, mode: u32, resolve: u64) -> Result<OwnedFd> {
     let path = cstring(path)?;
@@ -59,7 +63,15 @@ pub fn openat2(dir: RawFd, path: &str, flags: i32, mode: u32, resolve: u64) -> R
         how.flags = (flags | libc::O_CLOEXEC) as u64;
         how.mode = u64::from(mode);
         how.resolve = resolve;
-        owned(libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), &how, size_of::<libc::open_how>()))
+        let ask = || owned(libc::syscall(libc::SYS_openat2, dir, path.as_ptr(), &how, size_of::<libc::open_how>()));
+        let mut answer = ask();
+        for _ in 1..TRIES {
+            match answer {
+                Err(error) if resolve != 0 && error.raw_os_error() == Some(libc::EAGAIN) => answer = ask(),
+                _ => break,
+            }
+        }
+        answer
     }
 }
 

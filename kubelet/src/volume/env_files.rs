@@ -11,9 +11,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{OFlag, ResolveFlag},
     sys::stat::Mode,
 };
+use process::inside;
 
 use super::Volumes;
 use crate::pod::{env::EnvFiles, env_file::EnvFile, spec};
@@ -39,10 +40,7 @@ pub fn read(volumes: &Volumes, pod: &Pod, container: &Container) -> EnvFiles {
 /// The text of a file below `root`; links are followed as if `root` were `/`.
 fn within(root: &Path, path: &str) -> io::Result<String> {
     let root: OwnedFd = nix::fcntl::open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let file = File::from(openat2(&root, path, how)?);
+    let file = File::from(inside::open(&root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, ResolveFlag::RESOLVE_IN_ROOT)?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("no file"));
     }

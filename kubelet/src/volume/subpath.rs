@@ -11,17 +11,16 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{OFlag, ResolveFlag},
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat},
 };
+use process::inside;
 
 use super::VolumeError;
 
 fn beneath(root: &OwnedFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
-    openat2(root, path, how)
+    inside::open(root, path, flags, ResolveFlag::RESOLVE_BENEATH)
 }
 
 /// Opens `path` below `volume`, making missing directories.

@@ -7,10 +7,11 @@
 
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::{OFlag, ResolveFlag};
 use sha2::{Digest, Sha256};
 use tar::{Entry, EntryType};
 
@@ -140,16 +141,9 @@ impl Layer {
 
     fn open(&self, root: RawFd, name: &Path, flags: i32) -> io::Result<OwnedFd> {
         let name = if name.as_os_str().is_empty() { OsStr::new(".") } else { name.as_os_str() };
-        let name = c(name)?;
-        // SAFETY: open_how is plain numbers; the name outlives the call; the result is new.
-        unsafe {
-            let mut how: libc::open_how = std::mem::zeroed();
-            how.flags = (flags | libc::O_CLOEXEC) as u64;
-            how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-            let fd = libc::syscall(libc::SYS_openat2, root, name.as_ptr(), &how, size_of::<libc::open_how>());
-            check(fd as i32)?;
-            Ok(OwnedFd::from_raw_fd(fd as RawFd))
-        }
+        // SAFETY: callers hold what they name.
+        let root = unsafe { BorrowedFd::borrow_raw(root) };
+        Ok(process::inside::open(root, name, OFlag::from_bits_retain(flags), ResolveFlag::RESOLVE_IN_ROOT)?)
     }
 
     /// Opens a directory and makes what is missing of it, like it is in the layers below.
