@@ -60,6 +60,9 @@ fn code_name(code: tonic::Code) -> &'static str {
 /// Most calls end well within this; pulls and stops take what they need.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A century: a call cannot say that it may take for ever, as a pod may.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// A connection to the runtime.
 #[derive(Clone)]
 pub struct Runtime {
@@ -229,7 +232,7 @@ impl Runtime {
     /// SIGTERM, then SIGKILL after `seconds`. Fine if it is already gone.
     pub async fn stop_container(&self, id: &str, seconds: i64) -> Result<(), RuntimeError> {
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout: seconds };
-        let timeout = CALL_TIMEOUT + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let timeout = CALL_TIMEOUT + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST);
         forgive(call!(self.runtime, stop_container, request, timeout timeout).map(drop))
     }
 
@@ -421,5 +424,18 @@ fn read_message(record: &mut Record) {
     };
     if !text.is_empty() {
         *message = text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stop_may_take_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let nobody = cri::Channel::connect(dir.path().join("sock").to_str().unwrap()).unwrap();
+        let failed = Runtime::new(nobody).stop_container("c", i64::MAX).await.unwrap_err();
+        assert_eq!(failed.status.code(), tonic::Code::Unavailable);
     }
 }

@@ -183,6 +183,22 @@ async fn a_pod_that_vanishes_is_stopped() {
     assert_eq!(stage.cri.holds(), (0, 0));
 }
 
+/// As the API takes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grace_period_may_be_longer_than_clocks_go() {
+    let stage = Stage::start().await;
+    stage.cri.exec_exits("alive", 1);
+    stage.pod(
+        "p",
+        json!({"terminationGracePeriodSeconds": i64::MAX, "containers": [{"name": "a", "livenessProbe": {
+        "exec": {"command": ["alive"]}, "periodSeconds": 1, "failureThreshold": 1}}]}),
+    );
+    stage.wait("p", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
+    stage.api.delete_pod("p", 0);
+    stage.cri.called("remove sandbox").await;
+    assert_eq!(stage.cri.holds(), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_sandbox_comes_back() {
     let stage = Stage::start().await;

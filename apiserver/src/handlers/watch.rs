@@ -37,6 +37,8 @@ use crate::{
 
 /// How often a bookmark tells watchers how far they are.
 const BOOKMARKS: Duration = Duration::from_secs(60);
+/// How long a watch may be asked to go on: a century. Clocks end, later.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 /// Bytes of initial events that are sent together.
 const CHUNK: usize = 64 * 1024;
 
@@ -130,9 +132,10 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response>
             Err(gone) => return Ok(refused(form, &error::gone(gone))),
         }
     };
-    let timeout = options
-        .timeout_seconds
-        .map_or_else(|| Duration::from_secs_f64(1800.0 * (1.0 + rand::rng().random::<f64>())), Duration::from_secs);
+    let timeout = match options.timeout_seconds {
+        Some(seconds) => Duration::from_secs(seconds).min(LONGEST),
+        None => Duration::from_secs_f64(1800.0 * (1.0 + rand::rng().random::<f64>())),
+    };
     let now = Instant::now();
     let stream = Stream {
         entry: entry.clone(),

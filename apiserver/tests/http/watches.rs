@@ -96,6 +96,9 @@ async fn a_watch_ends_when_its_time_is_up_with_a_bookmark_if_asked_for() {
     let newest = door.store().revision().await.unwrap().to_string();
     let want = json!({"type": "BOOKMARK", "object": {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"resourceVersion": newest}}});
     assert_eq!((bookmark, events.next().await), (want, None));
+    // Longer than clocks go.
+    let mut events = door.watch(&format!("{MAPS}?watch=1&timeoutSeconds={}", i64::MAX)).await;
+    assert_eq!(events.brief().await, brief("ADDED", "a"));
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ pub fn advance(
         let deadline = whole.map_or(stopping.deadline, |w| w.min(stopping.deadline));
         let due = now >= deadline || (stopping.hook_done && (whole.is_none() || has_turn(pod, runtime, record)));
         // A second, shorter deadline (kubectl delete --grace-period) is sent again.
-        let news = stopping.sent.is_none_or(|sent| sent > deadline + SignedDuration::from_secs(1));
+        let news = stopping.sent.is_none_or(|sent| sent > later(deadline, 1));
         if due && news {
             let left = deadline.duration_since(now).as_millis();
             let timeout = i64::try_from((left + 999) / 1000).unwrap_or(i64::MAX).max(SHORTEST_STOP_SECONDS);
@@ -120,6 +120,16 @@ pub fn grace_seconds(pod: &Pod) -> i64 {
         false => spec,
     };
     grace.max(1)
+}
+
+/// When a pod, or a container of its, that is stopped at `now` must be gone.
+pub fn deadline(pod: &Pod, now: Timestamp) -> Timestamp {
+    later(now, grace_seconds(pod))
+}
+
+/// So many seconds later, or the last moment that there is: users may ask for any number of seconds.
+pub fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

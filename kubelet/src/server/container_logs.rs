@@ -44,7 +44,10 @@ fn query(text: &str, now: Timestamp) -> Result<Query, String> {
             "timestamps" => q.options.timestamps = on,
             "tailLines" => q.options.tail = Some(usize::try_from(number(key, &value)?).unwrap_or(usize::MAX)),
             "limitBytes" => q.options.limit = Some(u64::try_from(number(key, &value)?).unwrap_or(u64::MAX)),
-            "sinceSeconds" => q.options.since = Some(now - SignedDuration::from_secs(number(key, &value)?)),
+            "sinceSeconds" => {
+                let ago = SignedDuration::from_secs(number(key, &value)?);
+                q.options.since = Some(now.saturating_sub(ago).unwrap_or(Timestamp::MIN));
+            }
             "sinceTime" => q.options.since = Some(value.parse().map_err(|_| format!("invalid sinceTime: {value:?}"))?),
             "stream" => {
                 q.options.source = match value.as_str() {
@@ -137,6 +140,8 @@ mod tests {
             source: Source::All,
         };
         assert_eq!(q, Query { previous: true, options });
+        let since = query("sinceSeconds=9223372036854775807", now).unwrap().options.since;
+        assert_eq!(since, Some(Timestamp::MIN));
         assert_eq!(query("tailLines=-1", now), Err("invalid tailLines: \"-1\"".to_owned()));
         let at = query("sinceTime=2026-11-21T02%3A00%3A00Z", now).unwrap().options.since.unwrap();
         assert_eq!(at, "2026-11-21T02:00:00Z".parse().unwrap());

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     ops,
@@ -47,7 +47,7 @@ impl Worker {
                 self.terminate(Some((shutdown::REASON.to_owned(), shutdown::MESSAGE.to_owned())), Some(seconds));
             }
             Stage::Terminating { deadline } => {
-                let latest = self.ctx.now() + SignedDuration::from_secs(seconds);
+                let latest = terminate::later(self.ctx.now(), seconds);
                 self.stage = Stage::Terminating { deadline: deadline.min(latest) };
             }
             Stage::TearingDown => {}
@@ -64,7 +64,7 @@ impl Worker {
             self.break_off();
         }
         let grace = terminate::grace_seconds(&self.pod).min(at_most.unwrap_or(i64::MAX));
-        self.stage = Stage::Terminating { deadline: self.ctx.now() + SignedDuration::from_secs(grace) };
+        self.stage = Stage::Terminating { deadline: terminate::later(self.ctx.now(), grace) };
     }
 
     /// Ends the start or hook under way; whatever was made by then is seen and stopped.
@@ -81,7 +81,7 @@ impl Worker {
         if let Some(asked) = self.pod.metadata.deletion_timestamp.as_ref() {
             // A deletion with a shorter grace period may have come in; its time is when the API wants the pod gone.
             // It has whole seconds only, cut off.
-            deadline = deadline.min((asked.0 + SignedDuration::from_secs(1)).max(now));
+            deadline = deadline.min(terminate::later(asked.0, 1).max(now));
             self.stage = Stage::Terminating { deadline };
         }
         if self.memory.starting.is_some() && now < deadline {

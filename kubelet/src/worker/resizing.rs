@@ -35,8 +35,7 @@ impl Worker {
             if change.restart {
                 let message = format!("Container {} resize requires restart", change.name);
                 self.ctx.container_event(&self.pod, &change.name, "Normal", "Killing", message);
-                let grace = terminate::grace_seconds(&self.pod);
-                self.begin_stop(&id, &change.name, self.ctx.now() + SignedDuration::from_secs(grace));
+                self.begin_stop(&id, &change.name, terminate::deadline(&self.pod, self.ctx.now()));
             } else if !busy {
                 self.apply(&change.name);
             }

@@ -62,8 +62,7 @@ impl Worker {
                     tracing::warn!(pod = spec::full_name(&self.pod), container = name, error, "postStart hook failed");
                     self.ctx.container_event(&self.pod, &name, "Warning", "FailedPostStartHook", "PostStartHook failed");
                     self.ctx.container_event(&self.pod, &name, "Normal", "Killing", "FailedPostStartHook");
-                    let grace = terminate::grace_seconds(&self.pod);
-                    self.begin_stop(&id, &name, now + SignedDuration::from_secs(grace));
+                    self.begin_stop(&id, &name, terminate::deadline(&self.pod, now));
                 }
             }
             Done::PreStop { id } => {

@@ -438,7 +438,7 @@ impl Worker {
     fn active_deadline(&self) -> Option<Timestamp> {
         let seconds = self.pod.spec.as_ref()?.active_deadline_seconds?;
         let start = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(self.began, |t| t.0);
-        Some(start + SignedDuration::from_secs(seconds))
+        Some(terminate::later(start, seconds))
     }
 
     /// Keeps volumes in place and up to date.
@@ -483,7 +483,7 @@ impl Worker {
             Action::Kill { id, name, message, grace } => {
                 let grace = grace.unwrap_or_else(|| terminate::grace_seconds(&self.pod));
                 self.ctx.container_event(&self.pod, &name, "Normal", "Killing", message);
-                self.begin_stop(&id, &name, now + SignedDuration::from_secs(grace));
+                self.begin_stop(&id, &name, terminate::later(now, grace));
             }
         }
     }
