@@ -110,11 +110,20 @@ pub async fn cluster(registry: &Arc<Registry>, cluster_ip: Ipv4Addr, advertised:
     }
 }
 
+/// Where an API server is reached, as `https://HOST:PORT`.
+pub enum Place {
+    /// At an address of its own.
+    Own(String),
+    /// At one that leads to whichever server lives.
+    Common(String),
+}
+
 /// Publishes where the cluster is and by which authority it is known, for machines that are to join: everybody may read
 /// `kube-public/cluster-info`, and who has the authority's hash can tell a true one. As kubeadm writes it.
-pub async fn cluster_info(registry: &Registry, server: &str, authorities: &str) -> Result<()> {
+pub async fn cluster_info(registry: &Registry, place: &Place, authorities: &str) -> Result<()> {
     const NAME: &str = "cluster-info";
     let authority = STANDARD.encode(authorities);
+    let (Place::Own(server) | Place::Common(server)) = place;
     let kubeconfig = format!(
         "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {authority}\n    server: {server}\n  name: \"\"\n\
          contexts: null\ncurrent-context: \"\"\nkind: Config\npreferences: {{}}\nusers: null\n"
@@ -125,8 +134,12 @@ pub async fn cluster_info(registry: &Registry, server: &str, authorities: &str) 
     let write = Write { user: &user, now: Timestamp::now(), options: &options };
     let known = registry.current(entry, "kube-public", NAME).await?;
     let kept = known.as_ref().and_then(|found| found.value.pointer("/data/kubeconfig")?.as_str().map(str::to_owned));
-    if kept.is_some_and(|text| text.contains(&authority)) {
+    let told = match place {
         // Another server's address is as good as ours.
+        Place::Own(_) => kept.is_some_and(|text| text.contains(&authority)),
+        Place::Common(_) => kept.as_ref() == Some(&kubeconfig),
+    };
+    if told {
         return Ok(());
     }
     if known.is_none() {

@@ -39,6 +39,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The address that the `kubernetes` Service leads to, with the port; `None` makes no such Service.
     pub advertise: Option<(String, u16)>,
+    /// An address that leads to whichever server lives, at the same port: joining machines are told it in place of `advertise`'s.
+    pub common: Option<String>,
     /// Other API servers use the same store.
     pub shared: bool,
     /// Addresses and ports of Services.
@@ -67,6 +69,7 @@ impl Config {
             security: None,
             listen: None,
             advertise: None,
+            common: None,
             shared: false,
             ranges: ServiceRanges::default(),
             compaction: Duration::from_secs(300),
@@ -167,8 +170,11 @@ impl Server {
             None => None,
         };
         if let (Some(security), Some((host, port))) = (&security, &config.advertise) {
-            let server = format!("https://{host}:{port}");
-            Box::pin(bootstrap::cluster_info(&registry, &server, &security.authorities)).await.map_err(Error::Bootstrap)?;
+            let place = match &config.common {
+                Some(host) => bootstrap::Place::Common(format!("https://{host}:{port}")),
+                None => bootstrap::Place::Own(format!("https://{host}:{port}")),
+            };
+            Box::pin(bootstrap::cluster_info(&registry, &place, &security.authorities)).await.map_err(Error::Bootstrap)?;
         }
         let gate = security.as_ref().map_or_else(Gate::open, |s| s.gate.clone());
         let tokens = security.as_ref().map(|s| s.tokens.clone());

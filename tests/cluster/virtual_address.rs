@@ -126,6 +126,10 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     let copied = std::fs::read_to_string(machines.path("first/admin.kubeconfig"))?;
     assert!(copied.contains(&format!("server: https://{}:6443", link.address)), "{copied}");
     std::fs::write(machines.path("copied"), copied)?;
+    // Those who know nothing of the cluster yet are told it as well.
+    let told = format!("curl -sk https://{}:6443/api/v1/namespaces/kube-public/configmaps/cluster-info", link.address);
+    let told = link.outside(&told)?;
+    assert!(told.contains(&format!("server: https://{}:6443", link.address)), "{told}");
     let mut on_second = machines.start(2, "second", &second)?;
     let agent = machines.start(2, "agent", &agent_of(&link, "$T/agent --node-name n2", "$B"))?;
     let node = "get node n2 -o jsonpath={.status.conditions[-1:].status}";
@@ -143,6 +147,14 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     };
     link.await_ready("$B")?;
     link.stays(&link.address, &[1])?;
+    // Somebody takes it in spite of that: whoever looks after the servers hears of it, and by whom.
+    theirs("add")?;
+    eventually("hear of the rival", SECONDS_60, || {
+        Ok(on_first.said()?.contains("uses the virtual address, too").then_some(()))
+    })?;
+    theirs("delete")?;
+    link.ask("get namespaces")?;
+    assert_eq!(link.holders(&link.address)?, [1]);
 
     // A node that says that one of the servers' addresses is its own gets no certificate for it.
     for address in [&link.address, elsewhere] {
@@ -199,6 +211,12 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     link.stays(&link.address, &[1])?;
     on_first.signal("TERM")?;
     link.await_served(2)?;
+    on_first.ended(SECONDS_60)?;
+
+    // A server with another port is told from those that clients will look for.
+    on_first = machines.start(1, "first-port", &format!("{first} --secure-port 7443"))?;
+    eventually("hear of the port", SECONDS_60, || Ok(on_first.said()?.contains("another --secure-port").then_some(())))?;
+    on_first.signal("TERM")?;
     on_first.ended(SECONDS_60)?;
 
     // A server with another address has that for itself.

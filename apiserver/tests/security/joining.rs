@@ -1,7 +1,7 @@
 //! Bootstrap tokens, certificate requests, and what a machine can know of a cluster before it is let in.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use knarr_apiserver::{identity::User, testing};
+use knarr_apiserver::{Config, Server, identity::User, testing};
 use serde_json::{Value, json};
 
 use super::ask::{ask, done, refusal, with_token};
@@ -129,6 +129,25 @@ async fn nobody_becomes_an_administrator_by_a_certificate() {
     assert_eq!(refusal(&server.client(), "POST", REQUESTS, &masters).await, (403, want.to_owned()));
     let signer = "example.com/own";
     done(&server.client(), "POST", REQUESTS, &request("m", MASTERS, signer)).await;
+}
+
+#[tokio::test]
+async fn anybody_learns_of_an_address_that_leads_to_all_servers() {
+    let mut of_all = None;
+    let _first = testing::start_secure_with(|config| of_all = Some(config.clone())).await;
+    let told = async |own: &str, common: Option<&str>| {
+        let (advertise, common) = (Some((own.to_owned(), 6443)), common.map(str::to_owned));
+        let server = Server::start(Config { advertise, common, ..of_all.clone().unwrap() }).await.unwrap();
+        let path = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+        let map = done(&server.client("admin", &["system:masters"]), "GET", path, &Value::Null).await;
+        let kubeconfig = map["data"]["kubeconfig"].as_str().unwrap();
+        kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server: ")).unwrap().to_owned()
+    };
+    assert_eq!(told("192.0.2.1", None).await, "https://192.0.2.1:6443");
+    // One server's own address is as good as another's.
+    assert_eq!(told("192.0.2.2", None).await, "https://192.0.2.1:6443");
+    assert_eq!(told("192.0.2.2", Some("192.0.2.9")).await, "https://192.0.2.9:6443");
+    assert_eq!(told("192.0.2.1", None).await, "https://192.0.2.9:6443");
 }
 
 #[tokio::test]

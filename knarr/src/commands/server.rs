@@ -187,6 +187,7 @@ impl ApiServerFlags {
             ranges,
             files,
             access,
+            common: None,
             names,
             sharing: None,
             node_monitor_grace: None,
@@ -291,7 +292,7 @@ pub fn run(args: Args) -> Result<()> {
         let virtual_address = args.virtual_address(address, plan.ranges.addresses)?;
         if let Some(wanted) = &virtual_address {
             wanted.open().await.with_context(|| format!("--virtual-address {}", wanted.address))?;
-            plan.names.push(wanted.address.to_string());
+            plan.common = Some(wanted.address);
         }
         let pods = match &plan.store {
             Backend::Redb(_) if token.is_some() => {

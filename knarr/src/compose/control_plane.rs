@@ -55,7 +55,9 @@ pub struct Plan {
     pub files: Files,
     /// Which ways in there are.
     pub access: Access,
-    /// Names and addresses by which people reach it, besides its own.
+    /// An address that leads to whichever server lives.
+    pub common: Option<Ipv4Addr>,
+    /// More names and addresses by which people reach it.
     pub names: Vec<String>,
     /// How long the certificates live that others ask for.
     pub signing_duration: Option<Duration>,
@@ -142,7 +144,8 @@ impl ControlPlane {
             keys::share(store.as_ref(), &pki, sharing).await?;
         }
         let mut addresses = vec![plan.address.to_string(), first_address(&plan.ranges).to_string()];
-        addresses.extend(plan.names);
+        let common = plan.common.map(|address| address.to_string());
+        addresses.extend(common.iter().cloned().chain(plan.names));
         let mut config = apiserver::Config::new(store.clone());
         config.shared = shared;
         config.security =
@@ -151,6 +154,7 @@ impl ControlPlane {
         config.metrics = metrics.clone();
         config.listen = Some(plan.listen);
         config.advertise = Some((plan.address.to_string(), plan.listen.port()));
+        config.common = common;
         let server = Server::start(config).await.context("start the API server")?;
         Ok(Self { server, store })
     }

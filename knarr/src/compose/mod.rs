@@ -86,6 +86,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             files: Default::default(),
             access: Default::default(),
             signing_duration: None,
+            common: None,
             names: vec![layout::outside_address(cluster.subnet()?).to_string()],
             sharing,
             node_monitor_grace: cluster.node_monitor_grace_ms.map(Duration::from_millis),

@@ -36,6 +36,8 @@ const DEADLINE: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a new place is announced, a second apart: such frames can get lost.
 const ANNOUNCEMENTS: u32 = 5;
+/// How often the holder asks the link whether somebody else has the address as well.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// A server's part in it.
 #[derive(Clone, Debug)]
@@ -123,13 +125,12 @@ impl Plan {
         mut renewals: watch::Receiver<Option<Instant>>,
         stop: CancellationToken,
     ) -> Result<()> {
-        let other = ours.other_holder().await.context("ask the link for the virtual address")?;
-        if let Some(mac) = other.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")) {
-            let (address, link) = (self.address, ours.link());
+        let (address, link) = (self.address, ours.link());
+        if let Some(mac) = rival(ours).await? {
             bail!("the virtual address {address} is in use by {mac} on {link}: it is left alone until it is nobody's");
         }
-        tracing::info!(address = %self.address, link = ours.link(), "this server has the virtual address");
-        let mut announcements = ANNOUNCEMENTS;
+        tracing::info!(%address, link, "this server has the virtual address");
+        let (mut announcements, mut looked) = (ANNOUNCEMENTS, Instant::now());
         loop {
             let renewed = *renewals.borrow_and_update();
             if !extend(ours, renewed.context("find out since when the lease is held")?).await? {
@@ -139,6 +140,15 @@ impl Plan {
             } else if announcements > 0 {
                 ours.announce().await?;
                 announcements -= 1;
+            } else if looked.elapsed() >= LOOK {
+                if let Some(mac) = stop.run_until_cancelled(rival(ours)).await.transpose()?.flatten() {
+                    tracing::warn!(
+                        %address,
+                        "{mac} on {link} uses the virtual address, too: whom clients reach is chance until one of them gives it up"
+                    );
+                    announcements = ANNOUNCEMENTS;
+                }
+                looked = Instant::now();
             }
             match stop.run_until_cancelled(renewals.changed()).await {
                 Some(Ok(())) => {}
@@ -147,18 +157,32 @@ impl Plan {
         }
     }
 
-    /// Two addresses in one cluster may be meant, or a mistake in one server's flags.
+    /// Another address or port than the other servers' may be meant, or a mistake in one server's flags.
     async fn tell_of_others(&self, client: &Client) {
         let leases = Api::<Lease>::namespaced(client.clone(), "kube-system").list(&ListParams::default()).await;
         let (own, now) = (self.lease_name(), Timestamp::now());
-        for name in leases.iter().flat_map(|leases| others(&leases.items, &own, now)) {
-            tracing::warn!(
-                address = %self.address,
-                lease = name,
-                "other servers have another virtual address: neither address will lead to the servers of the other"
-            );
+        for (name, holder) in leases.iter().flat_map(|leases| held(&leases.items, now)) {
+            if name != own {
+                tracing::warn!(
+                    address = %self.address,
+                    lease = name,
+                    "other servers have another virtual address: neither address will lead to the servers of the other"
+                );
+            } else if !holder.ends_with(&format!(":{}", self.port)) {
+                tracing::warn!(
+                    address = %self.address,
+                    holder,
+                    "the server that has the virtual address serves at another --secure-port than this one: clients know one port"
+                );
+            }
         }
     }
+}
+
+/// Who else on the link has the address.
+async fn rival(ours: &VirtualAddress) -> Result<Option<String>> {
+    let other = ours.other_holder().await.context("ask the link for the virtual address")?;
+    Ok(other.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":")))
 }
 
 /// Keeps the address for as long as a renewal that was begun at `renewed` allows. Whether that is any time at all: it is not for a process
@@ -173,16 +197,15 @@ async fn extend(ours: &VirtualAddress, renewed: Instant) -> Result<bool> {
     Ok(false)
 }
 
-/// The names of the leases by which others hold another virtual address.
-fn others<'l>(leases: &'l [Lease], own: &'l str, now: Timestamp) -> impl Iterator<Item = &'l str> {
+/// The leases by which servers hold virtual addresses now: their names, and whose they are.
+fn held(leases: &[Lease], now: Timestamp) -> impl Iterator<Item = (&str, &str)> {
     leases.iter().filter_map(move |lease| {
-        let name =
-            lease.metadata.name.as_deref().filter(|name| name.starts_with(leader::VIRTUAL_ADDRESS) && *name != own)?;
-        let spec =
-            lease.spec.as_ref().filter(|spec| spec.holder_identity.as_deref().is_some_and(|holder| !holder.is_empty()))?;
+        let name = lease.metadata.name.as_deref().filter(|name| name.starts_with(leader::VIRTUAL_ADDRESS))?;
+        let spec = lease.spec.as_ref()?;
+        let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())?;
         // One that nobody has renewed for long is history.
         let age = now.duration_since(spec.renew_time.as_ref()?.0);
-        (age.as_secs() < 60).then_some(name)
+        (age.as_secs() < 60).then_some((name, holder))
     })
 }
 
@@ -201,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn others_that_hold_another_address_are_told_from_those_that_did_once() {
+    fn who_holds_an_address_is_told_from_who_did_once() {
         let lease = |name: &str, holder: &str, renewed: &str| -> Lease {
             let spec = json!({"holderIdentity": holder, "renewTime": renewed});
             serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
@@ -216,6 +239,7 @@ mod tests {
             lease(&name(4), "c", old),
         ];
         let now = "2026-01-01T00:00:05Z".parse().unwrap();
-        assert_eq!(others(&leases, &name(1), now).collect::<Vec<_>>(), [name(2)]);
+        let (first, second) = (name(1), name(2));
+        assert_eq!(held(&leases, now).collect::<Vec<_>>(), [(&*first, "a"), (&*second, "b")]);
     }
 }
