@@ -162,7 +162,7 @@ fn parse_token(text: &str) -> Result<Continue> {
         ("start", "string", Value::is_string),
     ] {
         if let Some(value) = parsed.get(field).filter(|value| !value.is_null() && !fits(value)) {
-            let found = api::schema::check::go_kind(value);
+            let found = api::schema::go::kind(value);
             return Err(bad(&format!(
                 "json: cannot unmarshal {found} into Go struct field continueToken.{field} of type {go}"
             )));

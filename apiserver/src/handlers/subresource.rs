@@ -5,6 +5,7 @@ use std::sync::Arc;
 use api::{
     discovery::subresource_name,
     kind::{KindInfo, Subresource},
+    schema::FieldValidation,
     status::{GroupResource, Status},
 };
 use axum::{body::Body, response::Response};
@@ -20,7 +21,7 @@ use crate::{
     wire::{
         body,
         negotiate::{self, For},
-        options::{DeleteOptions, FieldValidation, Query, WriteOptions},
+        options::{DeleteOptions, Query, WriteOptions},
     },
 };
 

@@ -4,8 +4,8 @@ use api::{
     kind::{KindInfo, Subresource},
     patch::{Patch, PatchType},
     schema::{
-        TypeId,
-        check::{self, MediaType},
+        DecodeError, FieldValidation, MediaType, TypeId,
+        body::{conform, in_order, parse},
         table,
     },
     status::Status,
@@ -25,20 +25,12 @@ use crate::{
     wire::{
         body,
         negotiate::{self, Encoding, For, Form},
-        options::{DeleteOptions, FieldValidation, ListOptions, Query, WriteOptions},
+        options::{DeleteOptions, ListOptions, Query, WriteOptions},
     },
 };
 
 const PATCHES: &[&str] =
     &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
-
-fn validation(options: &WriteOptions) -> check::FieldValidation {
-    match options.field_validation {
-        FieldValidation::Ignore => check::FieldValidation::Ignore,
-        FieldValidation::Warn => check::FieldValidation::Warn,
-        FieldValidation::Strict => check::FieldValidation::Strict,
-    }
-}
 
 /// A kind's type in the schema table.
 pub fn type_of(group: &str, version: &str, kind: &str) -> Option<TypeId> {
@@ -52,10 +44,10 @@ pub fn decode(
     (group, version, kind): (&str, &str, &str),
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>)> {
-    let refuse = |e: check::DecodeError| Status::bad_request(e.message(version, kind, bytes));
+    let refuse = |e: DecodeError| Status::bad_request(e.message(version, kind, bytes));
     let ty = type_of(group, version, kind);
     // Objects of another kind are told so by name before their fields are looked at.
-    let (raw, duplicates) = check::parse(bytes, media_type(headers)?, ty).map_err(refuse)?;
+    let (raw, duplicates) = parse(bytes, media_type(headers)?, ty).map_err(refuse)?;
     let text = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or_default();
     let own = api::meta::api_version(group, version);
     let same =
@@ -65,13 +57,13 @@ pub fn decode(
             let json = media_type(headers)? == MediaType::Json;
             let ordered = |mut problems: Vec<String>| {
                 if json {
-                    check::in_order(&mut problems, bytes);
+                    in_order(&mut problems, bytes);
                 }
                 problems
             };
-            let decoded = check::conform(raw, duplicates, ty, validation(options)).map_err(|error| {
+            let decoded = conform(raw, duplicates, ty, options.field_validation).map_err(|error| {
                 refuse(match error {
-                    check::DecodeError::Strict(problems) => check::DecodeError::Strict(ordered(problems)),
+                    DecodeError::Strict(problems) => DecodeError::Strict(ordered(problems)),
                     other => other,
                 })
             })?;
@@ -363,7 +355,7 @@ pub async fn delete_options(headers: &http::HeaderMap, query: &Query, body: Body
     if bytes.is_empty() {
         return DeleteOptions::parse(query, None);
     }
-    let (value, _) = check::parse(&bytes, media_type(headers)?, None).map_err(|e| Status::unexpected(e.to_string()))?;
+    let (value, _) = parse(&bytes, media_type(headers)?, None).map_err(|e| Status::unexpected(e.to_string()))?;
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     if !matches!(text("kind"), "" | "DeleteOptions") {
         return Err(Status::unexpected(format!(

@@ -2,6 +2,7 @@
 
 use api::{
     field::{ErrorKind, FieldErrors},
+    schema::FieldValidation,
     selector::{FieldSelector, Selector},
     status::Status,
 };
@@ -200,18 +201,6 @@ impl ListOptions {
     }
 }
 
-/// What happens to fields the schema does not know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// They are dropped.
-    Ignore,
-    /// They are dropped with a warning.
-    #[default]
-    Warn,
-    /// The request fails.
-    Strict,
-}
-
 /// `CreateOptions`, `UpdateOptions` and `PatchOptions`.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
@@ -238,15 +227,11 @@ impl WriteOptions {
         let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let field_manager = query.get("fieldManager").unwrap_or("").to_owned();
         api::meta::validate_field_manager(&field_manager, "fieldManager", &mut errors);
-        let field_validation = match query.get("fieldValidation").unwrap_or("") {
-            "" | "Warn" => FieldValidation::Warn,
-            "Ignore" => FieldValidation::Ignore,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                errors.not_supported("fieldValidation", &other, &["", "Ignore", "Strict", "Warn"]);
-                FieldValidation::Warn
-            }
-        };
+        let field_validation = query.get("fieldValidation").unwrap_or("");
+        let field_validation = FieldValidation::parse(field_validation).unwrap_or_else(|| {
+            errors.not_supported("fieldValidation", &field_validation, &["", "Ignore", "Strict", "Warn"]);
+            FieldValidation::Warn
+        });
         if kind == "PatchOptions" && query.get("force").is_some() {
             errors.forbidden("force", "may not be specified for non-apply patch");
         }

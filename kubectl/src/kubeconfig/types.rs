@@ -1,9 +1,10 @@
 //! The types that a kubeconfig is made of, and Go's complaints about one that does not have them.
 
+use api::schema::go;
 use base64::Engine;
 use serde_json::{Map, Value};
 
-use crate::{failure::go_base64, resources::json_type};
+use crate::failure::go_base64;
 
 /// The type of a value.
 pub enum Type {
@@ -131,7 +132,7 @@ impl Type {
             (Of(of) | Pointer(of), Value::Object(map)) => of.check(map, path),
             (wanted, other) => Err(format!(
                 "json: cannot unmarshal {} into Go struct field {owner}.{path} of type {}",
-                json_type(other),
+                go::kind(other),
                 wanted.go()
             )),
         }
@@ -185,13 +186,13 @@ pub fn check(config: &mut Value) -> Result<(), String> {
     let Value::Object(map) = config else {
         let detector =
             r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        return Err(unreadable(format!("{} into Go value of type {detector}", json_type(config))));
+        return Err(unreadable(format!("{} into Go value of type {detector}", go::kind(config))));
     };
     let text = |name: &str, default: &str| match map.get(name) {
         None | Some(Value::Null) => Ok(default.to_owned()),
         Some(Value::String(text)) if text.is_empty() => Ok(default.to_owned()),
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(unreadable(format!("{} into Go struct field .{name} of type string", json_type(other)))),
+        Some(other) => Err(unreadable(format!("{} into Go struct field .{name} of type string", go::kind(other)))),
     };
     let (version, kind) = (text("apiVersion", "v1")?, text("kind", "Config")?);
     if (version.as_str(), kind.as_str()) != ("v1", "Config") {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use api::field::go_quote;
+use api::{field::go_quote, schema::go};
 use serde_json::Value;
 
-use super::{Document, Object, Query, Target, Targets, arguments, json_type, missing};
+use super::{Document, Object, Query, Target, Targets, arguments, missing};
 use crate::{
     client::Call,
     context::Context,
@@ -112,7 +112,7 @@ impl Query<'_> {
             return Err(plain(format!(
                 "unable to decode {}: json: cannot unmarshal {} into Go value of type unstructured.detector",
                 go_quote(&source),
-                json_type(&value)
+                go::kind(&value)
             )));
         }
         for (field, name) in [(&kind, "Kind"), (&api_version, "apiVersion")] {
@@ -228,7 +228,7 @@ impl Query<'_> {
 /// What in an object's metadata is of a wrong type: clients read that much of every object.
 fn mistyped(metadata: &Value) -> Option<String> {
     let wrong = |value: &Value, field: &str, wanted: &str| {
-        Some(format!("{} into Go struct field ObjectMeta.metadata.{field} of type {wanted}", json_type(value)))
+        Some(format!("{} into Go struct field ObjectMeta.metadata.{field} of type {wanted}", go::kind(value)))
     };
     for field in ["name", "generateName", "namespace", "uid", "resourceVersion"] {
         match &metadata[field] {

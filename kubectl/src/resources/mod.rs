@@ -429,18 +429,6 @@ impl Query<'_> {
     }
 }
 
-/// What Go's JSON decoder calls a value.
-pub fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 /// One object. If it is not there because its namespace is not, that is what is said.
 async fn get(client: &Client, path: String, namespace: Option<&str>, accept: &str) -> Result<Value, Failure> {
     match client.json(Call::get(path).accept(accept)).await {

@@ -20,10 +20,7 @@ use knarr_api::{
     patch::{Patch, PatchType},
     protobuf,
     quantity::{self, Quantity},
-    schema::{
-        check::{self, FieldValidation, MediaType},
-        table,
-    },
+    schema::{FieldValidation, MediaType, body, check, table},
     selector::{FieldSelector, Selector},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -75,10 +72,10 @@ fn type_of(object: &Value) -> Option<table::TypeId> {
 fn bodies(media: MediaType) -> impl Fn(&[u8]) {
     let pod = table::table().by_kind("", "v1", "Pod").expect("pods");
     move |input| {
-        let Ok((value, repeated)) = check::parse(input, media, None) else { return };
+        let Ok((value, repeated)) = body::parse(input, media, None) else { return };
         let ty = type_of(&value).unwrap_or(pod);
-        let Ok(decoded) = check::conform(value, repeated, ty, FieldValidation::Warn) else { return };
-        let again = check::decode(decoded.object.to_string().as_bytes(), MediaType::Json, ty, FieldValidation::Strict);
+        let Ok(decoded) = body::conform(value, repeated, ty, FieldValidation::Warn) else { return };
+        let again = body::decode(decoded.object.to_string().as_bytes(), MediaType::Json, ty, FieldValidation::Strict);
         assert_eq!(again.map(|d| d.object), Ok(decoded.object), "what was accepted is accepted again");
     }
 }
@@ -100,11 +97,11 @@ fn decisions() -> impl Fn(&[u8]) {
     move |input| {
         let context =
             Context { now: "2026-01-02T03:04:05Z".parse().expect("a time"), user: "fuzz", requester: Requester::UNKNOWN };
-        let Ok((value, _)) = check::parse(input, MediaType::Json, None) else { return };
+        let Ok((value, _)) = body::parse(input, MediaType::Json, None) else { return };
         let named = value.get("kind").cloned().unwrap_or_default();
         for (kind, old) in kinds.iter().zip(&old).filter(|(k, _)| named == k.info.kind) {
             let Some(ty) = type_of(old) else { continue };
-            let Ok(decoded) = check::conform(value.clone(), Vec::new(), ty, FieldValidation::Ignore) else { continue };
+            let Ok(decoded) = body::conform(value.clone(), Vec::new(), ty, FieldValidation::Ignore) else { continue };
             if let Ok(made) = kind.hooks.create(decoded.object.clone(), &context) {
                 let bytes = made.object.to_string();
                 kind.hooks.cells_from_bytes(bytes.as_bytes(), context.now);

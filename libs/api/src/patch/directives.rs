@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::PatchError;
-use crate::schema::{Field, PatchStrategy, Type, TypeId, check::go_kind, table};
+use crate::schema::{Field, PatchStrategy, Type, TypeId, go, table};
 
 pub(super) type Object = Map<String, Value>;
 
@@ -59,7 +59,7 @@ impl At {
 
 /// Whether two values are of one JSON kind.
 pub(super) fn same_kind(a: &Value, b: &Value) -> bool {
-    go_kind(a) == go_kind(b)
+    go::kind(a) == go::kind(b)
 }
 
 /// A value as Go's `%v` prints it: what upstream sorts and compares merge keys by, and shows in errors.
@@ -96,7 +96,7 @@ pub(super) fn no_merge_key(map: &Object, key: &str) -> PatchError {
 }
 
 pub(super) fn bad_kind(expected: &str, actual: &Value) -> PatchError {
-    PatchError::Internal(format!("expected a {expected}, but received a {}", go_kind(actual)))
+    PatchError::Internal(format!("expected a {expected}, but received a {}", go::kind(actual)))
 }
 
 pub(super) fn as_object<'a>(value: &'a Value, key: &str) -> Result<&'a Object, PatchError> {

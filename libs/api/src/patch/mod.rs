@@ -17,8 +17,8 @@ pub use self::{
 use crate::{
     schema::{
         Type, TypeId,
-        check::{self, go_kind},
-        json,
+        body::{identified, in_order},
+        check, go, json,
     },
     status::Status,
 };
@@ -146,7 +146,7 @@ impl Patch {
                 }
                 let (operations, unknown) = operations::read(operations, ignoring).map_err(|e| bad(e.to_string()))?;
                 problems.extend(unknown);
-                check::in_order(&mut problems, body);
+                in_order(&mut problems, body);
                 problems = problems.into_iter().map(|problem| format!("json patch {problem}")).collect();
                 Self::Json(operations)
             }
@@ -188,12 +188,12 @@ impl Patch {
     /// refusal: one of them is no text, or is no version.
     pub fn identified(&self, mut patched: Value, current: &Value) -> Result<Value, String> {
         if !matches!(self, Self::Strategic(_)) {
-            return check::identified(patched).map_err(|error| error.to_string());
+            return identified(patched).map_err(|error| error.to_string());
         }
         for field in ["kind", "apiVersion"] {
             match &patched[field] {
                 Value::Null | Value::String(_) => patched[field] = current[field].clone(),
-                other => return Err(check::unconvertible(other, &Type::String)),
+                other => return Err(go::unconvertible(other, &Type::String)),
             }
         }
         Ok(patched)
@@ -221,7 +221,7 @@ impl Patch {
 }
 
 fn cannot_read(value: &Value, ty: &str) -> String {
-    format!("json: cannot unmarshal {} into Go value of type {ty}", go_kind(value))
+    go::cannot_unmarshal(go::kind(value), ty)
 }
 
 #[cfg(test)]

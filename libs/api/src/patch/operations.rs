@@ -9,7 +9,7 @@ use super::PatchError;
 use crate::{
     field::go_quote,
     schema::{
-        check::go_kind,
+        go,
         json::{KEPT_DEPTH, depth},
     },
 };
@@ -60,7 +60,7 @@ pub(super) fn read(list: Vec<Value>, ignoring: bool) -> Result<(Vec<Operation>, 
                 Value::Null => {}
                 _ if ignoring => {}
                 other => {
-                    let kind = go_kind(&other);
+                    let kind = go::kind(&other);
                     let what =
                         format!("json: cannot unmarshal {kind} into Go struct field jsonPatchOp.{name} of type string");
                     return Err(PatchError::Malformed(what));

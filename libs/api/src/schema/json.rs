@@ -279,7 +279,7 @@ impl<'a> Reader<'a> {
             let Some(Place::Key(key)) = self.path.pop() else { unreachable!("an object's step is a key") };
             if self.path.is_empty() && self.no_text.is_none() && !value.is_string() && !value.is_null() {
                 let name = ["kind", "apiVersion"].into_iter().find(|name| name.eq_ignore_ascii_case(&key));
-                self.no_text = name.map(|name| (name, super::check::go_kind(&value)));
+                self.no_text = name.map(|name| (name, super::go::kind(&value)));
             }
             if map.contains_key(&key) {
                 let path = self.path_with(&Step::Key(&key));

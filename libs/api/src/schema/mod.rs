@@ -1,15 +1,18 @@
 //! Schemas of every API type: strict decoding of requests, OpenAPI documents, the merge keys of patches.
 
+pub mod body;
 pub mod check;
 pub mod docs;
+pub mod go;
 pub mod json;
 pub mod openapi;
 mod proto;
+mod scalars;
 pub mod table;
 pub mod yaml;
 mod yaml_words;
 
 pub use self::{
-    check::{DecodeError, Decoded, FieldValidation, MediaType, decode},
+    body::{DecodeError, Decoded, FieldValidation, MediaType, decode},
     table::{Field, ListType, PatchStrategy, Table, Type, TypeDef, TypeId, table},
 };
