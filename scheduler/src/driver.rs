@@ -25,7 +25,7 @@ use crate::{
     pod::PodInfo,
     preemption::{self, Victims},
     queue::{Queue, Waiting},
-    resources::Resources,
+    resources::{Amount, Resources},
     snapshot::Snapshot,
 };
 
@@ -176,7 +176,7 @@ impl Scheduler {
         let gated = spec.is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()));
         if !ours || new.metadata.deletion_timestamp.is_some() {
             self.queue.remove(&uid);
-            return Events::NONE;
+            return self.forget_nomination(&uid);
         }
         if gated {
             self.queue.gate(&uid);
@@ -187,15 +187,27 @@ impl Scheduler {
             return Events::NONE;
         }
         let pod = Arc::new(PodInfo::new(new.clone()));
-        let nominated = new.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).filter(|n| !n.is_empty());
-        self.snapshot.nominate(&pod, nominated);
+        let events = match (old.and_then(nominated), nominated(new)) {
+            (_, Some(node)) => {
+                self.snapshot.nominate(&pod, node);
+                Events::NONE
+            }
+            (Some(_), None) => self.forget_nomination(&uid),
+            // A nomination that is being written is not taken back by what was written before.
+            (None, None) => Events::NONE,
+        };
         let same_spec = old.is_some_and(|o| o.spec == new.spec && o.metadata.labels == new.metadata.labels);
         if same_spec && self.queue.get(&uid).is_some() {
             self.queue.refresh(pod);
         } else {
             self.queue.add(pod, now);
         }
-        Events::NONE
+        events
+    }
+
+    /// The room that was kept for a pod is anybody's.
+    fn forget_nomination(&mut self, uid: &str) -> Events {
+        if self.snapshot.forget_nomination(uid) { Events::POD_DELETED } else { Events::NONE }
     }
 
     fn bound_pod(&mut self, old: Option<&Pod>, new: &Arc<Pod>) -> Events {
@@ -213,7 +225,7 @@ impl Scheduler {
         }
         self.queue.remove(&uid);
         let pod = pod();
-        self.snapshot.nominate(&pod, None);
+        let freed = self.forget_nomination(&uid);
         if finished {
             self.snapshot.remove_pod(&uid);
             return Events::POD_DELETED;
@@ -221,7 +233,7 @@ impl Scheduler {
         let before = self.snapshot.remove_pod(&uid);
         let node = pod.node_name().unwrap_or_default().to_owned();
         self.snapshot.add_pod(&pod, &node);
-        match before.filter(|_| was_bound) {
+        let events = match before.filter(|_| was_bound) {
             None => Events::POD_BOUND,
             Some(before) => {
                 let relabelled = before.pod.metadata.labels != pod.pod.metadata.labels;
@@ -229,16 +241,15 @@ impl Scheduler {
                 let events = if relabelled { Events::POD_LABELS } else { Events::NONE };
                 if shrank { events.and(Events::POD_SHRANK) } else { events }
             }
-        }
+        };
+        events.and(freed)
     }
 
     fn pod_gone(&mut self, pod: &Pod) -> Events {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if let Some(waiting) = self.queue.get(uid).cloned() {
-            self.snapshot.nominate(&waiting, None);
-        }
         self.queue.remove(uid);
-        if self.snapshot.remove_pod(uid).is_some() { Events::POD_DELETED } else { Events::NONE }
+        let freed = self.forget_nomination(uid);
+        if self.snapshot.remove_pod(uid).is_some() { Events::POD_DELETED } else { freed }
     }
 
     fn schedule(&mut self, waiting: &Waiting) {
@@ -268,7 +279,7 @@ impl Scheduler {
                 Err(reason) => reason,
                 Ok(victims) => {
                     Metrics::global().preempted(victims.pods.len());
-                    self.snapshot.nominate(pod, Some(&victims.node));
+                    self.snapshot.nominate(pod, &victims.node);
                     nominated = Some(victims.node.clone());
                     self.evict(pod, victims);
                     String::new()
@@ -333,11 +344,10 @@ impl Scheduler {
             let message = format!("Successfully assigned {}/{} to {node}", pod.key.namespace, pod.key.name);
             self.recorder.normal(&*pod.pod, "Scheduled", message);
             self.queue.remove(&pod.uid);
-            self.snapshot.nominate(pod, None);
-            return Events::NONE;
+            return self.forget_nomination(&pod.uid);
         };
-        // Unless the informer has already said that it is bound after all.
-        if self.queue.get(&pod.uid).is_none() {
+        // Unless the informer has said meanwhile that it is bound after all, or gone.
+        if !self.snapshot.pod(&pod.uid).is_some_and(|counted| Arc::ptr_eq(counted, pod)) {
             return Events::NONE;
         }
         self.snapshot.remove_pod(&pod.uid);
@@ -399,6 +409,11 @@ async fn bind(api: &Api<Pod>, pod: &PodInfo, node: &str) -> Result<(), kube::Err
     Ok(())
 }
 
+/// Where the API says that a pod waits for room.
+fn nominated(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())
+}
+
 /// Which events a node's change is.
 fn node_events(old: Option<&Node>, new: &Node) -> Events {
     let Some(old) = old else { return Events::NODE_ADDED };
@@ -418,7 +433,7 @@ fn node_events(old: Option<&Node>, new: &Node) -> Events {
 }
 
 fn shrank(before: &Resources, after: &Resources) -> bool {
-    let smaller = |(name, amount): (&String, &i64)| after.scalar.get(name).copied().unwrap_or(0) < *amount;
+    let smaller = |(name, amount): (&String, &Amount)| after.scalar.get(name).copied().unwrap_or(0) < *amount;
     after.milli_cpu < before.milli_cpu
         || after.memory < before.memory
         || after.ephemeral_storage < before.ephemeral_storage
@@ -431,4 +446,48 @@ fn rand_tie(pod: &PodInfo, start: usize) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&pod.uid, start).hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scheduler() -> Scheduler {
+        let nowhere = Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let mut snapshot = Snapshot::default();
+        let room = json!({"cpu": "1", "memory": "1Gi", "pods": "10"});
+        let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": room}});
+        snapshot.set_node(&Arc::new(serde_json::from_value(node).unwrap()));
+        Scheduler {
+            name: "default-scheduler".to_owned(),
+            recorder: Recorder::new(nowhere.clone(), "test", None),
+            client: nowhere,
+            inputs: mpsc::unbounded_channel().0,
+            plugins: plugins::default_plugins(),
+            snapshot,
+            queue: Queue::default(),
+            start: 0,
+            bindings: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    fn pod(deleted: Option<&str>) -> Arc<Pod> {
+        let metadata = json!({"name": "p", "namespace": "d", "uid": "u", "deletionTimestamp": deleted});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": []}})).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_deleted_before_it_is_bound_takes_no_room() {
+        let mut scheduler = scheduler();
+        scheduler.take(Input::Pod { old: None, new: pod(None) });
+        let waiting = scheduler.queue.pop(Instant::now()).unwrap();
+        scheduler.schedule(&waiting);
+        assert_eq!(scheduler.snapshot.place("u"), Some("n"));
+        // It has a finalizer, and is not gone yet when its binding is refused.
+        scheduler.take(Input::Pod { old: Some(pod(None)), new: pod(Some("2026-01-02T03:04:05Z")) });
+        let conflict = kube::core::Status::failure("it is being deleted", "Conflict").with_code(409).boxed();
+        let (node, error) = ("n".to_owned(), Some(kube::Error::Api(conflict)));
+        scheduler.take(Input::Bound { pod: waiting.pod, node, error, attempt: (1, Instant::now()) });
+        assert_eq!((scheduler.snapshot.pods(), scheduler.queue.lengths()), (0, [0, 0, 0, 0]));
+    }
 }

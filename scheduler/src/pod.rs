@@ -9,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 
-use crate::resources::{self, Resources};
+use crate::resources::{self, Amount, Resources};
 
 /// A port on the node's own address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub struct PodInfo {
     /// What it takes from a node.
     pub requests: Resources,
     /// What it weighs in scoring: (milli CPU, memory).
-    pub scored: (i64, i64),
+    pub scored: (Amount, Amount),
     /// Ports it holds on the node.
     pub ports: Vec<HostPort>,
     /// The uid of its controller.

@@ -6,21 +6,24 @@ use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 
+/// How much of something. One quantity fits into 64 bits; a sum of those that users write need not.
+pub type Amount = i128;
+
 /// What a container without a request counts as in scoring (upstream's `DefaultMilliCPURequest`, `DefaultMemoryRequest`).
-const UNSET_MILLI_CPU: i64 = 100;
-const UNSET_MEMORY: i64 = 200 * 1024 * 1024;
+const UNSET_MILLI_CPU: Amount = 100;
+const UNSET_MEMORY: Amount = 200 * 1024 * 1024;
 
 /// Amounts: CPU in thousandths of a core, memory and ephemeral storage in bytes, anything else in its own units.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Thousandths of a core.
-    pub milli_cpu: i64,
+    pub milli_cpu: Amount,
     /// Bytes.
-    pub memory: i64,
+    pub memory: Amount,
     /// Bytes.
-    pub ephemeral_storage: i64,
+    pub ephemeral_storage: Amount,
     /// Extended resources and huge pages.
-    pub scalar: BTreeMap<String, i64>,
+    pub scalar: BTreeMap<String, Amount>,
 }
 
 /// A quantity's value rounded up, 0 where it cannot be read (validation keeps such out of the store).
@@ -38,12 +41,12 @@ impl Resources {
         let mut out = Self::default();
         for (name, quantity) in list.into_iter().flatten() {
             match name.as_str() {
-                "cpu" => out.milli_cpu = milli(quantity),
-                "memory" => out.memory = value(quantity),
-                "ephemeral-storage" => out.ephemeral_storage = value(quantity),
+                "cpu" => out.milli_cpu = milli(quantity).into(),
+                "memory" => out.memory = value(quantity).into(),
+                "ephemeral-storage" => out.ephemeral_storage = value(quantity).into(),
                 "pods" => {}
                 other => {
-                    out.scalar.insert(other.to_owned(), value(quantity));
+                    out.scalar.insert(other.to_owned(), value(quantity).into());
                 }
             }
         }
@@ -62,10 +65,10 @@ impl Resources {
 
     /// Raises each amount to at least `other`'s.
     pub fn raise(&mut self, other: &Self) {
-        self.merge(other, i64::max);
+        self.merge(other, Amount::max);
     }
 
-    fn merge(&mut self, other: &Self, f: impl Fn(i64, i64) -> i64) {
+    fn merge(&mut self, other: &Self, f: impl Fn(Amount, Amount) -> Amount) {
         self.milli_cpu = f(self.milli_cpu, other.milli_cpu);
         self.memory = f(self.memory, other.memory);
         self.ephemeral_storage = f(self.ephemeral_storage, other.ephemeral_storage);
@@ -84,7 +87,7 @@ pub fn requests(pod: &Pod) -> Resources {
 }
 
 /// The same with a small assumed request where a container has none: (milli CPU, memory). What scoring counts with.
-pub fn scored_requests(pod: &Pod) -> (i64, i64) {
+pub fn scored_requests(pod: &Pod) -> (Amount, Amount) {
     let Some(spec) = &pod.spec else { return (0, 0) };
     let all = total(spec, |requirements| {
         let list = requirements.and_then(|r| r.requests.as_ref());
@@ -158,6 +161,17 @@ mod tests {
             scalar: [("example.com/gpu".to_owned(), 1)].into(),
         };
         assert_eq!(requests(&pod), expected);
+    }
+
+    #[test]
+    fn requests_add_up_however_large() {
+        let most = json!({"resources": {"requests": {"memory": "9223372036854775807"}}});
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [most, most]}})).unwrap();
+        let mut all = requests(&pod);
+        assert_eq!(all.memory, Amount::from(u64::MAX) - 1);
+        all.add(&requests(&pod));
+        all.subtract(&requests(&pod));
+        assert_eq!(all, requests(&pod));
     }
 
     #[test]

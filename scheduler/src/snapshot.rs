@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 
 use crate::{
     pod::{HostPort, PodInfo},
-    resources::{self, Resources},
+    resources::{self, Amount, Resources},
 };
 
 /// One node with what runs on it.
@@ -26,7 +26,7 @@ pub struct NodeInfo {
     /// The sum of its pods' requests.
     pub requested: Resources,
     /// The sum of its pods' weights in scoring: (milli CPU, memory).
-    pub scored: (i64, i64),
+    pub scored: (Amount, Amount),
     /// Its pods by uid, assumed ones included.
     pub pods: HashMap<String, Arc<PodInfo>>,
     /// How many of its pods have affinity terms.
@@ -209,6 +209,11 @@ impl Snapshot {
         pod
     }
 
+    /// A pod as it is counted.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.node(self.place(uid)?)?.pods.get(uid)
+    }
+
     /// Where a pod is counted.
     pub fn place(&self, uid: &str) -> Option<&str> {
         self.places.get(uid).map(|name| &**name)
@@ -219,14 +224,20 @@ impl Snapshot {
         self.namespaces.get(name).cloned()
     }
 
-    /// Remembers that `pod` waits for room on `node`; `None` forgets it.
-    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: Option<&str>) {
+    /// Remembers that `pod` waits for room on `node`, and nowhere else.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        self.forget_nomination(&pod.uid);
+        self.nominated.entry(node.to_owned()).or_default().push(pod.clone());
+    }
+
+    /// The pod waits for no room any more; whether it did.
+    pub fn forget_nomination(&mut self, uid: &str) -> bool {
+        let mut waited = false;
         self.nominated.retain(|_, pods| {
-            pods.retain(|p| p.uid != pod.uid);
+            waited |= pods.iter().any(|p| p.uid == uid);
+            pods.retain(|p| p.uid != uid);
             !pods.is_empty()
         });
-        if let Some(node) = node {
-            self.nominated.entry(node.to_owned()).or_default().push(pod.clone());
-        }
+        waited
     }
 }

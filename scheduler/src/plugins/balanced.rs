@@ -3,6 +3,7 @@
 use crate::{
     framework::{MAX_SCORE, Plugin},
     pod::PodInfo,
+    resources::Amount,
     snapshot::{NodeInfo, Snapshot},
 };
 
@@ -18,7 +19,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         if pod.requests.milli_cpu == 0 && pod.requests.memory == 0 {
             return None;
         }
-        let share = |has: i64, used: i64| if has == 0 { 1.0 } else { (used as f64 / has as f64).min(1.0) };
+        let share = |has: Amount, used: Amount| if has == 0 { 1.0 } else { (used as f64 / has as f64).min(1.0) };
         let score = |node: &&NodeInfo| {
             let cpu = share(node.allocatable.milli_cpu, node.requested.milli_cpu + pod.requests.milli_cpu);
             let memory = share(node.allocatable.memory, node.requested.memory + pod.requests.memory);

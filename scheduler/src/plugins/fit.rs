@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::{
     framework::{Events, MAX_SCORE, Plugin, Prepared, Rejection},
     pod::PodInfo,
-    resources::Resources,
+    resources::{Amount, Resources},
     snapshot::{NodeInfo, Snapshot},
 };
 
@@ -17,7 +17,7 @@ fn lacking(requests: &Resources, node: &NodeInfo) -> Vec<Cow<'static, str>> {
     if node.pods.len() as i64 + 1 > node.allowed_pods {
         lacking.push("Too many pods".into());
     }
-    let short = |wanted: i64, has: i64, used: i64| wanted > 0 && wanted > has - used;
+    let short = |wanted: Amount, has: Amount, used: Amount| wanted > 0 && wanted > has - used;
     if short(requests.milli_cpu, node.allocatable.milli_cpu, node.requested.milli_cpu) {
         lacking.push("Insufficient cpu".into());
     }
@@ -65,7 +65,10 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn score(&self, pod: &PodInfo, _snapshot: &Snapshot, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-        let free = |has: i64, used: i64| if has == 0 || used > has { 0 } else { (has - used) * MAX_SCORE / has };
+        let free = |has: Amount, used: Amount| match has == 0 || used > has {
+            true => 0,
+            false => ((has - used) * Amount::from(MAX_SCORE) / has) as i64,
+        };
         let score = |node: &&NodeInfo| {
             let (cpu, memory) = (node.scored.0 + pod.scored.0, node.scored.1 + pod.scored.1);
             (free(node.allocatable.milli_cpu, cpu) + free(node.allocatable.memory, memory)) / 2

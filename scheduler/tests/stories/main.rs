@@ -126,6 +126,36 @@ async fn the_important_pod_preempts_as_few_as_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_that_is_kept_for_a_pod_is_anybodys_when_that_pod_is_deleted() {
+    let (cluster, _scheduler) = Cluster::with_scheduler().await;
+    cluster.priority("high", 1000).await;
+    for (node, finalizers) in [("n1", json!([])), ("n2", json!(["example.com/stay"]))] {
+        let here = |spec: Value| {
+            let mut spec = spec;
+            spec["nodeSelector"] = json!({"name": node});
+            spec
+        };
+        let [low, vip, thief] = ["low", "vip", "thief"].map(|pod| format!("{pod}-{node}"));
+        cluster.node_with(node, "4", json!({"name": node}), json!({})).await;
+        cluster.pod(&low, "3", here(json!({}))).await;
+        let vip_uid = cluster.pod(&vip, "3", here(json!({"priorityClassName": "high"}))).await.metadata.uid;
+        let patch = kube::api::Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+        cluster.pods().patch(&vip, &kube::api::PatchParams::default(), &patch).await.expect("patched");
+        let nominated = |pods: &[Arc<Pod>]| {
+            let vip = pods.iter().find(|p| p.metadata.uid == vip_uid);
+            vip.and_then(|p| p.status.as_ref()?.nominated_node_name.clone())
+        };
+        cluster.until::<Pod, _>(nominated, Some(node.to_owned())).await;
+        cluster.pod(&thief, "1", here(json!({}))).await;
+        cluster.until::<Pod, _>(|p| condition(p, &thief).map(|c| c.0), Some("False".to_owned())).await;
+        cluster.end(&vip).await;
+        // The victim is still there: this is what the node has beside it.
+        let thief_at = |pods: &[Arc<Pod>]| placements(pods).contains(&format!("{thief}@{node}"));
+        cluster.until::<Pod, _>(thief_at, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gates_hold_a_pod_back_and_other_schedulers_pods_are_left_alone() {
     let (cluster, _scheduler) = Cluster::with_scheduler().await;
     cluster.node("n", "4").await;
