@@ -399,7 +399,7 @@ impl Manager {
 
     /// Keeps the burstable class' share at the sum of its pods' requests.
     fn share(&mut self) {
-        let cpu = self.holding().map(|known| known.burstable_cpu).sum();
+        let cpu = self.holding().map(|known| known.burstable_cpu).fold(0, i64::saturating_add);
         if cpu != self.burstable_cpu {
             self.burstable_cpu = cpu;
             self.ctx.cgroups.share(cpu);

@@ -74,9 +74,7 @@ pub fn check(pod: &Pod, node: &Node, allocatable: &Amounts, others: &[&Pod]) -> 
 pub fn fits(pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Rejection> {
     let mut used = Amounts::new();
     for other in others {
-        for (name, value) in resources::pod_requests(other) {
-            *used.entry(name).or_default() += value;
-        }
+        resources::add(&mut used, &resources::pod_requests(other));
     }
     used.insert("pods".to_owned(), i64::try_from(others.len()).unwrap_or(i64::MAX));
     let mut wanted = resources::pod_requests(pod);
@@ -88,7 +86,7 @@ pub fn fits(pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Rejecti
         }
         let capacity = allocatable.get(name).copied().unwrap_or(0);
         let used = used.get(name).copied().unwrap_or(0);
-        if request + used > capacity {
+        if request.saturating_add(used) > capacity {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {request}, used: {used}, capacity: {capacity}"
             );
@@ -232,8 +230,10 @@ mod tests {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                 {"matchExpressions": [{"key": "size", "operator": op, "values": ["4"]}]}]}}}})
         };
+        let most = json!({"name": "a", "resources": {"requests": {"memory": "9223372036854775807"}}});
         let none = json!({"containers": []});
         let cases = [
+            (judge(json!({"containers": [most, most]}), &[]), Some("OutOfmemory")),
             (judge(cpu("1"), &[]), None),
             (judge(cpu("1"), &[cpu("1m")]), Some("OutOfcpu")),
             (judge(none.clone(), &[none.clone(), none]), Some("OutOfpods")),

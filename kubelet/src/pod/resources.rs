@@ -10,7 +10,7 @@ use k8s_openapi::{
 
 use super::spec::{self, Role};
 
-/// Amounts by resource name; cpu in thousandths, everything else in units.
+/// Amounts by resource name; cpu in thousandths, everything else in units. Sums of what users write end at the largest number.
 pub type Amounts = BTreeMap<String, i64>;
 
 /// A pod's quality-of-service class.
@@ -58,9 +58,11 @@ pub fn limits(container: &Container) -> Amounts {
     amounts(container.resources.as_ref().and_then(|r| r.limits.as_ref()))
 }
 
-fn add(sum: &mut Amounts, more: &Amounts) {
+/// Adds `more`.
+pub fn add(sum: &mut Amounts, more: &Amounts) {
     for (name, value) in more {
-        *sum.entry(name.clone()).or_default() += value;
+        let entry = sum.entry(name.clone()).or_default();
+        *entry = entry.saturating_add(*value);
     }
 }
 
@@ -115,7 +117,7 @@ pub fn pod_limits(pod: &Pod) -> Amounts {
     let overhead = amounts(pod.spec.as_ref().and_then(|s| s.overhead.as_ref()));
     for (name, value) in overhead {
         if let Some(limit) = sum.get_mut(&name) {
-            *limit += value;
+            *limit = limit.saturating_add(value);
         }
     }
     sum
@@ -193,7 +195,7 @@ pub fn resizes(old: &Pod, new: &Pod) -> Vec<Resize> {
 
 /// `cpu.shares` of cgroup v1 for thousandths of a core.
 pub fn cpu_shares(milli: i64) -> i64 {
-    if milli <= 0 { 2 } else { (milli * 1024 / 1000).clamp(2, 262_144) }
+    if milli <= 0 { 2 } else { (milli.saturating_mul(1024) / 1000).clamp(2, 262_144) }
 }
 
 /// `cpu.weight` of cgroup v2 for v1 shares.
@@ -204,9 +206,13 @@ pub fn cpu_weight(shares: i64) -> i64 {
 /// The scheduling period in microseconds.
 pub const CPU_PERIOD_US: i64 = 100_000;
 
-/// `cpu.cfs_quota_us` for a limit in thousandths; 0 is no limit, and 1 ms is the kernel's least.
+/// The kernel's least and most of `cpu.cfs_quota_us` (`MAX_BW` in its `sched.h`).
+const QUOTA_US: (i64, i64) = (1000, (1 << 44) - 1);
+
+/// `cpu.cfs_quota_us` for a limit in thousandths; 0 is no limit.
 pub fn cpu_quota(milli: i64) -> i64 {
-    if milli <= 0 { 0 } else { (milli * CPU_PERIOD_US / 1000).max(1000) }
+    let (least, most) = QUOTA_US;
+    if milli <= 0 { 0 } else { milli.saturating_mul(CPU_PERIOD_US / 1000).clamp(least, most) }
 }
 
 /// How eagerly the kernel kills a container of the pod when memory runs out (KEP-753 for sidecars).
@@ -219,7 +225,7 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, role: Role, node_memory: 
         Qos::BestEffort => 1000,
         Qos::Burstable => {
             let of = |c: &Container| requests(c).get("memory").copied().unwrap_or(0);
-            let score = |request: i64| 1000 - (1000 * request) / node_memory.max(1);
+            let score = |request: i64| 1000 - request.saturating_mul(1000) / node_memory.max(1);
             let mut adj = score(of(container));
             if role == Role::Sidecar {
                 // Never killed before the main containers it serves.
@@ -281,9 +287,9 @@ mod tests {
 
     #[test]
     fn cgroup_values() {
-        assert_eq!([0, 1, 100, 1000].map(cpu_shares), [2, 2, 102, 1024]);
+        assert_eq!([0, 1, 100, 1000, i64::MAX].map(cpu_shares), [2, 2, 102, 1024, 262_144]);
         assert_eq!([2, 1024, 262_144].map(cpu_weight), [1, 39, 10_000]);
-        assert_eq!([0, 5, 500].map(cpu_quota), [0, 1000, 50_000]);
+        assert_eq!([0, 5, 500, i64::MAX].map(cpu_quota), [0, 1000, 50_000, 17_592_186_044_415]);
     }
 
     #[test]
