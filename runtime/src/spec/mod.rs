@@ -271,7 +271,6 @@ fn command(config: &cri::ContainerConfig, image: &RunConfig) -> Result<Vec<Strin
     if all.is_empty() { Err(Error::Invalid("no command specified".to_owned())) } else { Ok(all) }
 }
 
-/// Later ones replace earlier ones of the same name.
 fn environment(inputs: &Inputs<'_>) -> Vec<Vec<u8>> {
     let mut env: Vec<Vec<u8>> = vec![DEFAULT_PATH.into()];
     let own = &inputs.sandbox.hostname;
@@ -281,14 +280,23 @@ fn environment(inputs: &Inputs<'_>) -> Vec<Vec<u8>> {
         env.push(b"TERM=xterm".to_vec());
     }
     let asked = inputs.config.envs.iter().map(|env| [env.key.as_bytes(), b"=", &env.value].concat());
-    for entry in inputs.image.env.iter().map(|entry| entry.clone().into_bytes()).chain(asked) {
-        let name_end = entry.iter().position(|byte| *byte == b'=').map_or(entry.len(), |at| at + 1);
-        match env.iter_mut().find(|known| known.starts_with(&entry[..name_end])) {
-            Some(known) => *known = entry,
-            None => env.push(entry),
+    extend(&mut env, inputs.image.env.iter().map(|entry| entry.clone().into_bytes()).chain(asked));
+    env
+}
+
+/// Adds variables; each replaces an earlier one of the same name.
+fn extend(env: &mut Vec<Vec<u8>>, more: impl Iterator<Item = Vec<u8>>) {
+    for variable in more {
+        match env.iter_mut().find(|known| name(known) == name(&variable)) {
+            Some(known) => *known = variable,
+            None => env.push(variable),
         }
     }
-    env
+}
+
+/// What stands before the `=`; an image may have variables without one.
+fn name(variable: &[u8]) -> Option<&[u8]> {
+    variable.split(|byte| *byte == b'=').next()
 }
 
 /// User and group as the shim looks them up.
@@ -448,6 +456,13 @@ mod tests {
         };
         let all = [decided(&[], &[]), decided(&["c"], &[]), decided(&[], &["a"]), decided(&["c"], &["a"])];
         assert_eq!(all, ["entry default", "c", "entry a", "c a"]);
+    }
+
+    #[test]
+    fn variables() {
+        let mut env = vec![b"PATH=/bin".to_vec()];
+        extend(&mut env, ["P", "A=1", "A=2=3"].map(|text| text.as_bytes().to_vec()).into_iter());
+        assert_eq!(env, ["PATH=/bin", "P", "A=2=3"].map(|text| text.as_bytes().to_vec()));
     }
 
     #[test]
