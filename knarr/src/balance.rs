@@ -227,9 +227,12 @@ mod tests {
         assert_eq!(ask().await, "first");
         first.cancel();
         // Its listener closes when its task has noticed.
-        while ask().await != "second" {
-            tokio::task::yield_now().await;
-        }
+        let noticed = async {
+            while ask().await != "second" {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), noticed).await.unwrap();
         assert_eq!(servers.list().len(), 2);
     }
 }

@@ -230,7 +230,7 @@ struct Registry {
 }
 
 impl Registry {
-    fn start() -> Option<Registry> {
+    async fn start() -> Option<Registry> {
         let program =
             ["/usr/bin/docker-registry", "/usr/local/bin/registry"].into_iter().find(|path| Path::new(path).exists())?;
         let dir = tempfile::tempdir().unwrap();
@@ -249,10 +249,9 @@ impl Registry {
             .stderr(quiet())
             .spawn()
             .unwrap();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        Some(Registry { process, port, dir })
+        let registry = Registry { process, port, dir };
+        support::eventually("the registry listens", async || std::net::TcpStream::connect(("127.0.0.1", port)).ok()).await;
+        Some(registry)
     }
 }
 
@@ -265,7 +264,7 @@ impl Drop for Registry {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pulling_from_a_registry() {
-    let Some(registry) = Registry::start() else {
+    let Some(registry) = Registry::start().await else {
         eprintln!("skipped: docker-registry is not installed");
         return;
     };
@@ -277,9 +276,12 @@ async fn pulling_from_a_registry() {
         .arg(format!("docker-archive:{}", archive.display()))
         .arg(format!("docker://{name}"))
         .status();
-    if !copied.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: skopeo is not installed");
-        return;
+    match copied {
+        Ok(status) => assert!(status.success(), "skopeo: {status}"),
+        Err(error) => {
+            eprintln!("skipped: skopeo does not start: {error}");
+            return;
+        }
     }
     let node = Node::resume(support::Place::new()).await;
     let pull = async |name: &str| {

@@ -88,10 +88,7 @@ async fn thirty_pods_at_once() {
     println!("30 pods at once in {:?}", began.elapsed());
     let began = Instant::now();
     for (number, _, id) in &pods {
-        while support::log(&node.status(id).await).is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(support::log(&node.status(id).await), format!("stdout F {number}\n"));
+        assert_eq!(node.says(id, |log| !log.is_empty()).await, format!("stdout F {number}\n"));
     }
     let mut removals = tokio::task::JoinSet::new();
     for (_, sandbox, _) in pods {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use knarr_runtime::Runtime;
-use support::{NoNetwork, Node, log, script};
+use support::{NoNetwork, Node, eventually, log, script};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_sync() {
@@ -40,9 +40,7 @@ async fn stopping() {
     let handled = node
         .container("handled", script("main", "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done"))
         .await;
-    while !log(&node.status(&handled).await).contains("ready") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    node.says(&handled, |log| log.contains("ready")).await;
     node.cri().stop_container(cri::StopContainerRequest { container_id: handled.clone(), timeout: 30 }).await.unwrap();
     let status = node.status(&handled).await;
     assert_eq!((status.exit_code, log(&status).ends_with("stdout F bye\n")), (5, true));
@@ -73,16 +71,12 @@ async fn a_log_is_rotated() {
     let node = Node::start().await;
     let id = node.container("rotate", script("main", "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done")).await;
     let path = std::path::PathBuf::from(node.status(&id).await.log_path);
-    let filled = async |path: &std::path::Path| {
-        while std::fs::metadata(path).map_or(0, |meta| meta.len()) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    filled(&path).await;
+    let filled = |path: &std::path::Path| std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0).then_some(());
+    eventually("the log has a line", async || filled(&path)).await;
     let old = path.with_extension("old");
     std::fs::rename(&path, &old).unwrap();
     node.cri().reopen_container_log(cri::ReopenContainerLogRequest { container_id: id.clone() }).await.unwrap();
-    filled(&path).await;
+    eventually("the new log has a line", async || filled(&path)).await;
     node.cri().stop_container(cri::StopContainerRequest { container_id: id, timeout: 0 }).await.unwrap();
     let numbers = [old, path].map(|path| std::fs::read_to_string(path).unwrap()).concat();
     let numbers: Vec<usize> = numbers.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();

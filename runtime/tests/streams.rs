@@ -15,7 +15,7 @@ use streaming::client::{Command, PortForward, agreed, upgrade_headers};
 use streaming::command::{Options, Size};
 use streaming::negotiate::{Agreed, Wire};
 use streaming::stream::Receive;
-use support::{Namespace, Node, Place, script};
+use support::{Namespace, Node, Place, eventually, script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 type Io = TokioIo<hyper::upgrade::Upgraded>;
@@ -180,9 +180,8 @@ async fn a_container_with_a_terminal() {
     let mut client = command(&url, Wire::WebSocket, Options { stdin: true, stdout: true, stderr: false, tty: true }).await;
     client.resize(Size { width: 90, height: 20 }).await.unwrap();
     // The size goes another way than the input does.
-    while node.exec(&id, &["stty", "-F", "/dev/console", "size"]).await.0 != "20 90\n" {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let size = async || node.exec(&id, &["stty", "-F", "/dev/console", "size"]).await.0;
+    eventually("the terminal has the size", async || (size().await == "20 90\n").then_some(())).await;
     client.stdin.as_mut().unwrap().write_all(b"hello\r").await.unwrap();
     let said = until(client.stdout.as_mut().unwrap(), "got hello").await;
     assert!(said.contains("20 90"), "{said:?}");
@@ -222,9 +221,7 @@ async fn pods_have_addresses_and_ports_are_forwarded() {
     };
     let first = address().await;
     assert!(first.starts_with("10.42.9."), "{first}");
-    while !support::log(&node.status(&id).await).contains(&format!("inet {first}/32")) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    node.says(&id, |log| log.contains(&format!("inet {first}/32"))).await;
     let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: vec![] };
     let url = node.cri().port_forward(request).await.unwrap().into_inner().url;
     let (io, agreed) = fetch(&url, Wire::Spdy, &["portforward.k8s.io"]).await.unwrap();

@@ -5,10 +5,9 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use knarr_runtime::Runtime;
-use support::{NoNetwork, Node, Place, log, script, with_security};
+use support::{NoNetwork, Node, Place, eventually, log, script, with_security};
 
 /// Tells the test program to be a runtime in this directory.
 const ROLE: &str = "KNARR_TEST_RUNTIME_IN";
@@ -44,14 +43,11 @@ async fn kill_9_of_the_runtime_stops_nothing() {
     let channel = cri::Channel::connect(place.dir.path().join("cri.sock").to_str().unwrap()).unwrap();
     let mut runtime = cri::RuntimeServiceClient::new(channel.clone());
     let mut images = cri::ImageServiceClient::new(channel);
-    for attempt in 0.. {
+    eventually("the other runtime has its image", async || {
         let listed = images.list_images(cri::ListImagesRequest::default()).await;
-        if listed.is_ok_and(|listed| !listed.into_inner().images.is_empty()) {
-            break;
-        }
-        assert!(attempt < 1000, "the other runtime does not answer");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        listed.is_ok_and(|listed| !listed.into_inner().images.is_empty()).then_some(())
+    })
+    .await;
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(place.dir.path().join("cri.sock")).unwrap().permissions(),
     );
@@ -65,11 +61,14 @@ async fn kill_9_of_the_runtime_stops_nothing() {
     let mut ids = Vec::new();
     for (name, text) in [
         ("stays", "i=0; while ! [ -e /go ]; do i=$((i+1)); echo $i; sleep 0.02; done; exit 6"),
-        ("ends", "sleep 0.5; exit 9"),
+        ("ends", "while ! [ -e /place/killed ]; do sleep 0.02; done; exit 9"),
     ] {
+        let mut config = script(name, text);
+        let host_path = place.dir.path().to_str().unwrap().to_owned();
+        config.mounts = vec![cri::Mount { host_path, container_path: "/place".into(), ..Default::default() }];
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.clone(),
-            config: Some(script(name, text)),
+            config: Some(config),
             sandbox_config: Some(pod.clone()),
         };
         let id = runtime.create_container(request).await.unwrap().into_inner().container_id;
@@ -78,11 +77,10 @@ async fn kill_9_of_the_runtime_stops_nothing() {
     }
     process.kill().unwrap();
     process.wait().unwrap();
+    std::fs::write(place.dir.path().join("killed"), "").unwrap();
     // The second container ends while nobody listens; its shim writes that down.
     let exit = place.dir.path().join("state/containers").join(&ids[1]).join("exit");
-    while !exit.exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the shim writes down the end", async || exit.exists().then_some(())).await;
     let node = Node::resume(place).await;
     assert_eq!(node.status(&ids[0]).await.state(), cri::ContainerState::ContainerRunning);
     let ended = node.status(&ids[1]).await;
@@ -110,10 +108,7 @@ async fn containers_on_the_unified_hierarchy() {
         head -c 3 /dev/zero | wc -c
         sleep 1000";
     let id = node.container("unified", script("main", text)).await;
-    while log(&node.status(&id).await).lines().count() < 4 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let said = log(&node.status(&id).await);
+    let said = node.says(&id, |log| log.lines().count() >= 4).await;
     assert_eq!(said, "stdout F 0::/\nstdout F 1\nstdout F device refused\nstdout F 3\n");
     assert_eq!(node.exec(&id, &["sh", "-c", "grep '^0:' /proc/self/cgroup"]).await.0, "0::/\n");
     let stats =

@@ -117,7 +117,11 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        // The kubelet ends on other threads: what it was just making may come after a first look.
+        if let Some(task) = self.task.take() {
+            let ended = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(task));
+            assert!(std::thread::panicking() || ended.is_ok(), "the kubelet panicked");
+        }
+        // What it was just making, on other threads, may come after a first look.
         let mut quiet = 0;
         for _ in 0..200 {
             let found = self.cgroups().iter().filter(|dir| remove_tree(dir)).count();

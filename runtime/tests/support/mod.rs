@@ -95,14 +95,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Their pods end with them.
-        for pid in self.shims() {
-            unsafe { libc::kill(pid, libc::SIGKILL) };
-        }
         let cgroups = runtime::cgroup::detect().unwrap();
         let gone = || cgroups.remove(&self.cgroup).is_ok() && unified().is_none_or(|v2| v2.remove(&self.cgroup).is_ok());
         for _ in 0..200 {
-            if gone() && self.shims().is_empty() {
+            let shims = self.shims();
+            // Their pods end with them.
+            for pid in &shims {
+                unsafe { libc::kill(*pid, libc::SIGKILL) };
+            }
+            if shims.is_empty() && gone() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -240,14 +241,13 @@ impl Node {
 
     /// Waits for a container's end.
     pub async fn ended(&self, id: &str) -> cri::ContainerStatus {
-        for _ in 0..2000 {
-            let status = self.status(id).await;
-            if status.state() == cri::ContainerState::ContainerExited {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("the container does not end");
+        let exited = |status: &cri::ContainerStatus| status.state() == cri::ContainerState::ContainerExited;
+        eventually("the container ends", async || Some(self.status(id).await).filter(exited)).await
+    }
+
+    /// Waits until a container's log, without time stamps, is as it should be.
+    pub async fn says(&self, id: &str, enough: impl Fn(&str) -> bool) -> String {
+        eventually("the container says it", async || Some(log(&self.status(id).await)).filter(|log| enough(log))).await
     }
 
     /// Creates and starts a container in a new pod.
@@ -273,6 +273,19 @@ impl Node {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (text(answer.stdout), text(answer.stderr), answer.exit_code)
     }
+}
+
+/// Asks again and again; for what tells nobody when it is so.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            match ask().await {
+                Some(answer) => return answer,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap_or_else(|_| panic!("waiting until {what}"))
 }
 
 /// The kubelet's usual choice.
