@@ -157,11 +157,7 @@ impl Resource for CertificateSigningRequest {
 }
 
 /// Conditions of one type are exchanged by the old ones, if there are as many.
-fn keep(
-    conditions: &mut [CertificateSigningRequestCondition],
-    before: &[CertificateSigningRequestCondition],
-    kind: &str,
-) {
+fn keep(conditions: &mut [CertificateSigningRequestCondition], before: &[CertificateSigningRequestCondition], kind: &str) {
     let old: Vec<_> = before.iter().filter(|condition| condition.type_ == kind).collect();
     let new: Vec<_> = conditions.iter_mut().filter(|condition| condition.type_ == kind).collect();
     if old.len() == new.len() {

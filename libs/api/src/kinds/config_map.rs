@@ -9,7 +9,12 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}, names};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, Resource, Subresource},
+    names,
+};
 
 /// The type of this kind.
 pub type Served = ConfigMap;

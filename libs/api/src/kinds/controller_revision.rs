@@ -9,7 +9,11 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource, Subresource}};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, Resource, Subresource},
+};
 
 /// The type of this kind.
 pub type Served = ControllerRevision;

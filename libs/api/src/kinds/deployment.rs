@@ -10,11 +10,14 @@ use serde_json::Value;
 use super::shared::{
     cells,
     columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
-    default_to, metadata_accessors, pod_defaults,
-    pod_rules::warnings,
-    replicas,
+    default_to, metadata_accessors, pod_defaults, replicas,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, MetadataRules, Resource, Scale, Subresource}, names};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Context, KindInfo, MetadataRules, Resource, Scale, Subresource},
+    names,
+};
 
 /// The type of this kind.
 pub type Served = Deployment;
@@ -94,18 +97,13 @@ impl Resource for Deployment {
             return check_status(self.status.as_ref().unwrap_or(&none), old.status.as_ref().unwrap_or(&none), errors);
         }
         self.validate(errors);
-        let selector = |object: &Self| object.spec.as_ref().map(|spec| spec.selector.clone());
-        let (new, old) = (selector(self), selector(old));
-        errors.immutable_pointer(&Path::root("spec.selector"), replicas::given(new.as_ref()), replicas::given(old.as_ref()));
+        let (new, old) = (self.spec.as_ref(), old.spec.as_ref());
+        replicas::same_selector(new.map(|spec| &spec.selector), old.map(|spec| &spec.selector), errors);
     }
 
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {
-        let name = old.is_none().then(|| warnings::name(&self.metadata, "Pod names and hostnames")).flatten();
-        if old.is_some_and(|old| old.metadata.generation == self.metadata.generation) {
-            return Vec::new();
-        }
         let template = self.spec.as_ref().map(|spec| &spec.template);
-        name.into_iter().chain(warnings::template(template, "spec.template")).collect()
+        replicas::warnings(&self.metadata, old.map(|old| &old.metadata), template)
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

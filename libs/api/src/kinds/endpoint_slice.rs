@@ -13,7 +13,12 @@ use super::shared::{
     network::{PROTOCOLS, ip_warnings, non_special_ip},
     text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, MetadataRules, Resource, Subresource}, meta, names};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Context, KindInfo, MetadataRules, Resource, Subresource},
+    meta, names,
+};
 
 /// The type of this kind.
 pub type Served = EndpointSlice;

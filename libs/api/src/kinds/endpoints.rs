@@ -11,7 +11,12 @@ use super::shared::{
     network::{PROTOCOLS, ip_warnings, non_special_ip},
     text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, Resource}, names};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, Resource},
+    names,
+};
 
 /// The type of this kind.
 pub type Served = Endpoints;

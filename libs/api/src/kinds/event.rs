@@ -9,7 +9,12 @@ use super::shared::{
     columns::{column, wide},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Column, KindInfo, MetadataRules, NameRule, Resource}, names};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Column, KindInfo, MetadataRules, NameRule, Resource},
+    names,
+};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -41,7 +46,19 @@ impl Resource for Event {
         relaxed_durability: true,
         create_on_update: true,
         garbage_collected: false,
-        fields: &["involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason", "reportingComponent", "source", "type"],
+        fields: &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ],
         metadata_rules: MetadataRules { on_create: false, as_new: 0, against_old: 0, known_finalizers: false },
         ..KindInfo::BASE
     };
@@ -150,9 +167,11 @@ pub(super) fn rules(event: &Event, reporter_field: &str, errors: &mut FieldError
         let reporter = text(event.reporting_component.as_ref());
         errors.non_empty(&path, reporter);
         errors.each(&path, reporter, names::qualified_name(reporter));
-        for (field, value, max) in
-            [("reportingInstance", &event.reporting_instance, 128), ("action", &event.action, 128), ("reason", &event.reason, 128)]
-        {
+        for (field, value, max) in [
+            ("reportingInstance", &event.reporting_instance, 128),
+            ("action", &event.action, 128),
+            ("reason", &event.reason, 128),
+        ] {
             let value = text(value.as_ref());
             errors.non_empty(&Path::root(field), value);
             too_long(field, value, max, errors);

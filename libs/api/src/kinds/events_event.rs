@@ -8,7 +8,11 @@ use super::{
     event::{self, COLUMNS},
     shared::{default_to, metadata_accessors, text},
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource, Subresource}};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, MetadataRules, Resource, Subresource},
+};
 
 /// The type of this kind.
 pub type Served = Event;
@@ -37,7 +41,18 @@ impl Resource for Event {
         create_on_update: true,
         stored_as: Some(("", "v1", "Event")),
         garbage_collected: false,
-        fields: &["regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid", "regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath", "reason", "reportingController", "type"],
+        fields: &[
+            "regarding.kind",
+            "regarding.namespace",
+            "regarding.name",
+            "regarding.uid",
+            "regarding.apiVersion",
+            "regarding.resourceVersion",
+            "regarding.fieldPath",
+            "reason",
+            "reportingController",
+            "type",
+        ],
         metadata_rules: MetadataRules::CHANGES,
         ..KindInfo::BASE
     };
@@ -210,6 +225,14 @@ fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
     errors.immutable(&at("eventTime"), &new.event_time, &old.event_time);
     errors.immutable(&at("action"), &text(new.action.as_ref()), &text(old.action.as_ref()));
     errors.immutable_pointer(&at("related"), new.related.as_ref(), old.related.as_ref());
-    errors.immutable(&at("reportingController"), &text(new.reporting_component.as_ref()), &text(old.reporting_component.as_ref()));
-    errors.immutable(&at("reportingInstance"), &text(new.reporting_instance.as_ref()), &text(old.reporting_instance.as_ref()));
+    errors.immutable(
+        &at("reportingController"),
+        &text(new.reporting_component.as_ref()),
+        &text(old.reporting_component.as_ref()),
+    );
+    errors.immutable(
+        &at("reportingInstance"),
+        &text(new.reporting_instance.as_ref()),
+        &text(old.reporting_instance.as_ref()),
+    );
 }

@@ -9,7 +9,11 @@ use super::shared::{
     columns::{AGE, NAME, column},
     metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource}};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, MetadataRules, Resource},
+};
 
 /// The type of this kind.
 pub type Served = Lease;

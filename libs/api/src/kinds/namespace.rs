@@ -9,7 +9,12 @@ use super::shared::{
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, NameRule, Resource, Subresource}, names, pluck};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Context, KindInfo, NameRule, Resource, Subresource},
+    names, pluck,
+};
 
 /// The type of this kind.
 pub type Served = Namespace;

@@ -113,7 +113,10 @@ impl Resource for NetworkPolicy {
 }
 
 /// Every rule of both directions: its path, its ports, its peers and what the latter's field is called.
-fn each_rule(spec: &NetworkPolicySpec, mut look: impl FnMut(&Path, &[NetworkPolicyPort], &[NetworkPolicyPeer], &'static str)) {
+fn each_rule(
+    spec: &NetworkPolicySpec,
+    mut look: impl FnMut(&Path, &[NetworkPolicyPort], &[NetworkPolicyPeer], &'static str),
+) {
     let root = Path::root("spec");
     for (i, rule) in spec.ingress.iter().flatten().enumerate() {
         let (ports, from) = (rule.ports.as_deref(), rule.from.as_deref());

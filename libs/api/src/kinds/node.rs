@@ -13,7 +13,12 @@ use super::shared::{
     pod_rules::{resources, taint_effect},
     text,
 };
-use crate::{field::{ErrorKind, FieldErrors}, field_path::Path, kind::{Context, KindInfo, Resource, Subresource}, names, pluck};
+use crate::{
+    field::{ErrorKind, FieldErrors},
+    field_path::Path,
+    kind::{Context, KindInfo, Resource, Subresource},
+    names, pluck,
+};
 
 /// The type of this kind.
 pub type Served = Node;
@@ -94,9 +99,10 @@ impl Resource for Node {
             errors.invalid(path, &ranges, "may specify no more than one CIDR for each IP family");
         }
         if let [first, second] = ranges
-            && first == second {
-                errors.duplicate(path.index(1), second);
-            }
+            && first == second
+        {
+            errors.duplicate(path.index(1), second);
+        }
     }
 
     fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {

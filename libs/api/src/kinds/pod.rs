@@ -11,7 +11,10 @@ use super::shared::{
     pod_rules::{self, update, warnings},
     text,
 };
-use crate::{field::FieldErrors, kind::{Context, KindInfo, Resource, Subresource}};
+use crate::{
+    field::FieldErrors,
+    kind::{Context, KindInfo, Resource, Subresource},
+};
 
 #[path = "pod/admission.rs"]
 pub mod admission;
@@ -66,7 +69,16 @@ impl Resource for Pod {
             wide("Readiness Gates", "string", "Readiness gates that are met, of all."),
         ],
         has_generation: true,
-        fields: &["spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"],
+        fields: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ],
         ..KindInfo::BASE
     };
 
@@ -88,11 +100,8 @@ impl Resource for Pod {
         if let (Some(ip), None) = (&status.host_ip, &status.host_ips) {
             status.host_ips = Some(vec![k8s_openapi::api::core::v1::HostIP { ip: ip.clone() }]);
         }
-        let lists = [
-            &mut status.init_container_statuses,
-            &mut status.container_statuses,
-            &mut status.ephemeral_container_statuses,
-        ];
+        let lists =
+            [&mut status.init_container_statuses, &mut status.container_statuses, &mut status.ephemeral_container_statuses];
         for container in lists.into_iter().flat_map(|list| list.iter_mut().flatten()) {
             container.state.get_or_insert_default();
             container.last_state.get_or_insert_default();
@@ -230,7 +239,9 @@ fn prepare_for_resize(new: &mut Pod, old: &Pod) {
     new.metadata.managed_fields = metadata.managed_fields;
     let spec = new.spec.get_or_insert_default();
     let asked_init = asked.init_containers.unwrap_or_default();
-    for (kept, wanted) in [(&mut spec.containers, &asked.containers), (spec.init_containers.get_or_insert_default(), &asked_init)] {
+    for (kept, wanted) in
+        [(&mut spec.containers, &asked.containers), (spec.init_containers.get_or_insert_default(), &asked_init)]
+    {
         for container in kept.iter_mut() {
             if let Some(wanted) = wanted.iter().find(|wanted| wanted.name == container.name) {
                 container.resources.clone_from(&wanted.resources);
@@ -282,8 +293,11 @@ mod tests {
         let got = [
             old["metadata"]["generation"].clone(),
             generation(json!({"metadata": {"labels": {"a": "b"}}}), None),
-            generation(json!({"spec": {"containers": [{"name": "c", "image": "other", "imagePullPolicy": "Always",
-                "resources": {}, "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}]}}), None),
+            generation(
+                json!({"spec": {"containers": [{"name": "c", "image": "other", "imagePullPolicy": "Always",
+                "resources": {}, "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}]}}),
+                None,
+            ),
             generation(json!({"status": {"phase": "Running"}}), Some(Subresource::Status)),
         ];
         assert_eq!(got, [1, 1, 2, 1].map(Value::from));

@@ -10,7 +10,11 @@ use super::shared::{
     metadata_accessors, pod_defaults,
     pod_rules::{self, warnings},
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource}};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, MetadataRules, Resource},
+};
 
 /// The type of this kind.
 pub type Served = PodTemplate;

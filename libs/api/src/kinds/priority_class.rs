@@ -11,7 +11,11 @@ use super::shared::{
     pod_rules::preemption_policy,
     text,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{KindInfo, MetadataRules, Resource, Subresource}};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{KindInfo, MetadataRules, Resource, Subresource},
+};
 
 /// The type of this kind.
 pub type Served = PriorityClass;
@@ -22,7 +26,11 @@ const HIGHEST_OF_USERS: i32 = 1_000_000_000;
 /// Classes that every cluster has: name, value, description.
 pub const SYSTEM_CLASSES: [(&str, i32, &str); 2] = [
     ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
 ];
 
 impl Resource for PriorityClass {
@@ -55,7 +63,8 @@ impl Resource for PriorityClass {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         if name.starts_with("system-") {
             if let Err(reason) = check_system_class(self, name) {
-                let message = format!("priority class names with 'system-' prefix are reserved for system use only. error: {reason}");
+                let message =
+                    format!("priority class names with 'system-' prefix are reserved for system use only. error: {reason}");
                 errors.forbidden("metadata.name", message);
             }
         } else if self.value > HIGHEST_OF_USERS {

@@ -4,14 +4,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use serde_json::Value;
 
-use super::shared::{
-    cells,
-    columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
-    default_to, metadata_accessors, pod_defaults,
-    pod_rules::warnings,
-    replicas,
+use super::shared::{cells, default_to, metadata_accessors, pod_defaults, replicas};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Context, KindInfo, Resource, Scale, Subresource},
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Scale, Subresource}, pluck};
 
 /// The type of this kind.
 pub type Served = ReplicaSet;
@@ -25,18 +23,9 @@ impl Resource for ReplicaSet {
         short_names: &["rs"],
         categories: &["all"],
         subresources: &[Subresource::Scale, Subresource::Status],
-        columns: &[
-            NAME,
-            column("Desired", "integer", "Pods that are wanted."),
-            column("Current", "integer", "Pods that exist."),
-            column("Ready", "integer", "Pods that are ready."),
-            AGE,
-            CONTAINERS,
-            IMAGES,
-            SELECTOR,
-        ],
+        columns: replicas::COLUMNS,
         has_generation: true,
-        fields: &["status.replicas"],
+        fields: replicas::FIELDS,
         ..KindInfo::BASE
     };
 
@@ -76,67 +65,42 @@ impl Resource for ReplicaSet {
 
     fn validate_update(&self, old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
         if at == Some(Subresource::Status) {
-            let no_status = Default::default();
-        let status = self.status.as_ref().unwrap_or(&no_status);
-            let counts = replicas::Counts {
-                replicas: status.replicas,
-                fully_labeled: status.fully_labeled_replicas,
-                ready: status.ready_replicas,
-                available: status.available_replicas,
-                observed_generation: status.observed_generation,
-            };
-            errors.non_negative(&Path::root("status.terminatingReplicas"), status.terminating_replicas);
-            return counts.check(&Path::root("status"), errors);
+            let terminating = self.status.as_ref().and_then(|status| status.terminating_replicas);
+            errors.non_negative(&Path::root("status.terminatingReplicas"), terminating);
+            return counts(self).check(&Path::root("status"), errors);
         }
         // Twice, as upstream's causes have it.
         self.validate(errors);
         self.validate(errors);
-        let selector = |object: &Self| object.spec.as_ref().map(|spec| spec.selector.clone());
-        let (new, old) = (selector(self), selector(old));
-        errors.immutable_pointer(&Path::root("spec.selector"), replicas::given(new.as_ref()), replicas::given(old.as_ref()));
+        let (new, old) = (self.spec.as_ref(), old.spec.as_ref());
+        replicas::same_selector(new.map(|spec| &spec.selector), old.map(|spec| &spec.selector), errors);
     }
 
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {
-        let name = old.is_none().then(|| warnings::name(&self.metadata, "Pod names and hostnames")).flatten();
-        if old.is_some_and(|old| old.metadata.generation == self.metadata.generation) {
-            return Vec::new();
-        }
         let template = self.spec.as_ref().and_then(|spec| spec.template.as_ref());
-        name.into_iter().chain(warnings::template(template, "spec.template")).collect()
+        replicas::warnings(&self.metadata, old.map(|old| &old.metadata), template)
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", self.status.as_ref().map_or(0, |status| status.replicas).to_string())]
+        replicas::fields(&counts(self))
     }
 
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        let replicas = pluck::texts(bytes, Self::INFO.fields).concat();
-        vec![("status.replicas", if replicas.is_empty() { "0".to_owned() } else { replicas })]
+        replicas::fields_of(bytes)
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let no_spec = Default::default();
         let spec = self.spec.as_ref().unwrap_or(&no_spec);
-        let no_status = Default::default();
-        let status = self.status.as_ref().unwrap_or(&no_status);
-        let (names, images) = cells::template(spec.template.as_ref());
-        vec![
-            cells::name(&self.metadata),
-            spec.replicas.unwrap_or(0).into(),
-            status.replicas.into(),
-            status.ready_replicas.unwrap_or(0).into(),
-            cells::age(&self.metadata, now),
-            names.into(),
-            images.into(),
-            cells::selector(&spec.selector).into(),
-        ]
+        let selector = cells::selector(&spec.selector);
+        replicas::cells(&self.metadata, spec.replicas, &counts(self), spec.template.as_ref(), selector, now)
     }
 
     fn scale(&self) -> Option<Scale> {
         let spec = self.spec.as_ref()?;
         Some(Scale {
             replicas: spec.replicas.unwrap_or(0),
-            status_replicas: self.status.as_ref().map_or(0, |status| status.replicas),
+            status_replicas: counts(self).replicas,
             selector: cells::selector(&spec.selector),
         })
     }
@@ -144,4 +108,14 @@ impl Resource for ReplicaSet {
     fn set_scale(&mut self, replicas: i32) {
         self.spec.get_or_insert_default().replicas = Some(replicas);
     }
+}
+
+fn counts(object: &ReplicaSet) -> replicas::Counts {
+    object.status.as_ref().map_or_else(Default::default, |status| replicas::Counts {
+        replicas: status.replicas,
+        fully_labeled: status.fully_labeled_replicas,
+        ready: status.ready_replicas,
+        available: status.available_replicas,
+        observed_generation: status.observed_generation,
+    })
 }

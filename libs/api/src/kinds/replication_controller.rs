@@ -4,14 +4,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerStatus};
 use serde_json::Value;
 
-use super::shared::{
-    cells,
-    columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
-    default_to, metadata_accessors, pod_defaults,
-    pod_rules::{self, warnings},
-    replicas,
+use super::shared::{cells, default_to, metadata_accessors, pod_defaults, pod_rules, replicas};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    kind::{Context, KindInfo, Resource, Scale, Subresource},
+    selector::Selector,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::{Context, KindInfo, Resource, Scale, Subresource}, pluck, selector::Selector};
 
 /// The type of this kind.
 pub type Served = ReplicationController;
@@ -25,19 +24,10 @@ impl Resource for ReplicationController {
         categories: &["all"],
         storage_prefix: Some("controllers"),
         subresources: &[Subresource::Scale, Subresource::Status],
-        columns: &[
-            NAME,
-            column("Desired", "integer", "Pods that are wanted."),
-            column("Current", "integer", "Pods that exist."),
-            column("Ready", "integer", "Pods that are ready."),
-            AGE,
-            CONTAINERS,
-            IMAGES,
-            SELECTOR,
-        ],
+        columns: replicas::COLUMNS,
         has_generation: true,
         orphans_dependents: true,
-        fields: &["status.replicas"],
+        fields: replicas::FIELDS,
         ..KindInfo::BASE
     };
 
@@ -97,16 +87,7 @@ impl Resource for ReplicationController {
 
     fn validate_update(&self, _old: &Self, at: Option<Subresource>, errors: &mut FieldErrors) {
         if at == Some(Subresource::Status) {
-            let no_status = Default::default();
-        let status = self.status.as_ref().unwrap_or(&no_status);
-            let counts = replicas::Counts {
-                replicas: status.replicas,
-                fully_labeled: status.fully_labeled_replicas,
-                ready: status.ready_replicas,
-                available: status.available_replicas,
-                observed_generation: status.observed_generation,
-            };
-            return counts.check(&Path::root("status"), errors);
+            return counts(self).check(&Path::root("status"), errors);
         }
         // Twice, as upstream's causes have it.
         self.validate(errors);
@@ -114,39 +95,23 @@ impl Resource for ReplicationController {
     }
 
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {
-        let name = old.is_none().then(|| warnings::name(&self.metadata, "Pod names and hostnames")).flatten();
-        if old.is_some_and(|old| old.metadata.generation == self.metadata.generation) {
-            return Vec::new();
-        }
         let template = self.spec.as_ref().and_then(|spec| spec.template.as_ref());
-        name.into_iter().chain(warnings::template(template, "spec.template")).collect()
+        replicas::warnings(&self.metadata, old.map(|old| &old.metadata), template)
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", self.status.as_ref().map_or(0, |status| status.replicas).to_string())]
+        replicas::fields(&counts(self))
     }
 
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        let replicas = pluck::texts(bytes, Self::INFO.fields).concat();
-        vec![("status.replicas", if replicas.is_empty() { "0".to_owned() } else { replicas })]
+        replicas::fields_of(bytes)
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
         let no_spec = Default::default();
         let spec = self.spec.as_ref().unwrap_or(&no_spec);
-        let no_status = Default::default();
-        let status = self.status.as_ref().unwrap_or(&no_status);
-        let (names, images) = cells::template(spec.template.as_ref());
-        vec![
-            cells::name(&self.metadata),
-            spec.replicas.unwrap_or(0).into(),
-            status.replicas.into(),
-            status.ready_replicas.unwrap_or(0).into(),
-            cells::age(&self.metadata, now),
-            names.into(),
-            images.into(),
-            cells::labels(spec.selector.as_ref()).into(),
-        ]
+        let selector = cells::labels(spec.selector.as_ref());
+        replicas::cells(&self.metadata, spec.replicas, &counts(self), spec.template.as_ref(), selector, now)
     }
 
     fn scale(&self) -> Option<Scale> {
@@ -155,11 +120,21 @@ impl Resource for ReplicationController {
             Some(selector) if !selector.is_empty() => cells::labels(Some(selector)),
             _ => String::new(),
         };
-        let status_replicas = self.status.as_ref().map_or(0, |status| status.replicas);
+        let status_replicas = counts(self).replicas;
         Some(Scale { replicas: spec.replicas.unwrap_or(0), status_replicas, selector })
     }
 
     fn set_scale(&mut self, replicas: i32) {
         self.spec.get_or_insert_default().replicas = Some(replicas);
     }
+}
+
+fn counts(object: &ReplicationController) -> replicas::Counts {
+    object.status.as_ref().map_or_else(Default::default, |status| replicas::Counts {
+        replicas: status.replicas,
+        fully_labeled: status.fully_labeled_replicas,
+        ready: status.ready_replicas,
+        available: status.available_replicas,
+        observed_generation: status.observed_generation,
+    })
 }

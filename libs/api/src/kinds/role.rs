@@ -5,7 +5,10 @@ use k8s_openapi::api::rbac::v1::Role;
 use serde_json::Value;
 
 use super::shared::{cells, columns::NAME, columns::column, metadata_accessors, rbac};
-use crate::{field::FieldErrors, kind::{KindInfo, MetadataRules, NameRule, Resource}};
+use crate::{
+    field::FieldErrors,
+    kind::{KindInfo, MetadataRules, NameRule, Resource},
+};
 
 /// The type of this kind.
 pub type Served = Role;

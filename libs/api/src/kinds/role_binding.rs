@@ -5,7 +5,10 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use serde_json::Value;
 
 use super::shared::{metadata_accessors, rbac};
-use crate::{field::FieldErrors, kind::{KindInfo, MetadataRules, NameRule, Resource, Subresource}};
+use crate::{
+    field::FieldErrors,
+    kind::{KindInfo, MetadataRules, NameRule, Resource, Subresource},
+};
 
 /// The type of this kind.
 pub type Served = RoleBinding;

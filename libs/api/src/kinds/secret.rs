@@ -10,7 +10,13 @@ use super::shared::{
     columns::{AGE, NAME, column},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, field_path::Path, key_pair, kind::{Context, KindInfo, Resource, Subresource}, names};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    key_pair,
+    kind::{Context, KindInfo, Resource, Subresource},
+    names,
+};
 
 /// The type of this kind.
 pub type Served = Secret;

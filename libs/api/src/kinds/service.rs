@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig},
+    api::core::v1::{
+        ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use serde_json::Value;
@@ -14,7 +16,10 @@ use super::shared::{
     columns::{AGE, NAME, SELECTOR, column},
     default_to, metadata_accessors, text,
 };
-use crate::{field::FieldErrors, kind::{Context, KindInfo, NameRule, Resource, Subresource}};
+use crate::{
+    field::FieldErrors,
+    kind::{Context, KindInfo, NameRule, Resource, Subresource},
+};
 
 #[path = "service/rules.rs"]
 mod rules;
@@ -199,7 +204,8 @@ fn set_spec_defaults(spec: &mut ServiceSpec) {
     }
     if is(spec, "ExternalName") {
         // There is no traffic to have a policy for. What makes no sense is told of.
-        spec.internal_traffic_policy = spec.internal_traffic_policy.take().filter(|policy| !matches!(policy.as_str(), "Cluster" | "Local"));
+        spec.internal_traffic_policy =
+            spec.internal_traffic_policy.take().filter(|policy| !matches!(policy.as_str(), "Cluster" | "Local"));
     }
     if is(spec, "LoadBalancer") {
         default_to(&mut spec.allocate_load_balancer_node_ports, true);
@@ -271,7 +277,8 @@ fn drop_type_dependent_fields(old: &ServiceSpec, new: &mut ServiceSpec) {
     if has_node_ports(old) && !has_node_ports(new) && node_ports(old).is_superset(&node_ports(new)) {
         new.ports.iter_mut().flatten().for_each(|port| port.node_port = None);
     }
-    if has_health_check_port(old) && !has_health_check_port(new) && old.health_check_node_port == new.health_check_node_port {
+    if has_health_check_port(old) && !has_health_check_port(new) && old.health_check_node_port == new.health_check_node_port
+    {
         new.health_check_node_port = None;
     }
     if is(old, "LoadBalancer") && !is(new, "LoadBalancer") {

@@ -111,9 +111,8 @@ mod tests {
 
     #[test]
     fn priorities_come_from_classes() {
-        let find = |name: &str| {
-            (name == "high").then(|| PriorityClass { preemption_policy: Some("Never".into()), ..of_value(7) })
-        };
+        let find =
+            |name: &str| (name == "high").then(|| PriorityClass { preemption_policy: Some("Never".into()), ..of_value(7) });
         let assign = |spec: Value| {
             let mut pod = json!({"spec": spec});
             assign_priority(&mut pod, find, None).map(|()| pod["spec"].clone())

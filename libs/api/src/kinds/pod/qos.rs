@@ -19,9 +19,7 @@ pub fn qos_class(spec: &PodSpec) -> &'static str {
         Some(resources) => vec![resources],
         None => {
             let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-            let empty = const {
-                &ResourceRequirements { claims: None, limits: None, requests: None }
-            };
+            let empty = const { &ResourceRequirements { claims: None, limits: None, requests: None } };
             containers.map(|container| container.resources.as_ref().unwrap_or(empty)).collect()
         }
     };

@@ -67,7 +67,7 @@ fn is_true(pod: &Pod, condition: &str) -> bool {
 
 fn summarize(pod: &Pod) -> Summary {
     let no_status = Default::default();
-        let status = pod.status.as_ref().unwrap_or(&no_status);
+    let status = pod.status.as_ref().unwrap_or(&no_status);
     let init: Vec<&Container> = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).collect();
     let mut reason = status.reason.clone().or(status.phase.clone()).unwrap_or_default();
     if conditions(pod).any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("SchedulingGated")) {
@@ -90,7 +90,9 @@ fn summarize(pod: &Pod) -> Summary {
                 continue;
             }
             (Some(end), _) => all.reason = format!("Init:{}", end_reason(end)),
-            (None, Some(waiting)) if !waiting.is_empty() && waiting != "PodInitializing" => all.reason = format!("Init:{waiting}"),
+            (None, Some(waiting)) if !waiting.is_empty() && waiting != "PodInitializing" => {
+                all.reason = format!("Init:{waiting}")
+            }
             _ => all.reason = format!("Init:{index}/{}", init.len()),
         }
         initializing = true;

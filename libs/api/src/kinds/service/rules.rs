@@ -35,10 +35,11 @@ pub(super) fn service(service: &Service, errors: &mut FieldErrors) {
     let spec = &spec_of(service);
     let path = &Path::root("spec");
     if let (Some(mode), Some(hints)) = (annotation(service, MODE), annotation(service, HINTS))
-        && mode != hints {
-            let message = format!("must match annotations[{HINTS}] when both are specified");
-            errors.invalid(Path::root("metadata.annotations").key(MODE), mode, message);
-        }
+        && mode != hints
+    {
+        let message = format!("must match annotations[{HINTS}] when both are specified");
+        errors.invalid(Path::root("metadata.annotations").key(MODE), mode, message);
+    }
     let ports = spec.ports.as_deref().unwrap_or_default();
     if ports.is_empty() && !is_headless(spec) && !is(spec, "ExternalName") {
         errors.required(path.child("ports"), "");
@@ -223,9 +224,10 @@ fn repeated_ports(spec: &ServiceSpec, ports: &[ServicePort], path: &Path, errors
     let mut node_ports = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
         if let Some(number) = port.node_port.filter(|number| *number != 0)
-            && !node_ports.insert((text(port.protocol.as_ref()), number)) {
-                errors.duplicate(path.index(i).child("nodePort"), &number);
-            }
+            && !node_ports.insert((text(port.protocol.as_ref()), number))
+        {
+            errors.duplicate(path.index(i).child("nodePort"), &number);
+        }
     }
     let mut seen = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {

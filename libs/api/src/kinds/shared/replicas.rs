@@ -1,9 +1,80 @@
-//! What ReplicaSets, ReplicationControllers and Deployments check alike.
+//! What ReplicaSets, ReplicationControllers and Deployments check, tell and show alike.
 
-use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::PodTemplateSpec,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+use serde_json::Value;
 
-use super::pod_rules;
-use crate::{field::FieldErrors, field_path::Path, selector::Selector};
+use super::{
+    cells,
+    columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
+    pod_rules,
+};
+use crate::{field::FieldErrors, field_path::Path, kind::Column, pluck, selector::Selector};
+
+/// The columns of ReplicaSets and ReplicationControllers.
+pub const COLUMNS: &[Column] = &[
+    NAME,
+    column("Desired", "integer", "Pods that are wanted."),
+    column("Current", "integer", "Pods that exist."),
+    column("Ready", "integer", "Pods that are ready."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+/// The row for [`COLUMNS`].
+pub fn cells(
+    metadata: &ObjectMeta,
+    wanted: Option<i32>,
+    counts: &Counts,
+    template: Option<&PodTemplateSpec>,
+    selector: String,
+    now: Timestamp,
+) -> Vec<Value> {
+    let (names, images) = cells::template(template);
+    vec![
+        cells::name(metadata),
+        wanted.unwrap_or(0).into(),
+        counts.replicas.into(),
+        counts.ready.unwrap_or(0).into(),
+        cells::age(metadata, now),
+        names.into(),
+        images.into(),
+        selector.into(),
+    ]
+}
+
+/// What fields are selected by.
+pub const FIELDS: &[&str] = &["status.replicas"];
+
+/// [`FIELDS`] of an object with this status.
+pub fn fields(counts: &Counts) -> Vec<(&'static str, String)> {
+    vec![("status.replicas", counts.replicas.to_string())]
+}
+
+/// [`FIELDS`] of an encoded object.
+pub fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
+    let replicas = pluck::texts(bytes, FIELDS).concat();
+    vec![("status.replicas", if replicas.is_empty() { "0".to_owned() } else { replicas })]
+}
+
+/// Of a new object's name, and of the template where it may have changed.
+pub fn warnings(metadata: &ObjectMeta, old: Option<&ObjectMeta>, template: Option<&PodTemplateSpec>) -> Vec<String> {
+    if old.is_some_and(|old| old.generation == metadata.generation) {
+        return Vec::new();
+    }
+    let name = old.is_none().then(|| pod_rules::warnings::name(metadata, "Pod names and hostnames")).flatten();
+    name.into_iter().chain(pod_rules::warnings::template(template, "spec.template")).collect()
+}
+
+/// The selector stays.
+pub fn same_selector(new: Option<&LabelSelector>, old: Option<&LabelSelector>, errors: &mut FieldErrors) {
+    errors.immutable_pointer(&Path::root("spec.selector"), given(new), given(old));
+}
 
 /// `selector` and `template` of the spec at `path`.
 pub fn selector_and_template(
@@ -37,11 +108,12 @@ pub fn selector_and_template(
 }
 
 /// A selector, unless it is a missing one. See `normalize`: an empty selector has an empty map, a missing one has none.
-pub fn given(selector: Option<&LabelSelector>) -> Option<&LabelSelector> {
+fn given(selector: Option<&LabelSelector>) -> Option<&LabelSelector> {
     selector.filter(|selector| **selector != LabelSelector::default())
 }
 
 /// Counts in a status.
+#[derive(Default)]
 pub struct Counts {
     /// `replicas`
     pub replicas: i32,
