@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use client::{Change, Error, Informer, Key, Next, Object, Options, Queue, Step, is_conflict, is_not_found};
+use client::{Error, Informer, Key, Next, Options, Queue, Step, is_conflict, is_not_found};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::PostParams;
@@ -78,23 +78,14 @@ pub async fn run(ctx: Context) {
         return;
     }
     let queue = Queue::new(NAME);
-    wake(&this.maps, &queue);
-    wake(&this.tokens, &queue);
-    client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
-}
-
-/// Whatever changes, it is the one map that is looked at.
-fn wake<K: Object>(objects: &Informer<K>, queue: &Queue<Key>) {
-    let queue = queue.clone();
-    objects.on_change(move |_: Change<'_, K>| queue.add(Key::new(NAMESPACE, MAP)));
+    // Whatever changes, it is the one map that is looked at.
+    this.maps.wake(&queue, |_| [Key::new(NAMESPACE, MAP)]);
+    this.tokens.wake(&queue, |_| [Key::new(NAMESPACE, MAP)]);
+    client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(map) = self.maps.get(&key) else { return Ok(Next::Done) };
         let (tokens, now) = (self.tokens.list(), Timestamp::now());
         if let Some(data) = decide(&map, tokens.iter().map(Arc::as_ref), now) {

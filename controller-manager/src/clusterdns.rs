@@ -138,21 +138,16 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(synced).await.is_none() {
         return;
     }
-    let of_node = queue.clone();
-    this.nodes.on_change(move |change| of_node.add(Key::of(&change.object().metadata)));
-    let of_slice = queue.clone();
-    this.slices.on_change(move |change| {
+    this.nodes.wake(&queue, |change| [Key::of(&change.object().metadata)]);
+    this.slices.wake(&queue, |change| {
         let name = change.object().metadata.name.as_deref().unwrap_or_default();
-        if let Some(node) = name.strip_prefix(SERVICE).and_then(|rest| rest.strip_prefix('-')) {
-            of_slice.add(Key::cluster(node));
-        }
+        name.strip_prefix(SERVICE).and_then(|rest| rest.strip_prefix('-')).map(Key::cluster)
     });
     // The service's own key; it concerns all nodes.
-    let all = (queue.clone(), this.nodes.clone());
-    this.services.on_change(move |_| {
-        let (queue, nodes) = &all;
-        queue.add(Key::new(NAMESPACE, SERVICE));
-        nodes.list().iter().for_each(|node| queue.add(Key::of(&node.metadata)));
+    let nodes = this.nodes.clone();
+    this.services.wake(&queue, move |_| {
+        let of_nodes = nodes.list().into_iter().map(|node| Key::of(&node.metadata));
+        of_nodes.chain([Key::new(NAMESPACE, SERVICE)])
     });
     queue.add(Key::new(NAMESPACE, SERVICE));
     client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key| {

@@ -169,26 +169,20 @@ pub async fn run(ctx: Context) {
         return;
     }
     this.selection.wake(&queue);
-    this.endpoints.on_change({
-        let (queue, services) = (queue.clone(), services.clone());
-        move |change| {
-            let key = Key::of(&change.object().metadata);
-            // Somebody else's Endpoints (the API server's own, hand-written ones) have no Service with a selector.
-            let ours = change.object().metadata.labels.as_ref().is_some_and(|l| l.contains_key(MANAGED_BY));
-            if ours || services.get(&key).is_some_and(|s| selection::has_selector(&s)) {
-                queue.add(key);
-            }
-        }
+    this.endpoints.wake(&queue, move |change| {
+        let key = Key::of(&change.object().metadata);
+        // Somebody else's Endpoints (the API server's own, hand-written ones) have no Service with a selector.
+        let ours = change.object().metadata.labels.as_ref().is_some_and(|l| l.contains_key(MANAGED_BY));
+        (ours || services.get(&key).is_some_and(|s| selection::has_selector(&s))).then_some(key)
     });
     client::controller::run(NAME, queue, ctx.config.concurrent_endpoint_syncs, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
+        this.clone().reconcile(key)
     })
     .await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(service) = self.services.get(&key) else { return self.forget(&key).await };
         if !selection::has_selector(&service) {
             return Ok(Next::Done);

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use client::{Change, Informer, Key, Next, Object, Queue, Step, is_not_found};
+use client::{Informer, Key, Next, Object, Queue, Step, is_not_found};
 use jiff::Timestamp;
 use kube::{
     Api, Resource,
@@ -28,14 +28,7 @@ pub async fn run<K>(
     if ctx.until_stopped(objects.synced()).await.is_none() {
         return;
     }
-    objects.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(change.object().meta()));
-            }
-        }
-    });
+    objects.wake(&queue, |change| change.present().map(|o| Key::of(o.meta())));
     let (api, end) = (Arc::new(api), Arc::new(end));
     client::controller::run(name, queue, 1, ctx.shutdown.clone(), move |key: Key| {
         let (objects, api, end) = (objects.clone(), api.clone(), end.clone());

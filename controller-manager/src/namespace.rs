@@ -119,34 +119,25 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(futures::future::join(this.namespaces.synced(), this.pods.synced())).await.is_none() {
         return;
     }
-    this.namespaces.on_change({
-        let queue = queue.clone();
+    this.namespaces.wake(&queue, |change| change.present().map(|n| Key::of(&n.metadata)));
+    this.pods.wake(&queue, {
+        let this = this.clone();
         move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(&change.object().metadata))
-            }
-        }
-    });
-    this.pods.on_change({
-        let (queue, this) = (queue.clone(), this.clone());
-        move |change| {
-            let namespace = change.object().metadata.namespace.clone().unwrap_or_default();
-            let key = Key::cluster(&namespace);
-            let waiting = || this.namespaces.get(&key).is_some_and(|n| n.metadata.deletion_timestamp.is_some());
-            if matches!(change, Change::Deleted(_)) && waiting() && this.pods.list_namespace(&namespace).is_empty() {
-                queue.add(key);
-            }
+            let Change::Deleted(pod) = change else { return None };
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let key = Key::cluster(namespace);
+            let waiting = this.namespaces.get(&key).is_some_and(|n| n.metadata.deletion_timestamp.is_some());
+            (waiting && this.pods.list_namespace(namespace).is_empty()).then_some(key)
         }
     });
     client::controller::run(NAME, queue, ctx.config.concurrent_namespace_syncs, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
+        this.clone().reconcile(key)
     })
     .await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(namespace) = self.namespaces.get(&key) else { return Ok(Next::Done) };
         let held = namespace.spec.as_ref().is_some_and(|s| s.finalizers.iter().flatten().any(|f| f == FINALIZER));
         if namespace.metadata.deletion_timestamp.is_none() || !held {

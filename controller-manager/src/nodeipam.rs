@@ -133,15 +133,12 @@ pub async fn run(ctx: Context) {
         }
     });
     // One at a time: two nodes decided about at once would be given the same range.
-    client::controller::run("node-ipam-controller", queue, 1, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
+    client::controller::run("node-ipam-controller", queue, 1, ctx.shutdown.clone(), move |key| this.clone().reconcile(key))
+        .await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(node) = self.nodes.get(&key).filter(|n| !has_range(n)) else { return Ok(Next::Done) };
         let nodes = self.nodes.list();
         let mut taken = taken(nodes.iter().map(|n| &**n));

@@ -218,11 +218,7 @@ pub async fn run(ctx: Context) {
         let this = this.clone();
         move |change| this.pod_changed(&change)
     });
-    client::controller::run(NAME, queue, 8, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
+    client::controller::run(NAME, queue, 8, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
@@ -269,7 +265,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(node) = self.nodes.get(&key) else { return Ok(Next::Done) };
         let now = Timestamp::now();
         let heard = *self.heard.lock().entry(key.clone()).or_insert(now);
@@ -378,6 +374,12 @@ mod tests {
     #[test]
     fn silence_makes_a_node_unknown_and_taints_it() {
         let other = json!([{"key": "mine", "effect": "NoSchedule"}]);
+        let unknown = json!([
+            "Ready=Unknown NodeStatusUnknown",
+            "MemoryPressure=Unknown NodeStatusNeverUpdated",
+            "DiskPressure=Unknown NodeStatusNeverUpdated",
+            "PIDPressure=Unknown NodeStatusNeverUpdated",
+        ]);
         assert_eq!(
             [
                 told(&planned(&node(Some("True"), other.clone()), 10, true)),
@@ -388,12 +390,7 @@ mod tests {
             [
                 json!([null, false, null, false, 40]),
                 json!([
-                    [
-                        "Ready=Unknown NodeStatusUnknown",
-                        "MemoryPressure=Unknown NodeStatusNeverUpdated",
-                        "DiskPressure=Unknown NodeStatusNeverUpdated",
-                        "PIDPressure=Unknown NodeStatusNeverUpdated"
-                    ],
+                    unknown,
                     true,
                     [
                         "mine:NoSchedule",
@@ -403,18 +400,7 @@ mod tests {
                     true,
                     null
                 ]),
-                json!([
-                    [
-                        "Ready=Unknown NodeStatusUnknown",
-                        "MemoryPressure=Unknown NodeStatusNeverUpdated",
-                        "DiskPressure=Unknown NodeStatusNeverUpdated",
-                        "PIDPressure=Unknown NodeStatusNeverUpdated"
-                    ],
-                    true,
-                    ["node.kubernetes.io/unreachable:NoSchedule"],
-                    true,
-                    null
-                ]),
+                json!([unknown, true, ["node.kubernetes.io/unreachable:NoSchedule"], true, null]),
                 json!([null, false, null, false, 30]),
             ]
         );

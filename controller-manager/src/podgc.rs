@@ -85,15 +85,11 @@ pub async fn run(ctx: Context) {
             }
         }
     });
-    client::controller::run(NAME, queue, 2, ctx.shutdown.clone(), move |work| {
-        let this = this.clone();
-        async move { this.reconcile(work).await }
-    })
-    .await;
+    client::controller::run(NAME, queue, 2, ctx.shutdown.clone(), move |work| this.clone().reconcile(work)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, work: Work) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, work: Work) -> Result<Next, Error> {
         let (doomed, why) = match work {
             Work::Ended => (surplus(self.pods.by_index(ENDED, ""), self.ctx.config.terminated_pod_gc_threshold), None),
             Work::Unbound(key) => {

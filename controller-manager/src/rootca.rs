@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use client::{Change, Error, Informer, Key, Next, Options, Queue, Step, is_already_exists, is_conflict, is_not_found};
+use client::{Error, Informer, Key, Next, Options, Queue, Step, is_already_exists, is_conflict, is_not_found};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -77,27 +77,13 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(futures::future::join(this.namespaces.synced(), this.maps.synced())).await.is_none() {
         return;
     }
-    this.namespaces.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(&change.object().metadata))
-            }
-        }
-    });
-    this.maps.on_change({
-        let queue = queue.clone();
-        move |change| queue.add(Key::cluster(change.object().metadata.namespace.as_deref().unwrap_or_default()))
-    });
-    client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
+    this.namespaces.wake(&queue, |change| change.present().map(|n| Key::of(&n.metadata)));
+    this.maps.wake(&queue, |change| change.object().metadata.namespace.as_deref().map(Key::cluster));
+    client::controller::run(NAME, queue, 1, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         if !self.namespaces.get(&key).is_some_and(|n| is_active(&n)) {
             return Ok(Next::Done);
         }

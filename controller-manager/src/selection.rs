@@ -85,24 +85,19 @@ impl Selection {
 
     /// Queues the Services that a change of a Service or pod concerns.
     pub fn wake(&self, queue: &Queue<Key>) {
-        self.services.on_change({
-            let queue = queue.clone();
-            move |change| queue.add(Key::of(&change.object().metadata))
-        });
-        self.pods.on_change({
-            let (queue, this) = (queue.clone(), self.clone());
-            move |change| {
-                if change.old().is_some_and(|old| facts(old) == facts(change.object())) {
-                    return;
-                }
-                let mut services = this.services_of(change.object());
-                if let Change::Updated(old, new) = change
-                    && old.metadata.labels != new.metadata.labels
-                {
-                    services.extend(this.services_of(old));
-                }
-                services.into_iter().for_each(|key| queue.add(key));
+        self.services.wake(queue, |change| [Key::of(&change.object().metadata)]);
+        let this = self.clone();
+        self.pods.wake(queue, move |change| {
+            if change.old().is_some_and(|old| facts(old) == facts(change.object())) {
+                return BTreeSet::new();
             }
+            let mut services = this.services_of(change.object());
+            if let Change::Updated(old, new) = change
+                && old.metadata.labels != new.metadata.labels
+            {
+                services.extend(this.services_of(old));
+            }
+            services
         });
     }
 }

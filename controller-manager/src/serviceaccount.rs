@@ -37,37 +37,17 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(futures::future::join(this.namespaces.synced(), this.accounts.synced())).await.is_none() {
         return;
     }
-    this.namespaces.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if !matches!(change, Change::Deleted(_)) {
-                queue.add(Key::of(&change.object().metadata))
-            }
-        }
+    this.namespaces.wake(&queue, |change| change.present().map(|n| Key::of(&n.metadata)));
+    this.accounts.wake(&queue, |change| match change {
+        Change::Deleted(account) => account.metadata.namespace.as_deref().map(Key::cluster),
+        _ => None,
     });
-    this.accounts.on_change({
-        let queue = queue.clone();
-        move |change| {
-            if let Change::Deleted(account) = change {
-                queue.add(Key::cluster(account.metadata.namespace.as_deref().unwrap_or_default()));
-            }
-        }
-    });
-    client::controller::run(
-        NAME,
-        queue,
-        ctx.config.concurrent_serviceaccount_token_syncs,
-        ctx.shutdown.clone(),
-        move |key| {
-            let this = this.clone();
-            async move { this.reconcile(key).await }
-        },
-    )
-    .await;
+    let workers = ctx.config.concurrent_serviceaccount_token_syncs;
+    client::controller::run(NAME, queue, workers, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let active = self.namespaces.get(&key).is_some_and(|n| is_active(&n));
         if !active || self.accounts.get(&Key::new(&key.name, ACCOUNT)).is_some() {
             return Ok(Next::Done);

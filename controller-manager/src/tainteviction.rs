@@ -114,15 +114,11 @@ pub async fn run(ctx: Context) {
             }
         }
     });
-    client::controller::run(NAME, queue, 8, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
+    client::controller::run(NAME, queue, 8, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(pod) = self.pods.get(&key).filter(|p| p.metadata.deletion_timestamp.is_none()) else {
             return Ok(Next::Done);
         };

@@ -72,16 +72,9 @@ pub struct Runtime {
 
 /// One call with its timeout and its name in the error.
 macro_rules! call {
-    ($client:expr, $method:ident, $request:expr) => {{
-        let mut request = tonic::Request::new($request);
-        request.set_timeout(CALL_TIMEOUT);
-        let mut client = $client.clone();
-        client
-            .$method(request)
-            .await
-            .map(tonic::Response::into_inner)
-            .map_err(|status| RuntimeError { call: stringify!($method), status })
-    }};
+    ($client:expr, $method:ident, $request:expr) => {
+        call!($client, $method, $request, timeout CALL_TIMEOUT)
+    };
     ($client:expr, $method:ident, $request:expr, timeout $timeout:expr) => {{
         let mut request = tonic::Request::new($request);
         request.set_timeout($timeout);

@@ -167,15 +167,11 @@ pub async fn run(ctx: Context) {
         });
     }
     let requests = this.requests.clone();
-    follow(&ctx, NAME, queue, &requests, is_pending, move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
+    follow(&ctx, NAME, queue, &requests, is_pending, move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(csr) = self.requests.get(&key).filter(|csr| is_pending(csr)) else { return Ok(Next::Done) };
         let request = Request::read(&csr.spec.request.0)
             .map_err(|e| Error::Other(format!("unable to parse csr {:?}: {e}", key.name)))?;

@@ -7,7 +7,7 @@ pub mod cleaning;
 pub mod signing;
 mod usages;
 
-use client::{Change, Error, Informer, Key, Next, Queue};
+use client::{Error, Informer, Key, Next, Queue};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 
 use crate::context::Context;
@@ -69,12 +69,7 @@ async fn follow<F, Fut>(
     if ctx.until_stopped(requests.synced()).await.is_none() {
         return;
     }
-    let changed = queue.clone();
-    requests.on_change(move |change| {
-        if !matches!(change, Change::Deleted(_)) && wanted(change.object()) {
-            changed.add(Key::of(&change.object().metadata));
-        }
-    });
+    requests.wake(&queue, move |change| change.present().filter(|csr| wanted(csr)).map(|csr| Key::of(&csr.metadata)));
     client::controller::run(name, queue, 2, ctx.shutdown.clone(), reconcile).await;
 }
 

@@ -134,22 +134,11 @@ pub async fn run(ctx: Context) {
     let (api, most) = (Api::all(ctx.client.clone()), ctx.config.cluster_signing_duration);
     let requests = ctx.informer();
     let this = Arc::new(Controller { api, authority, most, requests: requests.clone() });
-    follow(
-        &ctx,
-        NAME,
-        Queue::new(NAME),
-        &requests,
-        |_| true,
-        move |key| {
-            let this = this.clone();
-            async move { this.reconcile(key).await }
-        },
-    )
-    .await;
+    follow(&ctx, NAME, Queue::new(NAME), &requests, |_| true, move |key| this.clone().reconcile(key)).await;
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(csr) = self.requests.get(&key) else { return Ok(Next::Done) };
         let failed = |e: api::pkcs10::Error| Error::Other(format!("unable to parse csr {:?}: {e}", key.name));
         let request = Request::read(&csr.spec.request.0).map_err(failed)?;

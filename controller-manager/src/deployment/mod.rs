@@ -46,14 +46,13 @@ struct Controller {
 /// Runs the controller until the context's shutdown.
 pub async fn run(ctx: Context) {
     let queue = Queue::new(NAME);
-    let controller = Arc::new(Controller {
+    let this = Arc::new(Controller {
         recorder: ctx.recorder.for_component(NAME),
         deployments: ctx.informer(),
         sets: ctx.informer(),
         pods: ctx.informer(),
         ctx: ctx.clone(),
     });
-    let this = controller.clone();
     this.sets.add_index(ORPHANS, |set| match owner::controller_of(&set.metadata) {
         None => set.metadata.namespace.clone().into_iter().collect(),
         Some(_) => Vec::new(),
@@ -62,21 +61,17 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(synced).await.is_none() {
         return;
     }
-    this.deployments.on_change({
-        let queue = queue.clone();
-        move |change| queue.add(Key::of(&change.object().metadata))
-    });
+    this.deployments.wake(&queue, |change| [Key::of(&change.object().metadata)]);
     this.sets.on_change({
-        let (queue, this) = (queue.clone(), controller.clone());
+        let (queue, this) = (queue.clone(), this.clone());
         move |change| this.set_changed(&queue, &change)
     });
     this.pods.on_change({
-        let (queue, this) = (queue.clone(), controller.clone());
+        let (queue, this) = (queue.clone(), this.clone());
         move |change| this.pod_changed(&queue, &change)
     });
     client::controller::run(NAME, queue, ctx.config.concurrent_deployment_syncs, ctx.shutdown.clone(), move |key| {
-        let controller = controller.clone();
-        async move { controller.reconcile(key).await }
+        this.clone().reconcile(key)
     })
     .await;
 }
@@ -121,7 +116,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(deployment) = self.deployments.get(&key) else { return Ok(Next::Done) };
         if self.claim(&deployment).await? {
             return Ok(Next::Again);

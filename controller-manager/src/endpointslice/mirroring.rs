@@ -128,23 +128,10 @@ pub async fn run(ctx: Context) {
     if ctx.until_stopped(synced).await.is_none() {
         return;
     }
-    this.services.on_change({
-        let queue = queue.clone();
-        move |change| queue.add(Key::of(&change.object().metadata))
-    });
-    this.endpoints.on_change({
-        let queue = queue.clone();
-        move |change| queue.add(Key::of(&change.object().metadata))
-    });
-    this.slices.on_change({
-        let queue = queue.clone();
-        move |change| service_of(change.object()).into_iter().for_each(|key| queue.add(key))
-    });
-    client::controller::run(NAME, queue, 5, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
-    })
-    .await;
+    this.services.wake(&queue, |change| [Key::of(&change.object().metadata)]);
+    this.endpoints.wake(&queue, |change| [Key::of(&change.object().metadata)]);
+    this.slices.wake(&queue, |change| service_of(change.object()));
+    client::controller::run(NAME, queue, 5, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<Key> {
@@ -153,7 +140,7 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 }
 
 impl Controller {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
         let service = self.services.get(&key).filter(|s| !selection::has_selector(s));
         let endpoints = self.endpoints.get(&key).filter(|e| service.is_some() && is_custom(e));

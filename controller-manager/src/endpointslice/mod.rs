@@ -174,20 +174,15 @@ pub async fn run(ctx: Context) {
         return;
     }
     this.selection.wake(&queue);
-    this.slices.on_change({
-        let queue = queue.clone();
-        move |change| {
-            let of = [change.old().and_then(|s| service_of(s)), service_of(change.object())];
-            of.into_iter().flatten().for_each(|key| queue.add(key));
-        }
+    this.slices.wake(&queue, |change| {
+        [change.old().and_then(|s| service_of(s)), service_of(change.object())].into_iter().flatten()
     });
     this.nodes.on_change({
         let (queue, this) = (queue.clone(), this.clone());
         move |change| this.node_changed(&queue, &change)
     });
     client::controller::run(NAME, queue, ctx.config.concurrent_service_endpoint_syncs, ctx.shutdown.clone(), move |key| {
-        let this = this.clone();
-        async move { this.reconcile(key).await }
+        this.clone().reconcile(key)
     })
     .await;
 }
@@ -220,7 +215,7 @@ impl Controller {
         Observed { service, pods, slices, most: self.ctx.config.max_endpoints_per_slice.max(1) }
     }
 
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         // Slices of a deleted Service are the garbage collector's.
         let Some(service) = self.services.get(&key).filter(|s| selection::has_selector(s)) else { return Ok(Next::Done) };
         let actions = decide(&self.observe(service));

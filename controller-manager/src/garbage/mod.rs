@@ -184,13 +184,7 @@ impl Collector {
             let looks = match change {
                 Change::Added(object) => graph.observe(&api_version, &name, &object.metadata),
                 Change::Updated(old, new) if same(&old.metadata, &new.metadata) => Vec::new(),
-                Change::Updated(old, new) => {
-                    // The same name, another object: its deletion and creation were seen as one.
-                    let mut looks =
-                        if old.metadata.uid == new.metadata.uid { Vec::new() } else { gone(&mut graph, &old.metadata) };
-                    looks.extend(graph.observe(&api_version, &name, &new.metadata));
-                    looks
-                }
+                Change::Updated(_, new) => graph.observe(&api_version, &name, &new.metadata),
                 Change::Deleted(object) => {
                     let uid = object.metadata.uid.as_deref().unwrap_or_default();
                     if let Some(node) = graph.get(uid).filter(|n| !n.dependents.is_empty()) {

@@ -182,18 +182,14 @@ pub async fn run<W: Workload>(ctx: Context) {
     if ctx.until_stopped(futures::future::join(workloads.synced(), pods.synced())).await.is_none() {
         return;
     }
-    workloads.on_change({
-        let queue = queue.clone();
-        move |change| queue.add(Key::for_object(&**change.object()))
-    });
+    workloads.wake(&queue, |change| [Key::for_object(&**change.object())]);
     pods.on_change({
         let (queue, workloads) = (queue.clone(), workloads.clone());
         move |change| wake(&queue, &workloads, &change)
     });
     let workers = W::workers(&ctx.config);
     client::controller::run(W::CONTROLLER, queue, workers, ctx.shutdown.clone(), move |key| {
-        let controller = controller.clone();
-        async move { controller.reconcile(key).await }
+        controller.clone().reconcile(key)
     })
     .await;
 }
@@ -227,7 +223,7 @@ fn wake<W: Workload>(queue: &Queue<Key>, workloads: &Informer<W>, change: &Chang
 }
 
 impl<W: Workload> Controller<W> {
-    async fn reconcile(&self, key: Key) -> Result<Next, Error> {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(observed) = self.observe(&key) else { return Ok(Next::Done) };
         let plan = decide(&observed);
         let mut failure = None;

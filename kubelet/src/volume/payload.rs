@@ -82,11 +82,11 @@ pub fn build(pod: &Pod, volume: &Volume, m: &Material) -> Result<Option<Payload>
     let mut files = Payload::new();
     if let Some(v) = &volume.config_map {
         let mode = v.default_mode.unwrap_or(DEFAULT_MODE);
-        add_config_map(&mut files, m, &v.name, v.items.as_deref(), v.optional, mode)?;
+        choose(&mut files, Source::config_map(m, &v.name), v.items.as_deref(), v.optional, mode)?;
     } else if let Some(v) = &volume.secret {
         let mode = v.default_mode.unwrap_or(DEFAULT_MODE);
         let name = v.secret_name.as_deref().unwrap_or_default();
-        add_secret(&mut files, m, name, v.items.as_deref(), v.optional, mode)?;
+        choose(&mut files, Source::secret(m, name), v.items.as_deref(), v.optional, mode)?;
     } else if let Some(v) = &volume.downward_api {
         let mode = v.default_mode.unwrap_or(DEFAULT_MODE);
         add_downward(&mut files, pod, m, v.items.as_deref().unwrap_or_default(), mode)?;
@@ -103,10 +103,10 @@ pub fn build(pod: &Pod, volume: &Volume, m: &Material) -> Result<Option<Payload>
 
 fn project(files: &mut Payload, pod: &Pod, m: &Material, source: &VolumeProjection, mode: i32) -> Result<(), PayloadError> {
     if let Some(s) = &source.config_map {
-        add_config_map(files, m, &s.name, s.items.as_deref(), s.optional, mode)?;
+        choose(files, Source::config_map(m, &s.name), s.items.as_deref(), s.optional, mode)?;
     }
     if let Some(s) = &source.secret {
-        add_secret(files, m, &s.name, s.items.as_deref(), s.optional, mode)?;
+        choose(files, Source::secret(m, &s.name), s.items.as_deref(), s.optional, mode)?;
     }
     if let Some(s) = &source.downward_api {
         add_downward(files, pod, m, s.items.as_deref().unwrap_or_default(), mode)?;
@@ -143,15 +143,42 @@ fn add(files: &mut Payload, path: &str, data: Vec<u8>, mode: i32) -> Result<(), 
     Ok(())
 }
 
+/// What a volume shows of a ConfigMap or Secret.
+struct Source<'a> {
+    /// `configmap` or `secret`.
+    kind: &'static str,
+    name: &'a str,
+    /// By key; `None` if the object is not there.
+    data: Option<BTreeMap<String, Vec<u8>>>,
+    /// How a key is told of that it lacks.
+    lacks: &'static str,
+}
+
+impl<'a> Source<'a> {
+    fn config_map(m: &Material, name: &'a str) -> Self {
+        let data = m.sources.config_maps.get(name).map(|map| config_map_bytes(map));
+        Self { kind: "configmap", name, data, lacks: "configmap references non-existent config key" }
+    }
+
+    fn secret(m: &Material, name: &'a str) -> Self {
+        let data = m.sources.secrets.get(name).map(|secret| secret_bytes(secret));
+        Self { kind: "secret", name, data, lacks: "references non-existent secret key" }
+    }
+}
+
 /// Adds all keys, or the ones chosen by `items`.
 fn choose(
     files: &mut Payload,
-    data: BTreeMap<String, Vec<u8>>,
+    source: Source,
     items: Option<&[KeyToPath]>,
-    optional: bool,
+    optional: Option<bool>,
     mode: i32,
-    missing: &str,
 ) -> Result<(), PayloadError> {
+    let optional = optional == Some(true);
+    let Source { kind, name, data, lacks } = source;
+    let Some(data) = data else {
+        return if optional { Ok(()) } else { fail(format!("{kind} \"{name}\" not found")) };
+    };
     let Some(items) = items.filter(|i| !i.is_empty()) else {
         return data.into_iter().try_for_each(|(key, bytes)| add(files, &key, bytes, mode));
     };
@@ -159,46 +186,16 @@ fn choose(
         match data.get(&item.key) {
             Some(bytes) => add(files, &item.path, bytes.clone(), item.mode.unwrap_or(mode))?,
             None if optional => {}
-            None => return fail(format!("{missing}: {}", item.key)),
+            None => return fail(format!("{lacks}: {}", item.key)),
         }
     }
     Ok(())
-}
-
-fn add_config_map(
-    files: &mut Payload,
-    m: &Material,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    mode: i32,
-) -> Result<(), PayloadError> {
-    let optional = optional == Some(true);
-    let Some(map) = m.sources.config_maps.get(name) else {
-        return if optional { Ok(()) } else { fail(format!("configmap \"{name}\" not found")) };
-    };
-    choose(files, config_map_bytes(map), items, optional, mode, "configmap references non-existent config key")
 }
 
 fn config_map_bytes(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
     let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
     let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
     text.chain(binary).collect()
-}
-
-fn add_secret(
-    files: &mut Payload,
-    m: &Material,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-    mode: i32,
-) -> Result<(), PayloadError> {
-    let optional = optional == Some(true);
-    let Some(secret) = m.sources.secrets.get(name) else {
-        return if optional { Ok(()) } else { fail(format!("secret \"{name}\" not found")) };
-    };
-    choose(files, secret_bytes(secret), items, optional, mode, "references non-existent secret key")
 }
 
 fn secret_bytes(secret: &Secret) -> BTreeMap<String, Vec<u8>> {

@@ -25,8 +25,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, Key, Object,
+    Error, Key, Object, Queue,
     backoff::Backoff,
+    queue::Item,
     revision_of,
     store::{BY_OWNER, Delta, Store},
 };
@@ -69,7 +70,7 @@ impl<K: Resource> Options<K> {
     }
 }
 
-/// A change as handlers see it.
+/// A change as handlers see it. Where one object took another's name, the other is seen to go first.
 #[derive(Debug)]
 pub enum Change<'a, K> {
     /// The object is new (to this handler).
@@ -85,6 +86,14 @@ impl<'a, K> Change<'a, K> {
     pub fn object(&self) -> &'a Arc<K> {
         match self {
             Self::Added(o) | Self::Updated(_, o) | Self::Deleted(o) => o,
+        }
+    }
+
+    /// The object, unless it is gone.
+    pub fn present(&self) -> Option<&'a Arc<K>> {
+        match self {
+            Self::Added(o) | Self::Updated(_, o) => Some(o),
+            Self::Deleted(_) => None,
         }
     }
 
@@ -200,6 +209,16 @@ impl<K: Object> Informer<K> {
             handler(Change::Added(&object));
         }
         handlers.push(Box::new(handler));
+    }
+
+    /// Puts what `keys` makes of every change into the queue; of what there is now, too, as [`Informer::on_change`] does.
+    pub fn wake<T: Item, I: IntoIterator<Item = T>>(
+        &self,
+        queue: &Queue<T>,
+        keys: impl Fn(Change<'_, K>) -> I + Send + Sync + 'static,
+    ) {
+        let queue = queue.clone();
+        self.on_change(move |change| keys(change).into_iter().for_each(|key| queue.add(key)));
     }
 
     /// Returns once the first list is in the store and has been handed out.

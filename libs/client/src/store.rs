@@ -114,17 +114,17 @@ impl<K: Object> Store<K> {
 
     /// Becomes exactly `objects`; tells the differences, deletions first.
     pub fn replace(&mut self, objects: Vec<K>) -> Vec<Delta<K>> {
-        let kept: std::collections::HashSet<Key> = objects.iter().map(|o| Key::of(o.meta())).collect();
-        let gone: Vec<Key> = self.objects.keys().filter(|k| !kept.contains(*k)).cloned().collect();
+        let uids: HashMap<Key, Option<&String>> =
+            objects.iter().map(|o| (Key::of(o.meta()), o.meta().uid.as_ref())).collect();
+        // An object that has only the name of one that was known is another one.
+        let gone = self.objects.iter().filter(|(key, known)| uids.get(*key) != Some(&known.meta().uid.as_ref()));
+        let gone: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
         let mut deltas: Vec<_> = gone.iter().filter_map(|k| self.take(k)).map(Delta::Deleted).collect();
         for object in objects {
             let known = self.objects.get(&Key::of(object.meta()));
-            if known
-                .is_some_and(|k| k.meta().uid == object.meta().uid && revision_of(k.meta()) == revision_of(object.meta()))
-            {
-                continue;
+            if known.is_none_or(|known| revision_of(known.meta()) != revision_of(object.meta())) {
+                deltas.push(self.apply(object));
             }
-            deltas.push(self.apply(object));
         }
         deltas
     }
@@ -198,6 +198,29 @@ mod tests {
             2 => (0..6u8).prop_map(Write::Remove),
             1 => proptest::collection::btree_map(0..6u8, 0..3u8, 0..5).prop_map(|m| Write::Replace(m.into_iter().collect())),
         ]
+    }
+
+    #[test]
+    fn an_object_that_took_anothers_name_is_not_the_other_changed() {
+        let with_uid = |uid: &str, revision| {
+            let mut object = map(1, 0, revision);
+            object.metadata.uid = Some(uid.to_owned());
+            object
+        };
+        let told = |deltas: &[Delta<ConfigMap>]| -> Vec<String> {
+            let uid = |o: &ConfigMap| o.metadata.uid.clone().unwrap_or_default();
+            let text = |delta: &Delta<ConfigMap>| match delta {
+                Delta::Added(o) => format!("+{}", uid(o)),
+                Delta::Updated(old, new) => format!("{}>{}", uid(old), uid(new)),
+                Delta::Deleted(o) => format!("-{}", uid(o)),
+            };
+            deltas.iter().map(text).collect()
+        };
+        let mut store = Store::default();
+        assert_eq!(told(&store.replace(vec![with_uid("a", 1)])), ["+a"]);
+        assert_eq!(told(&store.replace(vec![with_uid("a", 2)])), ["a>a"]);
+        assert_eq!(told(&store.replace(vec![with_uid("b", 3)])), ["-a", "+b"]);
+        assert_eq!(told(&store.replace(vec![with_uid("b", 3)])), [""; 0]);
     }
 
     proptest! {
