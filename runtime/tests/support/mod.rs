@@ -2,6 +2,7 @@
 //! of the busybox that the machine has. Whatever a test leaves goes with it.
 
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
 #![allow(clippy::needless_pass_by_value)]
 
 pub mod image;
