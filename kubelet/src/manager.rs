@@ -278,28 +278,25 @@ impl Manager {
         if self.statics.contains_key(uid) && !spec::is_deleting(&pod) {
             return self.tell(uid, &Input::Mirror(Some(pod)));
         }
-        let (ctx, current) = (self.ctx.clone(), self.statics.get(uid).cloned());
-        tokio::spawn(async move {
-            let done = match current {
-                Some(current) => static_pods::show(&ctx, &current, Some(&pod)).await,
-                None => static_pods::remove(&ctx, &pod).await,
-            };
-            if let Err(error) = done {
-                tracing::warn!(pod = spec::full_name(&pod), %error, "mirror pod not brought up to date");
-            }
-        });
+        self.draw(self.statics.get(uid).cloned(), Some(pod));
     }
 
     /// Shows a static pod in the API.
     fn mirror_static(&self, uid: &str) {
         let Some(pod) = self.statics.get(uid).cloned() else { return };
         let shown = self.pods.get(&client::Key::of(&pod.metadata));
+        self.draw(Some(pod), shown);
+    }
+
+    /// Makes the API's picture of a static pod what it is to be, however many tries that takes: nothing would remind of it.
+    fn draw(&self, current: Option<Arc<Pod>>, shown: Option<Arc<Pod>>) {
         let (ctx, shutdown) = (self.ctx.clone(), self.shutdown.clone());
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(100);
             let work = async {
-                while let Err(error) = static_pods::show(&ctx, &pod, shown.as_deref()).await {
-                    tracing::debug!(pod = spec::full_name(&pod), %error, "mirror pod not made");
+                while let Err(error) = static_pods::draw(&ctx, current.as_deref(), shown.as_deref()).await {
+                    let pod = current.as_deref().or(shown.as_deref()).map(spec::full_name);
+                    tracing::debug!(pod, %error, "mirror pod not brought up to date");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
                 }

@@ -150,14 +150,16 @@ pub fn mirror(pod: &Pod, node_uid: Option<String>) -> Pod {
     mirror
 }
 
-/// Makes sure that the API shows the pod as it is; an outdated picture goes first.
-pub async fn show(ctx: &Ctx, pod: &Pod, shown: Option<&Pod>) -> Result<(), kube::Error> {
+/// Makes sure that the API shows the pod as it is, or does not show it (any more); an outdated picture goes first.
+pub async fn draw(ctx: &Ctx, current: Option<&Pod>, shown: Option<&Pod>) -> Result<(), kube::Error> {
     if let Some(old) = shown {
-        if spec::is_mirror(old) && spec::uid(old) == spec::uid(pod) && !spec::is_deleting(old) {
+        let same = |pod: &Pod| spec::is_mirror(old) && spec::uid(old) == spec::uid(pod) && !spec::is_deleting(old);
+        if current.is_some_and(same) {
             return Ok(());
         }
         remove(ctx, old).await?;
     }
+    let Some(pod) = current else { return Ok(()) };
     let node = ctx.node.get(&client::Key::cluster(&ctx.facts.name)).and_then(|n| n.metadata.uid.clone());
     let api: Api<Pod> = Api::namespaced(ctx.client.clone(), spec::namespace(pod));
     match api.create(&PostParams::default(), &mirror(pod, node)).await {
@@ -167,7 +169,7 @@ pub async fn show(ctx: &Ctx, pod: &Pod, shown: Option<&Pod>) -> Result<(), kube:
 }
 
 /// Removes a mirror object.
-pub async fn remove(ctx: &Ctx, mirror: &Pod) -> Result<(), kube::Error> {
+async fn remove(ctx: &Ctx, mirror: &Pod) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(ctx.client.clone(), spec::namespace(mirror));
     let params = DeleteParams {
         grace_period_seconds: Some(0),

@@ -383,6 +383,22 @@ async fn a_file_becomes_a_pod_that_the_api_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_goes_while_the_api_is_away_is_shown_no_more() {
+    let manifests = tempfile::tempdir().unwrap();
+    let file = manifests.path().join("web.yaml");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: a, image: 'busybox:1'}\n";
+    std::fs::write(&file, text).unwrap();
+    let path = manifests.path().to_owned();
+    let stage = Stage::start_with(|config| config.pod_manifest_path = Some(path)).await;
+    stage.wait("web-node-1", "ready", |p| is(p, "Ready")).await;
+    stage.api.down(true);
+    std::fs::remove_file(&file).unwrap();
+    stage.cri.called("remove sandbox").await;
+    stage.api.down(false);
+    stage.gone("web-node-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_becomes_a_pod_without_the_api() {
     let manifests = tempfile::tempdir().unwrap();
     let folder = manifests.path().join("manifests");

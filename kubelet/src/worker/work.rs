@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -238,11 +238,7 @@ impl Worker {
                     Some(input) => self.hear(input),
                     None => break,
                 },
-                Some(done) = self.running.join_next() => match done {
-                    Ok(done) => self.settle(done),
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => tracing::error!(pod = spec::full_name(&self.pod), %error, "an operation broke off"),
-                },
+                Some(done) = self.running.join_next() => self.joined(done),
                 () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
             }
             // What the runtime tells of an operation and the operation's own end come together: one look does for both.
@@ -250,11 +246,19 @@ impl Worker {
             while let Ok(input) = mailbox.try_recv() {
                 self.hear(input);
             }
-            while let Some(Ok(done)) = self.running.try_join_next() {
-                self.settle(done);
+            while let Some(done) = self.running.try_join_next() {
+                self.joined(done);
             }
         }
         self.ctx.references.unregister(&self.uid);
+    }
+
+    fn joined(&mut self, done: Result<Done, JoinError>) {
+        match done {
+            Ok(done) => self.settle(done),
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => tracing::error!(pod = spec::full_name(&self.pod), %error, "an operation broke off"),
+        }
     }
 
     fn hear(&mut self, input: Input) {
