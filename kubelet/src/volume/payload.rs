@@ -156,12 +156,12 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn config_map(m: &Material, name: &'a str) -> Self {
-        let data = m.sources.config_maps.get(name).map(|map| config_map_bytes(map));
+        let data = m.sources.config_maps.get(name).map(config_map_bytes);
         Self { kind: "configmap", name, data, lacks: "configmap references non-existent config key" }
     }
 
     fn secret(m: &Material, name: &'a str) -> Self {
-        let data = m.sources.secrets.get(name).map(|secret| secret_bytes(secret));
+        let data = m.sources.secrets.get(name).map(secret_bytes);
         Self { kind: "secret", name, data, lacks: "references non-existent secret key" }
     }
 }
