@@ -160,7 +160,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn total(&self) -> i32 {
-        self.all().map(Set::size).sum()
+        self.all().map(Set::size).fold(0, i32::saturating_add)
     }
 
     /// Numbers the set that serves the template, if there is one.
@@ -211,7 +211,7 @@ impl<'a> Rollout<'a> {
         };
         let number = revision::next(self.old.iter().map(|s| &s.now));
         revision::inherit(&mut set, self.deployment, number);
-        revision::note_size(&mut set, size::replicas(self.deployment), self.limit());
+        revision::note_size(&mut set, size::replicas(self.deployment), size::limit(self.deployment));
         self.revision = Some(number.to_string());
         if status::deadline(self.deployment).is_some() {
             let created = format!("Created new replica set {name:?}");
@@ -221,17 +221,13 @@ impl<'a> Rollout<'a> {
         self.new = Some(Set { before: None, now: set });
     }
 
-    fn limit(&self) -> i32 {
-        size::replicas(self.deployment) + size::max_surge(self.deployment)
-    }
-
     /// How large the new set, now of size `current`, may become.
     fn room_for_new(&self, current: i32) -> i32 {
         let wanted = size::replicas(self.deployment);
         if !size::is_rolling(self.deployment) {
             return wanted;
         }
-        let room = self.limit() - self.total();
+        let room = size::limit(self.deployment) - self.total();
         if room <= 0 { current } else { current + room.min(wanted - current) }
     }
 
@@ -245,11 +241,7 @@ impl<'a> Rollout<'a> {
         if let Some(spec) = set.now.spec.as_mut() {
             spec.replicas = Some(to);
         }
-        revision::note_size(
-            &mut set.now,
-            size::replicas(deployment),
-            size::replicas(deployment) + size::max_surge(deployment),
-        );
+        revision::note_size(&mut set.now, size::replicas(deployment), size::limit(deployment));
     }
 
     /// Resizes without hastening or delaying a rollout: in proportion to the sets' sizes.
@@ -277,7 +269,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn scale_in_proportion(&mut self) {
-        let (deployment, wanted, limit) = (self.deployment, size::replicas(self.deployment), self.limit());
+        let (deployment, wanted, limit) = (self.deployment, size::replicas(self.deployment), size::limit(self.deployment));
         let to_add = if wanted > 0 { limit } else { 0 } - self.total();
         let mut sets: Vec<&mut Set> = self.old.iter_mut().chain(&mut self.new).filter(|s| s.size() > 0).collect();
         // Larger sets first; of equal ones the newer first when growing, the older first when shrinking.
@@ -291,12 +283,12 @@ impl<'a> Rollout<'a> {
             .map(|set| {
                 let share = share(&set.now, deployment, self.status.replicas.unwrap_or(0), to_add, added);
                 added += share;
-                set.size() + share
+                set.size().saturating_add(share)
             })
             .collect();
         for (at, (set, mut target)) in sets.into_iter().zip(shares).enumerate() {
             if at == 0 && to_add != 0 {
-                target = (target + to_add - added).max(0);
+                target = target.saturating_add(to_add - added).max(0);
             }
             Self::resize(deployment, set, target);
         }
@@ -324,12 +316,12 @@ impl<'a> Rollout<'a> {
     /// Takes from the old sets what availability allows, pods that don't work first; says whether anything was taken.
     fn shrink_old(&mut self) -> bool {
         let deployment = self.deployment;
-        if self.old.iter().map(Set::size).sum::<i32>() == 0 {
+        if self.old.iter().all(|set| set.size() == 0) {
             return false;
         }
         let minimum = size::replicas(deployment) - size::max_unavailable(deployment);
         let starting = self.new.as_ref().map_or(0, |new| new.size() - new.available());
-        let mut may_go = self.total() - minimum - starting;
+        let mut may_go = (self.total() - minimum).saturating_sub(starting);
         if may_go <= 0 {
             return false;
         }
@@ -343,7 +335,7 @@ impl<'a> Rollout<'a> {
                 taken = true;
             }
         }
-        let mut spare = self.all().map(Set::serving).sum::<i32>() - minimum;
+        let mut spare = self.all().map(Set::serving).fold(0, i32::saturating_add) - minimum;
         for set in self.old.iter_mut().filter(|s| s.size() > 0) {
             let down = set.size().min(spare);
             if down > 0 {
@@ -457,7 +449,7 @@ fn share(set: &ReplicaSet, deployment: &Deployment, replicas_before: i32, to_add
     let fraction = if size::replicas(deployment) == 0 {
         -current
     } else {
-        let limit = size::replicas(deployment) + size::max_surge(deployment);
+        let limit = size::limit(deployment);
         let before = revision::number(&set.metadata, MAXIMUM).filter(|m| *m != 0).unwrap_or(replicas_before);
         let target = if before == 0 { 0.0 } else { f64::from(current) * f64::from(limit) / f64::from(before) };
         target.round() as i32 - current

@@ -48,9 +48,9 @@ fn fences(deployment: &Deployment) -> (i32, i32) {
     (surge, if surge == 0 && unavailable == 0 { 1 } else { unavailable })
 }
 
-/// How many pods there may be beyond `spec.replicas`.
-pub fn max_surge(deployment: &Deployment) -> i32 {
-    fences(deployment).0
+/// How many pods there may be in all, of the old template and the new.
+pub fn limit(deployment: &Deployment) -> i32 {
+    replicas(deployment).saturating_add(fences(deployment).0)
 }
 
 /// How many of `spec.replicas` may be missing.
@@ -70,7 +70,7 @@ mod tests {
                 serde_json::from_value(json!({"spec": {"replicas": replicas, "strategy": {"type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}}))
                 .expect("a Deployment");
-            (max_surge(&deployment), max_unavailable(&deployment))
+            (limit(&deployment) - replicas, max_unavailable(&deployment))
         };
         assert_eq!(
             [
@@ -79,8 +79,9 @@ mod tests {
                 of(3, json!(1), json!(0)),
                 of(2, json!(0), json!(5)),
                 of(0, json!("25%"), json!("25%")),
+                of(i32::MAX, json!("25%"), json!("100%")),
             ],
-            [(3, 2), (0, 1), (1, 0), (0, 2), (0, 0)]
+            [(3, 2), (0, 1), (1, 0), (0, 2), (0, 0), (0, i32::MAX)]
         );
     }
 }
