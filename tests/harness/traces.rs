@@ -42,7 +42,8 @@ fn names(folder: &str) -> BTreeSet<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn groups(cluster: &str) -> Vec<std::path::PathBuf> {
+/// A cluster's control groups.
+pub fn groups(cluster: &str) -> Vec<std::path::PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let hierarchies = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);

@@ -5,19 +5,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use client::{Error, Informer, Key, Next, Queue, owner};
-use k8s_openapi::{
-    api::{
-        core::v1::{EndpointAddress, Endpoints, Service},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use client::{Error, Informer, Key, Next, Queue};
+use k8s_openapi::api::{
+    core::v1::{EndpointAddress, Endpoints, Service},
+    discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
 
 use super::{
-    MANAGED_BY, SERVICE_NAME,
+    carry_out,
     placing::{self, Action, Wanted},
-    write,
+    service_of, template,
 };
 use crate::{context::Context, selection};
 
@@ -48,7 +45,7 @@ fn decide(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>], most: usize) -> 
             if groups.is_empty() {
                 return existing.into_iter().filter_map(|s| s.metadata.name).map(Action::Delete).collect();
             }
-            placing::place(Wanted { template: template(endpoints, family), groups, most }, &existing)
+            placing::place(Wanted { template: template(endpoints, MANAGER, family), groups, most }, &existing)
         })
         .collect()
 }
@@ -88,25 +85,6 @@ fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
     }
 }
 
-fn template(endpoints: &Endpoints, family: &str) -> EndpointSlice {
-    let name = endpoints.metadata.name.clone().unwrap_or_default();
-    let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
-    labels.insert(SERVICE_NAME.to_owned(), name.clone());
-    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: endpoints.metadata.namespace.clone(),
-            labels: Some(labels),
-            owner_references: Some(vec![owner::controller_ref(endpoints)]),
-            ..ObjectMeta::default()
-        },
-        address_type: family.to_owned(),
-        endpoints: Vec::new(),
-        ports: None,
-    }
-}
-
 struct Controller {
     ctx: Context,
     services: Informer<Service>,
@@ -123,20 +101,15 @@ pub async fn run(ctx: Context) {
         slices: ctx.informer(),
         ctx: ctx.clone(),
     });
-    this.slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+    this.slices.add_index(BY_SERVICE, |slice| service_of(slice, MANAGER).map(|key| key.to_string()).into_iter().collect());
     let synced = futures::future::join3(this.services.synced(), this.endpoints.synced(), this.slices.synced());
     if ctx.until_stopped(synced).await.is_none() {
         return;
     }
     this.services.wake(&queue, |change| [Key::of(&change.object().metadata)]);
     this.endpoints.wake(&queue, |change| [Key::of(&change.object().metadata)]);
-    this.slices.wake(&queue, |change| service_of(change.object()));
+    this.slices.wake(&queue, |change| service_of(change.object(), MANAGER));
     client::controller::run(NAME, queue, 5, ctx.shutdown.clone(), move |key| this.clone().reconcile(key)).await;
-}
-
-fn service_of(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref().filter(|l| l.get(MANAGED_BY).is_some_and(|m| m == MANAGER))?;
-    Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), labels.get(SERVICE_NAME)?))
 }
 
 impl Controller {
@@ -148,15 +121,7 @@ impl Controller {
             Some(endpoints) => decide(&endpoints, &slices, self.ctx.config.max_endpoints_per_slice.max(1)),
             None => slices.iter().filter_map(|s| s.metadata.name.clone()).map(Action::Delete).collect(),
         };
-        let (mut seen, mut failure) = (0, None);
-        for action in actions {
-            match write(&self.ctx, &key, action).await {
-                Ok(revision) => seen = seen.max(revision),
-                Err(error) => failure = Some(error),
-            }
-        }
-        self.slices.wait_for_revision(seen).await?;
-        failure.map_or(Ok(Next::Done), Err)
+        carry_out(&self.ctx, &self.slices, &key, actions).await
     }
 }
 

@@ -20,7 +20,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::api::{DeleteParams, PostParams};
+use kube::{
+    Resource,
+    api::{DeleteParams, PostParams},
+};
 
 use self::placing::{Action, Wanted};
 use crate::{
@@ -105,25 +108,27 @@ fn wanted(observed: &Observed, family: &str) -> Wanted {
         let ports = endpoint::ports(service, pod);
         groups.entry(placing::port_key(&ports)).or_insert_with(|| (ports, Vec::new())).1.push(endpoint);
     }
-    Wanted { template: template(service, family), groups, most: observed.most }
-}
-
-/// A slice of the Service without endpoints.
-fn template(service: &Service, family: &str) -> EndpointSlice {
-    let name = service.metadata.name.clone().unwrap_or_default();
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    let mut template = template(service, MANAGER, family);
+    let labels = template.metadata.labels.get_or_insert_default();
     labels.remove(HEADLESS);
     if is_headless(service) {
         labels.insert(HEADLESS.to_owned(), String::new());
     }
+    Wanted { template, groups, most: observed.most }
+}
+
+/// A slice without endpoints of what has a Service's name: the Service, or its Endpoints.
+fn template<K: Resource<DynamicType = ()>>(of: &K, manager: &str, family: &str) -> EndpointSlice {
+    let name = of.meta().name.clone().unwrap_or_default();
+    let mut labels = of.meta().labels.clone().unwrap_or_default();
     labels.insert(SERVICE_NAME.to_owned(), name.clone());
-    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    labels.insert(MANAGED_BY.to_owned(), manager.to_owned());
     EndpointSlice {
         metadata: ObjectMeta {
             generate_name: Some(format!("{name}-")),
-            namespace: service.metadata.namespace.clone(),
+            namespace: of.meta().namespace.clone(),
             labels: Some(labels),
-            owner_references: Some(vec![owner::controller_ref(service)]),
+            owner_references: Some(vec![owner::controller_ref(of)]),
             ..ObjectMeta::default()
         },
         address_type: family.to_owned(),
@@ -168,14 +173,14 @@ pub async fn run(ctx: Context) {
         nodes: ctx.informer(),
         ctx: ctx.clone(),
     });
-    this.slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+    this.slices.add_index(BY_SERVICE, |slice| service_of(slice, MANAGER).map(|key| key.to_string()).into_iter().collect());
     let synced = futures::future::join4(services.synced(), pods.synced(), this.slices.synced(), this.nodes.synced());
     if ctx.until_stopped(synced).await.is_none() {
         return;
     }
     this.selection.wake(&queue);
     this.slices.wake(&queue, |change| {
-        [change.old().and_then(|s| service_of(s)), service_of(change.object())].into_iter().flatten()
+        [change.old().and_then(|s| service_of(s, MANAGER)), service_of(change.object(), MANAGER)].into_iter().flatten()
     });
     this.nodes.on_change({
         let (queue, this) = (queue.clone(), this.clone());
@@ -187,9 +192,9 @@ pub async fn run(ctx: Context) {
     .await;
 }
 
-/// The Service of a slice that we manage.
-fn service_of(slice: &EndpointSlice) -> Option<Key> {
-    let labels = slice.metadata.labels.as_ref().filter(|l| l.get(MANAGED_BY).is_some_and(|m| m == MANAGER))?;
+/// The Service of a slice, if this is the manager of it.
+fn service_of(slice: &EndpointSlice, manager: &str) -> Option<Key> {
+    let labels = slice.metadata.labels.as_ref().filter(|l| l.get(MANAGED_BY).is_some_and(|m| m == manager))?;
     Some(Key::new(slice.metadata.namespace.as_deref().unwrap_or_default(), labels.get(SERVICE_NAME)?))
 }
 
@@ -218,17 +223,21 @@ impl Controller {
     async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         // Slices of a deleted Service are the garbage collector's.
         let Some(service) = self.services.get(&key).filter(|s| selection::has_selector(s)) else { return Ok(Next::Done) };
-        let actions = decide(&self.observe(service));
-        let (mut seen, mut failure) = (0, None);
-        for action in actions {
-            match write(&self.ctx, &key, action).await {
-                Ok(revision) => seen = seen.max(revision),
-                Err(error) => failure = Some(error),
-            }
-        }
-        self.slices.wait_for_revision(seen).await?;
-        failure.map_or(Ok(Next::Done), Err)
+        carry_out(&self.ctx, &self.slices, &key, decide(&self.observe(service))).await
     }
+}
+
+/// Does what it can, and says what went wrong last.
+async fn carry_out(ctx: &Context, slices: &Informer<EndpointSlice>, key: &Key, actions: Vec<Action>) -> Result<Next, Error> {
+    let (mut seen, mut failure) = (0, None);
+    for action in actions {
+        match write(ctx, key, action).await {
+            Ok(revision) => seen = seen.max(revision),
+            Err(error) => failure = Some(error),
+        }
+    }
+    slices.wait_for_revision(seen).await?;
+    failure.map_or(Ok(Next::Done), Err)
 }
 
 /// Writes one slice; gives its revision.

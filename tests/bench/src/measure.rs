@@ -1,12 +1,8 @@
 //! Processor time, memory, percentiles, and the lines that tell them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
+use harness::traces::{groups, processes};
 use serde_json::{Map, Value, json};
 
 /// Prints one figure; `why` is an object of what explains it.
@@ -111,7 +107,7 @@ impl Subject {
     /// Its processes.
     pub fn pids(&self) -> Vec<u32> {
         match self {
-            Self::Cluster(name) => members(name),
+            Self::Cluster(name) => processes(name).into_iter().map(i32::cast_unsigned).collect(),
             Self::Process(pid) => vec![*pid],
         }
     }
@@ -162,16 +158,6 @@ impl Memory {
     }
 }
 
-fn groups(cluster: &str) -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let hierarchies = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (path, kind) = (fields.next()?, fields.next()?);
-        kind.starts_with("cgroup").then(|| Path::new(path).join("knarr").join(cluster))
-    });
-    hierarchies.filter(|path| path.exists()).collect()
-}
-
 fn group_cpu(group: &Path) -> Option<Duration> {
     if let Ok(nanos) = fs::read_to_string(group.join("cpuacct.usage")) {
         return nanos.trim().parse().ok().map(Duration::from_nanos);
@@ -179,18 +165,6 @@ fn group_cpu(group: &Path) -> Option<Duration> {
     let stat = fs::read_to_string(group.join("cpu.stat")).ok()?;
     let micros = stat.lines().find_map(|l| l.strip_prefix("usage_usec "))?;
     micros.trim().parse().ok().map(Duration::from_micros)
-}
-
-fn members(cluster: &str) -> Vec<u32> {
-    let mut pids = BTreeSet::new();
-    let mut left = groups(cluster);
-    while let Some(path) = left.pop() {
-        let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 0));
-        let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        left.extend(below.filter(|path| path.is_dir()));
-    }
-    pids.into_iter().collect()
 }
 
 /// The sum over threads is finer than the ticks of `/proc/PID/stat`, but loses threads that ended; take what says more.
