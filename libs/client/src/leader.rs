@@ -79,7 +79,7 @@ pub fn decide(lease: Option<&LeaseSpec>, unchanged_for: Duration, config: &Confi
         lease_duration_seconds: Some(config.lease_duration.as_secs() as i32),
         acquire_time: if ours { old.acquire_time } else { Some(MicroTime(now)) },
         renew_time: Some(MicroTime(now)),
-        lease_transitions: Some(old.lease_transitions.unwrap_or(0) + i32::from(!ours && lease.is_some())),
+        lease_transitions: Some(old.lease_transitions.unwrap_or(0).saturating_add((!ours && lease.is_some()).into())),
         ..old
     })
 }
