@@ -17,6 +17,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use knarr_x509::Anyone;
+use process::silence::Silence;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -38,7 +39,8 @@ use super::{pki::Pair, socket::Socket, x509};
 use crate::{identity::User, quiet::Quiet};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For a request's head, from the end of the one before: how long an idle HTTP/1.1 connection is kept. Upstream's figure.
+/// For the first request, and for a request's head from the end of the one before: how long an idle HTTP/1.1 connection is kept.
+/// Upstream's figure.
 const IDLE: Duration = Duration::from_secs(90);
 /// How long running requests may go on after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -310,7 +312,10 @@ async fn handshake(acceptor: &tokio_rustls::TlsAcceptor, stream: TcpStream) -> i
 
 async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown: CancellationToken) {
     let address = peer.address;
+    let silence = Arc::new(Silence::default());
+    let heard = silence.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        heard.end();
         request.extensions_mut().insert(peer.clone());
         service.clone().oneshot(request)
     });
@@ -335,6 +340,7 @@ async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown:
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = Quiet::new(silence.lasts(IDLE)) => return tracing::debug!("Connection from {address} without a request closed"),
     };
     if let Err(error) = ended {
         tracing::debug!("Connection from {address} ended: {error}");

@@ -7,7 +7,7 @@ mod stats;
 mod streams;
 mod tls;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,11 +20,15 @@ use axum::{
 };
 use client::Informer;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use k8s_openapi::api::core::v1::Pod;
-use tokio::net::TcpListener;
+use process::silence::Silence;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -36,6 +40,11 @@ use crate::{
     },
     shared::Ctx,
 };
+
+/// For the first request, and for a request's head from the end of the one before. Upstream's figure.
+const IDLE: Duration = Duration::from_secs(90);
+/// How often a peer that speaks HTTP/2 is asked whether it is there, and for how long.
+const PROBE: Duration = Duration::from_secs(15);
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +128,7 @@ impl Server {
             };
             let Ok((stream, _)) = accepted else {
                 // Out of descriptors: the next one may have better luck.
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
             let (router, acceptor, stop) = (router.clone(), self.acceptor.clone(), shutdown.clone());
@@ -137,18 +146,41 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
 async fn connection(stream: tokio::net::TcpStream, acceptor: tokio_rustls::TlsAcceptor, router: Router) {
     // Small answers must not wait for one another.
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), acceptor.accept(stream)).await;
+    let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(stream)).await;
     let Ok(Ok(stream)) = handshake else { return };
     let peer = auth::Peer::of(stream.get_ref().1.peer_certificates());
+    serve(stream, peer, router, IDLE).await;
+}
+
+/// Serves requests until the peer leaves, or is silent for `idle`.
+async fn serve<T>(stream: T, peer: auth::Peer, router: Router, idle: Duration)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let silence = Arc::new(Silence::default());
+    let heard = silence.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+        heard.end();
         let (router, mut request) = (router.clone(), request.map(Body::new));
         request.extensions_mut().insert(peer.clone());
         router.oneshot(request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http2().max_concurrent_streams(100).max_pending_accept_reset_streams(Some(20));
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(error, "a connection ended");
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(100)
+        .max_pending_accept_reset_streams(Some(20))
+        .keep_alive_interval(Some(PROBE))
+        .keep_alive_timeout(PROBE);
+    tokio::select! {
+        ended = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
+            if let Err(error) = ended {
+                tracing::debug!(error, "a connection ended");
+            }
+        }
+        () = silence.lasts(idle) => tracing::debug!("a connection without a request closed"),
     }
 }
 
@@ -232,5 +264,30 @@ impl App {
         let record = self.ctx.runtime.pod(&spec::uid(&pod), &PodRecord::default()).await;
         let record = record.map_err(|e| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.rpc()))?;
         Ok((pod, record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_says_nothing_is_let_go() {
+        let idle = Duration::from_millis(50);
+        let said = async |words: &[u8]| {
+            let (mut near, far) = tokio::io::duplex(1 << 16);
+            let router = Router::new().route("/", get(async || "there"));
+            tokio::spawn(serve(far, auth::Peer::of(None), router, idle));
+            near.write_all(words).await.unwrap();
+            let mut answer = String::new();
+            let ended = tokio::time::timeout(Duration::from_secs(20), near.read_to_string(&mut answer)).await;
+            ended.expect("the connection ends").unwrap();
+            answer.rsplit("\r\n").next().unwrap_or_default().to_owned()
+        };
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM";
+        let all = [said(b"").await, said(preface).await, said(b"GET / HTTP/1.1\r\nhost: n\r\n\r\n").await];
+        assert_eq!(all, ["", "", "there"]);
     }
 }

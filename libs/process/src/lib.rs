@@ -1,6 +1,6 @@
 //! What every long-running component shares with its neighbours: flags in upstream's spelling, logging, metrics, health
-//! endpoints, an orderly end, work that blocks, waiting for files to change, and opening
-//! paths that others may be changing. Nothing here knows Kubernetes objects or clients.
+//! endpoints, an orderly end, work that blocks, waiting for files to change, opening
+//! paths that others may be changing, and connections that say nothing. Nothing here knows Kubernetes objects or clients.
 
 pub mod blocking;
 pub mod flags;
@@ -10,3 +10,4 @@ pub mod inside;
 pub mod logging;
 pub mod metrics;
 pub mod shutdown;
+pub mod silence;
