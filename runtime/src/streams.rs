@@ -12,7 +12,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use streaming::command::Options;
 use streaming::negotiate::Rejection;
@@ -111,7 +111,9 @@ pub async fn serve(core: Arc<Core>, shutdown: CancellationToken) {
                 let core = core.clone();
                 async move { Ok::<_, std::convert::Infallible>(answer(core, request)) }
             });
-            let http = hyper::server::conn::http1::Builder::new();
+            let mut http = hyper::server::conn::http1::Builder::new();
+            // Whoever finds the port may connect, but not stay without a URL.
+            http.timer(TokioTimer::new()).header_read_timeout(GOOD_FOR);
             let _ = http.serve_connection(TokioIo::new(connection), service).with_upgrades().await;
         });
     }
