@@ -104,7 +104,7 @@ struct Expected {
 /// A connection to a shim.
 pub struct Shim {
     stream: Arc<UnixStream>,
-    writing: tokio::sync::Mutex<()>,
+    writing: Arc<tokio::sync::Mutex<()>>,
     expected: Arc<Mutex<Expected>>,
     next: AtomicU32,
 }
@@ -117,7 +117,7 @@ impl Shim {
     pub async fn new(stream: UnixStream, news: mpsc::UnboundedSender<News>) -> Result<(Arc<Shim>, HelloReply)> {
         let shim = Arc::new(Shim {
             stream: Arc::new(stream),
-            writing: tokio::sync::Mutex::default(),
+            writing: Arc::default(),
             expected: Arc::default(),
             next: AtomicU32::new(1),
         });
@@ -132,7 +132,7 @@ impl Shim {
     /// Sends a request and waits for its answer.
     pub async fn call(&self, request: &Request) -> Result<Reply> {
         let (sender, receiver) = oneshot::channel();
-        self.send(request, Waiting::Reply(sender), &[]).await?;
+        self.send(request, Waiting::Reply(sender), Vec::new()).await?;
         match receiver.await.map_err(|_| gone())? {
             Reply::Failed(message) => Err(Error::Failed(message)),
             reply => Ok(reply),
@@ -150,8 +150,9 @@ impl Shim {
     /// Runs a process in a container with these standard streams.
     pub async fn exec(&self, spec: ExecSpec, streams: [&OwnedFd; 3]) -> Result<Exec> {
         let (sender, receiver) = oneshot::channel();
-        let descriptors = streams.map(AsRawFd::as_raw_fd);
-        self.send(&Request::Exec(Box::new(spec)), Waiting::Exec(sender), &descriptors).await?;
+        let descriptors = streams.map(OwnedFd::try_clone).into_iter().collect::<std::io::Result<_>>();
+        let descriptors = descriptors.step("share the process' streams")?;
+        self.send(&Request::Exec(Box::new(spec)), Waiting::Exec(sender), descriptors).await?;
         match receiver.await.map_err(|_| gone())? {
             Ok(exec) => Ok(exec),
             Err(Reply::Failed(message)) => Err(Error::Failed(message)),
@@ -164,7 +165,9 @@ impl Shim {
         self.order(&Request::Kill(KillSpec { container: container.to_owned(), exec: 0, signal, all })).await
     }
 
-    async fn send(&self, request: &Request, waiting: Waiting, descriptors: &[RawFd]) -> Result<()> {
+    /// Whoever asks may give up meanwhile (a probe that is ended); the frame is sent whole, or the shim would understand none that
+    /// follow.
+    async fn send(&self, request: &Request, waiting: Waiting, descriptors: Vec<OwnedFd>) -> Result<()> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         {
             let mut expected = self.expected.lock();
@@ -174,10 +177,12 @@ impl Shim {
             expected.replies.insert(id, waiting);
         }
         let bytes = shim::frame(shim::REQUEST, id, &request.to_bytes());
-        let sent = {
-            let _order = self.writing.lock().await;
-            send_all(&self.stream, &bytes, descriptors).await
-        };
+        let (stream, writing) = (self.stream.clone(), self.writing.clone());
+        let sending = tokio::spawn(async move {
+            let _order = writing.lock().await;
+            send_all(&stream, &bytes, &descriptors).await
+        });
+        let sent = sending.await.map_err(std::io::Error::other).flatten();
         if sent.is_err() {
             self.expected.lock().replies.remove(&id);
         }
@@ -194,12 +199,13 @@ fn unexpected(reply: &Reply) -> Error {
 }
 
 /// Sends bytes, and descriptors with the first of them.
-async fn send_all(stream: &UnixStream, bytes: &[u8], descriptors: &[RawFd]) -> std::io::Result<()> {
+async fn send_all(stream: &UnixStream, bytes: &[u8], descriptors: &[OwnedFd]) -> std::io::Result<()> {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let descriptors: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let mut sent = 0;
     while sent < bytes.len() {
         let rights =
-            if sent == 0 && !descriptors.is_empty() { vec![ControlMessage::ScmRights(descriptors)] } else { Vec::new() };
+            if sent == 0 && !descriptors.is_empty() { vec![ControlMessage::ScmRights(&descriptors)] } else { Vec::new() };
         let part = [std::io::IoSlice::new(&bytes[sent..])];
         sent += stream
             .async_io(Interest::WRITABLE, || {
@@ -283,5 +289,36 @@ fn route(
             Ok(())
         }
         _ => Err(shim::wire::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_does_not_garble_the_next() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let shim =
+            Shim { stream: Arc::new(ours), writing: Arc::default(), expected: Arc::default(), next: AtomicU32::new(1) };
+        // More than the socket takes at once.
+        let large = Request::ReopenLog("x".repeat(4 << 20));
+        let given_up = tokio::time::timeout(std::time::Duration::from_millis(50), shim.call(&large)).await;
+        assert!(given_up.is_err());
+        let asking = tokio::spawn(async move { shim.call(&Request::Shutdown).await.is_ok() });
+        let (mut input, mut ids) = (Vec::new(), Vec::new());
+        while ids.len() < 2 {
+            assert!(theirs.read_buf(&mut input).await.unwrap() > 0);
+            while let Some((kind, id, body, length)) = shim::parse(&input).unwrap() {
+                assert_eq!(kind, shim::REQUEST);
+                Request::from_bytes(body).unwrap();
+                ids.push(id);
+                input.drain(..length);
+            }
+        }
+        assert_eq!(ids, [1, 2]);
+        asking.abort();
     }
 }

@@ -278,7 +278,7 @@ mod tests {
         let idle = Duration::from_millis(50);
         let said = async |words: &[u8]| {
             let (mut near, far) = tokio::io::duplex(1 << 16);
-            let router = Router::new().route("/", get(async || "there"));
+            let router = Router::new().route("/", get(|| async { "there" }));
             tokio::spawn(serve(far, auth::Peer::of(None), router, idle));
             near.write_all(words).await.unwrap();
             let mut answer = String::new();
