@@ -17,6 +17,8 @@ pub struct Proxier {
     /// Whether 127.0.0.1 has node ports.
     loopback: bool,
     applied: Applied,
+    /// UDP flows that are to be cleared once the rules are written: arguments for `conntrack`.
+    flows: Vec<Vec<String>>,
     /// Nothing is known of the kernel's state: write everything.
     stale: bool,
     /// Whether saved rules read as we write them. Should an iptables print them differently, we cannot compare.
@@ -27,7 +29,8 @@ impl Proxier {
     /// For the tables of a namespace. Nothing is written yet.
     pub fn new(namespace: Option<PathBuf>) -> Self {
         let iptables = namespace.as_ref().map_or_else(Iptables::here, Iptables::within);
-        Self { namespace, iptables, loopback: false, applied: Applied::new(), stale: true, comparable: true }
+        let (applied, flows) = (Applied::new(), Vec::new());
+        Self { namespace, iptables, loopback: false, applied, flows, stale: true, comparable: true }
     }
 
     /// Whether `iptables` speaks to nf_tables.
@@ -64,7 +67,7 @@ impl Proxier {
             .collect();
         let pairs: Vec<_> = before.iter().map(|(key, old)| (old.as_ref(), self.applied.get(key))).collect();
         let input = table::change(&pairs, &self.applied, self.loopback);
-        let deletions: Vec<_> = pairs.iter().flat_map(|(old, new)| conntrack::stale(*old, *new)).collect();
+        self.flows.extend(pairs.iter().flat_map(|(old, new)| conntrack::stale(*old, *new)));
         if self.stale {
             self.write_all()?;
         } else if let Some(input) = input
@@ -74,7 +77,7 @@ impl Proxier {
             tracing::info!(%error, "cannot apply a change; writing all rules anew");
             self.write_all()?;
         }
-        conntrack::run(&self.iptables, &deletions);
+        conntrack::run(&self.iptables, &std::mem::take(&mut self.flows));
         Ok(())
     }
 

@@ -353,6 +353,18 @@ async fn udp_flows_follow_the_endpoints() {
     let before = ask();
     scene.apply(&udp, &[(1, true)]);
     assert_eq!((before.as_str(), ask().as_str()), ("a", "b"));
+    // Also where the rules could not be written at first.
+    let (node, door) = (scene.path("node"), scene.path("door"));
+    std::os::unix::fs::symlink(&node, &door).unwrap();
+    scene.proxier = Proxier::new(Some(door.clone()));
+    scene.apply(&udp, &[(1, true)]);
+    assert_eq!(ask(), "b");
+    std::fs::remove_file(&door).unwrap();
+    let change = BTreeMap::from([("d/web".to_owned(), scene.fragment(&udp, &[(0, true)]))]);
+    assert!(scene.proxier.apply(change).is_err());
+    std::os::unix::fs::symlink(&node, &door).unwrap();
+    scene.proxier.apply(BTreeMap::new()).unwrap();
+    assert_eq!(ask(), "a");
 }
 
 #[tokio::test(flavor = "multi_thread")]
