@@ -56,7 +56,7 @@ pub struct ContainerMemory {
     pub probes: ProbeResults,
     /// The id that `probes` and `hooked` speak of.
     pub probed: Option<String>,
-    /// The postStart hook of `probed` is still running.
+    /// The postStart hook of `probed` is still running, or has failed.
     pub post_start_pending: bool,
 }
 

@@ -175,10 +175,7 @@ fn container(i: &Input, m: &Member, old: &PodStatus) -> ContainerStatus {
     let id = i.runtime.latest(name).map(|r| r.id.as_str()).unwrap_or_default();
     let probes = i.memory.probes(name, id);
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    // The runtime may show the container before we know that its hook is next.
-    let hooked = m.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
-    let pending = i.memory.container(name).post_start_pending || (hooked && i.memory.starting.as_ref() == Some(name));
-    let started = running && !pending && (m.container.startup_probe.is_none() || probes.startup == Some(true));
+    let started = running && !is_hooked(i, m) && (m.container.startup_probe.is_none() || probes.startup == Some(true));
     status.started = match m.role {
         Role::Ephemeral => None,
         _ => Some(started),
@@ -209,6 +206,14 @@ fn container(i: &Input, m: &Member, old: &PodStatus) -> ContainerStatus {
     status
 }
 
+/// Whether a container's postStart hook has not done its part.
+fn is_hooked(i: &Input, m: &Member) -> bool {
+    let name = &m.container.name;
+    // The runtime may show the container before we know that its hook is next.
+    let hook = m.container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+    i.memory.container(name).post_start_pending || (hook && i.memory.starting.as_ref() == Some(name))
+}
+
 fn known(i: &Input, m: &Member, record: &Record, before: Option<&ContainerStatus>) -> ContainerStatus {
     let last = i.runtime.previous(&m.container.name, &record.id).map(|p| state_of(i, p)).or_else(|| {
         // The runtime has let go of the previous instance; what was said of it stays.
@@ -221,7 +226,9 @@ fn known(i: &Input, m: &Member, record: &Record, before: Option<&ContainerStatus
             }
         })
     });
-    let created = record.state == State::Created;
+    // One whose hook runs, or has failed, is not said to run.
+    let hooked = || matches!(record.state, State::Running { .. }) && !i.ending && is_hooked(i, m);
+    let created = record.state == State::Created || hooked();
     ContainerStatus {
         container_id: (!created).then(|| container_id(i, &record.id)),
         image: record.image.clone(),

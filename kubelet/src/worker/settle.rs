@@ -57,7 +57,7 @@ impl Worker {
                 self.memory.starting = None;
                 self.start_task = None;
                 self.dirty = true;
-                self.memory.container_mut(&name).post_start_pending = false;
+                self.memory.container_mut(&name).post_start_pending = result.is_err();
                 if let Err(error) = result {
                     tracing::warn!(pod = spec::full_name(&self.pod), container = name, error, "postStart hook failed");
                     self.ctx.container_event(&self.pod, &name, "Warning", "FailedPostStartHook", "PostStartHook failed");

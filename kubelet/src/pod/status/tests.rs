@@ -194,22 +194,30 @@ fn probes_decide_readiness() {
 }
 
 #[test]
-fn a_container_is_not_ready_before_its_hook_has_ended() {
+fn a_container_is_not_said_to_run_before_its_hook_has_done_its_part() {
     let hook = json!({"postStart": {"exec": {"command": ["true"]}}});
     let p = pod(json!({"containers": [{"name": "a", "image": "i:1", "lifecycle": hook}, {"name": "b", "image": "i:1"}]}));
     let shown = |memory: &Memory| {
         let s = status(&p, &runtime(vec![record("a", "1", 0, up()), record("b", "2", 0, up())]), memory, false);
-        s.container_statuses.unwrap().iter().map(|c| (c.ready, c.started)).collect::<Vec<_>>()
+        let state = |c: &ContainerStatus| match c.state.clone().unwrap() {
+            ContainerState { running: Some(_), .. } => "runs".to_owned(),
+            state => state.waiting.unwrap().reason.unwrap(),
+        };
+        let phase = s.phase.unwrap();
+        let each = |c: &ContainerStatus| (c.ready, c.started, state(c), phase.clone());
+        s.container_statuses.iter().flatten().map(each).collect::<Vec<_>>()
     };
-    let (yes, no) = ((true, Some(true)), (false, Some(false)));
+    let told = |ready: bool, state: &str, phase: &str| (ready, Some(ready), state.to_owned(), phase.to_owned());
+    let pending = [told(false, "ContainerCreating", "Pending"), told(true, "runs", "Pending")];
+    let runs = [told(true, "runs", "Running"), told(true, "runs", "Running")];
     let mut memory = Memory { starting: Some("a".into()), ..Memory::default() };
-    assert_eq!(shown(&memory), [no, yes], "its start is under way");
+    assert_eq!(shown(&memory), pending, "its start is under way");
     memory.starting = Some("b".into());
-    assert_eq!(shown(&memory), [yes, yes], "it has no hook");
+    assert_eq!(shown(&memory), runs, "it has no hook");
     memory.starting = Some("a".into());
     memory.container_mut("a").post_start_pending = true;
-    assert_eq!(shown(&memory), [no, yes], "the hook runs");
-    assert_eq!(shown(&Memory::default()), [yes, yes]);
+    assert_eq!(shown(&memory), pending, "the hook runs");
+    assert_eq!(shown(&Memory::default()), runs);
 }
 
 #[test]
