@@ -22,6 +22,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{context::Context, pods};
 
@@ -177,7 +178,7 @@ struct Controller {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     /// When each node was last heard from.
-    heard: Mutex<HashMap<Key, Timestamp>>,
+    heard: Mutex<HashMap<Key, Instant>>,
     queue: Queue<Key>,
 }
 
@@ -210,7 +211,7 @@ pub async fn run(ctx: Context) {
             {
                 let key = Key::cluster(change.object().metadata.name.as_deref().unwrap_or_default());
                 // Only the time: a node that is well needs no look because it renewed its lease.
-                this.heard.lock().insert(key, Timestamp::now());
+                this.heard.lock().insert(key, Instant::now());
             }
         }
     });
@@ -228,7 +229,7 @@ impl Controller {
         let name = &key.name;
         match change {
             Change::Added(_) => {
-                self.heard.lock().insert(key.clone(), Timestamp::now());
+                self.heard.lock().insert(key.clone(), Instant::now());
                 let message = format!("Node {name} event: Registered Node {name} in Controller");
                 self.recorder.normal(&**node, "RegisteredNode", message);
             }
@@ -237,7 +238,7 @@ impl Controller {
                 let beats =
                     |n: &Node| conditions_of(n).iter().filter_map(|c| c.last_heartbeat_time.clone()).collect::<Vec<_>>();
                 if beats(old) != beats(new) {
-                    self.heard.lock().insert(key.clone(), Timestamp::now());
+                    self.heard.lock().insert(key.clone(), Instant::now());
                 }
                 if is_ready(old) != is_ready(new) {
                     // Whether any node is ready at all may have changed.
@@ -268,10 +269,10 @@ impl Controller {
     async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(node) = self.nodes.get(&key) else { return Ok(Next::Done) };
         let now = Timestamp::now();
-        let heard = *self.heard.lock().entry(key.clone()).or_insert(now);
+        let heard = *self.heard.lock().entry(key.clone()).or_insert_with(Instant::now);
         let plan = decide(&Observed {
             node: &node,
-            silent_for: Duration::try_from(now.duration_since(heard)).unwrap_or_default(),
+            silent_for: heard.elapsed(),
             grace: self.ctx.config.node_monitor_grace_period,
             startup_grace: self.ctx.config.node_startup_grace_period,
             any_ready: self.nodes.list().iter().any(|n| is_ready(n)),

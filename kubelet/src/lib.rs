@@ -15,6 +15,7 @@
 
 pub mod certificate;
 mod cgroup;
+mod clock;
 mod config;
 mod config_file;
 mod eviction;

@@ -28,7 +28,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{node::object::node_reference, pod::spec, shared::Ctx};
+use crate::{clock::Steady, node::object::node_reference, pod::spec, shared::Ctx};
 pub use decide::{SYSTEM_PRIORITY, is_critical};
 use images::Images;
 pub use signals::Pressure;
@@ -77,6 +77,7 @@ pub async fn run(
 ) {
     let mut keeper = Keeper {
         image_path: image_path(&ctx).await,
+        clock: Steady::new(ctx.now()),
         ctx,
         pods,
         thresholds,
@@ -107,6 +108,7 @@ async fn image_path(ctx: &Ctx) -> PathBuf {
 
 struct Keeper {
     ctx: Ctx,
+    clock: Steady,
     pods: Informer<Pod>,
     thresholds: Vec<Threshold>,
     orders: mpsc::UnboundedSender<Order>,
@@ -125,7 +127,7 @@ struct Keeper {
 
 impl Keeper {
     async fn look(&mut self) {
-        let now = self.ctx.now();
+        let now = self.clock.now();
         let levels = usage::levels(&self.ctx.config.root_dir, &self.image_path);
         let transition = SignedDuration::try_from(self.ctx.config.eviction_pressure_transition_period).unwrap_or_default();
         let verdict = self.memory.look(&self.thresholds, &levels, transition, now);

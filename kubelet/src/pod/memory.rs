@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::backoff::Backoff;
+use crate::clock::later;
 
 /// Why a container could not be started, as its waiting state says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +93,50 @@ impl Memory {
         self.containers.entry(name.to_owned()).or_default()
     }
 
+    /// The machine's clock was set: what is to come, comes after as long as before.
+    pub fn shift(&mut self, by: SignedDuration) {
+        let move_by = |at: &mut Timestamp| *at = later(*at, by);
+        for stopping in self.stopping.values_mut() {
+            [Some(&mut stopping.deadline), stopping.sent.as_mut()].into_iter().flatten().for_each(move_by);
+        }
+        for container in self.containers.values_mut() {
+            let failure = container.failure.as_mut().map(|f| [&mut f.at, &mut f.retry_at]);
+            failure.into_iter().flatten().for_each(move_by);
+        }
+        self.sandbox_retry_at.iter_mut().for_each(move_by);
+    }
+
     /// Probe verdicts of the container with that name, if they speak of `id`.
     pub fn probes(&self, name: &str, id: &str) -> ProbeResults {
         self.containers.get(name).filter(|c| c.probed.as_deref() == Some(id)).map(|c| c.probes).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_brings_nothing_nearer() {
+        let at = |seconds: i64| Timestamp::from_second(1_000_000 + seconds).unwrap();
+        let mut memory = Memory { sandbox_retry_at: Some(at(1)), ..Memory::default() };
+        let stopping = |id: &str, sent: Option<i64>| {
+            (id.to_owned(), Stopping { deadline: at(2), hook_done: false, sent: sent.map(at) })
+        };
+        memory.stopping = [stopping("a", Some(3)), stopping("b", None)].into();
+        let (reason, message) = ("ErrImagePull".to_owned(), String::new());
+        memory.container_mut("c").failure = Some(StartFailure { reason, message, at: at(4), retry_at: at(5) });
+        memory.container_mut("d");
+        let before = memory.clone();
+        memory.shift(SignedDuration::from_hours(1));
+        let all = |memory: &Memory| {
+            let stops = memory.stopping.values().flat_map(|s| [Some(s.deadline), s.sent]).collect::<Vec<_>>();
+            let failure = memory.container("c").failure.unwrap();
+            [vec![memory.sandbox_retry_at, Some(failure.at), Some(failure.retry_at)], stops].concat()
+        };
+        let hour = |at: Timestamp| later(at, SignedDuration::from_hours(1));
+        assert_eq!(all(&memory), all(&before).into_iter().map(|at| at.map(hour)).collect::<Vec<_>>());
+        memory.shift(SignedDuration::from_hours(-1));
+        assert_eq!(memory, before);
     }
 }

@@ -20,6 +20,7 @@ use super::{
     start::Order,
 };
 use crate::{
+    clock::{self, Steady},
     pod::{
         admission::Rejection,
         decide::{self, Action, Observed},
@@ -135,6 +136,8 @@ pub(super) struct Worker {
     pub committed: Arc<AtomicBool>,
     /// The last patch that was written and the revision it led to: if it changes nothing, it is not written again.
     pub last_patch: Option<(serde_json::Value, Option<String>)>,
+    /// Notices when the machine's clock is set.
+    clock: Steady,
     wake_at: Option<Timestamp>,
     /// A container that we stopped is being replaced: until then its absence is not worth a word.
     pub replacing_until: Option<Timestamp>,
@@ -206,6 +209,7 @@ impl Worker {
             start_task: None,
             committed: Arc::default(),
             last_patch: None,
+            clock: Steady::new(ctx.now()),
             wake_at: None,
             replacing_until: None,
             mounting: Mounting { effort: Effort::default(), stale: true, retry_at: None, renew_at: None },
@@ -347,6 +351,9 @@ impl Worker {
             self.observe().await;
         }
         let now = self.ctx.now();
+        if let Some(by) = self.clock.follow(now) {
+            self.shift(by);
+        }
         if self.stage == Stage::Running {
             self.run_stage(now);
         }
@@ -371,6 +378,16 @@ impl Worker {
             let (logs, record) = (self.ctx.log_dir(&self.pod), self.record.clone());
             self.running.spawn(ops::remove(self.ctx.clone(), record, logs, self.removing.pause()));
         }
+    }
+
+    /// The machine's clock was set: pauses and grace periods last as long as they were to.
+    fn shift(&mut self, by: SignedDuration) {
+        let move_by = |at: &mut Timestamp| *at = clock::later(*at, by);
+        if let Stage::Terminating { deadline } = &mut self.stage {
+            move_by(deadline);
+        }
+        self.mounting.retry_at.iter_mut().chain(&mut self.replacing_until).for_each(move_by);
+        self.memory.shift(by);
     }
 
     async fn observe(&mut self) {
