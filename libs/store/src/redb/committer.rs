@@ -701,3 +701,35 @@ fn copy(error: &Error) -> Error {
         other => Error::Backend { step: "commit", source: other.to_string().into() },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{
+        super::{Options, RedbStore, journal},
+        *,
+    };
+    use crate::Store;
+
+    /// The journal's file is one whose syncs fail (`/dev/null` knows none): redb takes over at once, which tells of the sync.
+    #[tokio::test]
+    async fn relaxed_changes_are_synced_a_second_later_however_many_follow() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        std::os::unix::fs::symlink("/dev/null", journal::beside(&path)).unwrap();
+        let store = RedbStore::open(&path, Options::default()).unwrap();
+        let put = Op::Put { key: "/r/relaxed".into(), value: Bytes::from_static(b"1"), ttl: None };
+        let relaxed = Txn { ops: vec![put], durability: Durability::Relaxed, ..Txn::default() };
+        let before = store.revision().await.unwrap();
+        // So few that until SETTLE_AFTER nothing else has them settle.
+        let mut next = tokio::time::interval(SYNC_AFTER / 4);
+        let began = Instant::now();
+        while store.shared.settled.load(Ordering::Acquire) == before {
+            next.tick().await;
+            store.commit(relaxed.clone()).await.unwrap();
+        }
+        let took = began.elapsed();
+        assert!((SYNC_AFTER..SETTLE_AFTER).contains(&took), "the journal was synced after {took:?}");
+    }
+}
