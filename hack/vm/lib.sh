@@ -4,7 +4,9 @@
 #   vm_base                 makes the system every machine starts from, once: Debian by debootstrap, its cloud kernel
 #   vm_payload FOLDER       packs a folder; every machine started afterwards sees it, read-only, at /payload
 #   vm_start NAME [NUMBER]  starts a machine with a disk of its own and waits until it answers: vm_boot, then vm_await. With
-#                           VM_FORWARD=ADDRESS:PORT-:PORT a port here leads to one of its own
+#                           VM_FORWARD=ADDRESS:PORT-:PORT a port here leads to one of its own; with VM_CACHE=writeback its
+#                           disk has what it flushed even if its plug is pulled (by default a cut may ruin the disk)
+#   vm_on NAME              the same machine once more, with the disk as it is; vm_await waits for it
 #   vm_run NAME COMMAND...  runs a command there, as root; its exit status is the command's
 #   vm_get NAME PATH        prints a file of it; vm_put NAME PATH writes one (0600) from standard input
 #   vm_stop NAME            powers it off; vm_kill pulls the plug; vm_stop_all, on exit, leaves none
@@ -19,7 +21,7 @@ vm_memory=${VM_MEMORY:-1536}
 vm_cpus=${VM_CPUS:-2}
 # How long a machine may take to boot; emulation beside a busy compiler is slow.
 vm_patience=${VM_PATIENCE:-600}
-vm_pids=()
+declare -A vm_pids=()
 vm_lan=$((20000 + $$ % 20000))
 
 vm_need() {
@@ -113,18 +115,24 @@ vm_port() { echo $((vm_lan + 20000 + $1)); }
 vm_start() { vm_boot "$@" && vm_await "$1"; }
 
 vm_boot() {
-    local name=$1 number=${2:-11} disk
-    disk=$vm_dir/$name.qcow2
-    rm -f "$disk"
-    qemu-img create -q -f qcow2 -F raw -b "$vm_dir/base.img" "$disk"
-    echo "$number" >"$vm_dir/$name.number"
-    local payload=()
+    local name=$1
+    rm -f "$vm_dir/$name.qcow2"
+    qemu-img create -q -f qcow2 -F raw -b "$vm_dir/base.img" "$vm_dir/$name.qcow2"
+    echo "${2:-11}" >"$vm_dir/$name.number"
+    vm_on "$name"
+}
+
+vm_on() {
+    local name=$1 number payload=()
+    number=$(cat "$vm_dir/$name.number")
     [ ! -e "$vm_dir/payload.img" ] || payload=(-drive "file=$vm_dir/payload.img,format=raw,if=virtio,readonly=on")
+    # Of a boot before.
+    rm -f "$vm_dir/$name.console"
     # shellcheck disable=SC2086
     qemu-system-x86_64 ${VM_ACCEL:--accel tcg,thread=multi} -cpu max -smp "$vm_cpus" -m "$vm_memory" -display none -no-reboot \
         -kernel "$vm_dir/vmlinuz" -initrd "$vm_dir/initrd.img" \
         -append "root=LABEL=root rw console=ttyS0 quiet net.ifnames=1 vm.name=$name vm.address=10.77.0.$number ${VM_APPEND:-}" \
-        -drive "file=$disk,format=qcow2,if=virtio,cache=unsafe" "${payload[@]}" \
+        -drive "file=$vm_dir/$name.qcow2,format=qcow2,if=virtio,cache=${VM_CACHE:-unsafe}" "${payload[@]}" \
         -device virtio-rng-pci \
         -netdev "user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:$(vm_port "$number")-:22${VM_FORWARD:+,hostfwd=tcp:$VM_FORWARD}" \
         -device "virtio-net-pci,netdev=ssh,mac=52:54:00:76:00:$number" \
@@ -132,7 +140,7 @@ vm_boot() {
         -device "virtio-net-pci,netdev=lan,mac=52:54:00:77:00:$number" \
         -serial "file:$vm_dir/$name.console" >"$vm_dir/$name.qemu" 2>&1 </dev/null &
     local pid=$!
-    vm_pids+=("$pid")
+    vm_pids[$name]=$pid
     # Nothing is said of it when it is ended.
     disown "$pid"
     echo "$pid" >"$vm_dir/$name.pid"
@@ -166,7 +174,14 @@ vm_get() { vm_run "$1" cat "$2"; }
 
 vm_put() { vm_ssh "$1" "mkdir -p '$(dirname "$2")' && umask 077 && cat >'$2'"; }
 
-vm_kill() { kill -9 "$(cat "$vm_dir/$1.pid")"; }
+vm_kill() {
+    local pid
+    pid=$(cat "$vm_dir/$1.pid")
+    kill -9 "$pid" 2>/dev/null || true
+    # Until then it holds its disk.
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    unset "vm_pids[$1]"
+}
 
 vm_stop() {
     local pid
@@ -177,6 +192,7 @@ vm_stop() {
         if [ $SECONDS -ge $until ]; then kill -9 "$pid" 2>/dev/null || true; fi
         sleep 0.5
     done
+    unset "vm_pids[$1]"
     rm -f "$vm_dir/$1.qcow2" "$vm_dir/$1.pid" "$vm_dir/$1.number"
 }
 

@@ -3,7 +3,7 @@
 //! Everything is measured from outside, as a user would see it: `knarr` runs as its own processes, requests come over TLS
 //! with a client certificate, processor time is what the kernel accounted to the cluster's cgroup (shims, containers and
 //! what has ended included) or to the server's process. Nothing here is a test: figures depend on the machine and on what
-//! else it does, so nothing fails for being slow.
+//! else it does, so nothing fails for being slow. Only `power`, which hack/vm-test asks, is about what is lost.
 
 mod api;
 mod cluster;
@@ -14,6 +14,7 @@ mod measure;
 mod network;
 mod node;
 mod objects;
+mod power;
 mod scheduler;
 mod services;
 mod table;
@@ -30,13 +31,19 @@ fn main() -> Result<()> {
     if asked == ["table"] {
         return table::print();
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let [first, kubeconfig] = &asked[..]
+        && first == "power"
+    {
+        return runtime.block_on(power::run(kubeconfig));
+    }
     if asked.is_empty() || asked.iter().any(|a| a == "all") {
         asked = BENCHES.iter().map(|b| (*b).to_owned()).collect();
     }
     if let Some(unknown) = asked.iter().find(|a| !BENCHES.contains(&a.as_str())) {
         bail!("there is no bench {unknown:?}; there are: {}", BENCHES.join(" "));
     }
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(&asked))
+    runtime.block_on(run(&asked))
 }
 
 async fn run(asked: &[String]) -> Result<()> {
