@@ -132,24 +132,28 @@ fn raise(to: &mut Amounts, what: &Amounts) {
     }
 }
 
+/// What a container asks for, or is limited to. A running one counts with what it was given while a change of it is under way.
+fn container_amounts(pod: &Value, container: &Value, kind: &str) -> Amounts {
+    let mut wanted = amounts(container.at("resources").at(kind));
+    let mut statuses = pod.at("status").items("containerStatuses").iter();
+    let given = statuses.find(|status| status.text("name") == container.text("name")).filter(|s| s.has("resources"));
+    if let Some(given) = given.filter(|_| kind == "requests") {
+        if pod.text("status.resize") == "Infeasible" {
+            wanted.clear();
+        }
+        raise(&mut wanted, &amounts(given.at("resources").at(kind)));
+    }
+    wanted
+}
+
 /// What a pod asks for, or is limited to, in all: containers together, init containers one after the other beside sidecars.
 fn pod_amounts(pod: &Value, kind: &str) -> Amounts {
-    let statuses = |field: &str, name: &str| {
-        pod.at("status").items(field).iter().find(|s| s.text("name") == name).cloned().unwrap_or_default()
-    };
-    let of = |container: &Value, field: &str| {
-        let mut wanted = amounts(container.at("resources").at(kind));
-        if kind == "requests" {
-            raise(&mut wanted, &amounts(statuses(field, container.text("name")).at("allocatedResources")));
-        }
-        wanted
-    };
     let (mut total, mut sidecars, mut starting) = (Amounts::new(), Amounts::new(), Amounts::new());
     for container in pod.items("spec.containers") {
-        add(&mut total, &of(container, "containerStatuses"));
+        add(&mut total, &container_amounts(pod, container, kind));
     }
     for container in pod.items("spec.initContainers") {
-        let mut wanted = of(container, "initContainerStatuses");
+        let mut wanted = amounts(container.at("resources").at(kind));
         if container.text("restartPolicy") == "Always" {
             add(&mut total, &wanted);
             add(&mut sidecars, &wanted);
@@ -162,7 +166,7 @@ fn pod_amounts(pod: &Value, kind: &str) -> Amounts {
     raise(&mut total, &starting);
     let mut overhead = amounts(pod.at("spec.overhead"));
     if kind == "limits" {
-        overhead.retain(|name, _| total.contains_key(name));
+        overhead.retain(|name, _| total.get(name).is_some_and(|limit| !limit.is_zero()));
     }
     add(&mut total, &overhead);
     total
@@ -239,6 +243,19 @@ mod tests {
         }});
         assert_eq!(pod_amounts(&pod, "requests")["cpu"].to_string(), "460m");
         assert!(pod_amounts(&pod, "limits").is_empty());
+    }
+
+    #[test]
+    fn a_change_under_way_counts_with_the_larger_amount() {
+        let pod = |resize: &str, given: &str| {
+            json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}, "status": {"resize": resize,
+                "containerStatuses": [{"name": "c", "allocatedResources": {"cpu": "9"}, "resources": {"requests": {"cpu": given}}}]}})
+        };
+        let cpu = |pod| pod_amounts(&pod, "requests")["cpu"].to_string();
+        assert_eq!(
+            (cpu(pod("", "2")), cpu(pod("", "500m")), cpu(pod("Infeasible", "500m"))),
+            ("2".into(), "1".into(), "500m".into())
+        );
     }
 
     #[test]

@@ -158,23 +158,29 @@ pub fn template(w: &mut Writer, template: &Value) {
     placement(w, "  ", spec);
 }
 
-/// The class of a pod whose status does not tell yet.
+/// The class of a pod whose status does not tell yet: what the pod itself asks for, or else its containers together.
 fn qos(spec: &Value) -> &'static str {
-    let (mut requested, mut guaranteed) = (false, true);
-    for container in spec.items("initContainers").iter().chain(spec.items("containers")) {
-        for name in ["cpu", "memory"] {
-            let amount =
-                |kind: &str| -> Quantity { container.at("resources").at(kind).text(name).parse().unwrap_or_default() };
-            let (request, limit) = (amount("requests"), amount("limits"));
-            requested |= !request.is_zero() || !limit.is_zero();
-            guaranteed &= !limit.is_zero() && (request.is_zero() || request == limit);
-        }
+    let whole = spec.has("resources").then_some(spec);
+    let containers = || spec.items("containers").iter().chain(spec.items("initContainers"));
+    let parts: Vec<&Value> = whole.map_or_else(|| containers().collect(), |whole| vec![whole]);
+    let positive = |part: &Value, kind: &str, name: &str| -> Option<Quantity> {
+        part.at("resources").at(kind).text(name).parse().ok().filter(|amount| *amount > Quantity::default())
+    };
+    let sum = |kind: &str, name: &str| {
+        parts.iter().filter_map(|part| positive(part, kind, name)).reduce(|mut sum, amount| {
+            sum += &amount;
+            sum
+        })
+    };
+    let amounts = ["cpu", "memory"].map(|name| (sum("requests", name), sum("limits", name)));
+    if amounts.iter().all(|(request, limit)| request.is_none() && limit.is_none()) {
+        return "BestEffort";
     }
-    match (requested, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
+    let limited = |part: &&Value| ["cpu", "memory"].iter().all(|name| positive(part, "limits", name).is_some());
+    if parts.iter().all(limited) && amounts.iter().all(|(request, limit)| request == limit) {
+        return "Guaranteed";
     }
+    "Burstable"
 }
 
 #[cfg(test)]
@@ -191,9 +197,13 @@ mod tests {
             (json!({}), "BestEffort"),
             (json!({"limits": both, "requests": both}), "Guaranteed"),
             (json!({"requests": both}), "Burstable"),
+            (json!({"limits": both}), "Burstable"),
         ];
         for (given, want) in cases {
             assert_eq!(qos(&spec(given)), want);
         }
+        let whole =
+            json!({"containers": [{"resources": {"requests": both}}], "resources": {"limits": both, "requests": both}});
+        assert_eq!(qos(&whole), "Guaranteed");
     }
 }
