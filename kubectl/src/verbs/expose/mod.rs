@@ -81,12 +81,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "exposed", dry_run)?;
     cx.client()?;
     let query = Query { args: &args.arguments, files: Some(&args.files), typed: true, ..Query::default() };
-    query.visit(cx, async |object| show.typed(&one(&args, cx, &object, dry_run).await?)).await
+    let mut wanted = wanted(&args);
+    query.visit(cx, async |object| show.typed(&one(&args, cx, &object, &mut wanted, dry_run).await?)).await
 }
 
-async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun) -> Result<Value, Failure> {
+async fn one(args: &Args, cx: &Context, object: &Object, wanted: &mut Wanted, dry_run: DryRun) -> Result<Value, Failure> {
     can_be_exposed(&object.mapping.group, &object.mapping.kind).map_err(plain)?;
-    let service = service::service(&object.value, &wanted(args)).map_err(plain)?;
+    let service = service::service(&object.value, wanted).map_err(plain)?;
     let mut service = overridden(args, typed::complete(service)).map_err(plain)?;
     cx.globals().recording.annotate(&mut service);
     if dry_run == DryRun::Client {
@@ -106,6 +107,8 @@ fn wanted(args: &Args) -> Wanted {
         name: args.name.clone(),
         selector: args.selector.clone(),
         port: args.port.clone(),
+        ports: String::new(),
+        protocols: Vec::new(),
         protocol: args.protocol.clone(),
         target_port: args.target_port.clone(),
         labels: args.labels.clone(),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// What flags say; empty is unsaid.
+/// What flags say; empty is unsaid. What they leave unsaid is the first object's, also for the objects after it: upstream fills
+/// in what it finds and does not forget it again.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// The service's name.
@@ -13,6 +14,10 @@ pub struct Wanted {
     pub selector: String,
     /// Comma-separated numbers.
     pub port: String,
+    /// The numbers of an object that has several, which count before `port`.
+    pub ports: String,
+    /// The protocols of an object's ports, by number.
+    pub protocols: Vec<(String, Vec<String>)>,
     /// TCP, UDP or SCTP for all ports.
     pub protocol: String,
     /// A number or a name.
@@ -40,26 +45,28 @@ pub fn can_be_exposed(group: &str, kind: &str) -> Result<(), String> {
     }
 }
 
-/// The service for an object.
-pub fn service(object: &Value, wanted: &Wanted) -> Result<Value, String> {
-    let selector = match wanted.selector.as_str() {
-        "" => selector_of(object)
-            .map_err(|why| format!("couldn't retrieve selectors via --selector flag or introspection: {why}"))?,
-        text => parse_labels(text)?,
-    };
-    if selector.is_empty() {
+/// The service for an object. What the object says goes into `wanted` where nothing is said there.
+pub fn service(object: &Value, wanted: &mut Wanted) -> Result<Value, String> {
+    if wanted.selector.is_empty() {
+        let found = selector_of(object);
+        let why = |why| format!("couldn't retrieve selectors via --selector flag or introspection: {why}");
+        wanted.selector = written(&found.map_err(why)?);
+    }
+    find_ports(object, wanted)?;
+    if wanted.labels.is_empty() {
+        wanted.labels = written(&strings(&object["metadata"]["labels"]));
+    }
+    if wanted.selector.is_empty() {
         return Err("selector must be specified".to_owned());
     }
-    let labels = match wanted.labels.as_str() {
-        "" => strings(&object["metadata"]["labels"]),
-        text => parse_labels(text)?,
-    };
+    let selector = parse_labels(&wanted.selector)?;
+    let labels = if wanted.labels.is_empty() { BTreeMap::new() } else { parse_labels(&wanted.labels)? };
     let default = object["metadata"]["name"].as_str().unwrap_or_default();
     let name = if wanted.name.is_empty() { default.get(..63).unwrap_or(default) } else { &wanted.name };
     if name.is_empty() {
         return Err("name must be specified".to_owned());
     }
-    let ports = ports(object, wanted)?;
+    let ports = ports(wanted)?;
     let mut spec = Map::new();
     spec.insert("selector".to_owned(), json!(selector));
     if !ports.is_empty() {
@@ -152,15 +159,31 @@ fn ports_of(object: &Value) -> Vec<(String, Vec<String>)> {
     out
 }
 
-fn ports(object: &Value, wanted: &Wanted) -> Result<Vec<Value>, String> {
+/// `a=b,c=d`.
+fn written(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// Takes an object's ports and protocols for those that nobody has named.
+fn find_ports(object: &Value, wanted: &mut Wanted) -> Result<(), String> {
     let known = ports_of(object);
-    let numbers: Vec<String> = match wanted.port.as_str() {
-        "" if known.is_empty() && wanted.cluster_ip != "None" => {
-            return Err("couldn't find port via --port flag or introspection".to_owned());
+    if wanted.port.is_empty() {
+        match known.as_slice() {
+            [] if wanted.cluster_ip == "None" => {}
+            [] => return Err("couldn't find port via --port flag or introspection".to_owned()),
+            [(number, _)] => wanted.port.clone_from(number),
+            several => wanted.ports = several.iter().map(|(number, _)| number.as_str()).collect::<Vec<_>>().join(","),
         }
-        "" => known.iter().map(|(number, _)| number.clone()).collect(),
-        text => text.split(',').map(str::to_owned).collect(),
-    };
+    }
+    if !known.is_empty() {
+        wanted.protocols = known;
+    }
+    Ok(())
+}
+
+fn ports(wanted: &Wanted) -> Result<Vec<Value>, String> {
+    let text = if wanted.ports.is_empty() { &wanted.port } else { &wanted.ports };
+    let numbers: Vec<&str> = if text.is_empty() { Vec::new() } else { text.split(',').collect() };
     let target = |port: i32| match wanted.target_port.as_str() {
         "" => json!(port),
         text => text.parse::<i32>().map_or_else(|_| json!(text), |number| json!(number)),
@@ -170,7 +193,9 @@ fn ports(object: &Value, wanted: &Wanted) -> Result<Vec<Value>, String> {
         let port: i32 =
             number.parse().map_err(|_| format!("strconv.Atoi: parsing {}: invalid syntax", api::field::go_quote(number)))?;
         let protocols: Vec<String> = match wanted.protocol.as_str() {
-            "" => known.iter().find(|(n, _)| n == number).map_or_else(|| vec!["TCP".to_owned()], |(_, p)| p.clone()),
+            "" => {
+                wanted.protocols.iter().find(|(n, _)| n == number).map_or_else(|| vec!["TCP".to_owned()], |(_, p)| p.clone())
+            }
             protocol => vec![protocol.to_owned()],
         };
         for protocol in &protocols {
@@ -217,13 +242,13 @@ mod tests {
         ]});
         let want =
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "labels": {"l": "m"}}, "spec": spec});
-        assert_eq!(service(&deployment(), &Wanted::default()), Ok(want));
+        assert_eq!(service(&deployment(), &mut Wanted::default()), Ok(want));
     }
 
     #[test]
     fn flags_win() {
         let text = str::to_owned;
-        let wanted = Wanted {
+        let mut wanted = Wanted {
             port: text("8080"),
             target_port: text("http"),
             of_type: text("NodePort"),
@@ -231,9 +256,22 @@ mod tests {
             ..Wanted::default()
         };
         assert_eq!(
-            service(&deployment(), &wanted).unwrap()["spec"],
+            service(&deployment(), &mut wanted).unwrap()["spec"],
             json!({"selector": {"app": "web"}, "type": "NodePort", "ports": [{"port": 8080, "protocol": "TCP", "targetPort": "http"}]})
         );
+    }
+
+    #[test]
+    fn the_first_object_counts_for_those_after_it() {
+        let mut wanted = Wanted::default();
+        service(&deployment(), &mut wanted).unwrap();
+        let other = json!({"kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {"containers": [{"ports": [{"containerPort": 9}]}]}});
+        let exposed = service(&other, &mut wanted).unwrap();
+        assert_eq!(exposed["metadata"], json!({"name": "p", "labels": {"l": "m"}}));
+        assert_eq!(exposed["spec"]["selector"], json!({"app": "web"}));
+        let ports: Vec<i64> =
+            exposed["spec"]["ports"].as_array().unwrap().iter().filter_map(|p| p["port"].as_i64()).collect();
+        assert_eq!(ports, [53, 80]);
     }
 
     #[test]
@@ -241,7 +279,7 @@ mod tests {
         assert_eq!(can_be_exposed("batch", "Job"), Err("cannot expose a Job.batch".to_owned()));
         let bare = json!({"kind": "Pod", "metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {}});
         assert_eq!(
-            service(&bare, &Wanted::default()),
+            service(&bare, &mut Wanted::default()),
             Err("couldn't find port via --port flag or introspection".to_owned())
         );
     }
