@@ -177,7 +177,7 @@ fn put(entry: &mut Entry, field: &str, value: Option<&str>) {
     }
 }
 
-pub fn set_context(cx: &Context, args: &[String], current: bool) -> Result<(), Failure> {
+pub fn set_context(cx: &Context, args: &[String], current: bool, namespace: Option<&str>) -> Result<(), Failure> {
     let globals = cx.globals();
     let name = match (args, current) {
         ([], true) => match cx.kubeconfig()?.current_context.as_str() {
@@ -192,7 +192,7 @@ pub fn set_context(cx: &Context, args: &[String], current: bool) -> Result<(), F
     let existed = upsert(cx, "contexts", name, |entry| {
         put(entry, "cluster", globals.cluster.as_deref());
         put(entry, "user", globals.user.as_deref());
-        put(entry, "namespace", globals.namespace.as_deref());
+        put(entry, "namespace", namespace);
     })?;
     println!("Context {} {}.", go_quote(name), if existed { "modified" } else { "created" });
     Ok(())
@@ -231,7 +231,13 @@ fn contents(path: Option<&str>, what: &str, embed: Option<bool>) -> Result<Optio
     }
 }
 
-pub fn set_cluster(cx: &Context, args: &[String], embed: Option<bool>, proxy: Option<&str>) -> Result<(), Failure> {
+pub fn set_cluster(
+    cx: &Context,
+    args: &[String],
+    embed: Option<bool>,
+    proxy: Option<&str>,
+    server: Option<&str>,
+) -> Result<(), Failure> {
     let name = one(args, "set-cluster")?;
     let globals = cx.globals();
     let path = globals.certificate_authority.as_deref();
@@ -244,7 +250,7 @@ pub fn set_cluster(cx: &Context, args: &[String], embed: Option<bool>, proxy: Op
     let data = contents(path, "certificate-authority", embed)?;
     let origin = origin_of(cx, "clusters", name)?;
     upsert(cx, "clusters", name, |entry| {
-        put(entry, "server", globals.server.as_deref());
+        put(entry, "server", server);
         put(entry, "tls-server-name", globals.tls_server_name.as_deref());
         put(entry, "proxy-url", proxy);
         if globals.insecure_skip_tls_verify {
@@ -297,6 +303,9 @@ pub fn set_credentials(cx: &Context, args: &[String], embed: Option<bool>, exec:
             return Err(help_first("set-credentials", format!("invalid auth-provider-arg format: {pair}")));
         }
     }
+    if exec.interactive_mode.as_deref().is_some_and(|mode| !["IfAvailable", "Never", "Always"].contains(&mode)) {
+        return Err(plain("invalid interactive mode type, can be only IfAvailable, Never, Always"));
+    }
     let (crt_data, key_data) = (contents(crt, "client-certificate", embed)?, contents(key, "client-key", embed)?);
     let origin = origin_of(cx, "users", name)?;
     upsert(cx, "users", name, |entry| {
@@ -315,7 +324,7 @@ pub fn set_credentials(cx: &Context, args: &[String], embed: Option<bool>, exec:
         if let Some(provider) = &exec.provider {
             let block = entry.fields.entry("auth-provider").or_insert_with(|| json!({}));
             if block["name"] != provider.as_str() {
-                *block = json!({"name": provider, "config": null});
+                *block = json!({"name": provider, "config": {}});
             }
             set_provider(block, &exec.provider_args);
         } else if let Some(block) = entry.fields.get_mut("auth-provider") {

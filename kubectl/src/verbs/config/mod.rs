@@ -93,6 +93,9 @@ pub enum Command {
         /// The proxy to go through.
         #[arg(long)]
         proxy_url: Option<String>,
+        /// The cluster's address.
+        #[arg(long = "local-server")]
+        address: Option<String>,
     },
     /// Set a context entry in kubeconfig
     SetContext {
@@ -101,6 +104,9 @@ pub enum Command {
         /// Change the current context.
         #[arg(long)]
         current: bool,
+        /// The context's namespace.
+        #[arg(long = "local-namespace")]
+        of_namespace: Option<String>,
     },
     /// Set a user entry in kubeconfig
     SetCredentials {
@@ -192,9 +198,11 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Command::DeleteUser { args } => edit::delete(cx, &args, "user", "users"),
         Command::RenameContext { args } => edit::rename(cx, &args),
         Command::UseContext { args } => edit::use_context(cx, &args),
-        Command::SetContext { args, current } => edit::set_context(cx, &args, current),
-        Command::SetCluster { args, embed_certs, proxy_url } => {
-            edit::set_cluster(cx, &args, embed_certs, proxy_url.as_deref())
+        Command::SetContext { args, current, of_namespace } => {
+            edit::set_context(cx, &args, current, of_namespace.as_deref())
+        }
+        Command::SetCluster { args, embed_certs, proxy_url, address } => {
+            edit::set_cluster(cx, &args, embed_certs, proxy_url.as_deref(), address.as_deref())
         }
         Command::SetCredentials {
             args,

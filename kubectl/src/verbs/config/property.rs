@@ -10,116 +10,163 @@ use crate::{
     failure::{Failure, go_base64, plain},
 };
 
-/// A path: a list, the name of an entry (names may hold dots), and fields in it.
+/// A path: a list, the name of an entry (names may hold dots), and a field of it.
 #[derive(Debug, PartialEq, Eq)]
 enum Property<'a> {
     CurrentContext,
+    /// `kind` and `apiVersion`, which are what they are.
+    Fixed,
     Preferences(Option<&'a str>),
     List(&'a str),
-    Entry { list: &'a str, name: String, fields: Vec<&'a str> },
+    Entry {
+        list: &'a str,
+        name: String,
+        field: Option<Field>,
+    },
 }
 
-const FIELDS: &[&str] = &[
-    "server",
-    "tls-server-name",
-    "insecure-skip-tls-verify",
-    "certificate-authority",
-    "certificate-authority-data",
-    "proxy-url",
-    "disable-compression",
-    "cluster",
-    "user",
-    "namespace",
-    "client-certificate",
-    "client-certificate-data",
-    "client-key",
-    "client-key-data",
-    "token",
-    "tokenFile",
-    "as",
-    "as-uid",
-    "as-groups",
-    "username",
-    "password",
-    "exec",
-    "auth-provider",
-    "extensions",
+/// What a field takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    Text,
+    Flag,
+    Bytes,
+    Texts,
+    /// Fields of its own, which no path leads to.
+    More,
+}
+
+/// A field: its name on the command line (upstream's is that of its own structures), its name in files, and what it takes.
+type Field = (&'static str, &'static str, Takes);
+
+const fn same(name: &'static str, takes: Takes) -> Field {
+    (name, name, takes)
+}
+
+const CLUSTER: &[Field] = &[
+    same("server", Takes::Text),
+    same("tls-server-name", Takes::Text),
+    same("insecure-skip-tls-verify", Takes::Flag),
+    same("certificate-authority", Takes::Text),
+    same("certificate-authority-data", Takes::Bytes),
+    same("proxy-url", Takes::Text),
+    same("disable-compression", Takes::Flag),
+    same("extensions", Takes::More),
 ];
 
-fn parse(path: &str) -> Result<Property<'_>, Failure> {
-    if path == "current-context" {
-        return Ok(Property::CurrentContext);
+const CONTEXT: &[Field] = &[
+    same("cluster", Takes::Text),
+    same("user", Takes::Text),
+    same("namespace", Takes::Text),
+    same("extensions", Takes::More),
+];
+
+const USER: &[Field] = &[
+    same("client-certificate", Takes::Text),
+    same("client-certificate-data", Takes::Bytes),
+    same("client-key", Takes::Text),
+    same("client-key-data", Takes::Bytes),
+    same("token", Takes::Text),
+    same("tokenFile", Takes::Text),
+    ("act-as", "as", Takes::Text),
+    ("act-as-uid", "as-uid", Takes::Text),
+    ("act-as-groups", "as-groups", Takes::Texts),
+    ("act-as-user-extra", "as-user-extra", Takes::More),
+    same("username", Takes::Text),
+    same("password", Takes::Text),
+    same("auth-provider", Takes::More),
+    same("exec", Takes::More),
+    same("extensions", Takes::More),
+];
+
+fn fields(list: &str) -> &'static [Field] {
+    match list {
+        "clusters" => CLUSTER,
+        "users" => USER,
+        _ => CONTEXT,
     }
-    let (list, rest) = path.split_once('.').unwrap_or((path, ""));
-    if list == "preferences" {
-        return Ok(Property::Preferences((!rest.is_empty()).then_some(rest)));
-    }
-    if !["clusters", "users", "contexts"].contains(&list) {
-        return Err(plain(format!("unable to parse {path} after [] at api.Config")));
-    }
-    let parts: Vec<&str> = rest.split('.').filter(|p| !p.is_empty()).collect();
-    let at = parts.iter().skip(1).position(|p| FIELDS.contains(p)).map_or(parts.len(), |at| at + 1);
-    if parts.is_empty() {
-        return Ok(Property::List(list));
-    }
-    Ok(Property::Entry { list, name: parts[..at].join("."), fields: parts[at..].to_vec() })
 }
 
-fn value_of(field: &str, text: &str, raw: bool) -> Result<Value, Failure> {
-    if matches!(field, "insecure-skip-tls-verify" | "disable-compression") {
-        return match text {
-            "true" | "1" | "t" => Ok(true.into()),
-            "false" | "0" | "f" => Ok(false.into()),
-            _ => Err(plain(format!("strconv.ParseBool: parsing {}: invalid syntax", go_quote(text)))),
-        };
-    }
-    if field.ends_with("-data") {
-        if raw {
-            return Ok(base64::engine::general_purpose::STANDARD.encode(text).into());
+fn parse(path: &str) -> Result<Property<'_>, Failure> {
+    let (list, rest) = path.split_once('.').map_or((path, None), |(list, rest)| (list, Some(rest)));
+    let too_long = || plain(format!("unable to parse one or more field values of {path}"));
+    let parts: Vec<&str> = rest.map(|rest| rest.split('.').collect()).unwrap_or_default();
+    match (list, parts.as_slice()) {
+        ("current-context", []) => Ok(Property::CurrentContext),
+        ("kind" | "apiVersion", []) => Ok(Property::Fixed),
+        ("current-context" | "kind" | "apiVersion", _) => Err(too_long()),
+        ("preferences", []) => Ok(Property::Preferences(None)),
+        ("preferences", [field @ ("colors" | "extensions")]) => Ok(Property::Preferences(Some(field))),
+        ("preferences", ["colors" | "extensions", ..]) => Err(too_long()),
+        ("preferences", _) => Err(plain(format!("unable to parse {path} after [{{preferences}}] at api.Preferences"))),
+        ("clusters" | "users" | "contexts", []) => Ok(Property::List(list)),
+        ("clusters" | "users" | "contexts", parts) => {
+            let known = |part: &&str| fields(list).iter().any(|(name, ..)| *name == *part);
+            let end = parts.iter().skip(1).position(known).map_or(parts.len(), |at| at + 1);
+            let field = match &parts[end..] {
+                [] => None,
+                [field] => fields(list).iter().find(|(name, ..)| name == field).copied(),
+                _ => return Err(too_long()),
+            };
+            Ok(Property::Entry { list, name: parts[..end].join("."), field })
         }
-        let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-        let why = |error| plain(format!("error decoding input value: {}", go_base64(text, &error)));
-        return decoded.map(|_| text.into()).map_err(why);
+        _ => Err(plain(format!("unable to parse {path} after [] at api.Config"))),
     }
-    if field == "as-groups" {
-        return Ok(text.split(',').map(Value::from).collect());
+}
+
+fn flag(text: &str) -> Result<Value, Failure> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true.into()),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false.into()),
+        _ => Err(plain(format!("strconv.ParseBool: parsing {}: invalid syntax", go_quote(text)))),
     }
-    Ok(text.into())
+}
+
+fn value_of(path: &str, takes: Takes, text: &str, raw: bool) -> Result<Value, Failure> {
+    match takes {
+        Takes::Text => Ok(text.into()),
+        Takes::Flag => flag(text),
+        Takes::Bytes if raw => Ok(base64::engine::general_purpose::STANDARD.encode(text).into()),
+        Takes::Bytes => {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(text);
+            let why = |error| plain(format!("error decoding input value: {}", go_base64(text, &error)));
+            decoded.map(|_| text.into()).map_err(why)
+        }
+        Takes::Texts => Err(plain("unrecognized slice type. string")),
+        Takes::More => Err(plain(format!("can't set {path}: it has fields of its own"))),
+    }
 }
 
 pub fn set(cx: &Context, args: &[String], raw: bool) -> Result<(), Failure> {
     let [path, text] = args else {
         return Err(help_first("set", format!("Unexpected args: [{}]", args.join(" "))));
     };
+    if text.is_empty() {
+        return Err(plain("you cannot use set to unset a property"));
+    }
+    if path.is_empty() {
+        return Err(plain("you must specify a property"));
+    }
     match parse(path)? {
         Property::CurrentContext => change(&current_file(cx)?, |config| config.current_context.clone_from(text))?,
+        Property::Fixed => {}
         Property::Preferences(Some("colors")) => {
-            let value = value_of("insecure-skip-tls-verify", text, raw)?;
-            change(&default_file(cx), |config| {
-                config.preferences.insert("colors".to_owned(), value);
+            let value = flag(text)?;
+            change(&default_file(cx), |config| match value {
+                Value::Bool(false) => drop(config.preferences.remove("colors")),
+                value => drop(config.preferences.insert("colors".to_owned(), value)),
             })?;
         }
-        Property::Preferences(_) | Property::List(_) => {
-            return Err(plain(format!("can't specify set of {path}: a field is missing")));
+        Property::Preferences(_) => return Err(plain(format!("can't set {path}: it has fields of its own"))),
+        Property::List(list) | Property::Entry { list, field: None, .. } => {
+            let names: Vec<&str> = entries(cx.kubeconfig()?, list).keys().map(String::as_str).collect();
+            return Err(plain(format!("can't set a map to a value: map[{}]", names.join(" "))));
         }
-        Property::Entry { list, name, fields } => {
-            let Some((last, inner)) = fields.split_last() else {
-                return Err(plain(format!("can't specify set of {path}: a field is missing")));
-            };
-            let value = value_of(last, text, raw)?;
+        Property::Entry { list, name, field: Some((_, field, takes)) } => {
+            let value = value_of(path, takes, text, raw)?;
             let file = entries(cx.kubeconfig()?, list).get(&name).map_or_else(|| default_file(cx), |e| e.origin.clone());
             change(&file, |config| {
-                let entry = entries_mut(config, list).entry(name).or_default();
-                let mut map = &mut entry.fields;
-                for field in inner {
-                    let next = map.entry(*field).or_insert_with(|| Value::Object(serde_json::Map::new()));
-                    if !next.is_object() {
-                        *next = Value::Object(serde_json::Map::new());
-                    }
-                    let Value::Object(next) = next else { return };
-                    map = next;
-                }
-                map.insert((*last).to_owned(), value);
+                entries_mut(config, list).entry(name).or_default().fields.insert(field.to_owned(), value);
             })?;
         }
     }
@@ -133,33 +180,23 @@ pub fn unset(cx: &Context, args: &[String]) -> Result<(), Failure> {
     };
     match parse(path)? {
         Property::CurrentContext => change(&current_file(cx)?, |config| config.current_context.clear())?,
+        Property::Fixed => {}
         Property::Preferences(field) => change(&default_file(cx), |config| match field {
             Some(field) => drop(config.preferences.remove(field)),
             None => config.preferences.clear(),
         })?,
         Property::List(list) => change(&default_file(cx), |config| entries_mut(config, list).clear())?,
-        Property::Entry { list, name, fields } => {
+        Property::Entry { list, name, field } => {
             let Some(entry) = entries(cx.kubeconfig()?, list).get(&name) else {
-                if fields.is_empty() {
+                if field.is_none() {
                     println!("Property {} unset.", go_quote(path));
                     return Ok(());
                 }
                 return Err(plain(format!("current map key `{name}` is invalid")));
             };
-            let file = entry.origin.clone();
-            change(&file, |config| {
-                let all = entries_mut(config, list);
-                let Some((last, inner)) = fields.split_last() else {
-                    all.remove(&name);
-                    return;
-                };
-                let Some(entry) = all.get_mut(&name) else { return };
-                let mut map = &mut entry.fields;
-                for field in inner {
-                    let Some(Value::Object(next)) = map.get_mut(*field) else { return };
-                    map = next;
-                }
-                map.remove(*last);
+            change(&entry.origin, |config| match (field, entries_mut(config, list)) {
+                (None, all) => drop(all.remove(&name)),
+                (Some((_, field, _)), all) => drop(all.get_mut(&name).map(|entry| entry.fields.remove(field))),
             })?;
         }
     }
@@ -173,10 +210,14 @@ mod tests {
 
     #[test]
     fn names_may_hold_dots() {
-        let entry = |list, name: &str, fields| Property::Entry { list, name: name.to_owned(), fields };
-        assert_eq!(parse("contexts.a.b.namespace").unwrap(), entry("contexts", "a.b", vec!["namespace"]));
-        assert_eq!(parse("clusters.c").unwrap(), entry("clusters", "c", vec![]));
+        let entry = |list, name: &str, field| Property::Entry { list, name: name.to_owned(), field };
+        let namespace = Some(same("namespace", Takes::Text));
+        assert_eq!(parse("contexts.a.b.namespace").unwrap(), entry("contexts", "a.b", namespace));
+        assert_eq!(parse("clusters.c").unwrap(), entry("clusters", "c", None));
+        assert_eq!(parse("users.u.server").unwrap(), entry("users", "u.server", None));
         assert_eq!(parse("current-context").unwrap(), Property::CurrentContext);
-        assert!(parse("nothing.x").is_err());
+        for path in ["nothing.x", "current-context.x", "clusters.c.server.x", "users.u.exec.command", "preferences.x"] {
+            assert!(parse(path).is_err(), "{path}");
+        }
     }
 }
