@@ -341,17 +341,14 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
         }
         return Ok(Request::Print(help::of(&root, &topic)));
     }
-    let normalized = flags::normalize(&root, words);
     // What is no command of ours may be a plugin, whose flags are its own business.
-    let ours = !matches!(&normalized, Ok(line) if line.path.is_empty() && !line.help)
-        && !matches!(&normalized, Err((path, _)) if path.is_empty());
-    if !ours
-        && words.first().is_some_and(|word| !word.starts_with('-'))
-        && let Some(failure) = verbs::plugin::become_plugin(words)
-    {
-        return Err(failure);
+    if let Some(unknown) = flags::stray(&root, words) {
+        if let Some(flag) = words.first().filter(|word| word.starts_with('-')) {
+            return Err(Failure::Verbatim(format!("Error: flags cannot be placed before plugin name: {flag}"), 1));
+        }
+        return Err(verbs::plugin::become_plugin(words).unwrap_or_else(|| unknown_command(&root, unknown)));
     }
-    let line = normalized.map_err(|(path, message)| {
+    let line = flags::normalize(&root, words).map_err(|(path, message)| {
         if path == ["options"] {
             return Failure::Verbatim(format!("Error: {message}\nRun 'kubectl options' without flags."), 1);
         }
@@ -365,10 +362,7 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
         return Ok(Request::Print(help::of(&root, &line.path)));
     }
     if line.path.is_empty() {
-        return match line.arguments.first() {
-            Some(unknown) => Err(unknown_command(&root, unknown)),
-            None => Ok(Request::Print(help::of(&root, &[]))),
-        };
+        return Ok(Request::Print(help::of(&root, &[])));
     }
     if let Some(unknown) = line.arguments.first()
         && only_has_subcommands(&root, &line.path)
@@ -497,6 +491,9 @@ mod tests {
             failure("gett"),
             "Error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tset\n\tget\n\n"
         );
-        assert_eq!(failure("frobnicate"), "Error: unknown command \"frobnicate\" for \"kubectl\"");
+        for line in ["frobnicate", "frobnicate --foo", "frobnicate -Z x", "frobnicate --help"] {
+            assert_eq!(failure(line), "Error: unknown command \"frobnicate\" for \"kubectl\"", "{line}");
+        }
+        assert_eq!(failure("-n x frobnicate"), "Error: flags cannot be placed before plugin name: -n");
     }
 }

@@ -44,6 +44,7 @@ pub fn prepare(command: Command) -> Command {
 enum Takes {
     Bool,
     Int(u8),
+    Duration,
     Optional,
     Other,
 }
@@ -52,6 +53,9 @@ fn takes(arg: &Arg) -> Takes {
     let id = arg.get_value_parser().type_id();
     if id == TypeId::of::<bool>() {
         return Takes::Bool;
+    }
+    if id == TypeId::of::<jiff::SignedDuration>() && arg.get_long() != Some("log-flush-frequency") {
+        return Takes::Duration;
     }
     if arg.get_num_args().is_some_and(|range| range.min_values() == 0) {
         return Takes::Optional;
@@ -77,9 +81,11 @@ struct Flags<'a> {
 
 impl<'a> Flags<'a> {
     fn of(root: &'a Command, command: &'a Command) -> Self {
-        let own = command.get_arguments();
-        let global = root.get_arguments().filter(|a| a.is_global_set());
-        Self { all: own.chain(global).filter(|a| !a.is_positional()).collect() }
+        let own: Vec<&Arg> = command.get_arguments().filter(|arg| !arg.is_positional()).collect();
+        // A global flag stands behind the command's own flag of its name, with its letter.
+        let hidden = |arg: &&Arg| !own.iter().any(|own| long_name(own) == long_name(arg));
+        let global = root.get_arguments().filter(|arg| arg.is_global_set()).filter(hidden);
+        Self { all: own.iter().copied().chain(global).collect() }
     }
 
     fn long(&self, name: &str) -> Option<&'a Arg> {
@@ -176,6 +182,8 @@ fn checked(arg: &Arg, value: &str) -> Result<String, String> {
             None => Err(wrong(format!("strconv.ParseBool: parsing {}: invalid syntax", go_quote(value)))),
         },
         Takes::Int(bits) => go_int(value, bits).map(|value| format!("{name}{value}")).map_err(wrong),
+        // Here and not in clap: mistakes are told in the order of the flags.
+        Takes::Duration => crate::cli::duration(value).map(|_| format!("{name}{value}")).map_err(wrong),
         Takes::Optional | Takes::Other => Ok(format!("{name}{value}")),
     }
 }
@@ -208,6 +216,27 @@ fn find<'a>(root: &'a Command, words: &[String]) -> (&'a Command, Vec<String>, V
         at += 1;
     }
     (command, path, used)
+}
+
+/// The first word that should be a command and is none. Upstream looks for it before it reads any flag: one that is not known
+/// at this place takes the word after it for its value.
+pub fn stray<'w>(root: &Command, words: &'w [String]) -> Option<&'w str> {
+    let flags = Flags::of(root, root);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--" => return None,
+            "" => {}
+            flag if flag.starts_with('-') => {
+                let lone = (flag.starts_with("--") || flag.chars().count() == 2) && !flag.contains('=');
+                if lone && !flags.stands_alone(flag) {
+                    words.next();
+                }
+            }
+            word => return root.find_subcommand(word).is_none().then_some(word),
+        }
+    }
+    None
 }
 
 /// Where a command line leads.

@@ -80,6 +80,14 @@ impl OutputArgs {
         self.printer_among(FORMATS)
     }
 
+    /// The same for a verb that looks at `--template` only where there is an `-o`.
+    ///
+    /// # Errors
+    /// As [`Self::printer`].
+    pub fn printer_of_output(&self) -> Result<Option<Printer>, Failure> {
+        if self.split().0.is_empty() { Ok(None) } else { self.printer() }
+    }
+
     /// The same for a verb that has more formats; `formats` is what the error names.
     ///
     /// # Errors
@@ -90,6 +98,12 @@ impl OutputArgs {
         let format = if format.is_empty() && given.is_some() { "go-template" } else { format };
         let lower = format.to_lowercase();
         let format = if matches!(lower.as_str(), "json" | "yaml" | "name") { lower.as_str() } else { format };
+        // With a template of its own the format's name is all of it.
+        let templated =
+            ["jsonpath", "go-template", "template", "custom-columns"].iter().any(|kind| format.starts_with(kind));
+        if given.is_some() && !rest.is_empty() && templated {
+            return Err(self.unmatched(formats));
+        }
         let argument = |what: &str| match if rest.is_empty() { given.unwrap_or_default() } else { rest } {
             "" => Err(plain(format!("template format specified but no template given{what}"))),
             text => Ok(text.to_owned()),
@@ -138,13 +152,13 @@ impl OutputArgs {
                     &file(rest).map_err(|e| plain(format!("error reading template {rest}, {}\n", e.message())))?,
                 )?)
             }
-            _ => {
-                return Err(plain(format!(
-                    "unable to match a printer suitable for the output format {}, allowed formats are: {formats}",
-                    go_quote(self.output.as_deref().unwrap_or_default())
-                )));
-            }
+            _ => return Err(self.unmatched(formats)),
         }))
+    }
+
+    fn unmatched(&self, formats: &str) -> Failure {
+        let output = go_quote(self.output.as_deref().unwrap_or_default());
+        plain(format!("unable to match a printer suitable for the output format {output}, allowed formats are: {formats}"))
     }
 
     /// The printer of a verb that changes objects: `-o`, or the message `deployment.apps/x created`.
@@ -331,7 +345,7 @@ impl DryRunArgs {
     /// Upstream's complaint about other values.
     pub fn strategy(&self) -> Result<DryRun, Failure> {
         match self.dry_run.as_str() {
-            "none" | "" => Ok(DryRun::None),
+            "none" => Ok(DryRun::None),
             "client" => Ok(DryRun::Client),
             "server" => Ok(DryRun::Server),
             "unchanged" => {

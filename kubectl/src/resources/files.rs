@@ -1,6 +1,6 @@
 //! Files, directories, stdin and URLs: documents in YAML or JSON.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use api::{
     field::go_quote,
@@ -202,7 +202,8 @@ impl Read {
 }
 
 fn walk(directory: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let clean = |entry: std::io::Result<std::fs::DirEntry>| entry.map(|entry| cleaned(&entry.path()));
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(directory)?.map(clean).collect::<Result<_, _>>()?;
     entries.sort();
     for entry in entries {
         if entry.is_dir() {
@@ -214,6 +215,19 @@ fn walk(directory: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> std::io:
         }
     }
     Ok(())
+}
+
+/// A path without detours, as Go joins paths: `./a/../b//c` is `b/c`.
+fn cleaned(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(out.components().next_back(), Some(Component::Normal(_))) => drop(out.pop()),
+            part => out.push(part),
+        }
+    }
+    out
 }
 
 /// Paths that fit a pattern with `*`, `?` and `[...]` in any of its parts.
@@ -408,6 +422,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn paths_take_no_detours() {
+        for (path, want) in
+            [("./a.yaml", "a.yaml"), ("d//x/../b", "d/b"), ("../a", "../a"), ("/../a", "/../a"), ("a/./b", "a/b")]
+        {
+            assert_eq!(cleaned(Path::new(path)), Path::new(want), "{path}");
+        }
+    }
 
     #[test]
     fn streams_hold_documents() {

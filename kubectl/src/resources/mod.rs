@@ -233,13 +233,19 @@ pub fn missing() -> Failure {
     plain(MISSING)
 }
 
+/// What upstream says of some commands' arguments where no server may be asked.
+pub fn missing_locally() -> Failure {
+    Failure::Verbatim(MISSING_LOCAL.to_owned(), 1)
+}
+
 impl Query<'_> {
     /// Makes out what was asked for.
     ///
     /// # Errors
     /// Wrong combinations, unknown types, unreadable files.
     pub async fn targets(&self, cx: &Context) -> Result<Targets, Failure> {
-        let mut selectors = (self.labels, self.fields);
+        let said = |selector: Option<&'_ str>| selector.is_some_and(|text| !text.trim().is_empty());
+        let mut selectors = (self.labels.filter(|_| said(self.labels)), self.fields.filter(|_| said(self.fields)));
         if !self.local {
             cx.namespace()?;
         }
@@ -259,9 +265,6 @@ impl Query<'_> {
         }
         if self.files.is_some_and(|f| !f.is_empty()) {
             return self.by_files(cx, &given).await;
-        }
-        if self.local {
-            return Err(Failure::Verbatim(MISSING_LOCAL.to_owned(), 1));
         }
         if selectors.0.is_some() || selectors.1.is_some() {
             return self.by_selector(cx, &given).await;

@@ -106,6 +106,25 @@ impl Query<'_> {
         Ok(Found { objects, failures, single })
     }
 
+    /// The objects that come before the first thing that is wrong, and what that is: for verbs that go no further.
+    ///
+    /// # Errors
+    /// If it cannot be made out what was asked for.
+    pub async fn objects_before_failure(&self, cx: &Context) -> Result<(Vec<Object>, Option<Failure>), Failure> {
+        let mut objects = Vec::new();
+        for target in self.targets(cx).await?.in_order() {
+            let found = match target {
+                Ok(target) => self.objects_of(cx, &target).await,
+                Err(failure) => Err(failure),
+            };
+            match found {
+                Ok(found) => objects.extend(found),
+                Err(failure) => return Ok((objects, Some(failure))),
+            }
+        }
+        Ok((objects, None))
+    }
+
     async fn objects_of(&self, cx: &Context, target: &Target) -> Result<Vec<Object>, Failure> {
         if let Target::Local(object) = target
             && !self.latest

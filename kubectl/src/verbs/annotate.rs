@@ -37,6 +37,7 @@ pub struct Args {
 /// Bad arguments, or what could not be annotated.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.common.dry_run.strategy()?;
+    let show = Show::new(&args.common.print, "annotated", dry_run)?;
     let (resources, changes) = split(&args.arguments, "annotation").map_err(plain)?;
     let changes = parse(&changes).map_err(plain)?;
     args.common.validate(&resources, &changes, dry_run, ("annotation", "rsrc")).map_err(plain)?;
@@ -47,14 +48,16 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             "can not both modify and remove the following annotation(s) in the same command: {both}"
         )));
     }
-    args.common.visit(cx, &resources, async |object, single| one(&args, cx, &changes, dry_run, object, single).await).await
+    args.common
+        .visit(cx, &resources, async |object, single| one(&args, cx, &changes, (dry_run, &show), object, single).await)
+        .await
 }
 
 async fn one(
     args: &Args,
     cx: &Context,
     changes: &Changes,
-    dry_run: DryRun,
+    (dry_run, show): (DryRun, &Show),
     mut object: Object,
     single: bool,
 ) -> Result<(), Failure> {
@@ -89,7 +92,7 @@ async fn one(
         list(&object, "annotations", single);
         return Ok(());
     }
-    Show::new(&args.common.print, "annotated", dry_run)?.print(&object.value)
+    show.print(&object.value)
 }
 
 fn parse(specs: &[String]) -> Result<Changes, String> {

@@ -57,12 +57,12 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Some(Command::Approve(which)) => (which, true),
         Some(Command::Deny(which)) => (which, false),
     };
-    if which.names.is_empty() && which.files.is_empty() {
-        return Err(plain("one or more CSRs must be specified as <name> or -f <filename>"));
-    }
     let operation = if approve { "approved" } else { "denied" };
     let show = Show::new(&which.print, operation, DryRun::None)?;
     cx.client()?;
+    if which.names.is_empty() && which.files.is_empty() {
+        return Err(plain("one or more CSRs must be specified as <name> or -f <filename>"));
+    }
     let query = Query {
         args: &which.names,
         files: Some(&which.files),

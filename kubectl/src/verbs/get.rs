@@ -232,15 +232,15 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
             let mut tables: Vec<Value> = pages.iter().flat_map(|(_, pages)| pages).cloned().collect();
             sort(&mut tables, field, OBJECTS, |table| table)?;
         }
-        // It drops what cannot be sorted without a word.
+        // It drops tables that cannot be sorted without a word.
         for (_, pages) in &mut pages {
             let mut kept = Vec::new();
             for mut page in std::mem::take(pages) {
                 match sort_page(&mut page, field) {
                     Ok(()) => kept.push(page),
+                    Err(Failure::Plain(_)) if page["kind"] == "Table" => {}
                     // What has no order ends the program.
-                    Err(failure @ Failure::Verbatim(..)) => return Err(failure),
-                    Err(_) => {}
+                    Err(failure) => return Err(failure),
                 }
             }
             *pages = kept;
@@ -308,12 +308,13 @@ async fn fetch_tables(
 fn sort_page(page: &mut Value, field: &str) -> Result<(), Failure> {
     match page["kind"].as_str() {
         Some("Table") => match page["rows"].as_array_mut() {
-            Some(rows) => sort(rows, field, ROWS, |row| &row["object"]),
-            None => Ok(()),
+            // One row is in order, whatever the field.
+            Some(rows) if rows.len() > 1 => sort(rows, field, ROWS, |row| &row["object"]),
+            _ => Ok(()),
         },
         _ => match page["items"].as_array_mut() {
-            Some(items) => sort(items, field, OBJECTS, |item| item),
-            None => Ok(()),
+            Some(items) if items.len() > 1 => sort(items, field, OBJECTS, |item| item),
+            _ => Ok(()),
         },
     }
 }
@@ -321,8 +322,8 @@ fn sort_page(page: &mut Value, field: &str) -> Result<(), Failure> {
 /// Sorts by a JSONPath expression. What lacks the field comes first; if all lack it, the field is wrong. `told` is how upstream
 /// calls what it sorts, and where it does.
 fn sort(items: &mut Vec<Value>, field: &str, told: (&str, &str), object: impl Fn(&Value) -> &Value) -> Result<(), Failure> {
-    let relaxed = api::jsonpath::relaxed(field).unwrap_or_else(|_| field.to_owned());
-    let path = JsonPath::parse(&relaxed).map_err(|e| plain(format!("sorting error: {}", e.0)))?.allow_missing_keys(true);
+    let relaxed = api::jsonpath::relaxed(field)?;
+    let path = JsonPath::parse(&relaxed)?.allow_missing_keys(true);
     let mut keyed: Vec<(Option<Value>, Value)> = Vec::new();
     for item in std::mem::take(items) {
         let found = path.find(object(&item))?.into_iter().next().and_then(|f| f.into_iter().next()).map(|v| v.into_owned());

@@ -74,7 +74,7 @@ pub struct Args {
     pub selector: Option<String>,
     /// How many logs may be followed at once.
     #[arg(long, default_value_t = 5)]
-    pub max_log_requests: usize,
+    pub max_log_requests: i64,
     /// Begin lines with their source.
     #[arg(long)]
     pub prefix: bool,
@@ -303,7 +303,7 @@ fn of_pod(pod: &Value, container: &str, call: &Call, args: &Args) -> Result<Vec<
 
 /// Follows several logs at once; lines stay whole.
 async fn follow(client: &Client, logs: Vec<Log>, args: &Args) -> Result<(), Failure> {
-    if logs.len() > args.max_log_requests {
+    if i64::try_from(logs.len()).is_ok_and(|streams| streams > args.max_log_requests) {
         return Err(plain(format!(
             "you are attempting to follow {} log streams, but maximum allowed concurrency is {}, use --max-log-requests to increase the limit",
             logs.len(),

@@ -29,6 +29,9 @@ pub enum Command {
         /// Names without directories.
         #[arg(long)]
         name_only: bool,
+        /// What else there is; nothing of it means anything.
+        #[arg(hide = true)]
+        ignored: Vec<String>,
     },
 }
 
@@ -53,7 +56,7 @@ fn directories() -> Vec<PathBuf> {
 pub async fn run(args: Args, _: &Context) -> Result<(), Failure> {
     match args.command {
         None => Err(no_command(&["plugin"], &[])),
-        Some(Command::List { name_only }) => list(name_only),
+        Some(Command::List { name_only, .. }) => list(name_only),
     }
 }
 

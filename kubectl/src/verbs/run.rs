@@ -111,6 +111,13 @@ pub struct Args {
     pub output: OutputArgs,
 }
 
+impl Args {
+    /// Whether to attach to the pod.
+    fn attaches(&self) -> bool {
+        self.attach.unwrap_or(self.stdin)
+    }
+}
+
 /// Flags, understood.
 struct Wanted {
     annotations: Map<String, Value>,
@@ -128,12 +135,13 @@ struct Wanted {
 /// If it cannot be run; attached, also if it ended badly.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let image = args.image.as_str();
-    let wanted = understand(&args)?;
-    let policy = args.how.propagation()?;
-    let show = Show::new(&args.output, "created", wanted.dry_run)?;
-    check(&args, image, &wanted, cx.dash())?;
-    let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
+    let dry_run = args.dry_run.strategy()?;
     cx.client()?;
+    let show = Show::new(&args.output, "created", dry_run)?;
+    let policy = args.how.propagation()?;
+    let timeout = check(&args, image, dry_run, cx.dash())?;
+    let wanted = understand(&args, dry_run, timeout)?;
+    let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
     let namespace = cx.namespace()?;
     let pod = overridden(&args, typed::complete(pod(&args, image, &wanted, name, arguments))).map_err(plain)?;
     let mut created = vec![create(&args, cx, &wanted, typed::complete(pod)).await?];
@@ -165,7 +173,21 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     done
 }
 
-fn understand(args: &Args) -> Result<Wanted, Failure> {
+/// What the pod is made of, in the order in which upstream reads it.
+fn understand(args: &Args, dry_run: DryRun, timeout: Duration) -> Result<Wanted, Failure> {
+    let mut env = Vec::new();
+    for text in &args.env {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() && strict_env_var_name(name).is_empty() => {
+                let mut variable = json!({"name": name});
+                if !value.is_empty() {
+                    variable["value"] = value.into();
+                }
+                env.push(variable);
+            }
+            _ => return Err(plain(format!("invalid env: {text}"))),
+        }
+    }
     let mut annotations = Map::new();
     let mut wrong = Vec::new();
     for pair in &args.annotations {
@@ -185,31 +207,11 @@ fn understand(args: &Args) -> Result<Wanted, Failure> {
             _ => return Err(plain(format!("unexpected label spec: {spec}"))),
         }
     }
-    let mut env = Vec::new();
-    for text in &args.env {
-        match text.split_once('=') {
-            Some((name, value)) if !name.is_empty() && strict_env_var_name(name).is_empty() => {
-                let mut variable = json!({"name": name});
-                if !value.is_empty() {
-                    variable["value"] = value.into();
-                }
-                env.push(variable);
-            }
-            _ => return Err(plain(format!("invalid env: {text}"))),
-        }
-    }
-    one_of("restart policy", &args.restart, &["Always", "OnFailure", "Never"])?;
-    if !args.image_pull_policy.is_empty() {
-        one_of("image pull policy", &args.image_pull_policy, &["Always", "IfNotPresent", "Never"])?;
-    }
-    let timeout = Duration::try_from(args.pod_running_timeout).ok().filter(|timeout| !timeout.is_zero());
-    let timeout = timeout.ok_or_else(|| usage("run", "--pod-running-timeout must be higher than zero"))?;
     let port = match args.port.as_str() {
         "" => 0,
         port => port.parse().map_err(|_| plain(format!("strconv.Atoi: parsing {}: invalid syntax", go_quote(port))))?,
     };
-    let (attach, dry_run) = (args.attach.unwrap_or(args.stdin), args.dry_run.strategy()?);
-    Ok(Wanted { annotations, labels, env, attach, timeout, dry_run, port })
+    Ok(Wanted { annotations, labels, env, attach: args.attaches(), timeout, dry_run, port })
 }
 
 fn one_of(what: &str, value: &str, known: &[&str]) -> Result<(), Failure> {
@@ -230,11 +232,14 @@ static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(&format!("^(?:{registry}/)?{name}(?:/{name})*(?::{tag})?(?:@{digest})?$")).ok()
 });
 
-fn check(args: &Args, image: &str, wanted: &Wanted, dash: Option<usize>) -> Result<(), Failure> {
+/// Refuses wrong combinations; gives how long to wait for the pod.
+fn check(args: &Args, image: &str, dry_run: DryRun, dash: Option<usize>) -> Result<Duration, Failure> {
     let refuse = |message: &str| Err(usage("run", message));
     if args.args.is_empty() || dash == Some(0) {
         return refuse("NAME is required for run");
     }
+    let timeout = Duration::try_from(args.pod_running_timeout).ok().filter(|timeout| !timeout.is_zero());
+    let timeout = timeout.ok_or_else(|| usage("run", "--pod-running-timeout must be higher than zero"))?;
     if image.is_empty() {
         return Err(plain("--image is required"));
     }
@@ -247,15 +252,19 @@ fn check(args: &Args, image: &str, wanted: &Wanted, dash: Option<usize>) -> Resu
     if args.expose && args.port.is_empty() {
         return refuse("--port must be set when exposing a service");
     }
-    if !wanted.attach && args.rm {
+    one_of("restart policy", &args.restart, &["Always", "OnFailure", "Never"])?;
+    if !args.attaches() && args.rm {
         return refuse("--rm should only be used for attached containers");
     }
-    if wanted.attach && wanted.dry_run != DryRun::None {
+    if args.attaches() && dry_run != DryRun::None {
         return refuse(
             "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)",
         );
     }
-    Ok(())
+    if !args.image_pull_policy.is_empty() {
+        one_of("image pull policy", &args.image_pull_policy, &["Always", "IfNotPresent", "Never"])?;
+    }
+    Ok(timeout)
 }
 
 fn pod_labels(wanted: &Wanted, name: &str) -> Value {
@@ -464,7 +473,7 @@ mod tests {
             args: Args,
         }
         let line = Line::parse_from(["run", "--image=i", &format!("--labels={text}")]);
-        understand(&line.args).map(|wanted| wanted.labels).map_err(|failure| failure.message())
+        understand(&line.args, DryRun::None, Duration::ZERO).map(|wanted| wanted.labels).map_err(|failure| failure.message())
     }
 
     #[test]

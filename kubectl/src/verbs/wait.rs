@@ -11,7 +11,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs},
-    resources::{FileArgs, Follower, Object, PlainFileArgs, Query},
+    resources::{FileArgs, Follower, Object, PlainFileArgs, Query, missing_locally},
 };
 
 /// What `wait` takes.
@@ -170,6 +170,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         Err(_) => Duration::from_secs(168 * 3600),
     };
     let deadline = Instant::now() + timeout;
+    if args.local && !args.args.is_empty() {
+        return Err(missing_locally());
+    }
     if !args.local {
         cx.client()?;
     }

@@ -31,7 +31,7 @@ impl Show {
     }
 
     /// Whether whole objects are shown, and not lines or names.
-    pub fn whole_objects(&self) -> bool {
+    fn whole_objects(&self) -> bool {
         !matches!(self.printer, None | Some(Printer::Name))
     }
 

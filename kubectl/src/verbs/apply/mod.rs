@@ -133,10 +133,17 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     Failure::of(failures)?;
     log::at(4, "apply.go:548", "Running apply post-processor function");
-    match (show.whole_objects(), applied.as_slice()) {
+    match (args.as_list(), applied.as_slice()) {
         (false, _) | (true, []) => Ok(()),
         (true, [one]) => show.print(one),
         (true, several) => show.typed(&json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": several})),
+    }
+}
+
+impl Args {
+    /// Whether what was applied is printed in the end, several objects as one list, and not each as it is applied.
+    fn as_list(&self) -> bool {
+        !matches!(self.print.split().0, "" | "name")
     }
 }
 
@@ -190,7 +197,7 @@ impl Work<'_> {
     }
 
     fn tell(&self, object: &Value, operation: &str) -> Result<(), Failure> {
-        if self.show.whole_objects() { Ok(()) } else { self.show.print_as(object, operation) }
+        if self.args.as_list() { Ok(()) } else { self.show.print_as(object, operation) }
     }
 
     /// Applies one object; gives it as it is then.

@@ -25,6 +25,9 @@ pub struct Args {
     /// Files, directories or URLs that hold the configurations; - is stdin
     #[arg(long, short = 'f', value_delimiter = ',')]
     filename: Vec<String>,
+    /// What else there is; nothing of it means anything.
+    #[arg(hide = true)]
+    ignored: Vec<String>,
 }
 
 /// Runs the command.
@@ -36,7 +39,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "configured", dry_run)?;
     let files = FileArgs { filename: args.filename.clone(), ..FileArgs::default() };
     let mut patches = Vec::new();
-    for object in (Query { files: Some(&files), ..Query::default() }).objects(cx).await?.all()? {
+    let (objects, wrong) = (Query { files: Some(&files), ..Query::default() }).objects_before_failure(cx).await?;
+    for object in objects {
         let text = format!("{}\n", typed::sorted(&object.value));
         let mut annotated = object.value.clone();
         annotated["metadata"]["annotations"][applied::ANNOTATION] = text.clone().into();
@@ -60,6 +64,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             }
             _ => patches.push((object, current, patch)),
         }
+    }
+    if let Some(failure) = wrong {
+        return Err(failure);
     }
     for (object, current, patch) in patches {
         let mut result = current;

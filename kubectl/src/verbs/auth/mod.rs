@@ -274,7 +274,7 @@ async fn list(args: &CanI, cx: &Context) -> Result<(), Failure> {
 }
 
 async fn whoami(output: &OutputArgs, cx: &Context) -> Result<(), Failure> {
-    let printer = output.printer()?;
+    let printer = output.printer_of_output()?;
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}});
     let asked = cx.client()?.json(Call::post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &review)).await;
     let mut answer = asked.map_err(|failure| match failure.reason() {

@@ -155,6 +155,10 @@ fn bare(mut list: Value) -> Value {
 /// The server refuses, or a file cannot be written.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let printer = args.output.printer()?.unwrap_or(Printer::Json);
+    let namespace = cx.namespace()?;
+    if !args.pod_running_timeout.is_positive() {
+        return Err(plain("--pod-running-timeout must be higher than zero"));
+    }
     let extension = match &printer {
         Printer::Json => "json",
         Printer::Yaml => "yaml",
@@ -172,7 +176,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let names = all["items"].as_array().cloned().unwrap_or_default();
         names.iter().filter_map(|namespace| namespace["metadata"]["name"].as_str().map(str::to_owned)).collect()
     } else if args.namespaces.is_empty() {
-        vec!["kube-system".to_owned(), cx.namespace()?]
+        vec!["kube-system".to_owned(), namespace]
     } else {
         args.namespaces.clone()
     };

@@ -29,7 +29,8 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "configmap", &args.names)?;
+    let making = args.made.begin(cx, "configmap", &args.names)?;
+    let name = making.name;
     if name.is_empty() {
         return Err(plain("name must be specified"));
     }
@@ -39,7 +40,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     entries.extend(args.sources.of_literals()?);
     entries.extend(args.sources.of_env_files("config")?);
     let object = config_map(name, entries, files, args.append_hash)?;
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create configmap: " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create configmap: " }).await
 }
 
 /// The first `files` entries come from files: those that are no text are kept as bytes.

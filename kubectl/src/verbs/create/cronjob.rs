@@ -31,7 +31,8 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, command) = args.made.name(cx, "cronjob", &args.arguments)?;
+    let making = args.made.begin(cx, "cronjob", &args.arguments)?;
+    let (name, command) = (making.name, making.command);
     let restart = if args.restart.is_empty() { "OnFailure" } else { &args.restart };
     let spec = job::spec(name, &args.image, command, restart);
     let object = json!({
@@ -40,5 +41,5 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         "metadata": {"name": name},
         "spec": {"schedule": args.schedule, "jobTemplate": {"metadata": {"name": name}, "spec": spec}},
     });
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create cronjob: " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create cronjob: " }).await
 }

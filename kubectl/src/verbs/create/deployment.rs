@@ -26,12 +26,13 @@ pub struct Args {
 
 /// Runs the command.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, command) = args.made.name(cx, "deployment", &args.arguments)?;
+    let making = args.made.begin(cx, "deployment", &args.arguments)?;
+    let (name, command) = (making.name, making.command);
     if images(&args).count() > 1 && !command.is_empty() {
         return Err(plain("cannot specify multiple --image options and command"));
     }
     let object = deployment(name, command, &args, || random_suffix(&mut rand::rng(), 5));
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create deployment: " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create deployment: " }).await
 }
 
 /// What stands between commas; a flag without a value was given but adds nothing.

@@ -39,46 +39,58 @@ pub struct Generated<'a> {
 }
 
 impl Made {
-    /// The one name given, and what follows it after `--`.
+    /// Reads the one name, what follows it after `--`, and the flags of every such command. Upstream does so before it looks at
+    /// what the object is to be.
     ///
     /// # Errors
-    /// Not one name.
-    pub fn name<'a>(
-        &self,
-        cx: &Context,
-        command: &str,
-        arguments: &'a [String],
-    ) -> Result<(&'a str, &'a [String]), Failure> {
-        one_name(cx, command, arguments)
+    /// Not one name, bad flags, or a configuration that cannot be used.
+    pub fn begin<'a>(&'a self, cx: &Context, command: &str, arguments: &'a [String]) -> Result<Making<'a>, Failure> {
+        let (name, command) = one_name(cx, command, arguments)?;
+        cx.client()?;
+        let dry_run = self.dry_run.strategy()?;
+        let show = Show::new(&self.print, "created", dry_run)?;
+        Ok(Making { name, command, flags: self, dry_run, show, validation: self.validate.directive()? })
     }
+}
 
+/// An object that is about to be made.
+pub struct Making<'a> {
+    /// Its name, which may be empty.
+    pub name: &'a str,
+    /// What follows the name after `--`.
+    pub command: &'a [String],
+    flags: &'a Made,
+    dry_run: DryRun,
+    show: Show,
+    validation: &'static str,
+}
+
+impl Making<'_> {
     /// Creates the object, or only prints it.
     ///
     /// # Errors
-    /// Bad flags, or the server's refusal.
+    /// The server's refusal.
     pub async fn create(&self, cx: &Context, generated: Generated<'_>) -> Result<(), Failure> {
-        let dry_run = self.dry_run.strategy()?;
-        let show = Show::new(&self.print, "created", dry_run)?;
-        let validation = self.validate.directive()?;
-        // What is wrong with the configuration is not what was "failing".
-        cx.client()?;
         let mut object = typed::complete(generated.object);
-        self.save_config.annotate(&mut object, applied::typed_text);
-        if dry_run != DryRun::Client {
-            object = self.send(cx, &object, dry_run, validation).await.map_err(|failure| match generated.failing {
+        // Upstream's services take the flag and do nothing with it.
+        if object["kind"] != "Service" {
+            self.flags.save_config.annotate(&mut object, applied::typed_text);
+        }
+        if self.dry_run != DryRun::Client {
+            object = self.send(cx, &object).await.map_err(|failure| match generated.failing {
                 "" => failure,
                 failing => plain(format!("{failing}{}", failure.message())),
             })?;
         }
-        show.typed(&object)
+        self.show.typed(&object)
     }
 
-    async fn send(&self, cx: &Context, object: &Value, dry_run: DryRun, validation: &str) -> Result<Value, Failure> {
+    async fn send(&self, cx: &Context, object: &Value) -> Result<Value, Failure> {
         let text = |name: &str| object[name].as_str().unwrap_or_default();
         let mapping = Arc::new(Mapping::guessed(text("apiVersion"), text("kind")));
         let namespace = if mapping.namespaced { cx.namespace()? } else { String::new() };
-        let helper = Helper::new(cx, &mapping).dry_run(dry_run).manager(&self.field_manager).validation(validation);
-        helper.create(&namespace, object).await
+        let helper = Helper::new(cx, &mapping).dry_run(self.dry_run).manager(&self.flags.field_manager);
+        helper.validation(self.validation).create(&namespace, object).await
     }
 }
 

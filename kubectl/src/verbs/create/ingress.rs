@@ -38,10 +38,11 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "ingress", &args.names)?;
+    let making = args.made.begin(cx, "ingress", &args.names)?;
+    let name = making.name;
     validate(&args).map_err(plain)?;
     let object = with_namespace(ingress(name, &args), cx);
-    args.made.create(cx, Generated { object, failing: "failed to create ingress: " }).await
+    making.create(cx, Generated { object, failing: "failed to create ingress: " }).await
 }
 
 fn validate(args: &Args) -> Result<(), String> {

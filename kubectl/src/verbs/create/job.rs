@@ -29,7 +29,8 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, command) = args.made.name(cx, "job", &args.arguments)?;
+    let making = args.made.begin(cx, "job", &args.arguments)?;
+    let (name, command) = (making.name, making.command);
     if args.image.is_empty() == args.from.is_empty() {
         return Err(plain("either --image or --from must be specified"));
     }
@@ -49,7 +50,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             _ => return Err(plain("from must be an existing cronjob")),
         }
     };
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create job: " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create job: " }).await
 }
 
 /// A job's spec of one container.

@@ -18,13 +18,14 @@ pub struct Args {
 }
 
 async fn run(args: Args, cx: &Context, kind: &str, namespaced: bool, failing: &'static str) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, &kind.to_lowercase(), &args.names)?;
+    let making = args.made.begin(cx, &kind.to_lowercase(), &args.names)?;
+    let name = making.name;
     if name.is_empty() {
         return Err(plain("name must be specified"));
     }
     let object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
     let object = if namespaced { with_namespace(object, cx) } else { object };
-    args.made.create(cx, Generated { object, failing }).await
+    making.create(cx, Generated { object, failing }).await
 }
 
 /// `create namespace`.

@@ -32,9 +32,10 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "poddisruptionbudget", &args.names)?;
+    let making = args.made.begin(cx, "poddisruptionbudget", &args.names)?;
+    let name = making.name;
     let object = budget(name, &args).map_err(plain)?;
-    args.made
+    making
         .create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create poddisruptionbudgets: " })
         .await
 }

@@ -31,9 +31,10 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "priorityclass", &args.names)?;
+    let making = args.made.begin(cx, "priorityclass", &args.names)?;
+    let name = making.name;
     let object = priority_class(name, &args);
-    args.made.create(cx, Generated { object, failing: "failed to create priorityclass: " }).await
+    making.create(cx, Generated { object, failing: "failed to create priorityclass: " }).await
 }
 
 fn priority_class(name: &str, args: &Args) -> Value {

@@ -28,12 +28,13 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "quota", &args.names)?;
+    let making = args.made.begin(cx, "quota", &args.names)?;
+    let name = making.name;
     if name.is_empty() {
         return Err(plain("name must be specified"));
     }
     let object = quota(name, &args.hard, &args.scopes).map_err(plain)?;
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create quota: " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create quota: " }).await
 }
 
 fn quota(name: &str, hard: &str, scopes: &str) -> Result<Value, String> {

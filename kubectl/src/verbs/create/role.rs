@@ -95,7 +95,8 @@ struct Resource {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "role", &args.names)?;
+    let making = args.made.begin(cx, "role", &args.names)?;
+    let name = making.name;
     if name.is_empty() {
         return Err(plain("name must be specified"));
     }
@@ -112,7 +113,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     check(&resources, &found, &verbs)?;
     let rules = rules(&verbs, &resources, &found, &distinct(&args.rule.resource_names), &[]);
     let object = json!({"apiVersion": format!("{GROUP}/v1"), "kind": "Role", "metadata": {"name": name}, "rules": rules});
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "" }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "" }).await
 }
 
 /// Runs `create clusterrole`.
@@ -121,7 +122,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 /// Bad arguments, or the server's refusal.
 pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure> {
     let labels = pairs(&args.aggregation_rule)?;
-    let (name, _) = args.made.name(cx, "clusterrole", &args.names)?;
+    let making = args.made.begin(cx, "clusterrole", &args.names)?;
+    let name = making.name;
     if name.is_empty() {
         return Err(plain("name must be specified"));
     }
@@ -151,7 +153,7 @@ pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure>
         }
         object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": labels}]});
     }
-    args.made.create(cx, Generated { object, failing: "" }).await
+    making.create(cx, Generated { object, failing: "" }).await
 }
 
 fn pairs(list: &[String]) -> Result<BTreeMap<&str, &str>, Failure> {

@@ -60,7 +60,8 @@ pub struct ClusterArgs {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "rolebinding", &args.names)?;
+    let making = args.made.begin(cx, "rolebinding", &args.names)?;
+    let name = making.name;
     if name.is_empty() {
         return Err(plain("name must be specified"));
     }
@@ -70,7 +71,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         _ => return Err(plain("exactly one of clusterrole or role must be specified")),
     };
     let object = binding("RoleBinding", name, role, &args.subjects)?;
-    args.made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create rolebinding: " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create rolebinding: " }).await
 }
 
 /// Runs `create clusterrolebinding`.
@@ -78,10 +79,11 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure> {
-    let (name, _) = args.made.name(cx, "clusterrolebinding", &args.names)?;
+    let making = args.made.begin(cx, "clusterrolebinding", &args.names)?;
+    let name = making.name;
     let role = ("ClusterRole", args.clusterrole.as_str());
     let object = binding("ClusterRoleBinding", name, role, &args.subjects)?;
-    args.made.create(cx, Generated { object, failing: "failed to create clusterrolebinding: " }).await
+    making.create(cx, Generated { object, failing: "failed to create clusterrolebinding: " }).await
 }
 
 fn binding(kind: &str, name: &str, (role_kind, role): (&str, &str), subjects: &Subjects) -> Result<Value, Failure> {

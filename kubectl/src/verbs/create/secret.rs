@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     data::{self, Entry, Sources},
-    generator::{Generated, Made, hash_suffix, with_namespace},
+    generator::{Generated, Made, Making, hash_suffix, with_namespace},
     pair,
 };
 use crate::{
@@ -89,16 +89,27 @@ pub struct Tls {
 
 /// Runs the command.
 pub async fn run(kind: Kind, cx: &Context) -> Result<(), Failure> {
-    let (made, object) = match &kind {
-        Kind::Generic(args) => (&args.made, generic(args, cx)?),
-        Kind::DockerRegistry(args) => (&args.made, docker_registry(args, cx)?),
-        Kind::Tls(args) => (&args.made, tls(args, cx)?),
+    let (making, object) = match &kind {
+        Kind::Generic(args) => {
+            let making = args.made.begin(cx, "secret generic", &args.names)?;
+            let object = generic(args, named(&making)?)?;
+            (making, object)
+        }
+        Kind::DockerRegistry(args) => {
+            let making = args.made.begin(cx, "secret docker-registry", &args.names)?;
+            let object = docker_registry(args, named(&making)?)?;
+            (making, object)
+        }
+        Kind::Tls(args) => {
+            let making = args.made.begin(cx, "secret tls", &args.names)?;
+            let object = tls(args, making.name)?;
+            (making, object)
+        }
     };
-    made.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create secret " }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: "failed to create secret " }).await
 }
 
-fn generic(args: &Generic, cx: &Context) -> Result<Value, Failure> {
-    let name = named(cx, &args.made, "secret generic", &args.names)?;
+fn generic(args: &Generic, name: &str) -> Result<Value, Failure> {
     args.sources.validate()?;
     let mut entries = args.sources.of_literals()?;
     entries.extend(data::from_files(&args.sources.files)?);
@@ -106,9 +117,8 @@ fn generic(args: &Generic, cx: &Context) -> Result<Value, Failure> {
     secret(name, &args.of_type, entries, args.append_hash)
 }
 
-fn docker_registry(args: &DockerRegistry, cx: &Context) -> Result<Value, Failure> {
+fn docker_registry(args: &DockerRegistry, name: &str) -> Result<Value, Failure> {
     const KEY: &str = ".dockerconfigjson";
-    let name = named(cx, &args.made, "secret docker-registry", &args.names)?;
     if args.files.is_empty() && [&args.username, &args.password, &args.server].iter().any(|s| s.is_empty()) {
         return Err(plain(
             "either --from-file or the combination of --docker-username, --docker-password and --docker-server is required",
@@ -122,8 +132,7 @@ fn docker_registry(args: &DockerRegistry, cx: &Context) -> Result<Value, Failure
     secret(name, "kubernetes.io/dockerconfigjson", entries, args.append_hash)
 }
 
-fn tls(args: &Tls, cx: &Context) -> Result<Value, Failure> {
-    let (name, _) = args.made.name(cx, "secret tls", &args.names)?;
+fn tls(args: &Tls, name: &str) -> Result<Value, Failure> {
     if args.key.is_empty() || args.cert.is_empty() {
         return Err(plain("key and cert must be specified"));
     }
@@ -138,8 +147,8 @@ fn tls(args: &Tls, cx: &Context) -> Result<Value, Failure> {
     secret(name, "kubernetes.io/tls", entries, args.append_hash)
 }
 
-fn named<'a>(cx: &Context, made: &Made, command: &str, names: &'a [String]) -> Result<&'a str, Failure> {
-    match made.name(cx, command, names)?.0 {
+fn named<'a>(making: &Making<'a>) -> Result<&'a str, Failure> {
+    match making.name {
         "" => Err(plain("name must be specified")),
         name => Ok(name),
     }

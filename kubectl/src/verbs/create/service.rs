@@ -83,10 +83,10 @@ pub async fn run(kind: Kind, cx: &Context) -> Result<(), Failure> {
         Kind::LoadBalancer(args) => (&args.shared, Spec::of("LoadBalancer")),
         Kind::ExternalName(args) => (&args.shared, Spec { external_name: &args.external_name, ..Spec::of("ExternalName") }),
     };
-    let (name, _) = shared.made.name(cx, &format!("service {}", spec.kind.to_lowercase()), &shared.names)?;
-    let object = service(name, &shared.tcp, &spec).map_err(plain)?;
+    let making = shared.made.begin(cx, &format!("service {}", spec.kind.to_lowercase()), &shared.names)?;
+    let object = service(making.name, &shared.tcp, &spec).map_err(plain)?;
     let failing = format!("failed to create {} service: ", spec.kind);
-    shared.made.create(cx, Generated { object: with_namespace(object, cx), failing: &failing }).await
+    making.create(cx, Generated { object: with_namespace(object, cx), failing: &failing }).await
 }
 
 struct Spec<'a> {

@@ -49,11 +49,11 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let (name, _) = one_name(cx, "token", &args.names)?;
     let namespace = cx.namespace()?;
-    validate(name, &args).map_err(plain)?;
+    cx.client()?;
     let show = Show::new(&args.print, "created", DryRun::None)?;
+    validate(name, &args).map_err(plain)?;
     let mapping = Arc::new(Mapping::guessed("v1", "ServiceAccount"));
     let helper = Helper::new(cx, &mapping).subresource("token");
-    cx.client()?;
     let failed = |why: String| plain(format!("failed to create token: {why}"));
     let response = helper.create_under(&namespace, name, &request(&args)).await.map_err(|f| failed(f.message()))?;
     let token = response["status"]["token"].as_str().filter(|token| !token.is_empty());

@@ -77,9 +77,10 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or nodes that are not there.
 pub async fn cordon(args: CordonArgs, cx: &Context, desired: bool) -> Result<(), Failure> {
-    let dry_run = args.dry_run.strategy()?;
     let verb = if desired { "cordon" } else { "uncordon" };
-    let nodes = nodes(cx, verb, &args.arguments, args.selector.as_deref()).await?;
+    check_names(verb, &args.arguments, args.selector.as_deref())?;
+    let dry_run = args.dry_run.strategy()?;
+    let nodes = nodes(cx, &args.arguments, args.selector.as_deref()).await?;
     mark(cx, &nodes, desired, dry_run).await;
     Ok(())
 }
@@ -94,7 +95,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if !args.pod_selector.is_empty() && Selector::parse(&args.pod_selector).is_err() {
         return Err(plain("--pod-selector=<pod_selector> must be a valid label selector"));
     }
-    let nodes = nodes(cx, "drain", &args.arguments, args.selector.as_deref()).await?;
+    let nodes = nodes(cx, &args.arguments, args.selector.as_deref()).await?;
     mark(cx, &nodes, true, dry_run).await;
     let (mut failures, mut remaining) = (Vec::new(), Vec::new());
     for node in &nodes {
@@ -129,8 +130,7 @@ fn check_names(verb: &str, names: &[String], selector: Option<&str>) -> Result<(
     Ok(())
 }
 
-async fn nodes(cx: &Context, verb: &str, names: &[String], selector: Option<&str>) -> Result<Vec<Object>, Failure> {
-    check_names(verb, names, selector)?;
+async fn nodes(cx: &Context, names: &[String], selector: Option<&str>) -> Result<Vec<Object>, Failure> {
     cx.client()?;
     if names.iter().any(String::is_empty) {
         return Err(nameless());

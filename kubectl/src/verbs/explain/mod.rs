@@ -72,9 +72,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         print!("{page}");
         return Ok(());
     }
-    if args.output != "plaintext" {
-        return Err(plain(format!("unrecognized format: {}", args.output)));
-    }
     let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
     let not_found = || plain(format!("couldn't find resource for \"{group}/{version}, Resource={}\"", mapping.resource));
     let client = cx.client()?;
@@ -86,6 +83,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         .filter_map(|pair| pair.split_once('='))
         .fold(Call::get(path), |call, (name, value)| call.query(name, value));
     let document = client.json(call.soon()).await?;
+    if args.output != "plaintext" {
+        return Err(plain(format!("unrecognized format: {}", args.output)));
+    }
     let known = cx.discovery()?.find(|c| {
         c.mappings.iter().find(|m| m.group == group && m.version == version && m.resource == mapping.resource).cloned()
     });

@@ -80,7 +80,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         variable["name"] = json!(format!("{}{}", args.prefix, variable["name"].as_str().unwrap_or_default()));
     }
     let mut work = Vec::new();
-    for mut object in shared.objects(cx, &resources).await? {
+    for mut object in shared.objects(cx, shared.asked(&resources)).await? {
         let old = object.value.clone();
         work.push(match change(&args, cx, &mut object, &variables).await {
             Ok(()) => Ok((old, object)),

@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs, OutputArgs},
-    resources::{FileArgs, Object, PlainFileArgs, Query},
+    resources::{FileArgs, Object, PlainFileArgs, Query, missing_locally},
     typed,
     write::{Helper, Show},
 };
@@ -133,10 +133,7 @@ impl<S: Scope> Shared<S> {
     /// What is asked for.
     fn query<'a>(&'a self, files: &'a FileArgs, arguments: &'a [String]) -> Result<Query<'a>, Failure> {
         if self.local && !arguments.is_empty() {
-            return Err(Failure::Verbatim(
-                "error: you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'".to_owned(),
-                1,
-            ));
+            return Err(missing_locally());
         }
         Ok(Query {
             args: arguments,
@@ -148,6 +145,11 @@ impl<S: Scope> Shared<S> {
             typed: true,
             ..Query::default()
         })
+    }
+
+    /// The arguments that count for commands that take no notice of them with `--local`.
+    fn asked<'a>(&self, arguments: &'a [String]) -> &'a [String] {
+        if self.local { &[] } else { arguments }
     }
 
     /// The objects, whole as typed clients have them.

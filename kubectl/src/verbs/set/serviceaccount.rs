@@ -32,7 +32,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(plain("serviceaccount is required"));
     };
     let mut failures = Vec::new();
-    for mut object in shared.objects(cx, resources).await? {
+    for mut object in shared.objects(cx, shared.asked(resources)).await? {
         let old = object.value.clone();
         match pods::spec_of(&mut object.value) {
             Ok(spec) => spec["serviceAccountName"] = json!(account),

@@ -44,6 +44,8 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or nodes that could not be tainted.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    cx.namespace()?;
+    cx.client()?;
     let dry_run = args.dry_run.strategy()?;
     let validation = args.validate.directive()?;
     let (resources, specs) = split(&args.arguments).map_err(plain)?;
