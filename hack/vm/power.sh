@@ -64,7 +64,7 @@ power_ask() {
 power_kubectl() { vm_run power "KUBECONFIG=/var/lib/knarr-server/admin.kubeconfig kubectl $*"; }
 
 power_pod() {
-    vm_run power 'knarr image load /payload/hello.tar --root /var/lib/knarr-server/node/runtime && sync' &&
+    vm_run power knarr image load /payload/hello.tar --root /var/lib/knarr-server/node/runtime &&
         power_kubectl run hello --image=localhost/hello:1 --image-pull-policy=Never && power_pod_runs && power_has_pod=1
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A file is written beside its name and renamed. It is not synced: after a power cut no process described here is alive, the
-//! records that are broken then describe nothing, and are removed at the next start.
+//! records that are broken then describe nothing, and are removed at the next start. (Images are: whoever installs one syncs it.)
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

@@ -287,12 +287,9 @@ impl ImageStore {
             sync_file_system(&self.root)?;
         }
         let mut index = self.index.lock();
-        for part in &chain {
-            disk::write_json(&self.chain_file(part), &index.layers[part])?;
-        }
         let unpacked = chain.iter().map(|part| index.layers[part].size).sum();
         let old = index.images.get(&id).cloned();
-        let mut record = old.unwrap_or_else(|| ImageRecord {
+        let mut record = old.clone().unwrap_or_else(|| ImageRecord {
             id: id.clone(),
             tags: BTreeSet::new(),
             digests: BTreeSet::new(),
@@ -303,6 +300,12 @@ impl ImageStore {
         });
         record.tags.extend(new.tags.iter().cloned());
         record.digests.extend(new.digests.iter().cloned());
+        if !fresh && old.as_ref() == Some(&record) {
+            return Ok(record);
+        }
+        for part in &record.chain {
+            disk::write_json(&self.chain_file(part), &index.layers[part])?;
+        }
         disk::write_json(&self.record_file(&id), &record)?;
         let moved = |other: &ImageRecord| other.id != id && new.tags.iter().any(|tag| other.tags.contains(tag));
         let others: Vec<String> = index.images.values().filter(|other| moved(other)).map(|other| other.id.clone()).collect();
@@ -313,6 +316,9 @@ impl ImageStore {
             }
         }
         index.images.insert(id, record.clone());
+        drop(index);
+        // The records too: what is said to be here may be nowhere else to be had.
+        sync_file_system(&self.root)?;
         Ok(record)
     }
 
