@@ -43,8 +43,14 @@ pub trait Authorize: Send + Sync + 'static {
     fn authorize(&self, user: &User, attributes: &RequestInfo) -> Decision;
     /// The `status` of a SelfSubjectRulesReview: what the user may do in `namespace`.
     fn rules(&self, user: &User, namespace: &str) -> Value;
-    /// Refuses a write of RBAC objects that would grant more than the writer has; `Err` is the Forbidden message.
-    fn check_escalation(&self, _user: &User, _info: &RequestInfo, _object: &Value) -> Result<(), String> {
+    /// Refuses a write of RBAC objects that would grant more than the writer has; `old` is what is there before.
+    fn check_escalation(
+        &self,
+        _user: &User,
+        _info: &RequestInfo,
+        _object: &Value,
+        _old: Option<&Value>,
+    ) -> Result<(), Status> {
         Ok(())
     }
 }

@@ -164,10 +164,11 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
     let write_ = Write { user: &ask.user, now: ask.now, options: &options };
     let (written, warnings) = if let Some(kind) = kind {
         let (patch, mut warnings) = write::parse_patch_of(app, entry, ask, kind, &options, body).await?;
-        let mut unknown = Vec::new();
+        let (mut unknown, mut twice) = (Vec::new(), None);
         let mut wish = |current: &Value| {
-            let scale;
+            let mut scale;
             (scale, unknown) = write::patched(&patch, &scale_of(entry, current), &SCALE, &warnings, &options)?;
+            twice = write::dedup_owners(&mut scale, write::PATCHED);
             write::check_name(&scale, name)?;
             check_namespace(&scale, namespace)?;
             let (uid, own) = (metadata::text(&scale, "uid"), metadata::text(current, "uid"));
@@ -181,10 +182,14 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         };
         let written = app.registry.update(entry, (namespace, name), None, write_, &mut wish).await;
         warnings.extend(unknown);
-        (written, if options.field_validation == FieldValidation::Warn { warnings } else { Vec::new() })
+        let mut warnings = if options.field_validation == FieldValidation::Warn { warnings } else { Vec::new() };
+        warnings.extend(twice);
+        (written, warnings)
     } else {
         let bytes = body::read(body).await?;
-        let (mut scale, warnings) = write::decode(&ask.headers, &bytes, (SCALE.group, SCALE.version, SCALE.kind), &options)?;
+        let (mut scale, mut warnings) =
+            write::decode(&ask.headers, &bytes, (SCALE.group, SCALE.version, SCALE.kind), &options)?;
+        warnings.extend(write::dedup_owners(&mut scale, ""));
         let fits = metadata::fit_kind(&mut scale, &SCALE)
             .and_then(|()| check_namespace(&scale, namespace))
             .and_then(|()| write::check_name(&scale, name));

@@ -90,13 +90,6 @@ pub fn place<'a>(entry: &Entry, ask: &'a Ask) -> (&'a str, &'a str) {
     (if entry.info().namespaced { &ask.info.namespace } else { "" }, &ask.info.name)
 }
 
-fn escalation(app: &App, ask: &Ask, object: &Value) -> Result<()> {
-    app.gate.authorize.check_escalation(&ask.user, &ask.info, object).map_err(|why| {
-        let resource = api::status::GroupResource { group: &ask.info.group, resource: &ask.info.resource };
-        Status::forbidden(resource, metadata::text(object, "name"), &why)
-    })
-}
-
 /// POST.
 pub async fn create(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
@@ -104,14 +97,17 @@ pub async fn create(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
     let bytes = body::read(body).await?;
     let (mut object, mut warnings) = decode(&ask.headers, &bytes, id(entry), &options)?;
     warnings.extend(dedup_owners(&mut object, ""));
-    escalation(app, ask, &object)?;
+    app.gate.authorize.check_escalation(&ask.user, &ask.info, &object, None)?;
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let created = app.registry.create(entry, place(entry, ask).0, object, write).await;
     Ok(outcome(entry, ask, form, warnings, created))
 }
 
+/// When owners are found to be named twice by a patch.
+pub const PATCHED: &str = " after mutating admission happens";
+
 /// Takes out owners that are named twice, and what is said of them.
-fn dedup_owners(object: &mut Value, when: &str) -> Option<String> {
+pub fn dedup_owners(object: &mut Value, when: &str) -> Option<String> {
     let twice = metadata::dedup_owners(object);
     (!twice.is_empty()).then(|| {
         format!(
@@ -199,10 +195,10 @@ async fn put(
     metadata::fit_namespace(&mut object, namespace, entry.info().namespaced)?;
     check_name(&object, name)?;
     super::check_segment(name)?;
-    escalation(app, ask, &object)?;
     let write = Write { user: &ask.user, now: ask.now, options };
     let mut wish = |current: &Value| {
         check_meant(entry, (namespace, name), &object, current, &[UID], options.dry_run)?;
+        app.gate.authorize.check_escalation(&ask.user, &ask.info, &object, Some(current))?;
         certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object.clone())
     };
@@ -213,6 +209,7 @@ async fn put(
             if at.is_some() || !entry.info().create_on_update {
                 return Err(status);
             }
+            app.gate.authorize.check_escalation(&ask.user, &ask.info, &object, None)?;
             may_create(app, ask)?;
             metadata::of(&mut object).remove("resourceVersion");
             app.registry.create(entry, namespace, object, write).await
@@ -245,9 +242,9 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
         let object;
         (object, unknown) = patched(&patch, current, entry.info(), &warnings, &options)?;
         let mut object = object;
-        twice = dedup_owners(&mut object, " after mutating admission happens");
+        twice = dedup_owners(&mut object, PATCHED);
         check_name(&object, &ask.info.name)?;
-        escalation(app, ask, &object)?;
+        app.gate.authorize.check_escalation(&ask.user, &ask.info, &object, Some(current))?;
         certificates::may_decide(app.gate.authorize.as_ref(), ask, entry, at, &object, current)?;
         Ok(object)
     };

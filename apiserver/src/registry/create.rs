@@ -9,6 +9,7 @@ use crate::{
     admission,
     cache::object::{encode, with_revision},
     error::{self, Result},
+    wire::options::parse_number,
 };
 
 /// How often a taken generated name is replaced by another.
@@ -20,8 +21,9 @@ impl Registry {
         let info = entry.info();
         metadata::fit_kind(&mut object, info)?;
         metadata::fit_namespace(&mut object, namespace, info.namespaced)?;
-        // As upstream, where a dry run does not get as far as to where objects are kept.
-        if !write.options.dry_run && !matches!(metadata::text(&object, "resourceVersion"), "" | "0") {
+        // As upstream, where a dry run does not get as far as to where objects are kept, and what is no number says nothing.
+        let revision = parse_number(metadata::text(&object, "resourceVersion")).unwrap_or(0);
+        if !write.options.dry_run && revision != 0 {
             return Err(Status::unexpected("resourceVersion should not be set on objects to be created"));
         }
         let base = metadata::text(&object, "generateName").to_owned();

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::status::Status;
 use serde_json::{Value, json};
 
 use super::{node::NodeAuthorizer, rbac::Rbac};
@@ -64,7 +65,7 @@ impl Authorize for Modes {
         status
     }
 
-    fn check_escalation(&self, user: &User, info: &RequestInfo, object: &Value) -> Result<(), String> {
-        self.rbac.as_ref().map_or(Ok(()), |rbac| rbac.check_escalation(user, info, object))
+    fn check_escalation(&self, user: &User, info: &RequestInfo, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+        self.rbac.as_ref().map_or(Ok(()), |rbac| rbac.check_escalation(user, info, object, old))
     }
 }

@@ -144,7 +144,12 @@ impl Tokens {
     }
 
     async fn bound(&self, bound: &Bound, namespace: &str, account: &str) -> Result<Value, Status> {
-        let (group, version) = bound.api_version.split_once('/').unwrap_or((CORE, &bound.api_version));
+        // As upstream: what is no version at all stands for the core group.
+        let (group, version) = match bound.api_version.split_once('/') {
+            Some((_, version)) if version.contains('/') => (CORE, ""),
+            Some(parts) => parts,
+            None => (CORE, bound.api_version.as_str()),
+        };
         let (plural, scope) = match (group, bound.kind.as_str()) {
             (CORE, "Pod") => ("pods", namespace),
             (CORE, "Secret") => ("secrets", namespace),

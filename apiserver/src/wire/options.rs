@@ -46,14 +46,13 @@ impl Query {
         self.get(name).map(|v| !matches!(v, "0" | "false"))
     }
 
-    /// A whole number.
+    /// A whole number, which it is where it is given: nothing is none.
     pub fn number(&self, name: &str) -> Result<Option<i64>> {
-        self.text(name).map(Self::parse_number).transpose()
-    }
-
-    fn parse_number(text: &str) -> Result<i64> {
-        let why = |_| format!("strconv.ParseInt: parsing {}: {}", api::status::quote(text), not_a_number(text, true));
-        text.parse().map_err(why).map_err(Status::bad_request)
+        let read = |text: &str| {
+            let why = |_| format!("strconv.ParseInt: parsing {}: {}", api::status::quote(text), not_a_number(text, true));
+            text.parse().map_err(why).map_err(Status::bad_request)
+        };
+        self.get(name).map(read).transpose()
     }
 }
 
@@ -133,10 +132,8 @@ impl ListOptions {
         let match_text = query.get("resourceVersionMatch").unwrap_or("");
         let continue_token = query.text("continue").map(str::to_owned);
         let send_initial_events = query.flag("sendInitialEvents");
-        // Unlike other numbers, these are numbers where they are given.
-        let given = |name| query.get(name).map(Query::parse_number).transpose();
-        let timeout_seconds = given("timeoutSeconds")?.filter(|s| *s > 0).map(|s| s as u64);
-        let limit = given("limit")?.unwrap_or(0);
+        let timeout_seconds = query.number("timeoutSeconds")?.filter(|s| *s > 0).map(|s| s as u64);
+        let limit = query.number("limit")?.unwrap_or(0);
 
         let mut errors = FieldErrors::default();
         let field = "resourceVersionMatch";
@@ -387,6 +384,15 @@ mod tests {
     fn revisions_are_numbers() {
         assert_eq!(list("resourceVersion=7", false).unwrap().revision, Some(7));
         assert!(list("resourceVersion=x", false).is_err());
+    }
+
+    #[test]
+    fn nothing_is_no_number() {
+        let told = |error: Status| (error.code, error.message);
+        let why = (400, "strconv.ParseInt: parsing \"\": invalid syntax".to_owned());
+        let query = |text| Query::parse(Some(text));
+        assert_eq!(ListOptions::parse(&query("limit="), false).map_err(told).unwrap_err(), why);
+        assert_eq!(DeleteOptions::parse(&query("gracePeriodSeconds="), None).map_err(told).unwrap_err(), why);
     }
 
     #[test]

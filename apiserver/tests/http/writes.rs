@@ -240,6 +240,11 @@ async fn owners_are_named_once() {
     let patched = door.merge(&format!("{MAPS}/a"), &object).await;
     assert_eq!(patched.warnings(), [why(" after mutating admission happens")]);
     assert_eq!(patched.ok()["metadata"]["ownerReferences"], json!([owner("u"), owner("v")]));
+    door.post(DEPLOYMENTS, &deployment("web")).await.ok();
+    let scale = json!({"metadata": {"name": "web", "ownerReferences": object["metadata"]["ownerReferences"]}});
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    assert_eq!(door.put(&path, &scale).await.warnings(), [why("")]);
+    assert_eq!(door.merge(&path, &scale).await.warnings(), [why(" after mutating admission happens")]);
     object["metadata"]["ownerReferences"] = json!([{"apiVersion": "a/b/c", "kind": "Pod", "name": "p", "uid": "u"}]);
     let told = door.put(&format!("{MAPS}/a"), &object).await.told();
     assert!(
@@ -247,6 +252,21 @@ async fn owners_are_named_once() {
         "{}",
         told.2
     );
+}
+
+#[tokio::test]
+async fn a_new_object_has_no_revision_to_be_at() {
+    let door = door().await;
+    let at = |name: &str, revision: &str| {
+        let mut object = map(name, "1");
+        object["metadata"]["resourceVersion"] = revision.into();
+        object
+    };
+    assert_eq!(door.post(MAPS, &at("a", "7")).await.status, 500);
+    for (name, says_nothing) in [("b", ""), ("c", "0"), ("d", "seven"), ("e", "+7")] {
+        let made = door.post(MAPS, &at(name, says_nothing)).await.ok();
+        assert!(made["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{made}");
+    }
 }
 
 #[tokio::test]

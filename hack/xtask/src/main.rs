@@ -194,7 +194,7 @@ fn render(sources: &[Source]) -> Result<(String, String)> {
                 source.merges.get(name).map(|m| (m.strategy.as_str(), m.keys.as_slice())),
             ));
             if let Some(path) = numbers.get(&source.definition).and_then(|n| n.get(name)) {
-                line.push_str(&format!(" n={path}"));
+                line.push_str(&format!(" n={}", path.replace(':', " g=")));
             }
             writeln!(types, "{line}")?;
         }

@@ -1,8 +1,8 @@
-//! Protobuf's field numbers, read from the struct tags of the Go types that define the Kubernetes API.
+//! Protobuf's field numbers, and the names of types that are no structs, read from the Go types that define the Kubernetes API.
 //!
-//! k8s-openapi's sources know no numbers. They never change once given, so what was read is kept in `numbers.txt`
-//! (a type a line: its name, then `field=number`); this reads it anew from checkouts of the Go modules when a version adds
-//! fields. A field that JSON shows inside its owner but protobuf in a message of its own has a path (`2.5`), and so has a list
+//! k8s-openapi's sources know neither. Numbers never change once given, so what was read is kept in `numbers.txt`
+//! (a type a line: its name, then `field=number`, and `:v1.Protocol` behind it where Go's type has a name of its own); this
+//! reads it anew from checkouts of the Go modules when a version adds fields. A field that JSON shows inside its owner but protobuf in a message of its own has a path (`2.5`), and so has a list
 //! whose type has a name (`Verbs`): protobuf makes a message of it whose field 1 is the list. `~` marks fields for which zero is
 //! the same as unset.
 
@@ -11,11 +11,12 @@ use std::{
     fmt::Write as _,
     fs,
     path::Path,
+    rc::Rc,
 };
 
 use anyhow::{Context, Result};
 
-/// Paths of numbers by type and field, with `~` where zero is unset.
+/// Paths of numbers by type and field, with `~` where zero is unset, and the name of Go's type.
 pub type Numbers = BTreeMap<String, BTreeMap<String, String>>;
 
 /// What is checked in.
@@ -31,17 +32,67 @@ struct Field {
     json: String,
     inline: Option<String>,
     number: u32,
-    /// Its type, with the package.
+    /// Its type as it is written, and where.
     ty: String,
+    scope: Rc<Scope>,
     zero_is_unset: bool,
+}
+
+/// What names in a file mean.
+#[derive(Default)]
+struct Scope {
+    package: String,
+    /// Other packages by the names they have here.
+    imports: BTreeMap<String, String>,
+}
+
+impl Scope {
+    /// A type's package and name.
+    fn resolve(&self, ty: &str) -> (String, String) {
+        match ty.split_once('.') {
+            Some((package, name)) => (self.imports.get(package).cloned().unwrap_or_default(), name.to_owned()),
+            None => (self.package.clone(), ty.to_owned()),
+        }
+    }
 }
 
 /// The types of a module.
 #[derive(Default)]
 struct Types {
     structs: BTreeMap<String, Vec<Field>>,
-    /// Lists that have a name.
-    lists: BTreeSet<String>,
+    /// Types that have a name and are no structs, with what they are.
+    named: BTreeMap<String, String>,
+}
+
+impl Types {
+    /// What is behind a name.
+    fn behind(&self, (package, name): &(String, String)) -> Option<&str> {
+        self.named.get(&format!("{package}.{name}")).map(String::as_str)
+    }
+
+    /// Go's name of a type as its errors tell it, and whether one without a struct is part of it.
+    fn go_name(&self, ty: &str, scope: &Scope) -> (String, bool) {
+        if let Some(inner) = ty.strip_prefix('*') {
+            return self.go_name(inner, scope);
+        }
+        if let Some(items) = ty.strip_prefix("[]") {
+            let (items, named) = self.go_name(items, scope);
+            return (format!("[]{items}"), named);
+        }
+        if let Some((key, value)) = ty.strip_prefix("map[").and_then(|rest| rest.split_once(']')) {
+            let ((key, a), (value, b)) = (self.go_name(key, scope), self.go_name(value, scope));
+            return (format!("map[{key}]{value}"), a || b);
+        }
+        if ty == "byte" {
+            return ("uint8".to_owned(), false);
+        }
+        if ty.starts_with(char::is_lowercase) && !ty.contains('.') {
+            return (ty.to_owned(), false);
+        }
+        let place = scope.resolve(ty);
+        let package = place.0.rsplit('.').next().unwrap_or_default();
+        (format!("{package}.{}", place.1), self.behind(&place).is_some())
+    }
 }
 
 /// Reads modules given as `NAME=FOLDER` (`io.k8s.api=../api`) and renders the file for the types in `known`.
@@ -77,16 +128,25 @@ fn read_folder(folder: &Path, name: &str, types: &mut Types) -> Result<()> {
 }
 
 fn read_file(text: &str, package: &str, types: &mut Types) {
+    let imports = text.lines().filter_map(|line| {
+        let (alias, path) = line.trim().strip_suffix('"')?.split_once('"')?;
+        let (alias, path) = (alias.trim_start_matches("import").trim(), path.strip_prefix("k8s.io/")?);
+        let alias = if alias.is_empty() { path.rsplit('/').next()? } else { alias };
+        Some((alias.to_owned(), format!("io.k8s.{}", path.replace('/', "."))))
+    });
+    let scope = Rc::new(Scope { package: package.to_owned(), imports: imports.collect() });
     let mut current: Option<(String, Vec<Field>)> = None;
     for line in text.lines() {
         if let Some(name) = line.strip_prefix("type ").and_then(|l| l.strip_suffix(" struct {")) {
             current = Some((format!("{package}.{name}"), Vec::new()));
-        } else if let Some((name, _)) = line.strip_prefix("type ").and_then(|l| l.split_once(" []")) {
-            types.lists.insert(format!("{package}.{name}"));
+        } else if let Some((name, ty)) = line.strip_prefix("type ").and_then(|l| l.split_once(' ')) {
+            if !["=", "interface", "func", "struct"].iter().any(|word| ty.starts_with(word)) {
+                types.named.insert(format!("{package}.{name}"), ty.to_owned());
+            }
         } else if line == "}" {
             types.structs.extend(current.take());
         } else if let Some((_, fields)) = &mut current {
-            fields.extend(read_field(line.trim(), package));
+            fields.extend(read_field(line.trim(), &scope));
         }
     }
 }
@@ -96,7 +156,7 @@ fn tag<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     rest.split('"').next()
 }
 
-fn read_field(line: &str, package: &str) -> Option<Field> {
+fn read_field(line: &str, scope: &Rc<Scope>) -> Option<Field> {
     if line.starts_with("//") {
         return None;
     }
@@ -107,10 +167,10 @@ fn read_field(line: &str, package: &str) -> Option<Field> {
     let mut parts = json.split(',');
     let name = parts.next()?.to_owned();
     let flags: Vec<&str> = parts.collect();
-    let inline = (name.is_empty() && flags.contains(&"inline")).then(|| format!("{package}.{ty}"));
+    let inline = (name.is_empty() && flags.contains(&"inline")).then(|| format!("{}.{ty}", scope.package));
     let plain = !ty.starts_with(['*', '[']) && !ty.starts_with("map[");
-    let ty = format!("{package}.{ty}");
-    Some(Field { json: name, inline, number, ty, zero_is_unset: plain && flags.contains(&"omitempty") })
+    let zero_is_unset = plain && flags.contains(&"omitempty");
+    Some(Field { json: name, inline, number, ty: ty.to_owned(), scope: Rc::clone(scope), zero_is_unset })
 }
 
 fn flatten(types: &Types, name: &str, prefix: &str, out: &mut Vec<String>) {
@@ -118,10 +178,15 @@ fn flatten(types: &Types, name: &str, prefix: &str, out: &mut Vec<String>) {
         match &field.inline {
             Some(inner) => flatten(types, inner, &format!("{prefix}{}.", field.number), out),
             None if field.json.is_empty() || field.json == "-" => {}
-            None if types.lists.contains(&field.ty) => out.push(format!("{}={prefix}{}.1", field.json, field.number)),
             None => {
-                let zero = if field.zero_is_unset { "~" } else { "" };
-                out.push(format!("{}={prefix}{}{zero}", field.json, field.number));
+                let list = types.behind(&field.scope.resolve(&field.ty)).is_some_and(|ty| ty.starts_with("[]"));
+                let message = if list { ".1" } else { "" };
+                let zero = if field.zero_is_unset && !list { "~" } else { "" };
+                let go = match types.go_name(&field.ty, &field.scope) {
+                    (name, true) => format!(":{name}"),
+                    _ => String::new(),
+                };
+                out.push(format!("{}={prefix}{}{message}{zero}{go}", field.json, field.number));
             }
         }
     }

@@ -138,7 +138,8 @@ impl Scope {
     }
 }
 
-type Rules = Arc<[Rule]>;
+/// A role's rules, shared by whoever looks at them.
+pub type Rules = Arc<[Rule]>;
 
 /// Every role and binding.
 #[derive(Debug, Default)]
@@ -196,15 +197,6 @@ impl Index {
         found
             .cloned()
             .ok_or_else(|| format!("{}.{} {:?} not found", role.kind.to_ascii_lowercase(), super::GROUP, role.name))
-    }
-
-    /// The rules of the role itself, as it is stored.
-    pub fn role(&self, source: Source, namespace: &str, name: &str) -> Option<Rules> {
-        match source {
-            Source::ClusterRole => self.cluster_roles.get(name).cloned(),
-            Source::Role => self.roles.get(namespace)?.get(name).cloned(),
-            _ => None,
-        }
     }
 
     /// Visits what is granted to a user in a namespace (`""`: only what holds in the whole cluster), with the rules, until

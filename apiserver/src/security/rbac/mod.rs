@@ -12,6 +12,7 @@ pub mod index;
 pub mod policy;
 pub mod rule;
 
+use api::status::Status;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 
@@ -86,7 +87,7 @@ impl Authorize for Rbac {
         status
     }
 
-    fn check_escalation(&self, user: &User, info: &RequestInfo, object: &Value) -> Result<(), String> {
-        escalation::check(self, user, info, object)
+    fn check_escalation(&self, user: &User, info: &RequestInfo, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+        escalation::check(self, user, info, object, old)
     }
 }

@@ -193,7 +193,7 @@ impl Patch {
         for field in ["kind", "apiVersion"] {
             match &patched[field] {
                 Value::Null | Value::String(_) => patched[field] = current[field].clone(),
-                other => return Err(go::unconvertible(other, &Type::String)),
+                other => return Err(go::unconvertible(other, &Type::String, "string")),
             }
         }
         Ok(patched)

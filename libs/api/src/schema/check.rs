@@ -92,9 +92,11 @@ impl Walk {
             self.path.push_str(key);
             match def.field(key) {
                 Some(field) => {
+                    let outer = std::mem::replace(&mut self.place.named, field.go);
                     self.place.fields.push(field.name);
                     self.value(value, &field.ty)?;
                     self.place.fields.pop();
+                    self.place.named = outer;
                 }
                 None => {
                     self.unknown.push(self.path.clone());
@@ -143,7 +145,11 @@ impl Walk {
                 _ => Value::Null,
             };
         }
-        self.value(value, ty)
+        let outer = self.place.named;
+        self.place.named = go::element(outer);
+        self.value(value, ty)?;
+        self.place.named = outer;
+        Ok(())
     }
 
     fn expect(&self, fits: bool, value: &Value, ty: &Type) -> Result<(), String> {
@@ -171,7 +177,7 @@ impl Walk {
         }
         match value.as_i64() {
             Some(number) if (low..=high).contains(&number) => Ok(()),
-            _ => Err(self.place.told(&format!("number {value}"), &go::type_name(ty))),
+            _ => Err(self.place.told(&format!("number {value}"), &self.place.type_name(ty))),
         }
     }
 
@@ -231,6 +237,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn types_have_their_names() {
+        let pod = table().by_kind("", "v1", "Pod").unwrap();
+        let told = |container: Value| check(&mut json!({"spec": {"containers": [container]}}), pod).unwrap_err();
+        for (container, want) in [
+            (
+                json!({"ports": [{"protocol": 6}]}),
+                "number into Go struct field ContainerPort.spec.containers.ports.protocol of type v1.Protocol",
+            ),
+            (
+                json!({"resources": {"limits": []}}),
+                "array into Go struct field ResourceRequirements.spec.containers.resources.limits of type v1.ResourceList",
+            ),
+            (
+                json!({"securityContext": {"capabilities": {"add": "x"}}}),
+                "string into Go struct field Capabilities.spec.containers.securityContext.capabilities.add of type []v1.Capability",
+            ),
+            (
+                json!({"securityContext": {"capabilities": {"add": [1]}}}),
+                "number into Go struct field Capabilities.spec.containers.securityContext.capabilities.add of type v1.Capability",
+            ),
+            (
+                json!({"securityContext": {"capabilities": {"add": ["A"]}, "procMount": 1}, "name": 1}),
+                "number into Go struct field Container.spec.containers.name of type string",
+            ),
+        ] {
+            assert_eq!(told(container), format!("json: cannot unmarshal {want}"));
+        }
+        let review = table().by_kind("authorization.k8s.io", "v1", "SubjectAccessReview").unwrap();
+        let told = |extra: Value| check(&mut json!({"spec": {"extra": extra}}), review).unwrap_err();
+        for (extra, want) in
+            [(json!(1), "map[string]v1.ExtraValue"), (json!({"a": 1}), "v1.ExtraValue"), (json!({"a": [1]}), "string")]
+        {
+            assert!(told(extra).ends_with(&format!("of type {want}")), "{want}");
+        }
+    }
+
+    #[test]
     fn what_is_converted_has_words_of_its_own() {
         let deployment = table().by_kind("apps", "v1", "Deployment").unwrap();
         let converted = |object: Value| {
@@ -248,6 +291,8 @@ mod tests {
             (spec("template", json!([])), "cannot restore struct from: slice"),
             (meta("name", json!(1)), "cannot convert int64 to string"),
             (meta("name", json!(1.5)), "unrecognized type: string"),
+            (meta("uid", json!(1)), "cannot convert int64 to types.UID"),
+            (meta("uid", json!({})), "unrecognized type: string"),
             (meta("name", json!({})), "unrecognized type: string"),
             (meta("finalizers", json!({})), "cannot restore slice from map"),
             (meta("labels", json!("x")), "cannot restore map from string"),

@@ -17,8 +17,8 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The name of the Go type that holds a type.
-pub fn type_name(ty: &Type) -> String {
+/// The name of the Go type that holds a type, unless it has one of its own.
+fn type_name(ty: &Type) -> String {
     match ty {
         Type::String | Type::Time | Type::MicroTime => "string".to_owned(),
         Type::Bytes => "[]uint8".to_owned(),
@@ -40,8 +40,13 @@ pub fn type_name(ty: &Type) -> String {
     }
 }
 
-/// What the converter says of a value that is none of a type; `ty` is a type's resolved form.
-pub fn unconvertible(value: &Value, ty: &Type) -> String {
+/// The type of what a list or a map of a named type holds.
+pub fn element(named: &'static str) -> &'static str {
+    named.strip_prefix("[]").or_else(|| named.strip_prefix("map[")?.split_once(']').map(|(_, value)| value)).unwrap_or("")
+}
+
+/// What the converter says of a value that is none of a type; `ty` is a type's resolved form, `named` its name in Go.
+pub fn unconvertible(value: &Value, ty: &Type, named: &str) -> String {
     let from = match value {
         Value::Array(_) => "slice",
         Value::Object(_) => "map",
@@ -53,8 +58,8 @@ pub fn unconvertible(value: &Value, ty: &Type) -> String {
         Type::Bytes | Type::Array(_) => format!("cannot restore slice from {from}"),
         Type::Object | Type::Map(_) => format!("cannot restore map from {from}"),
         Type::Ref(_) => format!("cannot restore struct from: {from}"),
-        Type::String if from == "int64" => format!("cannot convert {from} to string"),
-        Type::Int32 | Type::Int64 if from == "float64" => format!("cannot convert {from} to {}", type_name(ty)),
+        Type::String if from == "int64" => format!("cannot convert {from} to {named}"),
+        Type::Int32 | Type::Int64 if from == "float64" => format!("cannot convert {from} to {named}"),
         _ => format!("unrecognized type: {}", type_name(ty)),
     }
 }
@@ -73,12 +78,20 @@ pub struct Place {
     pub fields: Vec<&'static str>,
     /// The object type last entered: Go's `Struct`.
     pub owner: &'static str,
+    /// The name of the value's type, if that is more than its form tells ([`super::Field::go`]).
+    pub named: &'static str,
 }
 
 impl Place {
     /// A value of another kind than a type has.
     pub fn mismatch(&self, value: &Value, ty: &Type) -> String {
-        if self.converts { unconvertible(value, table().resolve(ty)) } else { self.told(kind(value), &type_name(ty)) }
+        let name = self.type_name(ty);
+        if self.converts { unconvertible(value, table().resolve(ty), &name) } else { self.told(kind(value), &name) }
+    }
+
+    /// The name of the value's type in Go.
+    pub fn type_name(&self, ty: &Type) -> String {
+        if self.named.is_empty() { type_name(ty) } else { self.named.to_owned() }
     }
 
     /// What types that read JSON by themselves say, also when they are part of what is converted.

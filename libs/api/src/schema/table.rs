@@ -6,7 +6,7 @@
 //! A line that begins with neither space nor `@` names a type: `NAME object`, or `NAME = TYPE` for one with an encoding of
 //! its own. `@GROUP VERSION KIND PLURAL N|C` gives its kind. ` FIELD TYPE FLAGS` is a field: `!` required, `l=` list type,
 //! `k=` list map keys, `p=` patch strategy, `m=` patch merge key, `r` retains keys, `t=` map type, `d=` default,
-//! `n=` protobuf numbers.
+//! `n=` protobuf numbers, `g=` Go's type.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -104,6 +104,8 @@ pub struct Field {
     pub path: &'static str,
     /// Whether protobuf's zero means that the field is not set.
     pub zero_is_unset: bool,
+    /// Go's type, where it has a name and is no struct, or is made of such (`v1.Protocol`, `[]v1.Capability`); else empty.
+    pub go: &'static str,
 }
 
 /// A kind's group, version and names.
@@ -273,6 +275,7 @@ fn parse_field(line: &'static str, ids: &HashMap<&str, TypeId>) -> Field {
         default: None,
         path: "",
         zero_is_unset: false,
+        go: "",
     };
     for flag in parts {
         match flag.split_once('=').unwrap_or((flag, "")) {
@@ -290,6 +293,7 @@ fn parse_field(line: &'static str, ids: &HashMap<&str, TypeId>) -> Field {
                 field.path = path.trim_end_matches('~');
                 field.zero_is_unset = path.ends_with('~');
             }
+            ("g", name) => field.go = name,
             _ => {}
         }
     }
