@@ -102,7 +102,11 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response>
     read::check_include(ask, form)?;
     let options = ListOptions::parse(&ask.query, true)?;
     let mut selection = read::selection(entry, ask, &options)?;
-    if ask.info.path.contains("/watch/") && !ask.info.name.is_empty() && options.fields.is_none() {
+    if ask.info.path.contains("/watch/") && !ask.info.name.is_empty() {
+        let asked = options.fields.as_ref().map(|fields| fields.requires("metadata.name"));
+        if asked.is_some_and(|name| name != Some(ask.info.name.as_str())) {
+            return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
         selection.name = Some(ask.info.name.clone());
     }
     let with_initial = options.send_initial_events.unwrap_or(matches!(options.revision, None | Some(0)));

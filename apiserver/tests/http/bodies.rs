@@ -62,6 +62,8 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ("GET", format!("{MAPS}?labelSelector=a%3D%3D%3Db"), JSON, String::new(), (400, "BadRequest", "unable to parse requirement: found '=', expected: identifier".into())),
         ("GET", format!("{MAPS}?labelSelector=a+in+%28b"), JSON, String::new(), (400, "BadRequest", "unable to parse requirement: found '', expected: ',' or ')'".into())),
         ("GET", format!("{MAPS}?fieldSelector=spec.x%3Dy"), JSON, String::new(), (400, "BadRequest", "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"".into())),
+        ("GET", "/api/v1/namespaces?fieldSelector=name%3Dy".into(), JSON, String::new(), (400, "BadRequest", "field label not supported: name".into())),
+        ("GET", "/apis/apps/v1/replicasets?fieldSelector=status.replicas%3D0".into(), JSON, String::new(), (400, "BadRequest", "\"status.replicas\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"".into())),
         ("GET", format!("{PODS}?fieldSelector=spec.x%3Dy"), JSON, String::new(), (400, "BadRequest", "field label not supported: spec.x".into())),
         ("GET", format!("{PODS}?fieldSelector=spec.x"), JSON, String::new(), (400, "BadRequest", "invalid selector: 'spec.x'; can't understand 'spec.x'".into())),
         ("GET", format!("{MAPS}?resourceVersion=x"), JSON, String::new(), (400, "BadRequest", "invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax".into())),

@@ -104,6 +104,9 @@ async fn a_watch_ends_when_its_time_is_up_with_a_bookmark_if_asked_for() {
 #[tokio::test]
 async fn one_object_is_watched_by_its_name() {
     let door = door().await;
+    let other = "/api/v1/watch/namespaces/default/configmaps/b?fieldSelector=metadata.name%3Da";
+    let why = "fieldSelector metadata.name doesn't match requested name";
+    assert_eq!(door.get(other).await.told(), (400, "BadRequest".into(), why.into()));
     door.post(MAPS, &map("a", "0")).await.ok();
     let b = door.post(MAPS, &map("b", "0")).await.ok();
     for path in [

@@ -34,7 +34,7 @@ impl Resource for Namespace {
         subresources: &[Subresource::Finalize, Subresource::Status],
         name_rule: NameRule::DnsLabel,
         columns: &[NAME, column("Status", "string", "Active, or Terminating while its content is being deleted."), AGE],
-        fields: &["name", "status.phase"],
+        fields: &["status.phase"],
         ..KindInfo::BASE
     };
 
@@ -97,15 +97,11 @@ impl Resource for Namespace {
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        // `name` besides `metadata.name` is an accident that clients came to rely on.
-        vec![
-            ("name", self.metadata.name.clone().unwrap_or_default()),
-            ("status.phase", text(self.status.as_ref().and_then(|s| s.phase.as_ref())).to_owned()),
-        ]
+        vec![("status.phase", text(self.status.as_ref().and_then(|s| s.phase.as_ref())).to_owned())]
     }
 
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        Self::INFO.fields.iter().copied().zip(pluck::texts(bytes, &["metadata.name", "status.phase"])).collect()
+        Self::INFO.fields.iter().copied().zip(pluck::texts(bytes, Self::INFO.fields)).collect()
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -25,7 +25,6 @@ impl Resource for ReplicaSet {
         subresources: &[Subresource::Scale, Subresource::Status],
         columns: replicas::COLUMNS,
         has_generation: true,
-        fields: replicas::FIELDS,
         ..KindInfo::BASE
     };
 
@@ -79,14 +78,6 @@ impl Resource for ReplicaSet {
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {
         let template = self.spec.as_ref().and_then(|spec| spec.template.as_ref());
         replicas::warnings(&self.metadata, old.map(|old| &old.metadata), template)
-    }
-
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        replicas::fields(&counts(self))
-    }
-
-    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        replicas::fields_of(bytes)
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -9,6 +9,7 @@ use crate::{
     field::FieldErrors,
     field_path::Path,
     kind::{Context, KindInfo, Resource, Scale, Subresource},
+    pluck,
     selector::Selector,
 };
 
@@ -27,7 +28,7 @@ impl Resource for ReplicationController {
         columns: replicas::COLUMNS,
         has_generation: true,
         orphans_dependents: true,
-        fields: replicas::FIELDS,
+        fields: &["status.replicas"],
         ..KindInfo::BASE
     };
 
@@ -100,11 +101,12 @@ impl Resource for ReplicationController {
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        replicas::fields(&counts(self))
+        vec![("status.replicas", counts(self).replicas.to_string())]
     }
 
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        replicas::fields_of(bytes)
+        let replicas = pluck::texts(bytes, Self::INFO.fields).concat();
+        vec![("status.replicas", if replicas.is_empty() { "0".to_owned() } else { replicas })]
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -12,7 +12,7 @@ use super::{
     columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
     pod_rules,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::Column, pluck, selector::Selector};
+use crate::{field::FieldErrors, field_path::Path, kind::Column, selector::Selector};
 
 /// The columns of ReplicaSets and ReplicationControllers.
 pub const COLUMNS: &[Column] = &[
@@ -46,20 +46,6 @@ pub fn cells(
         images.into(),
         selector.into(),
     ]
-}
-
-/// What fields are selected by.
-pub const FIELDS: &[&str] = &["status.replicas"];
-
-/// [`FIELDS`] of an object with this status.
-pub fn fields(counts: &Counts) -> Vec<(&'static str, String)> {
-    vec![("status.replicas", counts.replicas.to_string())]
-}
-
-/// [`FIELDS`] of an encoded object.
-pub fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-    let replicas = pluck::texts(bytes, FIELDS).concat();
-    vec![("status.replicas", if replicas.is_empty() { "0".to_owned() } else { replicas })]
 }
 
 /// Of a new object's name, and of the template where it may have changed.
