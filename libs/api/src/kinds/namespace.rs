@@ -13,7 +13,7 @@ use crate::{
     field::FieldErrors,
     field_path::Path,
     kind::{Context, KindInfo, NameRule, Resource, Subresource},
-    names, pluck,
+    names,
 };
 
 /// The type of this kind.
@@ -98,10 +98,6 @@ impl Resource for Namespace {
 
     fn fields(&self) -> Vec<(&'static str, String)> {
         vec![("status.phase", text(self.status.as_ref().and_then(|s| s.phase.as_ref())).to_owned())]
-    }
-
-    fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        Self::INFO.fields.iter().copied().zip(pluck::texts(bytes, Self::INFO.fields)).collect()
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {
