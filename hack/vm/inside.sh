@@ -159,6 +159,33 @@ service() {
             sed -n 's/^ *"address": "\(.*\)",$/\1/p' | head -n 1):30080/" | grep 'Hello from'
 }
 
+# The machine's clock is set: no node is lost and no container ended or started again for that, and what was to last, lasts.
+clock_is_set() { # clock_is_set SECONDS: to what it says and so many more
+    local name=clock$1 begun lasted
+    kubectl_cluster apply -f - <<YAML && kubectl_cluster wait pod "$name" --for=condition=Ready --timeout=60s || return
+apiVersion: v1
+kind: Pod
+metadata: {name: $name}
+spec:
+  terminationGracePeriodSeconds: 90
+  containers:
+  - name: main
+    image: localhost/hello:1
+    lifecycle: {preStop: {sleep: {seconds: 20}}}
+YAML
+    kubectl_cluster delete pod "$name" --wait=false
+    until kubectl_cluster get events --field-selector "reason=Killing,involvedObject.name=$name" -o name | grep -q .; do sleep 0.2; done
+    begun=$(cut -d . -f 1 /proc/uptime)
+    date -s "@$(($(date +%s) + $1))" || return
+    kubectl_cluster wait pod "$name" --for=delete --timeout=120s || return
+    lasted=$(($(cut -d . -f 1 /proc/uptime) - begun))
+    [ $lasted -ge 15 ] && [ $lasted -le 45 ] || { echo "the preStop hook of 20 s lasted $lasted s" >&2 && return 1; }
+    equal "nodes that were lost" "$(kubectl_cluster get events -A --field-selector reason=NodeNotReady -o name)" '' &&
+        equal "restarts" "$(kubectl_cluster get pods guaranteed best -o 'jsonpath={.items[*].status.containerStatuses[*].restartCount}')" '0 0' &&
+        equal "containers that are ready" "$(kubectl_cluster get pods guaranteed best -o 'jsonpath={.items[*].status.containerStatuses[*].ready}')" 'true true'
+}
+clocks() { clock_is_set 7200 && clock_is_set -3600 && clock_is_set -3590; }
+
 down_leaves_nothing() {
     knarr down --name vm || return
     traces >/tmp/after
@@ -179,5 +206,6 @@ check "statistics are counted" stats
 check "a resize changes the cgroups" resize
 check "a deleted pod's cgroups are gone" gone
 check "a Deployment answers on its node port" service
+check "the clock is set two hours on, and back" clocks
 check "knarr down leaves nothing" down_leaves_nothing
 exit $failed
