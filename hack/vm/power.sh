@@ -111,6 +111,8 @@ power_cuts() {
     check "power cut while many changes settle, another while the server starts" power_cut settling "$vm_dir/power.console" starting
     check "power cut among many writes, another while the server starts" power_cut after $((2000 + RANDOM % 4000)) starting
     check "power cut after five seconds of relaxed writes" power_cut relaxed
+    # It has a copy of where the checks print, which ends with it.
+    [ -z "${power_PID:-}" ] || { exec {power[1]}>&- && wait "$power_PID" || failed=1; }
     vm_kill power
     rm -f "$vm_dir"/power.*
 }
