@@ -46,9 +46,9 @@ impl Worker {
                 self.disrupted = Some(shutdown::MESSAGE.to_owned());
                 self.terminate(Some((shutdown::REASON.to_owned(), shutdown::MESSAGE.to_owned())), Some(seconds));
             }
-            Stage::Terminating { deadline } => {
+            Stage::Terminating { deadline, grace } => {
                 let latest = terminate::later(self.ctx.now(), seconds);
-                self.stage = Stage::Terminating { deadline: deadline.min(latest) };
+                self.stage = Stage::Terminating { deadline: deadline.min(latest), grace: grace.min(seconds) };
             }
             Stage::TearingDown => {}
             Stage::Stopped | Stage::Removing | Stage::Finished => return,
@@ -64,7 +64,7 @@ impl Worker {
             self.break_off();
         }
         let grace = terminate::grace_seconds(&self.pod).min(at_most.unwrap_or(i64::MAX));
-        self.stage = Stage::Terminating { deadline: terminate::later(self.ctx.now(), grace) };
+        self.stage = Stage::Terminating { deadline: terminate::later(self.ctx.now(), grace), grace };
     }
 
     /// Ends the start or hook under way; whatever was made by then is seen and stopped.
@@ -76,13 +76,14 @@ impl Worker {
         }
     }
 
-    pub(super) fn stop_stage(&mut self, deadline: Timestamp, now: Timestamp) {
+    pub(super) fn stop_stage(&mut self, deadline: Timestamp, grace: i64, now: Timestamp) {
         let mut deadline = deadline;
-        if let Some(asked) = self.pod.metadata.deletion_timestamp.as_ref() {
-            // A deletion with a shorter grace period may have come in; its time is when the API wants the pod gone.
-            // It has whole seconds only, cut off.
-            deadline = deadline.min(terminate::later(asked.0, 1).max(now));
-            self.stage = Stage::Terminating { deadline };
+        let asked = terminate::grace_seconds(&self.pod);
+        if asked < grace {
+            // A deletion with a shorter grace period has come in. It counts from now: when the API wants the pod gone is told by
+            // another machine's clock.
+            deadline = deadline.min(terminate::later(now, asked));
+            self.stage = Stage::Terminating { deadline, grace: asked };
         }
         if self.memory.starting.is_some() && now < deadline {
             return self.wake(deadline);

@@ -47,6 +47,8 @@ pub(super) enum Stage {
     Terminating {
         /// Gone by then.
         deadline: Timestamp,
+        /// The seconds of grace that were given.
+        grace: i64,
     },
     /// Nothing lives; volumes and cgroup are being removed.
     TearingDown,
@@ -357,8 +359,8 @@ impl Worker {
         if self.stage == Stage::Running {
             self.run_stage(now);
         }
-        if let Stage::Terminating { deadline } = self.stage {
-            self.stop_stage(deadline, now);
+        if let Stage::Terminating { deadline, grace } = self.stage {
+            self.stop_stage(deadline, grace, now);
         }
         if self.stage == Stage::TearingDown && !self.removing.busy {
             self.removing.busy = true;
@@ -383,7 +385,7 @@ impl Worker {
     /// The machine's clock was set: pauses and grace periods last as long as they were to.
     fn shift(&mut self, by: SignedDuration) {
         let move_by = |at: &mut Timestamp| *at = clock::later(*at, by);
-        if let Stage::Terminating { deadline } = &mut self.stage {
+        if let Stage::Terminating { deadline, .. } = &mut self.stage {
             move_by(deadline);
         }
         self.mounting.retry_at.iter_mut().chain(&mut self.replacing_until).for_each(move_by);
