@@ -24,6 +24,12 @@ pub struct RequestInfo {
     pub subresource: String,
     /// The object's name; empty for collections (but set by `fieldSelector=metadata.name=x`).
     pub name: String,
+    /// Whether the path has a place for a namespace (`/namespaces/x/pods`), which may be empty.
+    pub in_namespace: bool,
+    /// Whether it has a place for a name, which may be empty.
+    pub is_named: bool,
+    /// Whether the path says to watch (`/api/v1/watch/pods`).
+    pub forced_watch: bool,
     /// Of a list or watch of pods: the node that `fieldSelector=spec.nodeName=x` asks for.
     pub selected_node: String,
     /// What follows the subresource (`/proxy/metrics/cadvisor` gives `metrics/cadvisor`).
@@ -145,20 +151,21 @@ impl RequestInfo {
         };
         info.is_resource = true;
         info.verb = verb_of(method);
-        let mut forced_watch = false;
-        if let ["watch", after @ ..] = rest {
-            forced_watch = !after.is_empty();
-            if forced_watch {
-                rest = after;
-            }
+        if let ["watch", after @ ..] = rest
+            && !after.is_empty()
+        {
+            info.forced_watch = true;
+            rest = after;
         }
         // `/namespaces/x/pods` is in x; `/namespaces/x` and its subresources are the namespace itself.
         if let ["namespaces", namespace, after @ ..] = rest {
             info.namespace = (*namespace).to_owned();
-            if !after.is_empty() && !matches!(after[0], "status" | "finalize") {
+            if !after.is_empty() && !matches!(after, ["status" | "finalize", ..]) {
                 rest = after;
+                info.in_namespace = true;
             }
         }
+        info.is_named = rest.len() > 1;
         info.resource = rest.first().copied().unwrap_or("").to_owned();
         info.name = rest.get(1).copied().unwrap_or("").to_owned();
         info.subresource = rest.get(2).copied().unwrap_or("").to_owned();
@@ -193,7 +200,7 @@ impl RequestInfo {
                 }
             }
         }
-        if forced_watch {
+        if info.forced_watch {
             info.verb = "watch";
         }
         info

@@ -5,17 +5,16 @@ mod certificates;
 mod nodes;
 mod pods;
 
-pub use nodes::on_part;
-
 use api::{
     kind::Subresource,
     kinds::priority_class::SYSTEM_CLASSES,
-    status::{Cause, Status},
+    status::{Cause, GroupResource, Status},
 };
 use serde_json::Value;
 
 use crate::{
     error::Result,
+    identity::User,
     registry::{Entry, Registry, Write, metadata},
 };
 
@@ -24,6 +23,11 @@ const IMMORTAL: &[&str] = &["default", "kube-public", "kube-system"];
 
 fn is(entry: &Entry, plural: &str) -> bool {
     entry.info().group.is_empty() && entry.info().plural == plural
+}
+
+/// A refusal, which calls what has no name yet unknown.
+fn forbidden(resource: GroupResource<'_>, name: &str, why: &str) -> Status {
+    Status::forbidden(resource, if name.is_empty() { "Unknown" } else { name }, why)
 }
 
 /// Before a new object is defaulted and checked.
@@ -35,7 +39,7 @@ pub async fn on_create(
     write: Write<'_>,
 ) -> Result<()> {
     if entry.info().namespaced {
-        in_living_namespace(registry, entry, namespace, object).await?;
+        in_living_namespace(registry, entry.info().group_resource(), namespace, metadata::text(object, "name")).await?;
     }
     if is(entry, "pods") {
         pods::service_account(registry, namespace, object).await?;
@@ -85,8 +89,27 @@ pub async fn on_delete(registry: &Registry, entry: &Entry, (namespace, name): (&
     }
 }
 
+/// Before something is created below an object: a binding, an eviction, a token.
+pub async fn on_part(
+    registry: &Registry,
+    (plural, part): (&str, Subresource),
+    (namespace, name): (&str, &str),
+    body: &Value,
+    user: &User,
+) -> Result<()> {
+    in_living_namespace(registry, GroupResource { group: "", resource: plural }, namespace, name).await?;
+    nodes::on_part(registry, (plural, part), (namespace, name), body, user).await
+}
+
 /// `NamespaceLifecycle`: nothing is created in a namespace that is missing or going.
-async fn in_living_namespace(registry: &Registry, entry: &Entry, namespace: &str, object: &Value) -> Result<()> {
+async fn in_living_namespace(registry: &Registry, resource: GroupResource<'_>, namespace: &str, name: &str) -> Result<()> {
+    if namespace.is_empty() {
+        return Ok(());
+    }
+    let wrong = api::names::path_segment(namespace).join(", ");
+    if !wrong.is_empty() {
+        return Err(Status::internal(&format!("invalid resource name {}: [{wrong}]", api::status::quote(namespace))));
+    }
     let namespaces = registry.core("namespaces")?;
     let Some(found) = registry.find("namespaces", "", namespace).await? else {
         return Err(Status::not_found(namespaces.info().group_resource(), namespace));
@@ -95,7 +118,7 @@ async fn in_living_namespace(registry: &Registry, entry: &Entry, namespace: &str
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    let mut status = Status::forbidden(entry.info().group_resource(), metadata::text(object, "name"), &why);
+    let mut status = forbidden(resource, name, &why);
     status.details.get_or_insert_default().causes = vec![Cause {
         reason: "NamespaceTerminating".to_owned(),
         message: format!("namespace {namespace} is being terminated"),

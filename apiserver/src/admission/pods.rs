@@ -18,7 +18,7 @@ const VOLUME: &str = "kube-api-access-";
 const PATIENCE: Duration = Duration::from_secs(2);
 
 fn forbidden(pod: &Value, why: &str) -> Status {
-    Status::forbidden(api::status::GroupResource { group: "", resource: "pods" }, metadata::text(pod, "name"), why)
+    super::forbidden(api::status::GroupResource { group: "", resource: "pods" }, metadata::text(pod, "name"), why)
 }
 
 /// Priority and tolerations of a new pod.
@@ -99,6 +99,10 @@ pub async fn service_account(registry: &Registry, namespace: &str, pod: &mut Val
         let quoted = api::status::quote(&name);
         let why = format!("error looking up service account {namespace}/{name}: invalid resource name {quoted}: [{wrong}]");
         return Err(forbidden(pod, &why));
+    }
+    if namespace.is_empty() {
+        let why = "an empty namespace may not be set when a resource name is provided";
+        return Err(forbidden(pod, &format!("error looking up service account /{name}: {why}")));
     }
     let Some(account) = find_account(registry, namespace, &name).await? else {
         let why = format!(

@@ -9,10 +9,10 @@ pub mod write;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use api::status::Status;
+use api::{kind::KindInfo, status::Status};
 use axum::{body::Body, response::Response};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -124,10 +124,10 @@ fn last_words(request: &Request<Body>, status: StatusCode, text: &'static str) -
 /// The answer to a request that cannot be made sense of: before anybody asks who sent it.
 fn malformed(request: &Request<Body>) -> Option<Response> {
     let uri = request.uri();
-    if uri.path() == "*" && request.method() == http::Method::OPTIONS {
+    if uri.path() == "*" && request.method() == Method::OPTIONS {
         return Some(last_words(request, StatusCode::OK, ""));
     }
-    if request.method() == http::Method::CONNECT {
+    if request.method() == Method::CONNECT {
         return Some(plain_text(StatusCode::NOT_FOUND, NOTHING));
     }
     if !uri.path().starts_with('/') || !crate::request::is_escaped(uri.path()) || !has_host(request.headers()) {
@@ -222,91 +222,80 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
         plain::look_after(app, &info).await;
         return Ok(plain::answer(app, &info, &request));
     }
-    let (parts, body) = request.into_parts();
-    // An object in a namespace is nowhere else.
-    let nowhere = info.namespace.is_empty() && !info.path.contains("/namespaces//");
-    if subresource::is_streaming(&info) {
-        if nowhere && info.resource != "nodes" {
-            return Ok(unknown(app, &info.path));
-        }
-        if info.subresource != "proxy" && !info.rest.is_empty() {
-            return Ok(unknown(app, &info.path));
-        }
-        let request = Request::from_parts(parts, body);
-        return subresource::connect(app, &info, request).await;
-    }
-    let ask = Ask { user, query: Query::parse(parts.uri.query()), headers: parts.headers, now: Timestamp::now(), info };
-    if crate::security::reviews::is_review(&ask.info.group, &ask.info.resource) {
-        return write::review(app, &ask, body).await;
-    }
-    if ask.info.group.is_empty() && ask.info.resource == "bindings" && !ask.info.namespace.is_empty() {
-        return match ask.info.verb {
-            "create" => subresource::bind(app, &ask, body).await,
-            _ => Err(Status::method_not_allowed()),
-        };
-    }
-    let Some(entry) = app.registry.entry(&ask.info.group, &ask.info.version, &ask.info.resource).cloned() else {
-        return Ok(unknown(app, &ask.info.path));
+    let served = app.registry.entry(&info.group, &info.version, &info.resource).cloned();
+    let methods = match &served {
+        Some(entry) => methods(entry.info(), &info),
+        None => methods_of_reviews(&info),
     };
-    let in_place = entry.info().namespaced || ask.info.namespace.is_empty() || ask.info.resource == "namespaces";
-    // Across namespaces one may look, and no more.
-    let complete = !entry.info().namespaced || !ask.info.namespace.is_empty() || matches!(ask.info.verb, "list" | "watch");
-    let by_path = !ask.info.name.is_empty() && ask.info.path.ends_with(&format!("/{}", ask.info.name));
-    let by_path = by_path || !ask.info.subresource.is_empty();
-    if !in_place || entry.info().namespaced && nowhere && by_path {
-        return Ok(unknown(app, &ask.info.path));
+    if methods.is_empty() {
+        return Ok(unknown(app, &info.path));
     }
-    let method = &parts.method;
-    if !complete && !nowhere && method != http::Method::HEAD {
-        let whole = !by_path && matches!(ask.info.verb, "create" | "deletecollection");
-        let one = by_path && matches!(ask.info.verb, "get" | "update" | "patch");
-        if whole || one || by_path && ask.info.verb == "delete" && ask.info.subresource.is_empty() {
-            return Err(Status::bad_request("Namespace parameter required."));
-        }
-    }
-    if !complete || method == http::Method::HEAD || ask.info.verb == "watch" && method != http::Method::GET {
+    if !methods.contains(request.method()) {
         return Err(Status::method_not_allowed());
     }
-    check_segments(&ask.info, entry.info().plural)?;
+    if info.is_named && info.name.is_empty() {
+        return Err(Status::bad_request("name must be provided"));
+    }
+    if subresource::is_streaming(&info) {
+        return subresource::connect(app, &info, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let ask = Ask { user, query: Query::parse(parts.uri.query()), headers: parts.headers, now: Timestamp::now(), info };
+    let Some(entry) = served else {
+        return match ask.info.resource.as_str() {
+            "bindings" => subresource::bind(app, &ask, body).await,
+            _ => write::review(app, &ask, body).await,
+        };
+    };
     if !ask.info.subresource.is_empty() {
         return subresource::answer(app, &entry, ask, body).await;
     }
-    let named = ask.info.path.trim_end_matches('/').ends_with(&format!("/{}", ask.info.resource));
-    match (ask.info.verb, named) {
-        ("get", _) => read::get(app, &entry, &ask).await,
-        ("list", _) => read::list(app, &entry, &ask).await,
-        ("watch", _) => watch::watch(app, &entry, &ask).await,
-        ("create", true) => write::create(app, &entry, &ask, body).await,
-        ("update", false) => write::update(app, &entry, &ask, None, body).await,
-        ("patch", false) => write::patch(app, &entry, &ask, None, body).await,
-        ("delete", false) => write::delete(app, &entry, &ask, body).await,
-        ("deletecollection", _) if entry.info().verbs.contains(&"deletecollection") => {
-            write::delete_collection(app, &entry, &ask, body).await
+    match (parts.method, ask.info.is_named) {
+        (Method::GET, _) if ask.info.verb == "watch" => watch::watch(app, &entry, &ask).await,
+        (Method::GET, true) => read::get(app, &entry, &ask).await,
+        (Method::GET, false) => read::list(app, &entry, &ask).await,
+        (Method::PUT, _) => write::update(app, &entry, &ask, None, body).await,
+        (Method::PATCH, _) => write::patch(app, &entry, &ask, None, body).await,
+        (Method::DELETE, true) => write::delete(app, &entry, &ask, body).await,
+        (Method::DELETE, false) => write::delete_collection(app, &entry, &ask, body).await,
+        _ => write::create(app, &entry, &ask, body).await,
+    }
+}
+
+/// The methods that a path of a kind knows; none where there is no such path. An object in a namespace is nowhere else, and
+/// across namespaces one may look, and no more.
+fn methods(kind: &KindInfo, asked: &RequestInfo) -> &'static [Method] {
+    const LOOK: &[Method] = &[Method::GET];
+    const WHOLE: &[Method] = &[Method::GET, Method::PUT, Method::PATCH, Method::DELETE];
+    let across = kind.namespaced && !asked.in_namespace;
+    if across && asked.is_named || asked.in_namespace && !kind.namespaced {
+        return &[];
+    }
+    if !asked.subresource.is_empty() {
+        return match subresource::of(kind, asked) {
+            _ if asked.forced_watch => &[],
+            Some(part) => subresource::methods(part),
+            None => &[],
+        };
+    }
+    match (asked.is_named, kind.verbs.contains(&"deletecollection")) {
+        _ if across || asked.forced_watch => LOOK,
+        (true, _) => WHOLE,
+        (false, true) => &[Method::GET, Method::POST, Method::DELETE],
+        (false, false) => &[Method::GET, Method::POST],
+    }
+}
+
+/// The same for what is created and never kept.
+fn methods_of_reviews(asked: &RequestInfo) -> &'static [Method] {
+    let known = match (asked.group.as_str(), asked.resource.as_str()) {
+        ("", "bindings") => asked.in_namespace,
+        (group, resource) => {
+            crate::security::reviews::is_review(group, resource)
+                && asked.in_namespace == (resource == "localsubjectaccessreviews")
         }
-        _ => Err(Status::method_not_allowed()),
-    }
-}
-
-/// Names in a path that lead out of it. A named object that is put is looked at first, and nothing is made under a name.
-fn check_segments(info: &RequestInfo, plural: &str) -> Result<()> {
-    if info.name.is_empty() && matches!(info.namespace.as_str(), "." | "..") {
-        return Err(match info.verb {
-            "create" => {
-                let why = api::names::path_segment(&info.namespace).join(", ");
-                Status::internal(&format!("invalid resource name {}: [{why}]", api::status::quote(&info.namespace)))
-            }
-            _ => Status::unexpected(format!("invalid key: \"/{plural}/{}\"", info.namespace)),
-        });
-    }
-    if matches!(info.verb, "create" | "update") && info.subresource.is_empty() { Ok(()) } else { check_segment(&info.name) }
-}
-
-/// A name that can be a part of a path.
-pub fn check_segment(name: &str) -> Result<()> {
-    match api::names::path_segment(name).first().filter(|_| !name.is_empty()) {
-        Some(why) => Err(Status::bad_request(format!("Name parameter invalid: {}: {why}", api::status::quote(name)))),
-        None => Ok(()),
-    }
+    };
+    if known && asked.version == "v1" && !asked.is_named && !asked.forced_watch { &[Method::POST] } else { &[] }
 }
 
 const NOTHING: &str = "404 page not found\n";

@@ -25,7 +25,7 @@ use super::{App, Ask};
 use crate::{
     cache::{Change, Listing, Object, Selection},
     error::{self, Result},
-    registry::{Entry, Registry},
+    registry::{Entry, Registry, check_key, check_place},
     wire::{
         body::Pieces,
         compress,
@@ -49,8 +49,9 @@ pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     check_include(ask, form)?;
     let revision = read_revision(ask.query.get("resourceVersion").unwrap_or(""));
     let revision = revision.map_err(|errors| Status::unexpected(errors.to_string()))?;
-    freshen(&app.registry, revision).await?;
     let namespace = if entry.info().namespaced { ask.info.namespace.as_str() } else { "" };
+    check_place(entry.info(), namespace, &ask.info.name)?;
+    freshen(&app.registry, revision).await?;
     let found = entry.cache.get(namespace, &ask.info.name);
     let found = found.ok_or_else(|| Status::not_found(entry.info().group_resource(), &ask.info.name))?;
     Ok(super::object(entry, ask, form, StatusCode::OK, entry.encoded(&found)))
@@ -100,27 +101,22 @@ pub fn shaped(entry: &Entry, ask: &Ask, shape: Shape, json: Bytes) -> Bytes {
 /// What a list or watch is about, checked against the fields the kind knows.
 pub fn selection(entry: &Entry, ask: &Ask, options: &ListOptions) -> Result<Selection> {
     let info = entry.info();
-    for term in options.fields.iter().flat_map(|f| f.terms()) {
-        let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
-            || info.fields.contains(&term.field.as_str());
-        if !known {
-            let message = if info.fields.is_empty() {
-                format!(
-                    "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                    api::status::quote(&term.field)
-                )
-            } else {
-                format!("field label not supported: {}", term.field)
-            };
-            return Err(Status::bad_request(message));
-        }
-    }
+    let unknown = |field: String| {
+        Status::bad_request(if info.fields.is_empty() {
+            let quoted = api::status::quote(&field);
+            format!("{quoted} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+        } else {
+            format!("field label not supported: {field}")
+        })
+    };
+    let fields = options.fields.clone().map(|fields| fields.renamed(|name| info.selectable(name)));
+    let fields = fields.transpose().map_err(unknown)?;
     let namespace = (info.namespaced && !ask.info.namespace.is_empty()).then(|| ask.info.namespace.clone());
     Ok(Selection {
         namespace,
         name: None,
         labels: options.labels.clone(),
-        fields: options.fields.clone(),
+        fields,
         foreign: entry.converts().then(|| entry.kind.clone()),
     })
 }
@@ -264,10 +260,10 @@ fn expired(error: &store::Error, after: Option<&str>) -> Status {
 /// The objects that a list is about.
 pub async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, options: &ListOptions) -> Result<Listing> {
     if let Some(token) = &options.continue_token {
+        let token = parse_token(token)?;
         if options.revision.is_some_and(|r| r != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let token = parse_token(token)?;
         registry.catch_up().await?;
         let at = u64::try_from(token.rv).ok().filter(|at| *at > 0).unwrap_or_else(|| registry.caches().applied().revision());
         if entry.cache.last_change() <= at {
@@ -302,6 +298,9 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     check_include(ask, form)?;
     let options = ListOptions::parse(&ask.query, false)?;
     let selection = selection(entry, ask, &options)?;
+    if options.revision != Some(0) {
+        check_key(entry.info(), &ask.info.namespace, "")?;
+    }
     let listing = listing(&app.registry, entry, &selection, &options).await?;
     if let Shape::Unfit(asked) = form.shape {
         return Err(error::unfit(asked, entry.info()));

@@ -16,7 +16,7 @@ use super::{App, Ask, read, write};
 use crate::{
     admission,
     error::{self, Result},
-    registry::{Entry, Write, metadata},
+    registry::{Entry, Write, check_place, metadata},
     request::RequestInfo,
     wire::{
         body,
@@ -33,16 +33,32 @@ pub fn is_streaming(info: &RequestInfo) -> bool {
     )
 }
 
+/// The part of an object of a kind that a path names. Only what a proxy carries on goes on below it.
+pub fn of(kind: &KindInfo, asked: &RequestInfo) -> Option<Subresource> {
+    let part = kind.subresources.iter().copied().find(|s| subresource_name(*s) == asked.subresource)?;
+    (asked.rest.is_empty() || part == Subresource::Proxy).then_some(part)
+}
+
+/// The methods that a part's path knows.
+pub fn methods(part: Subresource) -> &'static [Method] {
+    match part {
+        Subresource::Binding | Subresource::Eviction | Subresource::Token => &[Method::POST],
+        Subresource::Finalize => &[Method::PUT],
+        Subresource::Log => &[Method::GET],
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward => &[Method::GET, Method::POST],
+        Subresource::Proxy => {
+            &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS]
+        }
+        Subresource::Approval
+        | Subresource::EphemeralContainers
+        | Subresource::Resize
+        | Subresource::Scale
+        | Subresource::Status => &[Method::GET, Method::PUT, Method::PATCH],
+    }
+}
+
 /// Carries it there.
 pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>) -> Result<Response> {
-    let allowed: &[Method] = match info.subresource.as_str() {
-        "log" => &[Method::GET],
-        "proxy" => &[Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS],
-        _ => &[Method::GET, Method::POST],
-    };
-    if !allowed.contains(request.method()) {
-        return Err(Status::method_not_allowed());
-    }
     if info.subresource != "log" && !Query::parse(request.uri().query()).all("dryRun").is_empty() {
         return Err(Status::bad_request("dryRun is not supported"));
     }
@@ -50,6 +66,7 @@ pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>)
     app.registry.catch_up().await?;
     let id = crate::upgrade::location::target(&info.name).map_or(info.name.as_str(), |t| t.name);
     let namespace = if entry.info().namespaced { info.namespace.as_str() } else { "" };
+    check_place(entry.info(), namespace, id)?;
     let found = entry.cache.get(namespace, &info.name).or_else(|| entry.cache.get(namespace, id));
     let object = found.ok_or_else(|| Status::not_found(entry.info().group_resource(), id))?.value();
     Ok(app.gate.connect.connect(info, &object, request).await)
@@ -57,29 +74,15 @@ pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>)
 
 /// Any other subresource.
 pub async fn answer(app: &App, entry: &Arc<Entry>, ask: Ask, body: Body) -> Result<Response> {
-    let part = entry.info().subresources.iter().copied().find(|s| subresource_name(*s) == ask.info.subresource);
-    // Only what is carried on goes on below a subresource.
-    let part = part.filter(|_| ask.info.rest.is_empty());
-    let Some(part) = part else { return Ok(super::unknown(app, &ask.info.path)) };
+    let Some(part) = of(entry.info(), &ask.info) else { return Ok(super::unknown(app, &ask.info.path)) };
     match (part, ask.info.verb) {
-        (Subresource::Scale, "get" | "update" | "patch") => scale(app, entry, &ask, body).await,
-        (Subresource::Binding, "create") => bind(app, &ask, body).await,
-        (Subresource::Eviction, "create") => evict(app, entry, &ask, body).await,
-        (Subresource::Token, "create") => token(app, entry, &ask, body).await,
-        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "get") => {
-            read::get(app, entry, &ask).await
-        }
-        (
-            Subresource::Status
-            | Subresource::EphemeralContainers
-            | Subresource::Resize
-            | Subresource::Approval
-            | Subresource::Finalize,
-            "update",
-        ) => write::update(app, entry, &ask, Some(part), body).await,
-        (Subresource::Status | Subresource::EphemeralContainers | Subresource::Resize | Subresource::Approval, "patch") => {
-            write::patch(app, entry, &ask, Some(part), body).await
-        }
+        (Subresource::Scale, _) => scale(app, entry, &ask, body).await,
+        (Subresource::Binding, _) => bind(app, &ask, body).await,
+        (Subresource::Eviction, _) => evict(app, entry, &ask, body).await,
+        (Subresource::Token, _) => token(app, entry, &ask, body).await,
+        (_, "get") => read::get(app, entry, &ask).await,
+        (_, "update") => write::update(app, entry, &ask, Some(part), body).await,
+        (_, "patch") => write::patch(app, entry, &ask, Some(part), body).await,
         _ => Err(Status::method_not_allowed()),
     }
 }
@@ -269,10 +272,6 @@ async fn bind_to(app: &App, ask: &Ask, options: &WriteOptions, binding: &Value) 
     if !errors.is_empty() {
         return Err(Status::unexpected(errors.to_string()));
     }
-    if name.is_empty() {
-        return Err(Status::bad_request("Name parameter required."));
-    }
-    super::check_segment(name)?;
     // As upstream: what is created anew has no identity yet.
     let meant: &[_] = if unnamed { &[write::REVISION] } else { &[write::UID, write::REVISION] };
     let now = metadata::timestamp(ask.now);

@@ -20,12 +20,12 @@ use crate::{
     admission,
     error::{self, Result},
     gate::Decision,
-    registry::{Entry, Write, Written, metadata},
+    registry::{Entry, Write, Written, check_key, check_place, metadata},
     request::RequestInfo,
     wire::{
         body,
         negotiate::{self, Encoding, For, Form},
-        options::{DeleteOptions, ListOptions, Query, WriteOptions},
+        options::{DeleteOptions, ListOptions, Match, Query, WriteOptions},
     },
 };
 
@@ -118,10 +118,11 @@ pub fn dedup_owners(object: &mut Value, when: &str) -> Option<String> {
 }
 
 /// What a body was warned of is said whatever becomes of it.
-fn outcome(entry: &Entry, ask: &Ask, form: Form, warnings: Vec<String>, result: Result<Written>) -> Response {
+fn outcome(entry: &Entry, ask: &Ask, form: Form, mut warnings: Vec<String>, result: Result<Written>) -> Response {
     match result {
         Ok(written) => super::written(entry, ask, form, warnings, written),
-        Err(status) => {
+        Err(mut status) => {
+            warnings.append(&mut status.take_warnings());
             let mut response = error::respond_as(&status, form);
             super::warn(&mut response, &warnings);
             response
@@ -194,7 +195,6 @@ async fn put(
     metadata::fit_kind(&mut object, entry.info())?;
     metadata::fit_namespace(&mut object, namespace, entry.info().namespaced)?;
     check_name(&object, name)?;
-    super::check_segment(name)?;
     let write = Write { user: &ask.user, now: ask.now, options };
     let mut wish = |current: &Value| {
         check_meant(entry, (namespace, name), &object, current, &[UID], options.dry_run)?;
@@ -380,12 +380,21 @@ pub async fn delete(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
 /// DELETE of everything selected.
 pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::List)?;
-    let list = ListOptions::parse(&ask.query, false)?;
+    let mut list = ListOptions::parse(&ask.query, false)?;
+    if list.revision_match.is_none() && list.continue_token.is_none() && list.revision.is_some_and(|revision| revision > 0) {
+        // As upstream, who reads collections in pages, of which a bare resourceVersion is the one that they show.
+        list.revision_match = Some(Match::Exact);
+    }
     let selection = read::selection(entry, ask, &list)?;
     let options = delete_options(&ask.headers, &ask.query, body).await?;
     let plain = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
     let write = Write { user: &ask.user, now: ask.now, options: &plain };
+    check_key(entry.info(), &ask.info.namespace, "")?;
     let listed = read::listing(&app.registry, entry, &selection, &list).await?;
+    if let Some(first) = listed.objects.first() {
+        // As upstream: where no namespace is named there is nothing to delete, or something that cannot be.
+        check_place(entry.info(), &ask.info.namespace, first.name())?;
+    }
     let mut meta = read::list_meta(entry, &list, &listed);
     let deleted = app.registry.delete_collection(entry, listed.objects, &options, write).await?;
     meta.resource_version = app.registry.caches().applied().revision().to_string();
@@ -398,9 +407,6 @@ pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) 
 
 /// A review: answered and never stored.
 pub async fn review(app: &App, ask: &Ask, body: Body) -> Result<Response> {
-    if ask.info.verb != "create" {
-        return Err(Status::method_not_allowed());
-    }
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Review)?;
     let options = WriteOptions::parse(&ask.query, "CreateOptions")?;
     let bytes = body::read(body).await?;

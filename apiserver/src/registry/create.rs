@@ -42,7 +42,8 @@ impl Registry {
             }
         }
         let name = last.as_ref().and_then(|s| s.details.as_ref()).map(|d| d.name.clone()).unwrap_or_default();
-        Err(Status::generate_name_conflict(info.group_resource(), &name, 1))
+        let warnings = last.map(|mut status| status.take_warnings()).unwrap_or_default();
+        Err(Status::generate_name_conflict(info.group_resource(), &name, 1).warned(warnings))
     }
 
     async fn create_named(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
@@ -52,25 +53,25 @@ impl Registry {
         let name = metadata::text(&object, "name").to_owned();
         admission::on_create(self, entry, namespace, &mut object, write).await?;
 
-        let admitted =
-            entry.hooks().create(object, &write.context()).map_err(|refused| error::refused(info, &name, &refused))?;
-        let mut warnings = admitted.warnings;
-        let admitted = admitted.object;
-
         if services::concern(entry) {
             // What was given back a moment ago is free.
             self.catch_up().await?;
+            services::check_ports(self, entry, &object, None, write.options.dry_run)?;
         }
+        let admitted =
+            entry.hooks().create(object, &write.context()).map_err(|refused| error::refused(info, &name, &refused))?;
+        let (admitted, warnings) = (admitted.object, admitted.warnings);
+        // What is there already is told with what the new object was warned of.
+        let taken = |there: &Value| taken(entry, &name, there).warned(warnings.clone());
         for _ in 0..services::TRIES {
             let mut object = admitted.clone();
             let claims = services::assign(self, entry, &mut object, None, write.options.dry_run)?;
-            warnings.extend(claims.warnings.iter().cloned());
             let stored = if entry.converts() { entry.hooks().to_stored(object) } else { object };
             let bytes = bytes::Bytes::from(encode(&stored));
             if write.options.dry_run {
                 self.catch_up().await?;
                 if let Some(found) = entry.cache.get(namespace, &name) {
-                    return Err(taken(entry, &name, &entry.decode(&found)));
+                    return Err(taken(&entry.decode(&found)));
                 }
                 let json = if entry.converts() { entry.show(&bytes) } else { bytes };
                 return Ok(Written { json, warnings, created: true });
@@ -89,7 +90,7 @@ impl Registry {
                     return Ok(Written { json, warnings, created: true });
                 }
                 Err(found) => match Self::current_from(entry, found.into_iter().next().flatten()) {
-                    Some(there) => return Err(taken(entry, &name, &there.value)),
+                    Some(there) => return Err(taken(&there.value)),
                     // An address or port was taken meanwhile; the cache learns of it and another is chosen.
                     None => self.catch_up().await?,
                 },

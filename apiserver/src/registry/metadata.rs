@@ -64,7 +64,7 @@ pub fn fit_namespace(object: &mut Value, namespace: &str, namespaced: bool) -> R
         of(object).remove("namespace");
         return Ok(());
     }
-    if own.is_empty() {
+    if own.is_empty() || namespace.is_empty() {
         of(object).insert("namespace".to_owned(), namespace.into());
     } else if own != namespace {
         return Err(Status::bad_request(

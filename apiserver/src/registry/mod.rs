@@ -222,6 +222,7 @@ impl Registry {
 
     /// An object as writes need it: the newest.
     pub async fn current(&self, entry: &Entry, namespace: &str, name: &str) -> Result<Option<Current>> {
+        check_place(entry.info(), namespace, name)?;
         self.catch_up().await?;
         Ok(entry.cache.get(namespace, name).map(|object| Current {
             value: entry.decode(&object),
@@ -252,6 +253,34 @@ impl Registry {
             Outcome::Committed(revision) => Ok(Ok(revision)),
             Outcome::Conflict(found) => Ok(Err(found)),
         }
+    }
+}
+
+/// Whether a name can be a part of a path.
+pub fn check_name(name: &str) -> Result<()> {
+    match api::names::path_segment(name).join(";") {
+        why if why.is_empty() => Ok(()),
+        why => Err(Status::bad_request(format!("Name parameter invalid: {}: {why}", api::status::quote(name)))),
+    }
+}
+
+/// Whether there can be an object of a kind in a namespace by a name, as upstream makes keys of them.
+pub fn check_place(info: &KindInfo, namespace: &str, name: &str) -> Result<()> {
+    if info.namespaced && namespace.is_empty() {
+        return Err(Status::bad_request("Namespace parameter required."));
+    }
+    if name.is_empty() {
+        return Err(Status::bad_request("Name parameter required."));
+    }
+    check_name(name)?;
+    if info.namespaced { check_key(info, namespace, &format!("/{name}")) } else { Ok(()) }
+}
+
+/// Whether a key stays below its kind's, as upstream's store looks at it.
+pub fn check_key(info: &KindInfo, namespace: &str, rest: &str) -> Result<()> {
+    match namespace {
+        "." | ".." => Err(Status::unexpected(format!("invalid key: \"/{}/{namespace}{rest}\"", info.prefix()))),
+        _ => Ok(()),
     }
 }
 

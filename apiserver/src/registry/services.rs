@@ -26,8 +26,6 @@ pub const CLAIMS: &str = "/registry/claims/";
 pub struct Claims {
     take: Vec<Arc<str>>,
     release: Vec<Arc<str>>,
-    /// For the `Warning` header.
-    pub warnings: Vec<String>,
 }
 
 impl Claims {
@@ -95,7 +93,7 @@ fn pick(size: u32, band: u32, taken: impl Fn(u32) -> bool) -> Option<u32> {
 }
 
 /// Fills in addresses, families and ports of a Service that passed the kind's decisions. As upstream's allocators, who take
-/// nothing in a dry run: what is asked for by name is not looked up then.
+/// nothing in a dry run: an address that is asked for is not looked up then.
 pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<Claims> {
     if !concern(entry) {
         return Ok(Claims::default());
@@ -106,12 +104,12 @@ pub fn assign(registry: &Registry, entry: &Entry, object: &mut Value, old: Optio
     let taken = |key: &str| !before.contains(key) && claims.contains(key);
     families(object)?;
     addresses(registry, object, dry_run, &taken)?;
-    node_ports(registry, object, &before, dry_run, &taken)?;
+    check_ports(registry, entry, object, old, dry_run)?;
+    node_ports(registry, object, old, &taken)?;
     let after = held(object);
     Ok(Claims {
         take: after.difference(&before).map(|k| k.as_str().into()).collect(),
         release: before.difference(&after).map(|k| k.as_str().into()).collect(),
-        warnings: Vec::new(),
     })
 }
 
@@ -178,7 +176,7 @@ fn addresses(registry: &Registry, object: &mut Value, dry_run: bool, taken: &dyn
         };
         let Some(IpAddr::V4(parsed)) = api::names::parse_ip(&wanted) else {
             let why = "IPv6 is not configured on this cluster";
-            return Err(invalid(&name, "spec.clusterIPs[0]", &json!(wanted), why));
+            return Err(invalid(&name, "spec.clusterIPs[0]", &json!([wanted]), why));
         };
         let offset = u32::from(parsed).wrapping_sub(base);
         if offset == 0 || offset >= size - 1 {
@@ -197,78 +195,125 @@ fn addresses(registry: &Registry, object: &mut Value, dry_run: bool, taken: &dyn
     Ok(())
 }
 
-fn node_ports(
-    registry: &Registry,
-    object: &mut Value,
-    before: &BTreeSet<String>,
-    dry_run: bool,
-    taken: &dyn Fn(&str) -> bool,
-) -> Result<()> {
-    let name = super::metadata::text(object, "name").to_owned();
-    let spec = &mut object["spec"];
+/// Whether a Service has ports on nodes, and whether each of its ports is given one.
+fn on_nodes(spec: &Value) -> (bool, bool) {
     let balancer = spec["type"] == "LoadBalancer";
-    if !balancer && spec["type"] != "NodePort" {
+    let concerned = balancer || spec["type"] == "NodePort";
+    (concerned, concerned && !(balancer && spec["allocateLoadBalancerNodePorts"] == json!(false)))
+}
+
+/// Whether a Service has a node port to ask whether a node has endpoints of it.
+fn has_health_check(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+/// A number that is one: Services say 0 where they leave it to the server.
+fn number(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|number| *number != 0)
+}
+
+fn ports_of(spec: &Value) -> &[Value] {
+    spec["ports"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Looks up the node ports that a Service asks for by number. As upstream's allocators, who are asked before the kind checks
+/// anything and look up taken numbers, but no range, in a dry run.
+pub fn check_ports(registry: &Registry, entry: &Entry, object: &Value, old: Option<&Value>, dry_run: bool) -> Result<()> {
+    let spec = &object["spec"];
+    if !concern(entry) || !on_nodes(spec).0 {
         return Ok(());
     }
-    let allocate = !balancer || spec["allocateLoadBalancerNodePorts"] != json!(false);
+    let claims = registry.caches().claims();
+    let (first, last) = registry.ranges.ports;
+    let mut mine = BTreeSet::new();
+    let mut take = |port: i64| {
+        if !dry_run && !(i64::from(first)..=i64::from(last)).contains(&port) {
+            return Some(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+        }
+        (!mine.insert(port) || claims.contains(&port_key(port))).then(|| "provided port is already allocated".to_owned())
+    };
+    for (at, port) in to_take(ports_of(spec), old)? {
+        if let Some(why) = take(port) {
+            let name = super::metadata::text(object, "name");
+            return Err(invalid(name, &format!("spec.ports[{at}].nodePort"), &json!(port), &why));
+        }
+    }
+    let had = old.is_some_and(|old| has_health_check(&old["spec"]));
+    if let Some(port) = number(&spec["healthCheckNodePort"]).filter(|_| has_health_check(spec) && !had)
+        && let Some(why) = take(port)
+    {
+        return Err(Status::internal(&format!("failed to allocate requested HealthCheck NodePort {port}: {why}")));
+    }
+    Ok(())
+}
+
+/// The numbers that a Service takes that it does not have, and at which port: one for each port of the service, in whatever
+/// protocols it is spoken.
+fn to_take(ports: &[Value], old: Option<&Value>) -> Result<Vec<(usize, i64)>> {
+    let asked = ports.iter().enumerate().filter_map(|(at, port)| Some((at, port, number(&port["nodePort"])?)));
+    let mut out = Vec::new();
+    let Some(old) = old else {
+        let mut shared = BTreeMap::new();
+        for (at, port, wanted) in asked {
+            if shared.insert(port["port"].as_i64(), wanted) != Some(wanted) {
+                out.push((at, wanted));
+            }
+        }
+        return Ok(out);
+    };
+    let before: BTreeSet<i64> = ports_of(&old["spec"]).iter().filter_map(|port| number(&port["nodePort"])).collect();
+    let mut seen = BTreeSet::new();
+    for (at, port, wanted) in asked {
+        if !before.contains(&wanted) && !out.iter().any(|(_, taken)| *taken == wanted) {
+            out.push((at, wanted));
+        }
+        let protocol = port["protocol"].as_str().unwrap_or("TCP");
+        if !seen.insert((protocol, wanted)) {
+            // As upstream, an error without a reason.
+            return Err(Status::unexpected(format!("duplicate nodePort: {{{protocol} {wanted}}}")));
+        }
+    }
+    Ok(out)
+}
+
+fn node_ports(registry: &Registry, object: &mut Value, old: Option<&Value>, taken: &dyn Fn(&str) -> bool) -> Result<()> {
+    let spec = &mut object["spec"];
+    let (concerned, allocate) = on_nodes(spec);
+    if !concerned {
+        return Ok(());
+    }
     let (first, last) = registry.ranges.ports;
     let (first, last) = (i64::from(first), i64::from(last));
-    let check = |port: i64| {
-        if dry_run || before.contains(&port_key(port)) {
-            None
-        } else if port < first || port > last {
-            Some(format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"))
-        } else {
-            taken(&port_key(port)).then(|| "provided port is already allocated".to_owned())
-        }
-    };
-    let mut used: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
-    let ports = spec["ports"].as_array().cloned().unwrap_or_default();
-    for (at, port) in ports.iter().enumerate() {
-        let Some(number) = port["nodePort"].as_i64().filter(|n| *n > 0) else { continue };
-        if let Some(why) = check(number) {
-            return Err(invalid(&name, &format!("spec.ports[{at}].nodePort"), &json!(number), &why));
-        }
-        used.entry(number).or_default().insert(port["protocol"].as_str().unwrap_or("TCP").to_owned());
-    }
+    let mut used: BTreeSet<i64> = ports_of(spec).iter().filter_map(|port| number(&port["nodePort"])).collect();
+    used.extend(number(&spec["healthCheckNodePort"]));
     let size = (last - first + 1).max(0) as u32;
     let band = (size / 32).clamp(16, 128).min(size);
-    let any = |used: &BTreeMap<i64, BTreeSet<String>>| {
+    let any = |used: &BTreeSet<i64>| {
         pick(size, band, |n| {
             let port = first + i64::from(n);
-            used.contains_key(&port) || taken(&port_key(port))
+            used.contains(&port) || taken(&port_key(port))
         })
         .map(|n| first + i64::from(n))
     };
+    // One port of a new Service spoken in two protocols has one number.
+    let asked = ports_of(spec).iter().rev().filter_map(|port| Some((port["port"].as_i64(), number(&port["nodePort"])?)));
+    let mut shared: BTreeMap<Option<i64>, i64> = asked.filter(|_| old.is_none()).collect();
     for port in spec["ports"].as_array_mut().into_iter().flatten() {
-        if port["nodePort"].as_i64().is_some_and(|n| n > 0) || !allocate {
+        if number(&port["nodePort"]).is_some() || !allocate {
             continue;
         }
-        let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
-        // One service port spoken in two protocols keeps one number.
-        let same = ports.iter().find(|p| p["port"] == port["port"] && p["nodePort"].as_i64().is_some_and(|n| n > 0));
-        let shared = same.and_then(|p| p["nodePort"].as_i64()).filter(|n| !used[n].contains(&protocol));
-        let number = shared.or_else(|| any(&used));
+        let number = shared.get(&port["port"].as_i64()).copied().or_else(|| any(&used));
         let number = number.ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
-        used.entry(number).or_default().insert(protocol);
+        used.insert(number);
+        if old.is_none() {
+            shared.insert(port["port"].as_i64(), number);
+        }
         port["nodePort"] = json!(number);
     }
-    if balancer && spec["externalTrafficPolicy"] == "Local" {
-        match spec["healthCheckNodePort"].as_i64().filter(|n| *n > 0) {
-            Some(number) => {
-                let twice = used.contains_key(&number).then(|| "provided port is already allocated".to_owned());
-                if let Some(why) = twice.or_else(|| check(number)) {
-                    return Err(Status::internal(&format!(
-                        "failed to allocate requested HealthCheck NodePort {number}: {why}"
-                    )));
-                }
-            }
-            None => {
-                let number = any(&used)
-                    .ok_or_else(|| Status::internal("failed to allocate a HealthCheck NodePort : range is full"))?;
-                spec["healthCheckNodePort"] = json!(number);
-            }
-        }
+    if has_health_check(spec) && number(&spec["healthCheckNodePort"]).is_none() {
+        let number =
+            any(&used).ok_or_else(|| Status::internal("failed to allocate a HealthCheck NodePort : range is full"))?;
+        spec["healthCheckNodePort"] = json!(number);
     }
     Ok(())
 }

@@ -59,15 +59,16 @@ impl Registry {
         let name = metadata::text(&current.value, "name").to_owned();
         metadata::carry_over(&mut new, &current.value);
         admission::on_update(entry, &mut new, &current.value, at, write)?;
+        if at.is_none() {
+            services::check_ports(self, entry, &new, Some(&current.value), write.options.dry_run)?;
+        }
 
         let admitted = entry.hooks().update(new, &current.value, at, &write.context());
         let admitted = admitted.map_err(|refused| error::refused(info, &name, &refused))?;
         let mut object = admitted.object;
         let claims = services::assign(self, entry, &mut object, Some(&current.value), write.options.dry_run)?;
-        let mut warnings = admitted.warnings;
-        warnings.extend(claims.warnings.iter().cloned());
         let gone = is_finished(&object, &current.value);
-        self.commit_change(entry, current, object, gone, claims, write, warnings).await
+        self.commit_change(entry, current, object, gone, claims, write, admitted.warnings).await
     }
 
     /// Commits a decided change of `current` (`gone`: its deletion), unless nothing changed.

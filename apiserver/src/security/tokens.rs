@@ -163,7 +163,7 @@ impl Tokens {
         if bound.name.is_empty() {
             return Err(Status::bad_request("Name parameter required."));
         }
-        crate::handlers::check_segment(&bound.name)?;
+        crate::registry::check_name(&bound.name)?;
         let object = self.lookup.find(plural, scope, &bound.name).await?;
         let object = object.ok_or_else(|| Status::not_found(resource, &bound.name))?;
         if plural == "pods" && text(&object, "/spec/serviceAccountName") != account {

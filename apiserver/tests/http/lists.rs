@@ -40,6 +40,10 @@ async fn a_token_that_is_too_old_brings_another_that_goes_on_inconsistently() {
     let exact = door.get(&format!("{MAPS}?resourceVersion={old}&resourceVersionMatch=Exact")).await;
     let want = "The resourceVersion for the provided list is too old.";
     assert_eq!(exact.told(), (410, "Expired".into(), want.into()));
+    let deleted = door.delete(&format!("{MAPS}?resourceVersion={old}"), &Value::Null).await;
+    assert_eq!(deleted.told(), (410, "Expired".into(), want.into()));
+    let both = door.get(&format!("{MAPS}?continue=abc&resourceVersion=1")).await.told().2;
+    assert!(both.starts_with("invalid continue token: "), "{both}");
 }
 
 #[tokio::test]
@@ -112,4 +116,29 @@ async fn revisions_mean_exactly_or_at_least() {
     ] {
         assert_eq!(invalid(query).await, (422, "Invalid".into(), format!("{head}{why}")), "{query}");
     }
+}
+
+#[tokio::test]
+async fn fields_have_older_names() {
+    let door = door().await;
+    for name in ["a", "b"] {
+        door.post(PODS, &pod(name)).await.ok();
+    }
+    let target = json!({"metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n"}});
+    door.post(&format!("{PODS}/a/binding"), &target).await.ok();
+    for (selector, want) in [
+        ("spec.host=n", vec!["a"]),
+        ("spec.host!=n", vec!["b"]),
+        ("status.podIPs=", vec!["a", "b"]),
+        ("status.podIPs=10.42.0.5", vec![]),
+    ] {
+        let found = door.get(&format!("{PODS}?fieldSelector={selector}")).await.ok();
+        let names: Vec<_> = found["items"].as_array().unwrap().iter().map(|pod| &pod["metadata"]["name"]).collect();
+        assert_eq!(names, want, "{selector}");
+    }
+    // A node has fields of its own, among which is no namespace.
+    let told = door.get("/api/v1/nodes?fieldSelector=metadata.namespace=x").await.told();
+    assert_eq!(told, (400, "BadRequest".into(), "field label not supported: metadata.namespace".into()));
+    let listed = door.get("/apis/rbac.authorization.k8s.io/v1/clusterroles?fieldSelector=metadata.namespace=x").await.ok();
+    assert_eq!(listed["items"], json!([]));
 }

@@ -1,6 +1,6 @@
 //! Discovery and documents.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ask::*;
 
@@ -142,13 +142,30 @@ async fn paths_are_read_as_they_are_meant() {
         ("/api/v1/pods/x/status", 404, ""),
         ("/api/v1/pods/x/log", 404, ""),
         ("/apis/apps/v1/deployments/x/scale", 404, ""),
+        ("/api/v1/nodes/x/nothing", 404, ""),
+        ("/api/v1/namespaces/default/nodes/x", 404, ""),
+        ("/api/v1/namespaces//nodes", 404, ""),
+        ("/api/v1/namespaces/default/namespaces", 404, ""),
+        ("/api/v1/namespaces/default/bindings/x", 404, ""),
+        ("/api/v1/namespaces/default/pods/x/status/y", 404, ""),
+        ("/apis/authorization.k8s.io/v1/localsubjectaccessreviews", 404, ""),
+        ("/apis/authorization.k8s.io/v1/namespaces/default/selfsubjectaccessreviews", 404, ""),
+        ("/apis/authentication.k8s.io/v1/tokenreviews/x", 404, ""),
+        ("/apis/authentication.k8s.io/v9/tokenreviews", 404, ""),
+        ("/api/v1/watch/namespaces/default/pods/x/status", 404, ""),
         ("/api/v1/namespaces//pods/x", 400, "HEAD POST OPTIONS"),
         ("/api/v1/namespaces//pods/x/status", 400, "HEAD POST DELETE OPTIONS"),
+        ("/api/v1/namespaces//status", 400, "HEAD POST DELETE OPTIONS"),
+        ("/api/v1/namespaces/default/pods//log", 400, "HEAD POST PUT PATCH DELETE OPTIONS"),
+        ("/api/v1/nodes//proxy", 400, ""),
         ("/api/v1/namespaces//pods", 400, "HEAD PUT PATCH OPTIONS"),
+        ("/api/v1/namespaces/../pods", 500, "HEAD PUT PATCH OPTIONS"),
+        ("/api/v1/namespaces/../pods/x", 500, "HEAD POST OPTIONS"),
+        ("/api/v1/nodes/..", 400, "HEAD POST OPTIONS"),
     ] {
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
-            // A list of an empty namespace is one of all.
-            let listed = (method, path) == ("GET", "/api/v1/namespaces//pods");
+            // A list of an empty namespace is one of all; deleting there is deleting what is nowhere.
+            let listed = path == "/api/v1/namespaces//pods" && matches!(method, "GET" | "DELETE");
             let want = if missing.contains(method) {
                 405
             } else if listed {
@@ -156,7 +173,17 @@ async fn paths_are_read_as_they_are_meant() {
             } else {
                 found
             };
-            assert_eq!(door.ask(method, path, &[], "").await.status, want, "{method} {path}");
+            let body = match method {
+                "POST" if path.ends_with("/pods") => pod("x").to_string(),
+                "PUT" => json!({"metadata": {"name": if path.ends_with("..") { ".." } else { "x" }}}).to_string(),
+                "PATCH" | "POST" => "{}".to_owned(),
+                _ => String::new(),
+            };
+            let content = if method == "PATCH" { MERGE } else { "application/json" };
+            // A pod of no namespace has no account.
+            let want = if (method, path) == ("POST", "/api/v1/namespaces//pods") { 403 } else { want };
+            let answer = door.ask(method, path, &[("content-type", content)], body).await;
+            assert_eq!(answer.status, want, "{method} {path}: {}", answer.text());
         }
     }
     for path in ["/api/v1/namespaces/default/pods/x/log/y", "/api/v1/namespaces/default/pods/x/exec/y"] {
@@ -164,6 +191,38 @@ async fn paths_are_read_as_they_are_meant() {
     }
     let answer = door.ask("POST", "/api/v1/namespaces/default/pods/x/proxy/?dryRun=All", &[], "").await;
     assert_eq!(answer.told(), (400, "BadRequest".into(), "dryRun is not supported".into()));
+}
+
+#[tokio::test]
+async fn no_namespace_and_none_that_can_be_are_told() {
+    let door = door().await;
+    door.post(MAPS, &map("a", "b")).await.ok();
+    let nowhere = "/api/v1/namespaces//configmaps";
+    let told = door.delete(nowhere, &Value::Null).await.told();
+    assert_eq!(told, (400, "BadRequest".into(), "Namespace parameter required.".into()));
+    let none = door.delete(&format!("{nowhere}?labelSelector=no=one"), &Value::Null).await.ok();
+    assert_eq!(none["items"], json!([]));
+    assert_eq!(door.get(&format!("{MAPS}/a")).await.status, 200);
+    // What the object says of its namespace is not asked for.
+    let told = door.post(nowhere, &json!({"metadata": {"name": "x", "namespace": "default"}})).await.told();
+    let why = "ConfigMap \"x\" is invalid: metadata.namespace: Required value";
+    assert_eq!(told, (422, "Invalid".into(), why.into()));
+    let told = door.post("/api/v1/namespaces//pods", &pod("x")).await.told();
+    let why = "pods \"x\" is forbidden: error looking up service account /default: an empty namespace may not be set when a resource name is provided";
+    assert_eq!(told, (403, "Forbidden".into(), why.into()));
+    let told = door.post("/api/v1/namespaces/../bindings", &json!({"metadata": {"name": "x"}})).await.told();
+    let why = "Internal error occurred: invalid resource name \"..\": [may not be '..']";
+    assert_eq!(told, (500, "InternalError".into(), why.into()));
+    let told = door.get("/api/v1/namespaces/../services/x").await.told();
+    assert_eq!((told.0, told.2.as_str()), (500, "invalid key: \"/services/specs/../x\""));
+    for (path, body) in [
+        ("pods/x/eviction", json!({"metadata": {"name": "x"}})),
+        ("pods/x/binding", json!({"metadata": {"name": "x"}, "target": {"name": "n"}})),
+        ("serviceaccounts/x/token", json!({})),
+    ] {
+        let told = door.post(&format!("/api/v1/namespaces/none/{path}"), &body).await.told();
+        assert_eq!(told, (404, "NotFound".into(), "namespaces \"none\" not found".into()), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -63,13 +63,45 @@ async fn one_port_is_not_for_two_purposes() {
 }
 
 #[tokio::test]
-async fn a_dry_run_takes_and_looks_up_nothing() {
+async fn a_dry_run_takes_nothing_and_looks_up_ports_alone() {
     let door = door().await;
-    let spec = json!({"type": "NodePort", "clusterIP": "10.43.9.9", "ports": [{"port": 80, "nodePort": 30100}]});
-    door.post(SERVICES, &service("a", &spec)).await.ok();
-    let tried = door.post(&format!("{SERVICES}?dryRun=All"), &service("b", &spec)).await.ok();
-    assert_eq!(tried["spec"]["clusterIP"], "10.43.9.9");
-    assert_eq!(door.post(SERVICES, &service("b", &spec)).await.status, 422);
+    let spec = |port: u16| json!({"type": "NodePort", "clusterIP": "10.43.9.9", "ports": [{"port": 80, "nodePort": port}]});
+    door.post(SERVICES, &service("a", &spec(30100))).await.ok();
+    let tried = format!("{SERVICES}?dryRun=All");
+    for port in [30101, 300] {
+        let shown = door.post(&tried, &service("b", &spec(port))).await.ok();
+        assert_eq!(shown["spec"]["clusterIP"], "10.43.9.9");
+    }
+    let why = "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 30100: provided port is already allocated";
+    for path in [&tried, SERVICES] {
+        assert_eq!(door.post(path, &service("b", &spec(30100))).await.told(), (422, "Invalid".into(), why.into()));
+    }
+    let why = "Service \"b\" is invalid: spec.ports[0].nodePort: Invalid value: 300: provided port is not in the valid range. The range of valid ports is 30000-32767";
+    assert_eq!(door.post(SERVICES, &service("b", &spec(300))).await.told(), (422, "Invalid".into(), why.into()));
+}
+
+#[tokio::test]
+async fn a_node_port_is_for_one_port_of_a_service_in_each_protocol() {
+    let door = door().await;
+    let spec = |ports: Value| json!({"type": "NodePort", "ports": ports});
+    let port = |name: &str, port: u16, node_port: u16, protocol: &str| json!({"name": name, "port": port, "nodePort": node_port, "protocol": protocol});
+    let two = json!([port("x", 80, 30600, "TCP"), port("y", 81, 30600, "TCP")]);
+    let why = "Service \"a\" is invalid: spec.ports[1].nodePort: Invalid value: 30600: provided port is already allocated";
+    assert_eq!(door.post(SERVICES, &service("a", &spec(two.clone()))).await.told(), (422, "Invalid".into(), why.into()));
+    // A new service's port has one number, in whatever protocols it is spoken.
+    let both = json!([{"name": "t", "port": 53, "protocol": "TCP"}, {"name": "u", "port": 53, "protocol": "UDP"}]);
+    let made = door.post(SERVICES, &service("a", &spec(both))).await.ok();
+    let ports = &made["spec"]["ports"];
+    assert!(ports[0]["nodePort"].is_number() && ports[0]["nodePort"] == ports[1]["nodePort"], "{ports}");
+    let path = format!("{SERVICES}/a");
+    let told = door.put(&path, &service("a", &spec(two))).await.told();
+    assert_eq!(told, (500, String::new(), "duplicate nodePort: {TCP 30600}".into()));
+    let apart = json!([port("x", 80, 30600, "TCP"), port("y", 81, 30600, "UDP")]);
+    door.put(&path, &service("a", &spec(apart))).await.ok();
+    door.post(SERVICES, &service("b", &spec(json!([port("x", 80, 30601, "TCP")])))).await.ok();
+    let why = "Service \"a\" is invalid: spec.ports[1].nodePort: Invalid value: 30601: provided port is already allocated";
+    let taken = json!([port("x", 80, 30600, "TCP"), port("y", 81, 30601, "TCP")]);
+    assert_eq!(door.put(&path, &service("a", &spec(taken))).await.told(), (422, "Invalid".into(), why.into()));
 }
 
 #[tokio::test]

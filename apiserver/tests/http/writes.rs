@@ -178,10 +178,14 @@ async fn revisions_are_numbers() {
     assert_eq!(watched.told(), (500, String::new(), field.clone()));
     let listed = door.get(&format!("{MAPS}?resourceVersion=-1")).await;
     assert_eq!(listed.told(), (400, "BadRequest".into(), format!("invalid resource version: {field}")));
-    for of in [&path, MAPS] {
-        let gone = door.delete(&format!("{of}?resourceVersion=1"), &json!(null)).await;
-        assert_eq!(gone.status, 409, "{}", gone.text());
-    }
+    let gone = door.delete(&format!("{path}?resourceVersion=1"), &json!(null)).await;
+    assert_eq!(gone.status, 409, "{}", gone.text());
+    // Of a collection it is the revision that is looked at, too.
+    let before = door.delete(&format!("{MAPS}?resourceVersion=1"), &json!(null)).await.ok();
+    assert_eq!(before["items"], json!([]));
+    let newest = door.post(MAPS, &map("b", "b")).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let gone = door.delete(&format!("{MAPS}?resourceVersion={newest}"), &json!(null)).await;
+    assert_eq!(gone.status, 409, "{}", gone.text());
     assert_eq!(door.delete(&format!("{path}?uid=1"), &json!(null)).await.status, 409);
     door.post("/api/v1/namespaces", &json!({"metadata": {"name": "n"}})).await.ok();
     let other = door.delete("/api/v1/namespaces/n", &json!({"preconditions": {"uid": "u"}})).await.told().2;
@@ -301,4 +305,22 @@ async fn patches_are_judged_by_their_type_first_and_read_for_objects_that_exist(
     assert_eq!(ask(format!("{DEPLOYMENTS}/web/scale"), MERGE, "{").await.0, 400);
     let missing = "deployments.apps \"none\" not found";
     assert_eq!(ask(format!("{DEPLOYMENTS}/none/scale"), MERGE, "{").await, (404, "NotFound".into(), missing.into()));
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_told_with_what_the_new_one_was_warned_of() {
+    let door = door().await;
+    let mut pod = pod("a");
+    pod["spec"]["nodeSelector"] = json!({"beta.kubernetes.io/os": "linux"});
+    let made = door.post(PODS, &pod).await;
+    let warned: Vec<String> = made.warnings().into_iter().map(str::to_owned).collect();
+    assert_eq!(warned.len(), 1);
+    for path in [PODS.to_owned(), format!("{PODS}?dryRun=All")] {
+        let again = door.post(&path, &pod).await;
+        assert_eq!((again.told().0, again.warnings()), (409, warned.iter().map(String::as_str).collect()));
+    }
+    // An update that comes too late is not looked at.
+    pod["metadata"]["resourceVersion"] = json!("1");
+    let late = door.put(&format!("{PODS}/a"), &pod).await;
+    assert_eq!((late.told().0, late.warnings().len()), (409, 0));
 }

@@ -60,6 +60,8 @@ pub struct KindInfo {
     pub stored_as: Option<(&'static str, &'static str, &'static str)>,
     /// Names of selectable fields besides `metadata.name` and `metadata.namespace`, in the order of [`Hooks::fields`].
     pub fields: &'static [&'static str],
+    /// Other names that field selectors may use, and what they stand for: of what is in no object, everything is empty.
+    pub field_aliases: &'static [(&'static str, &'static str)],
     /// The `Warning` header of every request for the kind, where it is deprecated.
     pub deprecation: Option<&'static str>,
     /// Whether deletion without `propagationPolicy` deletes dependents in the background (all but Events, which have none).
@@ -116,11 +118,21 @@ impl KindInfo {
         unconditional_update: true,
         stored_as: None,
         fields: &[],
+        field_aliases: &[],
         deprecation: None,
         garbage_collected: true,
         orphans_dependents: false,
         metadata_rules: MetadataRules::USUAL,
     };
+
+    /// The field that a field selector means by a name, if it means any. As upstream, objects without a namespace are selected
+    /// by it where the kind has no fields of its own.
+    pub fn selectable(&self, name: &str) -> Option<&'static str> {
+        let own = self.fields.iter().chain(&["metadata.name"]).find(|field| **field == name);
+        let own = own.copied().or((name == "metadata.namespace").then_some("metadata.namespace"));
+        let own = own.filter(|field| self.namespaced || self.fields.is_empty() || *field != "metadata.namespace");
+        own.or_else(|| self.field_aliases.iter().find(|(alias, _)| *alias == name).map(|(_, field)| *field))
+    }
 
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {

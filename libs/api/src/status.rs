@@ -80,6 +80,9 @@ pub struct Details {
     /// When to try again.
     #[serde(skip_serializing_if = "is_zero")]
     pub retry_after_seconds: i32,
+    /// What is said beside it, in `Warning` headers.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
 }
 
 fn is_zero(value: &i32) -> bool {
@@ -128,6 +131,17 @@ impl Default for Status {
 }
 
 impl Status {
+    /// The same, with warnings beside it.
+    pub fn warned(mut self, warnings: Vec<String>) -> Self {
+        self.details.get_or_insert_default().warnings = warnings;
+        self
+    }
+
+    /// Takes out the warnings beside it.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        self.details.as_mut().map(|details| std::mem::take(&mut details.warnings)).unwrap_or_default()
+    }
+
     fn failure(code: i32, reason: &str, message: impl Into<String>) -> Self {
         Self { status: "Failure".to_owned(), message: message.into(), reason: reason.to_owned(), code, ..Self::default() }
     }

@@ -79,6 +79,8 @@ impl Resource for Pod {
             "status.podIP",
             "status.nominatedNodeName",
         ],
+        // As upstream, where no pod has the second one.
+        field_aliases: &[("spec.host", "spec.nodeName"), ("status.podIPs", "status.podIPs")],
         ..KindInfo::BASE
     };
 

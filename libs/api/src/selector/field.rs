@@ -50,6 +50,14 @@ impl FieldSelector {
         &self.terms
     }
 
+    /// The same with other names of fields; `Err` is the first one that `name` has none for.
+    pub fn renamed(mut self, name: impl Fn(&str) -> Option<&'static str>) -> Result<Self, String> {
+        for term in &mut self.terms {
+            name(&term.field).ok_or_else(|| term.field.clone())?.clone_into(&mut term.field);
+        }
+        Ok(self)
+    }
+
     /// Whether it restricts nothing.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
