@@ -23,6 +23,7 @@ mod fs;
 mod http_get;
 mod logs;
 mod manager;
+mod metrics;
 mod node;
 mod pod;
 mod probe;

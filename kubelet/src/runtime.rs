@@ -1,11 +1,18 @@
 //! The runtime through CRI, in the kubelet's own words. Thin: every method is one or two calls.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use cri::{ImageServiceClient, RuntimeServiceClient, v1};
 use jiff::Timestamp;
 
-use crate::pod::record::{PodRecord, Record, Sandbox, State, User, keys};
+use crate::{
+    metrics::Metrics,
+    pod::record::{PodRecord, Record, Sandbox, State, User, keys},
+};
 
 /// A call that failed: which, and the runtime's words.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,7 +77,7 @@ pub struct Runtime {
     images: ImageServiceClient<cri::Channel>,
 }
 
-/// One call with its timeout and its name in the error.
+/// One call with its timeout and its name in the error, counted.
 macro_rules! call {
     ($client:expr, $method:ident, $request:expr) => {
         call!($client, $method, $request, timeout CALL_TIMEOUT)
@@ -79,11 +86,10 @@ macro_rules! call {
         let mut request = tonic::Request::new($request);
         request.set_timeout($timeout);
         let mut client = $client.clone();
-        client
-            .$method(request)
-            .await
-            .map(tonic::Response::into_inner)
-            .map_err(|status| RuntimeError { call: stringify!($method), status })
+        let since = Instant::now();
+        let answer = client.$method(request).await.map(tonic::Response::into_inner);
+        Metrics::global().called(stringify!($method), since.elapsed(), answer.is_ok());
+        answer.map_err(|status| RuntimeError { call: stringify!($method), status })
     }};
 }
 
@@ -284,6 +290,13 @@ impl Runtime {
     /// Statistics of all sandboxes.
     pub async fn sandbox_stats(&self) -> Result<Vec<v1::PodSandboxStats>, RuntimeError> {
         call!(self.runtime, list_pod_sandbox_stats, v1::ListPodSandboxStatsRequest::default()).map(|r| r.stats)
+    }
+
+    /// What the runtime measures of pods and containers: first what each metric says, then the figures of all that are up.
+    pub async fn metrics(&self) -> Result<(Vec<v1::MetricDescriptor>, Vec<v1::PodSandboxMetrics>), RuntimeError> {
+        let said = call!(self.runtime, list_metric_descriptors, v1::ListMetricDescriptorsRequest {})?;
+        let figures = call!(self.runtime, list_pod_sandbox_metrics, v1::ListPodSandboxMetricsRequest {})?;
+        Ok((said.descriptors, figures.pod_metrics))
     }
 
     /// All images.

@@ -218,16 +218,25 @@ async fn the_kubelets_port() {
         ask(&stage, port, "/exec/default/p/a?command=sh&output=1", Some("good")).await.0,
         ask(&stage, port, "/stats/summary", Some("good")).await.0,
         ask(&stage, port, "/metrics/resource", Some("good")).await.0,
+        ask(&stage, port, "/metrics/probes", Some("good")).await.0,
         ask(&stage, port, "/containerLogs/default/none/a", Some("good")).await.0,
         ask(&stage, port, "/containerLogs/default/p/none", Some("good")).await.0,
         ask(&stage, port, "/containerLogs/default/p/a?previous=true", Some("good")).await.0,
     ];
-    assert_eq!(codes, [401, 401, 200, 200, 403, 200, 200, 404, 404, 400]);
+    assert_eq!(codes, [401, 401, 200, 200, 403, 200, 200, 200, 404, 404, 400]);
     // What the first container wrote was in the environment.
     stage.wait("p", "ended well", |p| phase(p) == "Succeeded").await;
 
     // A page and sixteen in the volume and two files; of the host's directory nothing is said.
     stage.wait("q", "running", |p| phase(p) == "Running").await;
+    let (_, text) = ask(&stage, port, "/metrics/cadvisor", Some("good")).await;
+    let of_q = |name: &str| text.lines().any(|line| line.starts_with(&format!("{name}{{")) && line.contains("pod=\"q\""));
+    let measured =
+        ["container_memory_working_set_bytes", "container_cpu_usage_seconds_total", "container_threads"].map(of_q);
+    assert_eq!(measured, [true; 3], "{text}");
+    assert!(text.contains("container_cpu_usage_seconds_total{id=\"/\"} "), "{text}");
+    let (_, text) = ask(&stage, port, "/metrics", Some("good")).await;
+    assert!(text.contains("kubelet_runtime_operations_total{operation_type=\"run_podsandbox\"}"), "{text}");
     let (_, text) = ask(&stage, port, "/stats/summary", Some("good")).await;
     let summary: Value = serde_json::from_str(&text).unwrap();
     let of_q = summary["pods"].as_array().unwrap().iter().find(|pod| pod["podRef"]["name"] == "q").unwrap();

@@ -314,10 +314,9 @@ fn serve_metrics(config: &Config, fresh: &Arc<Freshness>) -> Result<Option<Serve
     let fresh = fresh.clone();
     let process = process::metrics::Metrics::default();
     let answer = move |path: &str| match path {
-        "/metrics" => Reply {
-            kind: "text/plain; version=0.0.4; charset=utf-8",
-            ..Reply::text(200, process.text().replace("# EOF\n", "") + &fresh.metrics())
-        },
+        "/metrics" => {
+            Reply { kind: "text/plain; version=0.0.4; charset=utf-8", ..Reply::text(200, process.text() + &fresh.metrics()) }
+        }
         "/healthz" => Reply::text(200, "ok"),
         "/proxyMode" => Reply::text(200, "iptables"),
         _ => Reply::text(404, "404 page not found\n"),

@@ -83,6 +83,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     }
     let info = RequestInfo::parse(request.method(), request.uri().path(), request.uri().query());
     let audit = request.headers().get("audit-id").cloned();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let handled = AssertUnwindSafe(handle(&app, request)).catch_unwind().await;
     let mut response = handled.unwrap_or_else(|_| {
         tracing::error!(path = info.path, "a handler panicked");
@@ -95,7 +96,7 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
         headers.insert("audit-id", id);
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-    app.metrics.request(&info, response.status(), started.elapsed());
+    app.metrics.request(&info, (&method, uri.query()), response.status(), started.elapsed());
     response
 }
 

@@ -14,7 +14,10 @@ use api::{
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use process::health::{self, Check};
+use process::{
+    health::{self, Check},
+    version,
+};
 use serde_json::json;
 
 use super::App;
@@ -204,10 +207,11 @@ fn paths(app: &App) -> Vec<u8> {
 
 fn version() -> Vec<u8> {
     serde_json::to_vec_pretty(&json!({
-        "major": "1", "minor": "35", "emulationMajor": "1", "emulationMinor": "35",
+        "major": version::MAJOR, "minor": version::MINOR,
+        "emulationMajor": version::MAJOR, "emulationMinor": version::MINOR,
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "34",
-        "gitVersion": "v1.35.0+knarr1", "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "rust", "compiler": "rustc", "platform": "linux/amd64",
+        "gitVersion": version::VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "rust", "compiler": "rustc", "platform": version::platform(),
     }))
     .unwrap_or_default()
 }

@@ -136,7 +136,7 @@ async fn figures_have_upstreams_names() {
         "apiserver_request_total{",
         "apiserver_request_duration_seconds_bucket{",
         "apiserver_current_inflight_requests{request_kind=\"mutating\"}",
-        "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\"} 1",
+        "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
         "apiserver_storage_objects{resource=\"configmaps\"} 1",
         "apiserver_watch_cache_events_received_total{group=\"\",resource=\"configmaps\"} 1",
         "etcd_request_duration_seconds_count{operation=\"create\"",

@@ -28,7 +28,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Steady, node::object::node_reference, pod::spec, shared::Ctx};
+use crate::{clock::Steady, metrics::Metrics, node::object::node_reference, pod::spec, shared::Ctx};
 pub use decide::{SYSTEM_PRIORITY, is_critical};
 use images::Images;
 pub use signals::Pressure;
@@ -236,6 +236,7 @@ impl Keeper {
             Some(_) => i64::try_from(self.ctx.config.eviction_max_pod_grace_period).unwrap_or(i64::MAX),
         };
         self.send(pod, decide::message(threshold, level, pod, usage), grace, true);
+        Metrics::global().evicted(threshold.signal.name());
         self.going = Some((spec::uid(pod), now));
     }
 

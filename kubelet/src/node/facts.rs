@@ -3,11 +3,9 @@
 use std::{fs, path::Path};
 
 use k8s_openapi::api::core::v1::NodeSystemInfo;
+use process::version;
 
 use crate::pod::resources::Amounts;
-
-/// The Kubernetes version that the kubelet reports.
-pub const VERSION: &str = "v1.35.0+knarr1";
 
 /// Number of processors this process may use.
 pub fn cpus() -> i64 {
@@ -86,26 +84,16 @@ pub fn info(runtime_version: &str) -> NodeSystemInfo {
         Some(read("/etc/machine-id")).filter(|m| !m.is_empty()).unwrap_or_else(|| read("/var/lib/dbus/machine-id"));
     let system_uuid = Some(read("/sys/class/dmi/id/product_uuid")).filter(|u| !u.is_empty());
     NodeSystemInfo {
-        architecture: architecture().to_owned(),
+        architecture: version::architecture().to_owned(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         container_runtime_version: runtime_version.to_owned(),
         kernel_version: uname.map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default(),
         kube_proxy_version: String::new(),
-        kubelet_version: VERSION.to_owned(),
+        kubelet_version: version::VERSION.to_owned(),
         operating_system: "linux".to_owned(),
         os_image: pretty.unwrap_or("Unknown".to_owned()),
         system_uuid: system_uuid.unwrap_or_else(|| machine_id.clone()),
         machine_id,
         swap: None,
-    }
-}
-
-/// The architecture in Go's words.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        other => other,
     }
 }

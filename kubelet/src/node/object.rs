@@ -16,7 +16,6 @@ use k8s_openapi::{
 
 use api::quantity::{Format, Quantity};
 
-use super::facts;
 use crate::eviction::Pressure;
 use crate::pod::{resources::Amounts, status::whole_second};
 
@@ -66,7 +65,7 @@ pub fn node_reference(name: &str) -> Node {
 
 /// The labels that every node carries.
 pub fn labels(name: &str, extra: &[(String, String)]) -> BTreeMap<String, String> {
-    let arch = facts::architecture().to_owned();
+    let arch = process::version::architecture().to_owned();
     let mut labels: BTreeMap<String, String> = [
         ("beta.kubernetes.io/arch", arch.clone()),
         ("beta.kubernetes.io/os", "linux".to_owned()),

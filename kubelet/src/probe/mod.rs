@@ -8,14 +8,20 @@ mod grpc;
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::{pod::spec::Member, shared::Ctx, worker::Input};
+use crate::{
+    metrics::{Metrics, Probed},
+    pod::spec::{self, Member},
+    shared::Ctx,
+    worker::Input,
+};
 
 /// Which probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +113,8 @@ pub struct Subject<'a> {
 pub struct Probes {
     inputs: mpsc::WeakUnboundedSender<Input>,
     tasks: HashMap<(String, Kind), (String, JoinHandle<()>)>,
+    /// What was probed once stays counted as long as the pod is here, however often its containers restart.
+    counted: HashMap<(String, Kind), Arc<Counted>>,
 }
 
 impl Drop for Probes {
@@ -118,7 +126,7 @@ impl Drop for Probes {
 impl Probes {
     /// Verdicts go to `inputs`.
     pub fn new(inputs: mpsc::WeakUnboundedSender<Input>) -> Self {
-        Self { inputs, tasks: HashMap::new() }
+        Self { inputs, tasks: HashMap::new(), counted: HashMap::new() }
     }
 
     /// Makes sure the probe runs for this container.
@@ -127,7 +135,9 @@ impl Probes {
         if self.tasks.get(&key).is_some_and(|(id, _)| id == subject.id) {
             return;
         }
+        let counted = self.counted.entry(key.clone()).or_insert_with(|| Arc::new(Counted::new(subject, kind)));
         let task = Task {
+            counted: counted.clone(),
             ctx: ctx.clone(),
             inputs: self.inputs.clone(),
             pod: subject.pod.clone(),
@@ -164,6 +174,32 @@ struct Task {
     ip: String,
     kind: Kind,
     probe: Probe,
+    counted: Arc<Counted>,
+}
+
+/// What a task counts its tries under; forgotten when nobody counts any more.
+struct Counted {
+    probed: Probed,
+    pod_uid: String,
+}
+
+impl Counted {
+    fn new(subject: &Subject, kind: Kind) -> Self {
+        let metadata = &subject.pod.metadata;
+        let probed = Probed {
+            probe_type: kind.name(),
+            container: subject.member.container.name.clone(),
+            pod: metadata.name.clone().unwrap_or_default(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+        };
+        Self { probed, pod_uid: spec::uid(subject.pod) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        Metrics::global().forget(&self.probed, &self.pod_uid);
+    }
 }
 
 fn seconds(value: Option<i32>, default: i32) -> Duration {
@@ -196,6 +232,7 @@ impl Task {
 
     /// One try with its events; `None` if it does not count.
     async fn attempt(&self) -> Option<bool> {
+        let since = Instant::now();
         let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
         let mut outcome = Outcome::Error(String::new());
         // A probe that cannot run is tried three times before the turn is given up.
@@ -207,6 +244,12 @@ impl Task {
         }
         let (name, kind) = (&self.container.name, self.kind.name());
         let event = |reason: &str, message: String| self.ctx.container_event(&self.pod, name, "Warning", reason, message);
+        let result = match outcome {
+            Outcome::Success | Outcome::Warning(_) => "successful",
+            Outcome::Failure(_) => "failed",
+            Outcome::Error(_) => "unknown",
+        };
+        Metrics::global().probed(&self.counted.probed, &self.counted.pod_uid, result, since.elapsed());
         match outcome {
             Outcome::Success => Some(true),
             Outcome::Warning(text) => {

@@ -208,6 +208,7 @@ fn router(app: App) -> Router {
         .route("/metrics", get(stats::metrics))
         .route("/metrics/resource", get(stats::resource))
         .route("/metrics/cadvisor", get(stats::cadvisor))
+        .route("/metrics/probes", get(stats::probes))
         .layer(middleware::from_fn_with_state(state, auth::check))
         .with_state(app)
 }

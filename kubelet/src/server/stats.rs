@@ -1,5 +1,5 @@
-//! What runs here, in numbers: `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/cadvisor`. Everything is
-//! asked for when it is asked for; nothing is sampled in between.
+//! What runs here, in numbers: `/stats/summary`, `/metrics`, `/metrics/resource`, `/metrics/probes`, `/metrics/cadvisor`. What can be
+//! asked for is asked for when it is wanted; nothing is sampled in between.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::{App, Refusal, json as answer};
 use crate::{
     eviction::usage::{self, OfVolume},
+    metrics::{Metrics, Shown, ShownProbes},
     node::facts,
     pod::{record::keys, spec, status::whole_second},
     runtime::RuntimeError,
@@ -76,12 +77,20 @@ async fn collect(app: &App) -> Result<Vec<Figures>, Refusal> {
     with_age(app, app.ctx.runtime.container_stats().await.map_err(|error| failed(&error))?).await
 }
 
-/// What `collect` collects, and what went over the networks of pods, by UID. A runtime need not know pods' statistics.
-async fn of_pods(app: &App) -> Result<(Vec<Figures>, HashMap<String, v1::NetworkUsage>), Refusal> {
+/// What is known of a pod's sandbox.
+#[derive(Default)]
+struct OfPod {
+    id: String,
+    cpu_ns: u64,
+    network: Option<v1::NetworkUsage>,
+}
+
+/// What `collect` collects, and the same of pods, by UID. A runtime need not know pods' statistics.
+async fn of_pods(app: &App) -> Result<(Vec<Figures>, HashMap<String, OfPod>), Refusal> {
     let Ok(pods) = app.ctx.runtime.sandbox_stats().await else { return Ok((collect(app).await?, HashMap::new())) };
-    let networks = pods.iter().filter_map(network_of).collect();
+    let known = pods.iter().filter_map(of_pod).collect();
     let stats = pods.into_iter().filter_map(|pod| pod.linux).flat_map(|linux| linux.containers).collect();
-    Ok((with_age(app, stats).await?, networks))
+    Ok((with_age(app, stats).await?, known))
 }
 
 async fn with_age(app: &App, stats: Vec<v1::ContainerStats>) -> Result<Vec<Figures>, Refusal> {
@@ -106,7 +115,7 @@ fn node_working_set() -> u64 {
 
 /// `/stats/summary`.
 pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
-    let (all, networks) = of_pods(&app).await?;
+    let (all, sandboxes) = of_pods(&app).await?;
     let here: HashSet<&str> = all.iter().map(|f| f.uid.as_str()).collect();
     let listed =
         app.pods.list().iter().filter(|pod| here.contains(spec::uid(pod).as_str())).map(|p| Pod::clone(p)).collect();
@@ -134,7 +143,7 @@ pub async fn summary(State(app): State<App>) -> Result<Response, Refusal> {
                 "containers": list.iter().map(container).collect::<Vec<_>>(),
                 "cpu": cpu(&now, sum(|f| f.cpu_ns), sum(|f| f.cpu_rate)),
                 "memory": {"time": now, "workingSetBytes": sum(|f| f.working_set), "usageBytes": sum(|f| f.usage)}});
-            if let Some(usage) = networks.get(uid) {
+            if let Some(usage) = sandboxes.get(uid).and_then(|pod| pod.network.as_ref()) {
                 pod["network"] = network(usage, &time(usage.timestamp));
             }
             if let Some(volumes) = volumes.get(uid).filter(|volumes| !volumes.is_empty()) {
@@ -160,10 +169,13 @@ fn volume(v: &OfVolume, at: &str) -> Value {
         "inodes": v.inodes.capacity})
 }
 
-/// A pod's UID and what went over its network.
-fn network_of(stats: &v1::PodSandboxStats) -> Option<(String, v1::NetworkUsage)> {
-    let uid = stats.attributes.as_ref()?.metadata.as_ref()?.uid.clone();
-    Some((uid, stats.linux.as_ref()?.network.clone()?))
+/// A pod's UID and what is known of its sandbox.
+fn of_pod(stats: &v1::PodSandboxStats) -> Option<(String, OfPod)> {
+    let attributes = stats.attributes.as_ref()?;
+    let uid = attributes.metadata.as_ref()?.uid.clone();
+    let linux = stats.linux.as_ref()?;
+    let cpu_ns = linux.cpu.as_ref().map_or(0, |cpu| value(&cpu.usage_core_nano_seconds));
+    Some((uid, OfPod { id: attributes.id.clone(), cpu_ns, network: linux.network.clone() }))
 }
 
 /// What went over a pod's network: its default interface, and then all.
@@ -206,7 +218,9 @@ pub async fn metrics(State(app): State<App>) -> Result<Response, Refusal> {
         };
         *states.entry(state).or_default() += 1;
     }
-    let mut out = process::metrics::Metrics::default().text().replace("# EOF\n", "");
+    let own = process::metrics::Metrics::default();
+    own.collect(Shown(Metrics::global()));
+    let mut out = own.text();
     family(&mut out, "kubelet_node_name", "gauge", "The node's name. The count is always 1.");
     let _ = writeln!(out, "kubelet_node_name{{node=\"{}\"}} 1", app.ctx.facts.name);
     family(&mut out, "kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox");
@@ -267,35 +281,121 @@ fn resource_text(all: &[Figures], node_cpu: f64, node_memory: u64) -> String {
     out
 }
 
-/// `/metrics/cadvisor`: the figures that cAdvisor is asked for most.
+/// `/metrics/probes`: how probes went.
+pub async fn probes() -> Response {
+    let probes = process::metrics::Metrics::empty();
+    probes.collect(ShownProbes(Metrics::global()));
+    text(probes.text())
+}
+
+/// `/metrics/cadvisor`: what the runtime measures, or, if it measures nothing of its own, the figures that cAdvisor is asked
+/// for most; and the machine's.
 pub async fn cadvisor(State(app): State<App>) -> Result<Response, Refusal> {
-    let all = collect(&app).await?;
+    let (all, pods) = of_pods(&app).await?;
+    let (said, measured) = match app.ctx.runtime.metrics().await {
+        Ok(metrics) => metrics,
+        Err(error) if error.is_unimplemented() => few(&all),
+        Err(error) => return Err(failed(&error)),
+    };
+    // The interface of metrics knows whole numbers only, too coarse for processor time.
+    let containers = all.iter().map(|f| (f.id.clone(), f.cpu_ns));
+    let exact: HashMap<String, u64> = containers.chain(pods.into_values().map(|pod| (pod.id, pod.cpu_ns))).collect();
+    Ok(text(cadvisor_text(&said, &measured, &exact, &machine())))
+}
+
+/// The figures of containers as a runtime would tell them that measures them itself.
+fn few(all: &[Figures]) -> (Vec<v1::MetricDescriptor>, Vec<v1::PodSandboxMetrics>) {
+    use v1::MetricType::{Counter, Gauge};
+    type Row = (&'static str, &'static str, v1::MetricType, fn(&Figures) -> u64);
+    const ROWS: [Row; 5] = [
+        ("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", Counter, |f| {
+            f.cpu_ns / 1_000_000_000
+        }),
+        ("container_memory_working_set_bytes", "Current working set in bytes.", Gauge, |f| f.working_set),
+        ("container_memory_usage_bytes", "Current memory usage in bytes, including all memory.", Gauge, |f| f.usage),
+        ("container_memory_rss", "Size of RSS in bytes.", Gauge, |f| f.rss),
+        ("container_fs_usage_bytes", "Bytes that the container uses of the file system.", Gauge, |f| f.disk),
+    ];
+    let keys = ["id", "name", "container", "pod", "namespace"].map(str::to_owned).to_vec();
+    let said = ROWS.map(|(name, help, ..)| v1::MetricDescriptor {
+        name: name.to_owned(),
+        help: help.to_owned(),
+        label_keys: keys.clone(),
+    });
+    let of = |f: &Figures| {
+        let labels = vec![format!("/{}", f.id), f.id.clone(), f.name.clone(), f.pod.clone(), f.namespace.clone()];
+        let metric = |(name, _, kind, value): &Row| v1::Metric {
+            name: (*name).to_owned(),
+            timestamp: 0,
+            metric_type: (*kind).into(),
+            label_values: labels.clone(),
+            value: Some(v1::UInt64Value { value: value(f) }),
+        };
+        v1::PodSandboxMetrics { metrics: ROWS.iter().map(metric).collect(), ..Default::default() }
+    };
+    (said.to_vec(), all.iter().map(of).collect())
+}
+
+/// The figures of the node as a whole: name, type, what it says, labels, value.
+fn machine() -> [(&'static str, &'static str, &'static str, &'static str, f64); 5] {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    [
+        ("machine_cpu_cores", "gauge", "Number of logical CPU cores.", "", cpus as f64),
+        ("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.", "", facts::memory() as f64),
+        ("container_cpu_usage_seconds_total", "counter", "", "{id=\"/\"}", seconds(node_cpu_ns())),
+        ("container_memory_working_set_bytes", "gauge", "", "{id=\"/\"}", node_working_set() as f64),
+        ("container_memory_usage_bytes", "gauge", "", "{id=\"/\"}", (facts::memory() - facts::memory_free()) as f64),
+    ]
+}
+
+/// Metrics as text: each name once, with what it says, then its figures. `exact`: processor time in nanoseconds of containers
+/// and sandboxes by the label `name`.
+fn cadvisor_text(
+    said: &[v1::MetricDescriptor],
+    measured: &[v1::PodSandboxMetrics],
+    exact: &HashMap<String, u64>,
+    machine: &[(&str, &str, &str, &str, f64)],
+) -> String {
+    let containers = |pod: &v1::PodSandboxMetrics| pod.container_metrics.clone().into_iter().flat_map(|one| one.metrics);
+    let all: Vec<v1::Metric> =
+        measured.iter().flat_map(|pod| pod.metrics.clone().into_iter().chain(containers(pod))).collect();
+    let mut by_name: BTreeMap<&str, Vec<&v1::Metric>> = BTreeMap::new();
+    all.iter().for_each(|metric| by_name.entry(&metric.name).or_default().push(metric));
     let mut out = String::new();
-    let labels = |f: &Figures| {
-        let Figures { name, id, namespace, pod, .. } = f;
-        format!("container=\"{name}\",id=\"/{id}\",name=\"{id}\",namespace=\"{namespace}\",pod=\"{pod}\"")
-    };
-    let mut put = |name: &str, kind: &str, help: &str, of: &dyn Fn(&Figures) -> String| {
-        family(&mut out, name, kind, help);
-        for f in &all {
-            let _ = writeln!(out, "{name}{{{}}} {}", labels(f), of(f));
+    for (name, kind, help, labels, value) in machine.iter().filter(|(name, ..)| !by_name.contains_key(name)) {
+        family(&mut out, name, kind, if help.is_empty() { "Of the node." } else { help });
+        let _ = writeln!(out, "{name}{labels} {value}");
+    }
+    for (name, metrics) in by_name {
+        let Some(descriptor) = said.iter().find(|one| one.name == name) else { continue };
+        let counts = metrics[0].metric_type() == v1::MetricType::Counter;
+        family(&mut out, name, if counts { "counter" } else { "gauge" }, &descriptor.help);
+        for (_, _, _, labels, value) in machine.iter().filter(|(of, ..)| *of == name) {
+            let _ = writeln!(out, "{name}{labels} {value}");
         }
-    };
-    put("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", &|f| {
-        seconds(f.cpu_ns).to_string()
-    });
-    put("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", &|f| f.working_set.to_string());
-    put("container_memory_usage_bytes", "gauge", "Current memory usage in bytes, including all memory.", &|f| {
-        f.usage.to_string()
-    });
-    put("container_memory_rss", "gauge", "Size of RSS in bytes.", &|f| f.rss.to_string());
-    put(
-        "container_fs_usage_bytes",
-        "gauge",
-        "Number of bytes that are consumed by the container on this filesystem.",
-        &|f| f.disk.to_string(),
-    );
-    Ok(text(out))
+        for metric in metrics {
+            let pairs = || descriptor.label_keys.iter().zip(&metric.label_values);
+            let labels: Vec<String> = pairs().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
+            let whole = value(&metric.value);
+            let id = pairs().find(|(key, _)| *key == "name").and_then(|(_, id)| exact.get(id));
+            let figure = match id.filter(|_| name == "container_cpu_usage_seconds_total") {
+                Some(ns) => seconds(*ns).to_string(),
+                None => whole.to_string(),
+            };
+            let _ = write!(out, "{name}{{{}}} {figure}", labels.join(","));
+            // Measured earlier, by a runtime that keeps figures: milliseconds.
+            let _ = match metric.timestamp {
+                0 => writeln!(out),
+                at => writeln!(out, " {}", at / 1_000_000),
+            };
+        }
+    }
+    out
+}
+
+/// A label's value as the text format wants it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -316,6 +416,54 @@ mod tests {
         let mut expected = shown.clone();
         (expected["time"], expected["interfaces"]) = ("now".into(), json!([shown]));
         assert_eq!(network(&usage, "now"), expected);
+    }
+
+    #[test]
+    fn what_the_runtime_measures_as_text() {
+        let keys = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let descriptor = |name: &str, own: &[&str]| v1::MetricDescriptor {
+            name: name.into(),
+            help: "Help.".into(),
+            label_keys: [keys(&["name", "image"]), keys(own)].concat(),
+        };
+        let metric = |name: &str, labels: &[&str], value| v1::Metric {
+            name: name.into(),
+            timestamp: 0,
+            metric_type: v1::MetricType::Counter.into(),
+            label_values: keys(labels),
+            value: Some(v1::UInt64Value { value }),
+        };
+        let (cpu, bytes) = ("container_cpu_usage_seconds_total", "container_network_receive_bytes_total");
+        let said = [descriptor(cpu, &[]), descriptor(bytes, &["interface"])];
+        let container = v1::ContainerMetrics { container_id: "c".into(), metrics: vec![metric(cpu, &["c", "a\"b"], 1)] };
+        let pod = v1::PodSandboxMetrics {
+            pod_sandbox_id: "s".into(),
+            metrics: vec![metric(cpu, &["s", ""], 2), metric(bytes, &["s", "", "eth0"], 9), metric("unsaid", &[], 1)],
+            container_metrics: vec![container],
+        };
+        let exact = HashMap::from([("c".to_owned(), 1_250_000_000)]);
+        let machine = [("machine_cpu_cores", "gauge", "Cores.", "", 2.0), (cpu, "counter", "", "{id=\"/\"}", 7.5)];
+        let expected = [
+            "# HELP machine_cpu_cores Cores.",
+            "# TYPE machine_cpu_cores gauge",
+            "machine_cpu_cores 2",
+            "# HELP container_cpu_usage_seconds_total Help.",
+            "# TYPE container_cpu_usage_seconds_total counter",
+            "container_cpu_usage_seconds_total{id=\"/\"} 7.5",
+            "container_cpu_usage_seconds_total{name=\"s\",image=\"\"} 2",
+            "container_cpu_usage_seconds_total{name=\"c\",image=\"a\\\"b\"} 1.25",
+            "# HELP container_network_receive_bytes_total Help.",
+            "# TYPE container_network_receive_bytes_total counter",
+            "container_network_receive_bytes_total{name=\"s\",image=\"\",interface=\"eth0\"} 9",
+        ];
+        let text = cadvisor_text(&said, &[pod], &exact, &machine);
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+        // A runtime that measures nothing itself.
+        let (said, figures) = few(&[Figures { id: "c".into(), working_set: 5, ..Figures::default() }]);
+        let text = cadvisor_text(&said, &figures, &exact, &[]);
+        let own = "{id=\"/c\",name=\"c\",container=\"\",pod=\"\",namespace=\"\"}";
+        assert!(text.contains(&format!("container_memory_working_set_bytes{own} 5\n")), "{text}");
+        assert!(text.contains(&format!("container_cpu_usage_seconds_total{own} 1.25\n")), "{text}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use process::blocking::Room;
 
 use super::start::{Failure, Order};
 use crate::{
+    metrics::Metrics,
     pod::{
         record::PodRecord,
         resolver,
@@ -156,7 +157,12 @@ pub async fn sandbox(ctx: Ctx, pod: Pod, attempt: u32, former: Vec<String>) -> D
     }
     let config = super::start::sandbox(&ctx, &pod, attempt);
     let handler = spec::spec(&pod).runtime_class_name.unwrap_or_default();
-    Done::Sandbox(ctx.runtime.run_sandbox(config, &handler).await.map(drop))
+    Metrics::global().starting_sandbox();
+    let started = ctx.runtime.run_sandbox(config, &handler).await.map(drop);
+    if started.is_err() {
+        Metrics::global().sandbox_failed();
+    }
+    Done::Sandbox(started)
 }
 
 /// Stops sandboxes, one after the other.

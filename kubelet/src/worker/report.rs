@@ -10,6 +10,7 @@ use super::{
     work::{Stage, Worker},
 };
 use crate::{
+    metrics::Metrics,
     pod::{
         memory::ProbeResults,
         record::State,
@@ -95,6 +96,10 @@ impl Worker {
             Some(old) => status_patch::diff(p, old, &status),
             None => status_patch::diff(p, &PodStatus::default(), &status),
         });
+        let phase = |status: &PodStatus| status.phase.as_deref() == Some("Running");
+        if phase(&status) && !view.status.as_ref().is_some_and(phase) {
+            Metrics::global().pod_runs(now.duration_since(self.began));
+        }
         self.said = Some(status);
         let revision = shown.and_then(|p| p.metadata.resource_version.clone());
         // The API may not keep everything that we say; saying it again would change nothing.

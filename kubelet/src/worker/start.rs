@@ -12,6 +12,7 @@ use cri::v1;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 
 use crate::{
+    metrics::Metrics,
     pod::{
         container_config::{self, ImageUser},
         env, image, sandbox_config,
@@ -57,6 +58,15 @@ fn failure<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Fai
 
 /// Starts the container; returns its id.
 pub async fn start(ctx: &Ctx, order: &Order) -> Result<String, Failure> {
+    Metrics::global().starting(order.member.role);
+    let outcome = start_in_order(ctx, order).await;
+    if let Err(problem) = &outcome {
+        Metrics::global().failed_to_start(order.member.role, problem.reason);
+    }
+    outcome
+}
+
+async fn start_in_order(ctx: &Ctx, order: &Order) -> Result<String, Failure> {
     let (pod, name) = (&order.pod, &order.member.container.name);
     let sources = ctx.sources(pod, order.ips.clone()).await;
     let (image_ref, image_user) = ensure_image(ctx, order, sources.as_ref().ok()).await?;

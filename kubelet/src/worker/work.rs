@@ -148,7 +148,8 @@ pub(super) struct Worker {
     pub removing: Effort,
     pub deleting: Effort,
     network_announced: bool,
-    began: Timestamp,
+    /// When this process first saw the pod.
+    pub began: Timestamp,
 }
 
 /// What was decided of a pod before its worker starts.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use process::version::architecture;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
@@ -89,15 +90,6 @@ pub fn import(store: &ImageStore, archive: impl Read) -> Result<Vec<ImageRecord>
         return Ok(images);
     }
     Err(Error::Invalid("neither a docker nor an OCI image archive: manifest.json and index.json are missing".to_owned()))
-}
-
-/// This machine's architecture as images name it.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 fn docker_image(store: &ImageStore, files: &Files, image: &DockerImage) -> Result<ImageRecord> {
