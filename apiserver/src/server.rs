@@ -7,10 +7,14 @@ use async_trait::async_trait;
 use axum::{Router, body::Body, response::Response};
 use futures::future::BoxFuture;
 use http::Request;
-use process::{health::Check, metrics::Metrics};
+use process::{health::Check, metrics::Metrics, task::vital};
 use serde_json::Value;
 use store::Store;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -116,7 +120,7 @@ pub struct Server {
     address: Option<SocketAddr>,
     lease: Option<Arc<Lease>>,
     shutdown: CancellationToken,
-    tasks: JoinSet<()>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 struct FromCache(Arc<Registry>);
@@ -132,7 +136,7 @@ impl Server {
     /// Loads the store, sets everything up and begins to serve.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let shutdown = config.shutdown.child_token();
-        let mut tasks = JoinSet::new();
+        let mut tasks = Vec::new();
         let kinds: Vec<Arc<Kind>> = api::kinds::all().into_iter().map(Arc::new).collect();
         let store: Arc<dyn Store> = Arc::new(Measured::new(config.store.clone(), &kinds, &config.metrics));
         let storing = kinds.iter().filter(|k| k.info.stored_as.is_none());
@@ -140,7 +144,7 @@ impl Server {
         let registry = Registry::new(store.clone(), caches.clone(), kinds, config.ranges.clone(), config.patience);
         let registry = Arc::new(registry.naming(config.names));
         let changes = caches.load().await.map_err(Error::Load)?;
-        tasks.spawn(caches.run(changes, shutdown.clone()));
+        tasks.push(vital(&shutdown, caches.run(changes, shutdown.clone())));
 
         let (base, _) = config.ranges.addresses;
         let first = std::net::Ipv4Addr::from(u32::from(base) + 1);
@@ -151,7 +155,7 @@ impl Server {
             Some((own, port)) if config.shared => {
                 let of_ours = Arc::new(Lease::new(registry.clone(), own, *port));
                 of_ours.renew().await.map_err(Error::Lease)?;
-                tasks.spawn(of_ours.clone().keep(shutdown.clone()));
+                tasks.push(vital(&shutdown, of_ours.clone().keep(shutdown.clone())));
                 lease = Some(of_ours);
             }
             Some((own, port)) => {
@@ -213,7 +217,7 @@ impl Server {
         });
         let compactor = registry.clone();
         let until = shutdown.clone();
-        tasks.spawn(async move { compactor.compact_regularly(config.compaction, until).await });
+        tasks.push(vital(&shutdown, async move { compactor.compact_regularly(config.compaction, until).await }));
         let server = Self { app, security, address, lease, shutdown, tasks };
         Ok(server.listen(listener))
     }
@@ -222,14 +226,10 @@ impl Server {
         let Some(listener) = listener else { return self };
         let router = self.router();
         let until = self.shutdown.clone();
-        match &self.security {
-            Some(security) => {
-                self.tasks.spawn(tls::serve(listener, security.tls.clone(), router, until));
-            }
-            None => {
-                self.tasks.spawn(plain_http(listener, router, until));
-            }
-        }
+        self.tasks.push(match &self.security {
+            Some(security) => vital(&self.shutdown, tls::serve(listener, security.tls.clone(), router, until)),
+            None => vital(&self.shutdown, plain_http(listener, router, until)),
+        });
         self
     }
 
@@ -237,7 +237,7 @@ impl Server {
     pub async fn listen_plainly(&mut self) -> std::io::Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        self.tasks.spawn(plain_http(listener, self.router(), self.shutdown.clone()));
+        self.tasks.push(vital(&self.shutdown, plain_http(listener, self.router(), self.shutdown.clone())));
         Ok(address)
     }
 
@@ -284,6 +284,11 @@ impl Server {
         &self.app.registry
     }
 
+    /// Fires when the server is stopped, and when it ends by itself: a task panicked without which its answers would be wrong.
+    pub fn over(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// Ends watches, listeners and background work, then closes the store.
     pub async fn stop(mut self) {
         if let Some(lease) = &self.lease {
@@ -291,8 +296,8 @@ impl Server {
         }
         self.shutdown.cancel();
         let store = self.app.registry.store().clone();
-        while let Some(ended) = self.tasks.join_next().await {
-            if let Err(error) = ended {
+        for task in std::mem::take(&mut self.tasks) {
+            if let Err(error) = task.await {
                 tracing::warn!(%error, "a task of the API server ended badly");
             }
         }

@@ -80,7 +80,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     rootca::certificates(&config)?;
     certificates::signing::authority(&config)?;
     if !config.leader_elect {
-        work(Context::new(client, config, shutdown)).await;
+        work(Context::new(client, config, shutdown), CONTROLLERS).await;
         return Ok(());
     }
     let lease = client::leader::Config {
@@ -92,7 +92,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
     };
     let recorder = client::Recorder::new(client.clone(), "kube-controller-manager", None);
     let elector = client::LeaderElector::new(client.clone(), lease, Some(recorder));
-    Ok(elector.run(shutdown, |stop| work(Context::new(client, config, stop))).await?)
+    Ok(elector.run(shutdown, |stop| work(Context::new(client, config, stop), CONTROLLERS)).await?)
 }
 
 /// Unique among candidates, and readable.
@@ -101,15 +101,38 @@ fn identity() -> String {
     format!("{}_{:016x}", host.trim(), rand::random::<u64>())
 }
 
-async fn work(ctx: Context) {
+/// Returns when all have ended. One that panics ends them all: whoever runs them begins anew.
+async fn work(ctx: Context, controllers: &[(&str, Start)]) {
     let mut running = JoinSet::new();
-    for (name, start) in CONTROLLERS.iter().filter(|(name, _)| ctx.config.enables(name)) {
+    for (name, start) in controllers.iter().filter(|(name, _)| ctx.config.enables(name)) {
         tracing::debug!(controller = name, "starting");
         running.spawn(start(ctx.acting_for(name)));
     }
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
-            tracing::error!(error = &error as &dyn std::error::Error, "a controller ended");
+            tracing::error!(error = &error as &dyn std::error::Error, "a controller ended; all begin anew");
+            ctx.shutdown.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_panics_ends_all() {
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<kube::client::Body>, _>(std::io::Error::other("nobody is asked"))
+        });
+        let client = kube::Client::new(nobody, "default");
+        let stop = CancellationToken::new();
+        let controllers: [(&str, Start); 2] = [
+            ("sturdy", |ctx| Box::pin(async move { ctx.shutdown.cancelled().await })),
+            ("fragile", |_| Box::pin(async { panic!("of a controller") })),
+        ];
+        let working = work(Context::new(client, Config::default(), stop.clone()), &controllers);
+        tokio::time::timeout(std::time::Duration::from_secs(10), working).await.expect("the end of all");
+        assert!(stop.is_cancelled());
     }
 }

@@ -2,13 +2,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
 use client::{Change, Informer};
 use cri::v1;
+use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
+use process::task::vital;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -100,12 +103,12 @@ impl Manager {
             resizing: BTreeMap::new(),
             statics: BTreeMap::new(),
         };
-        tokio::spawn(watch_runtime(ctx.clone(), runtime_changes, poke, shutdown.clone()));
+        vital(&shutdown, watch_runtime(ctx.clone(), runtime_changes, poke, shutdown.clone()));
         let (sets, mut static_sets) = mpsc::unbounded_channel();
         if let Some(path) = ctx.config.pod_manifest_path.clone() {
             let watch = static_pods::watch(path, ctx.facts.name.clone(), sets);
             let stop = shutdown.clone();
-            tokio::spawn(async move { stop.run_until_cancelled(watch).await });
+            vital(&shutdown, async move { stop.run_until_cancelled(watch).await });
             // What runs of them already is nobody's orphan. They need no API: it may be one of them.
             if let Some(Some(first)) = shutdown.run_until_cancelled(static_sets.recv()).await {
                 manager.statics(first);
@@ -294,9 +297,17 @@ impl Manager {
         tokio::spawn(async move {
             let mut pause = Duration::from_millis(100);
             let work = async {
-                while let Err(error) = static_pods::draw(&ctx, current.as_deref(), shown.as_deref()).await {
-                    let pod = current.as_deref().or(shown.as_deref()).map(spec::full_name);
-                    tracing::debug!(pod, %error, "mirror pod not brought up to date");
+                loop {
+                    let drawing = static_pods::draw(&ctx, current.as_deref(), shown.as_deref());
+                    match AssertUnwindSafe(drawing).catch_unwind().await {
+                        Ok(Ok(())) => return,
+                        Ok(Err(error)) => {
+                            let pod = current.as_deref().or(shown.as_deref()).map(spec::full_name);
+                            tracing::debug!(pod, %error, "mirror pod not brought up to date");
+                        }
+                        // A panic, which is in the log.
+                        Err(_) => {}
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
                 }

@@ -92,9 +92,10 @@ impl References {
         let options = Options {
             namespace: Some(namespace.to_owned()),
             fields: Some(format!("metadata.name={name}")),
+            until: Some(stop.clone()),
             ..Options::default()
         };
-        let informer = Informer::start(self.client.clone(), options, stop.clone());
+        let informer = Informer::start(self.client.clone(), options, self.shutdown.clone());
         let pods = Interested::default();
         let (interested, wake) = (pods.clone(), self.wake.clone());
         informer.on_change(move |_| {

@@ -105,6 +105,37 @@ async fn a_restarted_kubelet_takes_over_what_runs() {
     assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 1);
 }
 
+/// One process may hold all components: whatever panics, what was under way is done after all, and nobody else notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_costs_a_pod_a_moment_and_others_nothing() {
+    let stage = Stage::start().await;
+    stage.pod("q", json!({"containers": [{"name": "b"}]}));
+    let other = stage.wait("q", "ready", |p| is(p, "Ready")).await;
+    // An operation, and a probe.
+    for call in ["run sandbox p 0", "exec ready"] {
+        stage.cri.panics_at(call);
+    }
+    stage.pod(
+        "p",
+        json!({"containers": [{"name": "a", "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 1}}]}),
+    );
+    stage.wait("p", "ready", |p| is(p, "Ready")).await;
+    stage.api.event("p", "FailedSync: error syncing pod: the kubelet panicked").await;
+    // The worker itself, when it looks at what became of its containers.
+    stage.cri.panics_at("list containers");
+    stage.cri.exit("a", 1);
+    stage.wait("p", "restarted", |p| is(p, "Ready") && p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
+    for call in ["stop a", "stop sandbox"] {
+        stage.cri.panics_at(call);
+    }
+    stage.api.delete_pod("p", 30);
+    stage.gone("p").await;
+    stage.cri.called("remove sandbox").await;
+    assert_eq!(stage.cri.holds(), (1, 1));
+    assert_eq!(stage.api.get("pods", "default", "q").unwrap()["status"], other["status"]);
+    assert_eq!(lifecycle(&stage).iter().filter(|call| *call == "start a").count(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_crash_waits() {
     let stage = Stage::start().await;

@@ -1,8 +1,12 @@
 //! The loop: takes what informers tell, decides, assumes, hands binding to tasks.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use client::{Change, Informer, Informers, Key, Options, Recorder};
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
 use kube::{
@@ -32,6 +36,9 @@ use crate::{
 /// Bindings under way at once.
 const BINDINGS: usize = 128;
 
+/// What is told of a pod at which the scheduler panicked.
+const PANICKED: &str = "the scheduler panicked at this pod (see its log) and will try again";
+
 /// What the loop is told.
 enum Input {
     Pod {
@@ -54,6 +61,8 @@ enum Input {
         /// Which try it was, and when it began.
         attempt: (u32, Instant),
     },
+    /// A pod is still there that was to make room for the one with this UID.
+    Spared(String),
 }
 
 pub async fn run(config: &Config, client: Client, recorder: Recorder, shutdown: CancellationToken) {
@@ -162,6 +171,10 @@ impl Scheduler {
                 Events::NONE
             }
             Input::Bound { pod, node, error, attempt } => self.bound(&pod, &node, error, attempt),
+            Input::Spared(uid) => {
+                self.queue.retry(&uid, now);
+                Events::NONE
+            }
         };
         self.queue.wake(events, now);
     }
@@ -254,8 +267,16 @@ impl Scheduler {
 
     fn schedule(&mut self, waiting: &Waiting) {
         let (pod, begun) = (&waiting.pod, Instant::now());
-        let decision = cycle::schedule(&self.plugins, pod, &self.snapshot, self.start, rand_tie(pod, self.start));
+        // A decision changes nothing by itself: after a panic the others' are as good as before.
+        let decision = catch_unwind(AssertUnwindSafe(|| {
+            cycle::schedule(&self.plugins, pod, &self.snapshot, self.start, rand_tie(pod, self.start))
+        }));
         Metrics::global().decided(begun.elapsed().as_secs_f64());
+        let Ok(decision) = decision else {
+            Metrics::global().attempted("error", &self.name, begun.elapsed().as_secs_f64());
+            self.recorder.warning(&*pod.pod, "FailedScheduling", PANICKED);
+            return self.queue.give_back(&pod.uid, Events::NONE, Instant::now());
+        };
         match decision {
             Ok(placement) => {
                 self.start = placement.next_start;
@@ -329,7 +350,8 @@ impl Scheduler {
         let (inputs, bindings) = (self.inputs.clone(), self.bindings.clone());
         tokio::spawn(async move {
             let Ok(_permit) = bindings.acquire_owned().await else { return };
-            let error = bind(&api, &pod, &node).await.err();
+            let bound = AssertUnwindSafe(bind(&api, &pod, &node)).catch_unwind().await;
+            let error = bound.unwrap_or_else(|_| Err(kube::Error::Service(PANICKED.into()))).err();
             // The loop may have ended.
             let _ = inputs.send(Input::Bound { pod, node, error, attempt });
         });
@@ -374,7 +396,7 @@ impl Scheduler {
                 format!("Preempted by pod {} on node {}", pod.uid, victims.node),
             );
             let api = Api::<Pod>::namespaced(self.client.clone(), &victim.key.namespace);
-            let scheduler = scheduler.clone();
+            let (scheduler, inputs, uid) = (scheduler.clone(), self.inputs.clone(), pod.uid.clone());
             tokio::spawn(async move {
                 let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
                 let condition = json!({"status": {"conditions": [{
@@ -388,7 +410,9 @@ impl Scheduler {
                 if let Err(error) = told.and(gone)
                     && !client::is_not_found(&error)
                 {
-                    tracing::warn!(pod = %victim.key, %error, "preempting failed");
+                    tracing::warn!(pod = %victim.key, %error, "preempting failed; its beneficiary will be tried again");
+                    // The loop may have ended.
+                    let _ = inputs.send(Input::Spared(uid));
                 }
             });
         }
@@ -474,6 +498,28 @@ mod tests {
     fn pod(deleted: Option<&str>) -> Arc<Pod> {
         let metadata = json!({"name": "p", "namespace": "d", "uid": "u", "deletionTimestamp": deleted});
         Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": []}})).unwrap())
+    }
+
+    struct Panics;
+
+    impl Plugin for Panics {
+        fn name(&self) -> &'static str {
+            "Panics"
+        }
+
+        fn prepare<'a>(&self, _: &'a PodInfo, _: &'a Snapshot) -> crate::framework::Prepared<'a> {
+            panic!("asked to")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_decision_that_panics_is_tried_again() {
+        let mut scheduler = scheduler();
+        scheduler.plugins = vec![Box::new(Panics)];
+        scheduler.take(Input::Pod { old: None, new: pod(None) });
+        let waiting = scheduler.queue.pop(Instant::now()).unwrap();
+        scheduler.schedule(&waiting);
+        assert!(scheduler.queue.next_retry().is_some() && scheduler.snapshot.pods() == 0);
     }
 
     #[tokio::test]

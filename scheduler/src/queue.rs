@@ -168,6 +168,15 @@ impl Queue {
         }
     }
 
+    /// What was done to make room for a pod came to nothing: it waits for no event, only until its back-off is over.
+    pub fn retry(&mut self, uid: &str, now: Instant) {
+        if self.sleeping.remove(uid)
+            && let Some(waiting) = self.waiting.remove(uid)
+        {
+            self.insert(Waiting { wakes_on: Events::NONE, ..waiting }, now);
+        }
+    }
+
     /// When the next pod that failed by an error may be tried again.
     pub fn next_retry(&self) -> Option<Instant> {
         self.erred.first().map(|(at, _)| *at)

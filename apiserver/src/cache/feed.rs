@@ -174,7 +174,7 @@ impl Caches {
         }
     }
 
-    /// Follows the store until `shutdown`; `changes` is what [`Caches::load`] returned.
+    /// Follows the store until `shutdown`, which it brings about should the store end by itself; `changes` is what [`Caches::load`] returned.
     pub async fn run(self: Arc<Self>, mut changes: Watch, shutdown: CancellationToken) {
         loop {
             let followed = tokio::select! {
@@ -187,6 +187,11 @@ impl Caches {
             changes = loop {
                 match self.load().await {
                     Ok(changes) => break changes,
+                    // It does not come back: whatever was said from now on would be old.
+                    Err(store::Error::Closed) => {
+                        tracing::error!("the store has ended, and with it the API server");
+                        return shutdown.cancel();
+                    }
                     Err(error) => {
                         tracing::warn!(error = &error as &dyn std::error::Error, "the watch cache cannot list the store");
                         tokio::select! {

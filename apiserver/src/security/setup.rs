@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use process::task::vital;
 use serde_json::{Value, json};
 use store::{Op, Outcome, Store, Txn};
 use tokio_util::sync::CancellationToken;
@@ -155,8 +156,8 @@ impl Security {
             tokens: tokens.clone(),
             connect: Arc::new(kubelets),
         };
-        tokio::spawn(renew(config.clone(), tls.clone(), shutdown.clone()));
-        let follower = tokio::spawn(follower.run(shutdown));
+        vital(&shutdown, renew(config.clone(), tls.clone(), shutdown.clone()));
+        let follower = vital(&shutdown, follower.run(shutdown.clone()));
         Ok(Self { pki, tls, gate, rbac, tokens, authorities, follower })
     }
 

@@ -145,3 +145,14 @@ async fn figures_have_upstreams_names() {
     }
     let _: Value = door.get("/version").await.json();
 }
+
+/// Its store's thread may have panicked: then nothing can be written and nothing is told any more, which only a new process mends.
+#[tokio::test]
+async fn a_store_that_ended_ends_the_server() {
+    let mut store = None;
+    let door = door_with(|config| store = Some(config.store.clone())).await;
+    let over = door.test.server.over();
+    assert!(!over.is_cancelled());
+    store.unwrap().close().await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(20), over.cancelled()).await.expect("the server's end");
+}

@@ -74,7 +74,9 @@ pub fn own_address() -> Result<Ipv4Addr> {
     }
 }
 
-/// Sets logging up and runs `work` until it ends, handing it the token that SIGTERM cancels.
+/// Sets logging up and runs `work` until it ends, handing it the token that SIGTERM cancels. Work that ends in order before that
+/// has cancelled the token itself, because a task that it cannot do without panicked: an error, so that whoever started the
+/// process starts it again.
 pub fn run<F, Fut>(logs: &LogFlags, work: F) -> Result<()>
 where
     F: FnOnce(CancellationToken) -> Fut,
@@ -84,7 +86,8 @@ where
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = process::shutdown::on_signals().context("listen for signals")?;
-        work(shutdown).await
+        work(shutdown.child_token()).await?;
+        if shutdown.is_cancelled() { Ok(()) } else { bail!("ended unasked; what is logged before says why") }
     })
 }
 

@@ -375,7 +375,7 @@ pub fn run_api_server(args: ApiServerArgs) -> Result<()> {
     component::run(&args.logs.clone(), |shutdown| async move {
         let (plan, address) = (args.plan()?, args.server.address()?);
         let data = plan.data.clone();
-        let control_plane = ControlPlane::start_api_server(plan, &Metrics::default()).await?;
+        let control_plane = ControlPlane::start_api_server(plan, &Metrics::default(), shutdown.clone()).await?;
         snapshot::serve(&data, control_plane.store())?;
         write_kubeconfig(&control_plane, &data, &format!("https://{address}:{}", args.server.secure_port), &[])?;
         shutdown.cancelled().await;

@@ -22,6 +22,7 @@ use controller_manager::config::SigningPair;
 use process::metrics::Metrics;
 use store::Store;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CLUSTER_DNS, bootstrap,
@@ -96,7 +97,7 @@ impl ControlPlane {
         let (services, leader_elect) = (plan.ranges.addresses, plan.sharing.is_some());
         let defaults = controller_manager::Config::default();
         let node_monitor_grace_period = plan.node_monitor_grace.unwrap_or(defaults.node_monitor_grace_period);
-        let this = Self::start_api_server(plan, &metrics()).await?;
+        let this = Self::start_api_server(plan, &metrics(), parts.shutdown()).await?;
         let config = controller_manager::Config {
             // Writers that wait share one sync to disk: the more wait, the sooner all are done.
             concurrent_endpoint_syncs: 20,
@@ -135,8 +136,9 @@ impl ControlPlane {
         Ok(this)
     }
 
-    /// Starts the API server alone; `metrics` are the process'.
-    pub async fn start_api_server(plan: Plan, metrics: &Metrics) -> Result<Self> {
+    /// Starts the API server alone; `metrics` are the process'. Should the API server end by itself, so does the process: its keys
+    /// and its store's file are taken anew by the next one only.
+    pub async fn start_api_server(plan: Plan, metrics: &Metrics, process: CancellationToken) -> Result<Self> {
         let store = open(plan.store).await.context("open the store")?;
         let pki = plan.data.join("pki");
         let shared = plan.sharing.is_some();
@@ -156,6 +158,11 @@ impl ControlPlane {
         config.advertise = Some((plan.address.to_string(), plan.listen.port()));
         config.common = common;
         let server = Server::start(config).await.context("start the API server")?;
+        let over = server.over();
+        tokio::spawn(async move {
+            over.cancelled().await;
+            process.cancel();
+        });
         Ok(Self { server, store })
     }
 

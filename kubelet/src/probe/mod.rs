@@ -8,10 +8,12 @@ mod grpc;
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -237,7 +239,9 @@ impl Task {
         let mut outcome = Outcome::Error(String::new());
         // A probe that cannot run is tried three times before the turn is given up.
         for _ in 0..3 {
-            outcome = ask::ask(&self.ctx.runtime, &self.probe, &self.container, &self.id, &self.ip, timeout).await;
+            let asking = ask::ask(&self.ctx.runtime, &self.probe, &self.container, &self.id, &self.ip, timeout);
+            let asked = AssertUnwindSafe(asking).catch_unwind().await;
+            outcome = asked.unwrap_or_else(|_| Outcome::Error("the kubelet panicked; see its log".to_owned()));
             if !matches!(outcome, Outcome::Error(_)) {
                 break;
             }

@@ -9,7 +9,7 @@
 //! The loop takes what came in, reads the runtime if something changed there, asks the plain functions of [`crate::pod`] what
 //! to do, starts that as operations of its own and publishes the status. It never waits for an operation: a pull or a
 //! preStop hook that takes minutes does not keep it from seeing a deletion. A stopped pod whose object stays (Succeeded,
-//! Failed) keeps its idle task until the object goes.
+//! Failed) keeps its idle task until the object goes. A worker that panics, or whose operation does, begins anew after a pause.
 
 mod end;
 mod hooks;

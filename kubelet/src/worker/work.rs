@@ -1,11 +1,13 @@
 //! The worker's loop: what it looks at and what it starts. How operations end is in [`super::settle`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::{
@@ -26,7 +28,7 @@ use crate::{
         decide::{self, Action, Observed},
         memory::Memory,
         record::PodRecord,
-        resize::{Changing, Pending},
+        resize::{self, Changing, Pending},
         spec, terminate,
     },
     probe,
@@ -37,6 +39,11 @@ use crate::{
 /// How long a container that was stopped to be replaced is not reported as ended. Upstream says nothing between the two
 /// either, for however long that takes.
 const REPLACEMENT: SignedDuration = SignedDuration::from_secs(1);
+
+/// The shortest and the longest pause after a panic.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+/// Who has worked for so long had nothing to do with the panic before.
+const STEADY: Duration = Duration::from_secs(120);
 
 /// Where a pod stands on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +99,12 @@ pub(super) struct Mounting {
     pub retry_at: Option<Timestamp>,
     /// A token wants renewal.
     pub renew_at: Option<Timestamp>,
+}
+
+impl Default for Mounting {
+    fn default() -> Self {
+        Self { effort: Effort::default(), stale: true, retry_at: None, renew_at: None }
+    }
 }
 
 pub(super) struct Worker {
@@ -174,9 +187,9 @@ pub fn spawn(
     let (inputs, mailbox) = mpsc::unbounded_channel();
     let worker = Worker::new(ctx, pod, first, probe::Probes::new(inputs.downgrade()));
     let uid = worker.uid.clone();
-    let loop_ = Box::pin(worker.run(mailbox));
+    let life = Box::pin(worker.live(mailbox));
     tokio::spawn(async move {
-        if shutdown.run_until_cancelled(loop_).await.is_some() {
+        if shutdown.run_until_cancelled(life).await.is_some() {
             // The manager only goes with the kubelet.
             let _ = ended.send(Finished(uid));
         }
@@ -215,7 +228,7 @@ impl Worker {
             clock: Steady::new(ctx.now()),
             wake_at: None,
             replacing_until: None,
-            mounting: Mounting { effort: Effort::default(), stale: true, retry_at: None, renew_at: None },
+            mounting: Mounting::default(),
             writing: Effort::default(),
             removing: Effort::default(),
             deleting: Effort::default(),
@@ -226,8 +239,47 @@ impl Worker {
         }
     }
 
-    async fn run(mut self, mut mailbox: mpsc::UnboundedReceiver<Input>) {
-        if self.rejected.is_none() {
+    /// Works until the pod has finished. A panic, of the worker or of an operation, costs what was under way: after a pause the
+    /// worker begins anew, as every worker does when the kubelet is restarted, and no other pod notices.
+    async fn live(mut self, mut mailbox: mpsc::UnboundedReceiver<Input>) {
+        let mut pause = PAUSES.0;
+        loop {
+            let began = Instant::now();
+            if AssertUnwindSafe(self.run(&mut mailbox)).catch_unwind().await.is_ok() {
+                return;
+            }
+            if began.elapsed() > STEADY {
+                pause = PAUSES.0;
+            }
+            let message =
+                format!("error syncing pod: the kubelet panicked (see its log); it looks at the pod again in {pause:?}");
+            tracing::error!(pod = spec::full_name(&self.pod), message);
+            self.ctx.event(&self.pod, "Warning", "FailedSync", message);
+            self.forget();
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Ends what is under way and forgets what a restarted kubelet would not know, too. What was decided of the pod stays.
+    fn forget(&mut self) {
+        self.probes.keep(&HashSet::new());
+        self.running = JoinSet::new();
+        (self.start_task, self.committed) = (None, Arc::default());
+        self.memory = Memory::default();
+        self.dirty = true;
+        (self.last_patch, self.replacing_until) = (None, None);
+        self.mounting = Mounting::default();
+        (self.writing, self.removing, self.deleting) = Default::default();
+        if !self.changing.is_empty() {
+            // What the containers have was told in the status.
+            self.changing.clear();
+            self.held = Some(resize::held(&self.view()));
+        }
+    }
+
+    async fn run(&mut self, mailbox: &mut mpsc::UnboundedReceiver<Input>) {
+        if self.stage == Stage::Running {
             self.ctx.references.register(&self.pod);
             if spec::is_terminal(self.pod.status.as_ref().and_then(|s| s.phase.as_deref())) {
                 self.terminate(None, None);
@@ -263,8 +315,11 @@ impl Worker {
     fn joined(&mut self, done: Result<Done, JoinError>) {
         match done {
             Ok(done) => self.settle(done),
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!(pod = spec::full_name(&self.pod), %error, "an operation broke off"),
+            Err(error) => {
+                if let Ok(panic) = error.try_into_panic() {
+                    resume_unwind(panic);
+                }
+            }
         }
     }
 

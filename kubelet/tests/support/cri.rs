@@ -37,6 +37,8 @@ struct Inner {
     /// Bytes of memory that containers use, by name.
     memory: HashMap<String, u64>,
     deaf: bool,
+    /// Calls that panic once.
+    panics: Vec<String>,
     made: usize,
 }
 
@@ -63,8 +65,23 @@ impl Fake {
     }
 
     fn call(&self, text: String) {
+        self.calls_for_panic(&text);
         self.inner.lock().unwrap().calls.push(text);
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Panics, in the caller's task as a runtime in the same process does, if that was asked for.
+    fn calls_for_panic(&self, text: &str) {
+        let mut inner = self.inner.lock().unwrap();
+        let Some(at) = inner.panics.iter().position(|call| call == text) else { return };
+        inner.panics.remove(at);
+        drop(inner);
+        panic!("asked to panic at {text:?}");
+    }
+
+    /// Makes the next call of that name panic; `list containers` is one, too.
+    pub fn panics_at(&self, call: &str) {
+        self.inner.lock().unwrap().panics.push(call.to_owned());
     }
 
     /// Everything that was asked for and changes something, in order.
@@ -312,6 +329,7 @@ impl cri::RuntimeService for Server {
     }
     async fn list_containers(&self, r: Request<v1::ListContainersRequest>) -> Answer<v1::ListContainersResponse> {
         let wanted = r.into_inner().filter.unwrap_or_default().label_selector;
+        self.0.calls_for_panic("list containers");
         if self.0.inner.lock().unwrap().deaf {
             self.0.call("asked in vain".into());
             return Err(Status::unavailable("not now"));

@@ -3,8 +3,9 @@
 //! Recording never waits: events go into a bounded queue, and are dropped when the API server does not
 //! keep up.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -105,21 +106,26 @@ fn make(
 async fn write_all(client: Client, mut events: mpsc::Receiver<Event>) {
     let mut correlator = Correlator::default();
     while let Some(event) = events.recv().await {
-        let (verdict, mut tries) = (correlator.judge(event, Timestamp::now()), TRIES);
-        while tries > 0 {
-            match write(&client, &mut correlator, &verdict).await {
-                Ok(()) => break,
-                // The server understood and said no (the namespace is going away, we may not): it will say so again.
-                Err(error) if status_of(&error).is_some_and(|s| s.code < 500 && s.code != 429) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "event refused");
-                    break;
-                }
-                Err(error) => {
-                    tries -= 1;
-                    tracing::debug!(error = &error as &dyn std::error::Error, tries, "event not written");
-                    if tries > 0 {
-                        tokio::time::sleep(TRY_AGAIN_AFTER.mul_f64(rand::random::<f64>() + 0.1)).await;
-                    }
+        // A panic costs one event, which is in the log, and not all that come after it.
+        let _ = AssertUnwindSafe(write_one(&client, &mut correlator, event)).catch_unwind().await;
+    }
+}
+
+async fn write_one(client: &Client, correlator: &mut Correlator, event: Event) {
+    let (verdict, mut tries) = (correlator.judge(event, Timestamp::now()), TRIES);
+    while tries > 0 {
+        match write(client, correlator, &verdict).await {
+            Ok(()) => break,
+            // The server understood and said no (the namespace is going away, we may not): it will say so again.
+            Err(error) if status_of(&error).is_some_and(|s| s.code < 500 && s.code != 429) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "event refused");
+                break;
+            }
+            Err(error) => {
+                tries -= 1;
+                tracing::debug!(error = &error as &dyn std::error::Error, tries, "event not written");
+                if tries > 0 {
+                    tokio::time::sleep(TRY_AGAIN_AFTER.mul_f64(rand::random::<f64>() + 0.1)).await;
                 }
             }
         }

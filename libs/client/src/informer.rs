@@ -45,11 +45,14 @@ pub struct Options<K> {
     pub fields: Option<String>,
     /// Drops what nobody reads before an object is kept. The default drops `metadata.managedFields`.
     pub transform: fn(&mut K),
+    /// Ends the watch before its component ends.
+    pub until: Option<CancellationToken>,
 }
 
 impl<K: Resource> Default for Options<K> {
     fn default() -> Self {
-        Self { namespace: None, labels: None, fields: None, transform: |object| object.meta_mut().managed_fields = None }
+        let transform = |object: &mut K| object.meta_mut().managed_fields = None;
+        Self { namespace: None, labels: None, fields: None, transform, until: None }
     }
 }
 
@@ -127,7 +130,8 @@ impl<K> Clone for Informer<K> {
 }
 
 impl<K: Object> Informer<K> {
-    /// Starts watching a kind known at compile time.
+    /// Starts watching a kind known at compile time. `shutdown` is the component's: should the watch or a handler panic, it fires,
+    /// as a component must not go on with what it once knew ([`process::task::vital`]).
     pub fn start(client: Client, options: Options<K>, shutdown: CancellationToken) -> Self
     where
         K: Resource<DynamicType = ()>,
@@ -139,8 +143,9 @@ impl<K: Object> Informer<K> {
     pub fn start_with(client: Client, kind: &K::DynamicType, options: Options<K>, shutdown: CancellationToken) -> Self {
         let url = K::url_path(kind, options.namespace.as_deref());
         let informer = Self::unfed(K::kind(kind).into_owned());
+        let (component, until) = (shutdown.clone(), options.until.clone().unwrap_or(shutdown));
         let feed = Feed { client, url, options, shared: informer.0.clone() };
-        tokio::spawn(async move { shutdown.run_until_cancelled(feed.run()).await });
+        process::task::vital(&component, async move { until.run_until_cancelled_owned(feed.run()).await });
         informer
     }
 

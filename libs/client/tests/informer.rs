@@ -126,3 +126,22 @@ async fn a_pool_watches_a_kind_once() {
     let lists = server.asked.lock().expect("lock").iter().filter(|q| !q.contains("watch")).count();
     assert_eq!(lists, 1);
 }
+
+/// A handler that panics has lost a change for good: its component may not go on as if nothing had happened.
+#[tokio::test]
+async fn a_panic_of_a_handler_ends_the_component() {
+    let server = Server::default();
+    server.lists.lock().expect("lock").push_back(list(10, &[]));
+    let lines = server.watch();
+    let component = CancellationToken::new();
+    let _guard = component.clone().drop_guard();
+    // It may be ended before its component without ending that.
+    let until = component.child_token();
+    let options = Options { until: Some(until.clone()), ..Options::default() };
+    let informer: Informer<ConfigMap> = Informer::start(server.client(), options, component.clone());
+    informer.on_change(|_| panic!("at a change"));
+    informer.synced().await;
+    assert!(!component.is_cancelled());
+    lines.send(event("ADDED", &map("a", "red", 11))).expect("a watch");
+    tokio::time::timeout(std::time::Duration::from_secs(10), component.cancelled()).await.expect("the component's end");
+}

@@ -1,6 +1,6 @@
 //! What every long-running component shares with its neighbours: flags in upstream's spelling, logging, metrics, health
-//! endpoints, an orderly end, work that blocks, waiting for files to change, opening
-//! paths that others may be changing, and connections that say nothing, the version. Nothing here knows Kubernetes objects or clients.
+//! endpoints, an orderly end, tasks that may not be lost, work that blocks, waiting for files to change, opening
+//! paths that others may be changing, connections that say nothing, and the version. Nothing here knows Kubernetes objects or clients.
 
 pub mod blocking;
 pub mod flags;
@@ -11,4 +11,5 @@ pub mod logging;
 pub mod metrics;
 pub mod shutdown;
 pub mod silence;
+pub mod task;
 pub mod version;

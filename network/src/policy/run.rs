@@ -96,12 +96,16 @@ struct Cluster {
 impl Cluster {
     fn watch(client: &kube::Client, node: &str, news: &Arc<Notify>, shutdown: &CancellationToken) -> Self {
         let end = shutdown.child_token();
-        let pods = Informer::start(client.clone(), Options { transform: strip_pod, ..Options::default() }, end.clone());
-        let namespaces =
-            Informer::start(client.clone(), Options { transform: strip_namespace, ..Options::default() }, end.clone());
-        let only = Options::fields(format!("metadata.name={node}"));
-        let this: Self =
-            Self { pods, namespaces, node: Informer::start(client.clone(), only, end.clone()), _end: end.drop_guard() };
+        let until = Some(end.clone());
+        let of_pods = Options { transform: strip_pod, until: until.clone(), ..Options::default() };
+        let of_namespaces = Options { transform: strip_namespace, until: until.clone(), ..Options::default() };
+        let only = Options { until, ..Options::fields(format!("metadata.name={node}")) };
+        let this = Self {
+            pods: Informer::start(client.clone(), of_pods, shutdown.clone()),
+            namespaces: Informer::start(client.clone(), of_namespaces, shutdown.clone()),
+            node: Informer::start(client.clone(), only, shutdown.clone()),
+            _end: end.drop_guard(),
+        };
         let (tell, name) = (news.clone(), node.to_owned());
         this.pods.on_change(move |change| {
             let now = match &change {

@@ -1,6 +1,13 @@
 //! A scheduler against an API server in the same process, and what tests do to both.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use apiserver::testing::{self, TestServer};
 use client::{Informer, Options};
@@ -73,6 +80,25 @@ impl Cluster {
         change(&mut config);
         let stop = self.stop.child_token();
         let running = tokio::spawn(knarr_scheduler::run(config, self.client.clone(), stop.clone()));
+        Scheduler { stop, running }
+    }
+
+    /// Starts a scheduler whose first request for which `meant` holds of method and path comes to what `fails` makes of it.
+    pub fn scheduler_failing_once(&self, meant: fn(&http::Method, &str) -> bool, fails: fn()) -> Scheduler {
+        let (client, failed) = (self.client.clone(), Arc::new(AtomicBool::new(false)));
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (client, failed) = (client.clone(), failed.clone());
+            async move {
+                if meant(request.method(), request.uri().path()) && !failed.swap(true, Ordering::SeqCst) {
+                    fails();
+                    return Err(std::io::Error::other("the API server is away"));
+                }
+                client.send(request).await.map_err(std::io::Error::other)
+            }
+        });
+        let config = Config { leader_elect: false, ..Config::default() };
+        let stop = self.stop.child_token();
+        let running = tokio::spawn(knarr_scheduler::run(config, kube::Client::new(service, "default"), stop.clone()));
         Scheduler { stop, running }
     }
 

@@ -278,3 +278,28 @@ async fn a_crowd_is_spread_and_never_too_much_for_a_node() {
     wanted.insert(String::new(), 5);
     cluster.until::<Pod, _>(crowd, wanted).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_that_panics_is_made_again() {
+    let cluster = Cluster::start().await;
+    cluster.node("n", "4").await;
+    let _scheduler = cluster.scheduler_failing_once(|_, path| path.ends_with("/binding"), || panic!("while binding"));
+    cluster.pod("p", "1", json!({})).await;
+    cluster.placed(&["p@n"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_that_could_not_be_made_is_made_later() {
+    let cluster = Cluster::start().await;
+    let deletion = |method: &http::Method, path: &str| *method == http::Method::DELETE && path.ends_with("/pods/low");
+    let _scheduler = cluster.scheduler_failing_once(deletion, || ());
+    cluster.priority("high", 1000).await;
+    cluster.node("n", "4").await;
+    cluster.pod("low", "3", json!({})).await;
+    cluster.placed(&["low@n"]).await;
+    cluster.pod("vip", "3", json!({"priorityClassName": "high"})).await;
+    let going = |pods: &[Arc<Pod>]| pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
+    cluster.until::<Pod, _>(going, true).await;
+    cluster.end("low").await;
+    cluster.placed(&["vip@n"]).await;
+}

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Shared,
     apply::Tables,
-    backend,
+    away, backend,
     journal::Journal,
     open_file,
     pending::{Applied, Pending, Stored},
@@ -323,7 +323,7 @@ impl Committer {
         let step = "open the versions";
         self.ensure_open()?;
         let guard = self.shared.database.read();
-        let txn = guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend(step, e))?;
+        let txn = guard.as_ref().ok_or_else(away)?.begin_read().map_err(|e| backend(step, e))?;
         txn.open_table(VERSIONS).map_err(|e| backend(step, e))
     }
 
@@ -372,7 +372,7 @@ impl Committer {
 
     fn settle_once(&self) -> Result<(), Error> {
         let guard = self.shared.database.read();
-        let mut redb = guard.as_ref().ok_or(Error::Closed)?.begin_write().map_err(|e| backend("begin a write", e))?;
+        let mut redb = guard.as_ref().ok_or_else(away)?.begin_write().map_err(|e| backend("begin a write", e))?;
         let sync = if self.shared.options.sync { Sync::Immediate } else { Sync::None };
         redb.set_durability(sync).map_err(|e| backend("begin a write", e))?;
         {
@@ -423,7 +423,7 @@ impl Committer {
     fn due(&self) -> Result<Due, Error> {
         let step = "read what expires";
         let guard = self.shared.database.read();
-        let txn = guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend(step, e))?;
+        let txn = guard.as_ref().ok_or_else(away)?.begin_read().map_err(|e| backend(step, e))?;
         let expiry = txn.open_table(EXPIRY).map_err(|e| backend(step, e))?;
         let now = unix_ms(SystemTime::now());
         let mut due = Due::default();
@@ -619,7 +619,7 @@ impl Committer {
         self.ensure_open()?;
         self.stored = None;
         let guard = self.shared.database.read();
-        let database = guard.as_ref().ok_or(Error::Closed)?;
+        let database = guard.as_ref().ok_or_else(away)?;
         let mut redb = database.begin_write().map_err(|e| backend(step, e))?;
         redb.set_durability(Sync::None).map_err(|e| backend(step, e))?;
         let done;
@@ -659,7 +659,7 @@ fn replay(
     loop {
         let piece = (|| {
             let guard = shared.database.read();
-            let txn = guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend("begin a read", e))?;
+            let txn = guard.as_ref().ok_or_else(away)?.begin_read().map_err(|e| backend("begin a read", e))?;
             let piece = tables::replay(&txn, prefix, from..=upto, STEP)?;
             let oldest = shared.compacted.load(Ordering::Acquire);
             if from < oldest {

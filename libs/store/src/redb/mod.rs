@@ -108,7 +108,9 @@ impl RedbStore {
 
     fn read<T>(&self, read: impl FnOnce(&redb::ReadTransaction) -> Result<T, Error>) -> Result<T, Error> {
         let guard = self.shared.database.read();
-        let database = guard.as_ref().ok_or(Error::Closed)?;
+        let Some(database) = guard.as_ref() else {
+            return Err(if self.thread.lock().is_none() { Error::Closed } else { away() });
+        };
         let txn = database.begin_read().map_err(|e| backend("begin a read", e))?;
         read(&txn)
     }
@@ -181,6 +183,12 @@ impl Drop for RedbStore {
             let _ = thread.join();
         }
     }
+}
+
+/// For as long as the file cannot be opened again after an error: unlike [`Error::Closed`] no state for ever.
+fn away() -> Error {
+    let source = "it could not be opened again after an error; the next write tries it".into();
+    Error::Backend { step: "open the store's file", source }
 }
 
 /// How long a file may stay in somebody's hands: a process that was killed holds its files until its last thread has left

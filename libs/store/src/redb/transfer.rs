@@ -11,7 +11,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use tokio::sync::mpsc;
 
 use super::{
-    Options, Shared, backend, open_file,
+    Options, Shared, away, backend, open_file,
     tables::{self, EXPIRY, LOG, META, META_COMPACTED, META_OPEN, META_REVISION, VERSIONS, Version, unix_ms},
 };
 use crate::{Error, Export, Record, Revision};
@@ -23,7 +23,7 @@ const PIECE: usize = 256;
 pub(super) fn export(shared: &Arc<Shared>) -> Result<Export, Error> {
     let txn = {
         let guard = shared.database.read();
-        guard.as_ref().ok_or(Error::Closed)?.begin_read().map_err(|e| backend("begin a read", e))?
+        guard.as_ref().ok_or_else(away)?.begin_read().map_err(|e| backend("begin a read", e))?
     };
     let revision = tables::newest_revision(&txn)?;
     let (sender, records) = mpsc::channel(8);
