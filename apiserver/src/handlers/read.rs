@@ -47,6 +47,9 @@ async fn freshen(registry: &Registry, revision: Option<u64>) -> Result<()> {
 pub async fn get(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::Object)?;
     check_include(ask, form)?;
+    if ask.query.flag("export") == Some(true) {
+        return Err(Status::bad_request("the export parameter, deprecated since v1.14, is no longer supported"));
+    }
     let revision = read_revision(ask.query.get("resourceVersion").unwrap_or(""));
     let revision = revision.map_err(|errors| Status::unexpected(errors.to_string()))?;
     let namespace = if entry.info().namespaced { ask.info.namespace.as_str() } else { "" };

@@ -5,7 +5,7 @@ use api::{
     patch::{Patch, PatchType},
     schema::{
         DecodeError, FieldValidation, MediaType, TypeId,
-        body::{conform, in_order, parse},
+        body::{conform, first_mismatch, in_order, parse},
         table,
     },
     status::Status,
@@ -64,6 +64,7 @@ pub fn decode(
             let decoded = conform(raw, duplicates, ty, options.field_validation).map_err(|error| {
                 refuse(match error {
                     DecodeError::Strict(problems) => DecodeError::Strict(ordered(problems)),
+                    DecodeError::Type(why) if json => DecodeError::Type(first_mismatch(bytes, ty).unwrap_or(why)),
                     other => other,
                 })
             })?;

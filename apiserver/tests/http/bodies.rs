@@ -332,3 +332,27 @@ async fn bodies_are_in_chunks_or_plain() {
         door.ask("POST", MAPS, &[("content-type", JSON), ("transfer-encoding", "Chunked")], map("a", "1").to_string()).await;
     assert_eq!(chunked.status, 201);
 }
+
+#[tokio::test]
+async fn of_several_fields_of_the_wrong_type_the_first_one_is_told() {
+    let door = door().await;
+    let told = |body: &'static str| {
+        let door = &door;
+        async move { door.ask("POST", MAPS, &[("content-type", "application/json")], body).await.told().2 }
+    };
+    let cannot = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal";
+    for (body, want) in [
+        (r#"{"immutable":"x","data":5}"#, "string into Go struct field ConfigMap.immutable of type bool"),
+        (r#"{"data":5,"immutable":"x"}"#, "number into Go struct field ConfigMap.data of type map[string]string"),
+        (
+            r#"{"metadata":{"labels":{"a":1},"annotations":5}}"#,
+            "number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            r#"{"metadata":{"finalizers":["a",1],"annotations":5}}"#,
+            "number into Go struct field ObjectMeta.metadata.finalizers of type string",
+        ),
+    ] {
+        assert_eq!(told(body).await, format!("{cannot} {want}"), "{body}");
+    }
+}

@@ -136,6 +136,9 @@ async fn paths_are_read_as_they_are_meant() {
         let told = door.get(&format!("{MAPS}?{query}")).await.told();
         assert_eq!(told, (400, "BadRequest".into(), why.into()));
     }
+    let told = door.get(&format!("{MAPS}/a?export=1")).await.told();
+    assert_eq!((told.0, told.2.as_str()), (400, "the export parameter, deprecated since v1.14, is no longer supported"));
+    assert_eq!(door.get(&format!("{MAPS}/a?export=0")).await.status, 404);
     // An object in a namespace is nowhere else, and an empty namespace is none.
     for (path, found, missing) in [
         ("/api/v1/pods/x", 404, ""),

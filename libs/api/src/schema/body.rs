@@ -208,6 +208,24 @@ pub fn in_order(problems: &mut Vec<String>, body: &[u8]) {
     });
 }
 
+/// What upstream's decoder says of the first field of the wrong type that it meets in a JSON body.
+pub fn first_mismatch(body: &[u8], ty: TypeId) -> Option<String> {
+    let mut value = json::parse_to_check(body).ok()?.value;
+    let places = json::places(body);
+    // Items of a list are where its key is, one after the other.
+    let place = |path: &str| {
+        let mut at = path;
+        loop {
+            match (places.get(at), at.rfind('[')) {
+                (Some((first, again)), _) => return again.unwrap_or(*first),
+                (None, Some(end)) if at.ends_with(']') => at = &at[..end],
+                (None, _) => return usize::MAX,
+            }
+        }
+    };
+    super::check::mismatches(&mut value, ty).into_iter().min_by_key(|(path, _)| place(path)).map(|(_, why)| why)
+}
+
 /// The second half of [`decode`], of what [`parse`] returned.
 pub fn conform(
     mut object: Value,

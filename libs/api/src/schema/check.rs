@@ -21,9 +21,18 @@ pub fn convert(value: &mut Value, ty: TypeId) -> Result<Vec<String>, String> {
     walk(value, ty, true)
 }
 
+/// All that [`check`] refuses, where it ends at the first: the path of each and what is said of it.
+pub fn mismatches(value: &mut Value, ty: TypeId) -> Vec<(String, String)> {
+    let mut walk = Walk { mismatches: Some(Vec::new()), ..Walk::new(false) };
+    // Values in lists and maps are noted there; the whole has no path.
+    match walk.value(value, &Type::Ref(ty)) {
+        Ok(()) => walk.mismatches.unwrap_or_default(),
+        Err(why) => vec![(String::new(), why)],
+    }
+}
+
 fn walk(value: &mut Value, ty: TypeId, converts: bool) -> Result<Vec<String>, String> {
-    let place = Place { converts, ..Place::default() };
-    let mut walk = Walk { table: table(), unknown: Vec::new(), path: String::new(), place };
+    let mut walk = Walk::new(converts);
     walk.value(value, &Type::Ref(ty))?;
     Ok(walk.unknown)
 }
@@ -34,9 +43,27 @@ struct Walk {
     /// `spec.containers[0]`.
     path: String,
     place: Place,
+    /// Where all is looked at whatever is wrong with some of it.
+    mismatches: Option<Vec<(String, String)>>,
 }
 
 impl Walk {
+    fn new(converts: bool) -> Self {
+        let place = Place { converts, ..Place::default() };
+        Self { table: table(), unknown: Vec::new(), path: String::new(), place, mismatches: None }
+    }
+
+    /// Goes on after what is wrong here, if all is looked at.
+    fn noted(&mut self, result: Result<(), String>) -> Result<(), String> {
+        match (result, &mut self.mismatches) {
+            (Err(why), Some(noted)) => {
+                noted.push((self.path.clone(), why));
+                Ok(())
+            }
+            (result, _) => result,
+        }
+    }
+
     fn value(&mut self, value: &mut Value, ty: &Type) -> Result<(), String> {
         if value.is_null() {
             return Ok(());
@@ -94,9 +121,10 @@ impl Walk {
                 Some(field) => {
                     let outer = std::mem::replace(&mut self.place.named, field.go);
                     self.place.fields.push(field.name);
-                    self.value(value, &field.ty)?;
+                    let result = self.value(value, &field.ty);
                     self.place.fields.pop();
                     self.place.named = outer;
+                    self.noted(result)?;
                 }
                 None => {
                     self.unknown.push(self.path.clone());
@@ -116,7 +144,8 @@ impl Walk {
         let length = self.path.len();
         for (i, value) in values.iter_mut().enumerate() {
             self.path.push_str(&format!("[{i}]"));
-            self.element(value, items)?;
+            let result = self.element(value, items);
+            self.noted(result)?;
             self.path.truncate(length);
         }
         Ok(())
@@ -127,7 +156,8 @@ impl Walk {
         for (key, value) in map.iter_mut() {
             self.path.push('.');
             self.path.push_str(key);
-            self.element(value, values)?;
+            let result = self.element(value, values);
+            self.noted(result)?;
             self.path.truncate(length);
         }
         Ok(())
@@ -147,9 +177,9 @@ impl Walk {
         }
         let outer = self.place.named;
         self.place.named = go::element(outer);
-        self.value(value, ty)?;
+        let result = self.value(value, ty);
         self.place.named = outer;
-        Ok(())
+        result
     }
 
     fn expect(&self, fits: bool, value: &Value, ty: &Type) -> Result<(), String> {

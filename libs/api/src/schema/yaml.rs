@@ -215,6 +215,7 @@ fn parse_here(bytes: &[u8]) -> Result<Parsed, String> {
 fn parse_exactly(bytes: &[u8]) -> Result<Parsed, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
     unknown_directive(text)?;
+    begins(text)?;
     let text = first_document(text);
     match serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error)) {
         Ok(Node(value)) => Ok(Parsed { value, duplicates: Vec::new() }),
@@ -222,14 +223,62 @@ fn parse_exactly(bytes: &[u8]) -> Result<Parsed, String> {
             let Error::DuplicateMappingKey { key, location } = error.without_snippet() else {
                 return Err(message(text, &error));
             };
-            let key = crate::field::go_quote(key.as_deref().unwrap_or_default());
-            let duplicates =
-                vec![format!("yaml: unmarshal errors:\n  line {}: key {key} already set in map", location.line())];
             let value = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::LastWins));
             let Node(value) = value.map_err(|e| message(text, &e))?;
-            Ok(Parsed { value, duplicates })
+            let told: String = duplicates(text, key.as_deref().unwrap_or_default(), location).concat();
+            Ok(Parsed { value, duplicates: vec![format!("yaml: unmarshal errors:{told}")] })
         }
     }
+}
+
+/// How much is read, all times together, to find every key that is there twice: the parser ends at the first one.
+const READ_AGAIN: usize = 1 << 20;
+
+/// A name that no other key has, as no text has this character.
+const UNIQUE: char = '\u{e000}';
+
+/// What is said of each key that is set already, the first one being known: its second place is taken for another key's.
+fn duplicates(text: &str, key: &str, location: &serde_saphyr::Location) -> Vec<String> {
+    let (mut text, mut key, mut location) = (text.to_owned(), key.to_owned(), *location);
+    let mut told = Vec::new();
+    loop {
+        let line = location.line();
+        told.push(format!("\n  line {line}: key {} already set in map", crate::field::go_quote(&key)));
+        if told.len() * text.len() > READ_AGAIN || text.matches(UNIQUE).count() + 1 != told.len() {
+            return told;
+        }
+        let lines: usize = text.split_inclusive('\n').take(line.saturating_sub(1) as usize).map(str::len).sum();
+        let columns: usize =
+            text[lines..].chars().take(location.column().saturating_sub(1) as usize).map(char::len_utf8).sum();
+        let start = lines + columns;
+        let start = start + usize::from(text[start..].starts_with(['"', '\'']));
+        if !text[start..].starts_with(&key) {
+            return told;
+        }
+        text.replace_range(start..start + key.len(), &format!("{UNIQUE}{}", told.len()));
+        let again = serde_saphyr::from_str_with_options::<Node>(&text, options(DuplicateKeyPolicy::Error));
+        match again.as_ref().map_err(Error::without_snippet) {
+            Err(Error::DuplicateMappingKey { key: next, location: there }) => {
+                (key, location) = (next.clone().unwrap_or_default(), *there);
+            }
+            _ => return told,
+        }
+    }
+}
+
+/// What stands before a document: no tab, and no end of one.
+fn begins(text: &str) -> Result<(), String> {
+    for (line, at) in text.lines().zip(1..) {
+        let said = match line.trim_start_matches(' ') {
+            "" => continue,
+            rest if rest.starts_with('#') => continue,
+            rest if rest.starts_with('\t') => "found character that cannot start any token",
+            _ if line.trim_end() == "..." => "did not find expected node content",
+            _ => return Ok(()),
+        };
+        return Err(if at == 1 { format!("yaml: {said}") } else { format!("yaml: line {at}: {said}") });
+    }
+    Ok(())
 }
 
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
@@ -287,6 +336,11 @@ mod tests {
         let parsed = parse(b"a: 1\nb: 2\na: 3\n").unwrap();
         assert_eq!(parsed.value, json!({"a": 3, "b": 2}));
         assert_eq!(parsed.duplicates, ["yaml: unmarshal errors:\n  line 3: key \"a\" already set in map"]);
+        let parsed = parse("é: {b: 1, \"b\": 2}\nc: 1\n'c': 2\nc: {d: 1, d: 2}\n".as_bytes()).unwrap();
+        assert_eq!(parsed.value, json!({"é": {"b": 2}, "c": {"d": 2}}));
+        let lines = [(1, "b"), (3, "c"), (4, "c"), (4, "d")];
+        let told: String = lines.map(|(line, key)| format!("\n  line {line}: key \"{key}\" already set in map")).concat();
+        assert_eq!(parsed.duplicates, [format!("yaml: unmarshal errors:{told}")]);
     }
 
     #[test]

@@ -69,6 +69,10 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
         scanner(line, "mapping values are not allowed in this context")
     } else if has("multiline quoted scalar") || has("unclosed quote") || has("unexpected end of stream") {
         scanner(end, "found unexpected end of stream")
+    } else if has("block scalar content cannot start with a tab") {
+        scanner(line + 1, "found a tab character where an indentation space is expected")
+    } else if has("wrongly indented line in block scalar") {
+        grammar(line, "did not find expected key")
     } else if has("found a tab") {
         scanner(line + 1, "found a tab character that violates indentation")
     } else if has("tabs disallowed") || has("unexpected character") {
@@ -83,6 +87,14 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
         grammar(line, "did not find expected key")
     } else if has("did not find expected '-' indicator") {
         grammar(line, "did not find expected '-' indicator")
+    } else if has("flow mapping, did not find expected ',' or '}'") {
+        grammar(line, "did not find expected ',' or '}'")
+    } else if has("surrogate") {
+        scanner(line, "found invalid Unicode character escape code")
+    } else if has("invalid !!binary base64") {
+        (Stands::Nowhere, "!!binary value contains invalid base64 data".to_owned())
+    } else if has("YAML merge value") {
+        (Stands::Nowhere, "map merge requires map or sequence of maps as the value".to_owned())
     } else if has("illegal placement of ':' indicator") || has("mismatched bracket '['") {
         grammar(line, "did not find expected ',' or ']'")
     } else if has("mismatched bracket '{'") {
@@ -103,7 +115,10 @@ fn words(text: &str, said: &str, line: u64, column: u64) -> (Stands, String) {
         (Stands::Nowhere, format!("unknown anchor '{name}' referenced"))
     } else {
         let problem = said.rsplit_once(" at line ").map_or(said, |(problem, _)| problem);
-        (Stands::Scanner(line), problem.to_owned())
+        // What is done meanwhile is told in Go's errors only where they are not shown.
+        let problem =
+            problem.split_once(", ").filter(|(while_, _)| while_.starts_with("while ")).map_or(problem, |(_, why)| why);
+        (Stands::Scanner(line), problem.replace("hexadecimal", "hexdecimal"))
     }
 }
 
@@ -131,6 +146,18 @@ mod tests {
             ("a:\n  b: {c\n", "yaml: line 2: did not find expected ',' or '}'"),
             ("c: [\n", "yaml: line 1: did not find expected node content"),
             ("a: 1\nb: \"c\" d\n", "yaml: line 1: did not find expected key"),
+            ("\ta: 1\n", "yaml: found character that cannot start any token"),
+            ("# c\n \t\na: 1\n", "yaml: line 2: found character that cannot start any token"),
+            ("...\n", "yaml: did not find expected node content"),
+            ("a: >-\n\tx\n", "yaml: line 2: found a tab character where an indentation space is expected"),
+            ("a: |2\n x\n", "yaml: line 1: did not find expected key"),
+            ("a: {b: c\nd: e}\n", "yaml: line 1: did not find expected ',' or '}'"),
+            ("a: \"\\x4\"\n", "yaml: did not find expected hexdecimal number"),
+            ("a: \"\\ud800\"\n", "yaml: found invalid Unicode character escape code"),
+            ("a: !<x\n", "yaml: did not find the expected '>'"),
+            ("a: *\n", "yaml: did not find expected alphabetic or numeric character"),
+            ("<<: a\n", "yaml: map merge requires map or sequence of maps as the value"),
+            ("b:\n  a: !!binary \"*\"\n", "yaml: !!binary value contains invalid base64 data"),
             ("~: x", "unsupported map key of type: %!s(<nil>), key: <nil>, value: \"x\""),
             ("? [a, 1]\n: c", "yaml: invalid map key: []interface {}{\"a\", 1}"),
             ("? {a: b}\n: c", "yaml: invalid map key: map[interface {}]interface {}{\"a\":\"b\"}"),
