@@ -248,6 +248,18 @@ impl Catalog {
         }
     }
 
+    /// The kind of lists: `List` in every version, `PodList` where there are pods. Upstream guesses what their resource would be
+    /// called, and so finds none behind it.
+    fn list(&self, group: &str, version: &str, kind: &str) -> Option<Mapping> {
+        let of = kind.strip_suffix("List").filter(|_| !version.is_empty())?;
+        let namespaced = match of {
+            "" => self.mappings.iter().any(|m| m.group == group && m.version == version).then_some(false)?,
+            of => self.kind(group, version, of)?.namespaced,
+        };
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        Some(Mapping { namespaced, ..Mapping::guessed(&api_version, kind) })
+    }
+
     /// What an argument names: `po`, `pods`, `Pod`, `deployments.apps`, `deployments.v1.apps`.
     pub fn argument(&self, argument: &str) -> Option<&Arc<Mapping>> {
         let parts: Vec<&str> = argument.splitn(3, '.').collect();
@@ -488,7 +500,10 @@ impl Discovery {
     /// `no matches for kind`.
     pub async fn kind(&self, api_version: &str, kind: &str) -> Result<Arc<Mapping>, Failure> {
         let (group, version) = split_api_version(api_version);
-        let found = self.look(1, |catalog| catalog.kind(group, version, kind).cloned()).await?;
+        let look = |catalog: &Catalog| {
+            catalog.kind(group, version, kind).cloned().or_else(|| catalog.list(group, version, kind).map(Arc::new))
+        };
+        let found = self.look(1, look).await?;
         found.ok_or_else(|| Failure::NoKind(group.to_owned(), kind.to_owned(), version.to_owned()))
     }
 }

@@ -74,9 +74,18 @@ impl Failure {
         }
     }
 
-    /// Failures that upstream gathers by themselves, and tells with others: several are one then, unless they are alone.
+    /// Failures that upstream gathers by themselves, and tells with others: they are one message then, unless they are alone.
     pub fn grouped(failures: Vec<Self>, alone: bool) -> Vec<Self> {
-        if alone || failures.len() < 2 { failures } else { vec![Self::Plain(Self::Many(failures).message())] }
+        let one = |failure: Self| match failure {
+            Self::Many(_) => Self::Plain(failure.message()),
+            other => other,
+        };
+        match failures.len() {
+            0 => failures,
+            1 if alone => failures,
+            _ if alone => failures.into_iter().map(one).collect(),
+            _ => vec![Self::Plain(Self::Many(failures).message())],
+        }
     }
 
     /// As told where upstream does not read the Status in an answer.
@@ -150,11 +159,29 @@ impl Failure {
             Self::NoKind(group, kind, version) => no_kind(group, kind, version),
             Self::Many(failures) => match failures.as_slice() {
                 [one] => one.message(),
-                several => format!("[{}]", several.iter().map(Self::message).collect::<Vec<_>>().join(", ")),
+                _ => match self.messages().as_slice() {
+                    [one] => one.clone(),
+                    several => format!("[{}]", several.join(", ")),
+                },
             },
             Self::Verbatim(text, _) => text.clone(),
             Self::Silent(_) => "exit".to_owned(),
         }
+    }
+
+    /// Every message once, of what is gathered here and in what it holds.
+    fn messages(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let found = match self {
+            Self::Many(failures) => failures.iter().flat_map(Self::messages).collect(),
+            other => vec![other.message()],
+        };
+        for message in found {
+            if !out.contains(&message) {
+                out.push(message);
+            }
+        }
+        out
     }
 
     /// One line among several errors: as alone, but plain messages without `error: ` (upstream's `messageForError`).

@@ -378,7 +378,8 @@ fn shorts<'a>(
             }
             return Err(format!("unknown shorthand flag: '{name}' in -{rest}"));
         };
-        if let Some(value) = after.strip_prefix('=').filter(|_| !after.is_empty()) {
+        // `-o=` alone gives `=` for a value.
+        if let Some(value) = after.strip_prefix('=').filter(|value| !value.is_empty()) {
             options.extend(written(arg, value)?);
             return Ok(());
         }
@@ -443,6 +444,7 @@ mod tests {
             ("get pods -ojson", "get --output=json -- pods"),
             ("get -o=json pods", "get --output=json -- pods"),
             ("get -o json pods", "get --output=json -- pods"),
+            ("get -o= pods", "get --output== -- pods"),
             ("-n x get pods -wA", "get --namespace=x --watch=true --all-namespaces=true -- pods"),
             ("get pods --watch=false --all_namespaces", "get --watch=false --all-namespaces=true -- pods"),
             ("get --dry-run pods", "get --dry-run -- pods"),
@@ -461,6 +463,7 @@ mod tests {
             ("get -zx", "unknown shorthand flag: 'z' in -zx"),
             ("get -o", "flag needs an argument: 'o' in -o"),
             ("get --output", "flag needs an argument: --output"),
+            ("get -w=", "unknown shorthand flag: '=' in -="),
             (
                 "get --watch=x",
                 "invalid argument \"x\" for \"-w, --watch\" flag: strconv.ParseBool: parsing \"x\": invalid syntax",

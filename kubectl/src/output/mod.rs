@@ -66,10 +66,10 @@ fn file(path: &str) -> Result<String, Failure> {
 }
 
 impl OutputArgs {
-    /// The format's name and what follows its `=`.
+    /// The format's name and what follows its `=`; one that begins with `=` has no name of its own.
     pub fn split(&self) -> (&str, &str) {
         let output = self.output.as_deref().unwrap_or_default();
-        output.split_once('=').unwrap_or((output, ""))
+        output.split_once('=').filter(|(format, _)| !format.is_empty()).unwrap_or((output, ""))
     }
 
     /// The printer of `-o`; `None` if there is no `-o`.
@@ -95,8 +95,10 @@ impl OutputArgs {
     pub fn printer_among(&self, formats: &str) -> Result<Option<Printer>, Failure> {
         let (format, rest) = self.split();
         let given = self.template.as_deref().filter(|t| !t.is_empty());
-        let format = if format.is_empty() && given.is_some() { "go-template" } else { format };
-        let lower = format.to_lowercase();
+        // A template is a format of its own where no other is named, be it the empty one; `get` takes that for none.
+        let unnamed = self.output.is_none() || (format.is_empty() && formats.contains("custom-columns"));
+        let format = if unnamed && given.is_some() { "go-template" } else { format };
+        let lower = self.output.as_deref().unwrap_or_default().to_lowercase();
         let format = if matches!(lower.as_str(), "json" | "yaml" | "name") { lower.as_str() } else { format };
         // With a template of its own the format's name is all of it.
         let templated =
@@ -118,9 +120,9 @@ impl OutputArgs {
         };
         Ok(Some(match format {
             "" => return Ok(None),
-            "json" if rest.is_empty() => Printer::Json,
-            "yaml" if rest.is_empty() => Printer::Yaml,
-            "name" if rest.is_empty() => Printer::Name,
+            "json" if lower == "json" => Printer::Json,
+            "yaml" if lower == "yaml" => Printer::Yaml,
+            "name" if lower == "name" => Printer::Name,
             "jsonpath" => {
                 let text = argument("")?;
                 Printer::JsonPath(jsonpath(&text)?, text)

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use api::{field::go_quote, schema::go};
 use serde_json::Value;
 
-use super::{Document, Object, Query, Target, Targets, arguments, missing};
+use super::{Document, Object, Query, Target, Targets, arguments, missing, schema::Definitions};
 use crate::{
-    client::Call,
+    client::{Call, log},
     context::Context,
     discovery::{Mapping, split_api_version},
     failure::{Failure, plain},
@@ -51,13 +51,24 @@ impl Query<'_> {
                 out.failed(failure);
                 continue;
             }
-            match self.object(cx, document).await {
-                Ok(objects) => {
-                    let chosen =
-                        |object: &Object| selector.as_ref().is_none_or(|selector| selector.matches_object(&object.value));
-                    out.targets.extend(objects.into_iter().filter(chosen).map(Target::Local));
+            let read = match self.read(cx, document).await {
+                Ok(read) => read,
+                Err(failure) => {
+                    out.failed(failure);
+                    continue;
                 }
-                Err(failure) => out.failed(failure),
+            };
+            for object in read.objects {
+                match object {
+                    Ok(object) if selector.as_ref().is_none_or(|wanted| wanted.matches_object(&object.value)) => {
+                        out.targets.push(Target::Local(object));
+                    }
+                    Ok(_) => {}
+                    Err(failure) => out.failed(failure),
+                }
+            }
+            if !read.unknown.is_empty() {
+                out.failed(Failure::Many(read.unknown));
             }
         }
         reading.for_each(|(failure, _)| out.failed(failure));
@@ -66,7 +77,7 @@ impl Query<'_> {
 
     /// Upstream's check of a document against what the server serves (`--validate`).
     async fn check(&self, cx: &Context, document: &Document) -> Result<(), Failure> {
-        if !self.validate {
+        if matches!(self.validate, "" | "Ignore") {
             return Ok(());
         }
         self.valid(cx, &document.value).await.map_err(|why| {
@@ -78,24 +89,18 @@ impl Query<'_> {
     }
 
     async fn valid(&self, cx: &Context, value: &Value) -> Result<(), String> {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (api_version, kind) = (text("apiVersion"), text("kind"));
-        match (api_version, kind) {
-            _ if !value.is_object() => return Err("invalid object to validate".to_owned()),
-            ("", "") => return Err("[apiVersion not set, kind not set]".to_owned()),
-            ("", _) => return Err("apiVersion not set".to_owned()),
-            (_, "") => return Err("kind not set".to_owned()),
-            _ if api_version.matches('/').count() > 1 => {
-                return Err(format!("unexpected GroupVersion string: {api_version}"));
-            }
-            _ => {}
+        let (api_version, kind) = kind_of(value).map_err(|wrong| together(&wrong))?;
+        if (api_version, kind) == ("v1", "List") {
+            return match self.validate {
+                "Strict" => valid_items(cx, value).await,
+                _ => {
+                    unchecked_by_server();
+                    Ok(())
+                }
+            };
         }
         reachable(cx).await.map_err(|why| format!("failed to download openapi: {why}"))?;
-        if kind == "List" {
-            for item in value.get("items").and_then(Value::as_array).into_iter().flatten() {
-                Box::pin(self.valid(cx, item)).await?;
-            }
-        } else if self.unchecked(cx, api_version, kind).await.map_err(|failure| failure.message())? {
+        if self.unchecked(cx, api_version, kind).await.map_err(|failure| failure.message())? {
             return Err(
                 "failed to check CRD: failed to list CRDs: the server could not find the requested resource".to_owned()
             );
@@ -104,85 +109,160 @@ impl Query<'_> {
     }
 
     /// The objects of one document: one, or a list's items.
-    async fn object(&self, cx: &Context, document: Document) -> Result<Vec<Object>, Failure> {
-        let Document { value, source, stream } = document;
-        let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (api_version, kind) = (text("apiVersion"), text("kind"));
+    async fn read(&self, cx: &Context, document: Document) -> Result<Contents, Failure> {
+        let Document { value, source, .. } = document;
+        let undecoded = |why: String| plain(format!("unable to decode {}: {why}", go_quote(&source)));
         if !value.is_object() {
-            return Err(plain(format!(
-                "unable to decode {}: json: cannot unmarshal {} into Go value of type unstructured.detector",
-                go_quote(&source),
-                go::kind(&value)
+            let found = go::kind(&value);
+            return Err(undecoded(format!("json: cannot unmarshal {found} into Go value of type unstructured.detector")));
+        }
+        let (api_version, kind) = (text(&value, "apiVersion"), text(&value, "kind"));
+        let field = match (self.typed, kind.as_str()) {
+            (true, "List") => "List.items of type []runtime.RawExtension",
+            _ => "decodeList.items of type []json.RawMessage",
+        };
+        let mut items = match value.get("items") {
+            None if self.typed && kind == "List" => Some(Vec::new()),
+            None => None,
+            Some(Value::Null) => Some(Vec::new()),
+            Some(Value::Array(items)) => Some(items.clone()),
+            // A type says by itself what it has.
+            Some(_) if self.typed && kind != "List" => None,
+            Some(other) => {
+                let found = go::kind(other);
+                return Err(undecoded(format!("json: cannot unmarshal {found} into Go struct field {field}")));
+            }
+        };
+        if let Some(other) = items.iter().flatten().find(|item| !item.is_object() && !item.is_null()) {
+            let found = go::kind(other);
+            return Err(undecoded(format!(
+                "json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
             )));
         }
         for (field, name) in [(&kind, "Kind"), (&api_version, "apiVersion")] {
             if field.is_empty() {
-                return Err(plain(format!(
-                    "unable to decode {}: Object '{name}' is missing in '{value}'",
-                    go_quote(&source)
-                )));
+                return Err(undecoded(format!("Object '{name}' is missing in '{value}'")));
             }
         }
-        if let (Some(items), true) = (value.get("items").and_then(Value::as_array), kind.ends_with("List")) {
-            let mut objects = Vec::new();
-            for item in items {
-                let mut item = item.clone();
-                if let Some(map) = item.as_object_mut().filter(|_| kind != "List") {
-                    map.entry("apiVersion").or_insert_with(|| api_version.clone().into());
-                    map.entry("kind").or_insert_with(|| kind.trim_end_matches("List").into());
-                }
-                objects.extend(Box::pin(self.object(cx, Document { value: item, source: source.clone(), stream })).await?);
+        self.decoded(&value).map_err(undecoded)?;
+        for item in items.iter_mut().flatten() {
+            if item.is_null() {
+                *item = Value::Object(serde_json::Map::new());
             }
-            return Ok(objects);
+            if text(item, "kind").is_empty() && text(item, "apiVersion").is_empty() {
+                item["kind"] = kind.trim_end_matches("List").into();
+                item["apiVersion"] = api_version.clone().into();
+            }
         }
-        if self.typed && !typed::is_registered(&api_version, &kind) {
-            return Err(plain(format!(
-                "unable to decode {}: no kind {} is registered for version {} in scheme \"pkg/scheme/scheme.go:28\"",
+        let (name, namespace) = (text(&value["metadata"], "name"), text(&value["metadata"], "namespace"));
+        let mapping = self.mapping(cx, &api_version, &kind).await.map_err(|failure| match failure {
+            Failure::NoKind(..) => plain(format!(
+                "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
+                go_quote(&name),
+                go_quote(&namespace),
                 go_quote(&source),
-                go_quote(&kind),
-                go_quote(&api_version)
-            )));
+                failure.message()
+            )),
+            other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
+        })?;
+        match items {
+            None => Ok(Contents { objects: vec![self.placed(cx, mapping, value, source)], unknown: Vec::new() }),
+            Some(items) => self.items(cx, items, &source).await,
         }
-        let wrong = match typed::type_of(&value).filter(|_| self.typed) {
-            Some(ty) => api::schema::check::check(&mut value.clone(), ty).err(),
-            None => mistyped(&value["metadata"]).map(|why| format!("json: cannot unmarshal {why}")),
-        };
-        if let Some(why) = wrong {
-            return Err(plain(format!("unable to decode {}: {why}", go_quote(&source))));
+    }
+
+    /// What upstream finds in a list. What is none of its kinds is told together, after the objects.
+    async fn items(&self, cx: &Context, items: Vec<Value>, source: &str) -> Result<Contents, Failure> {
+        let mut out = Contents::default();
+        let mut all = std::collections::VecDeque::from(items);
+        let mut flat = Vec::new();
+        while let Some(mut item) = all.pop_front() {
+            match item.get_mut("items") {
+                Some(Value::Array(inner)) if self.typed => all.extend(inner.drain(..)),
+                Some(Value::Array(_)) => {
+                    return Err(plain("*unstructured.Unstructured is not a list: no Items field in this object"));
+                }
+                _ => flat.push(item),
+            }
         }
-        let meta = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
-        let (name, namespace) = (meta("name"), meta("namespace"));
-        let mapping = if self.local {
-            Arc::new(Mapping::guessed(&api_version, &kind))
+        if self.typed {
+            let wrong: Vec<_> = flat.iter().filter_map(|item| self.decoded(item).err()).map(plain).collect();
+            if !wrong.is_empty() {
+                return Err(Failure::Many(wrong));
+            }
+        }
+        for item in flat {
+            let (api_version, kind) = (text(&item, "apiVersion"), text(&item, "kind"));
+            let missing = match (kind.as_str(), api_version.as_str()) {
+                ("", _) => Some("Object 'Kind' is missing in 'object has no kind field '"),
+                (_, "") => Some("Object 'apiVersion' is missing in 'object has no apiVersion field'"),
+                _ => None,
+            };
+            if let Some(what) = missing {
+                let why = format!("unable to get type info from the object \"*unstructured.Unstructured\": {what}");
+                out.unknown.push(plain(why));
+                continue;
+            }
+            match self.mapping(cx, &api_version, &kind).await {
+                Ok(mapping) => out.objects.push(self.placed(cx, mapping, item, source.to_owned())),
+                Err(failure) => out.unknown.push(plain(format!("unable to recognize {}", failure.message()))),
+            }
+        }
+        Ok(out)
+    }
+
+    /// What decoding an object fails on: into its type if the verb goes by types, else into its metadata.
+    fn decoded(&self, value: &Value) -> Result<(), String> {
+        if !self.typed {
+            return mistyped(&value["metadata"]).map_or(Ok(()), |why| Err(format!("json: cannot unmarshal {why}")));
+        }
+        let (api_version, kind) = (text(value, "apiVersion"), text(value, "kind"));
+        if (kind.as_str(), api_version.as_str()) == ("List", "v1") {
+            return Ok(());
+        }
+        if !typed::is_registered(&api_version, &kind) {
+            let (kind, api_version) = (go_quote(&kind), go_quote(&api_version));
+            return Err(format!(
+                "no kind {kind} is registered for version {api_version} in scheme \"pkg/scheme/scheme.go:28\""
+            ));
+        }
+        match typed::type_of(value) {
+            Some(ty) => api::schema::check::check(&mut value.clone(), ty).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn mapping(&self, cx: &Context, api_version: &str, kind: &str) -> Result<Arc<Mapping>, Failure> {
+        if self.local {
+            Ok(Arc::new(Mapping::guessed(api_version, kind)))
         } else {
-            cx.discovery()?.kind(&api_version, &kind).await.map_err(|failure| match failure {
-                Failure::NoKind(..) => plain(format!(
-                    "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
-                    go_quote(&name),
-                    go_quote(&namespace),
-                    go_quote(&source),
-                    failure.message()
-                )),
-                other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
-            })?
-        };
+            cx.discovery()?.kind(api_version, kind).await
+        }
+    }
+
+    fn placed(&self, cx: &Context, mapping: Arc<Mapping>, value: Value, source: String) -> Result<Object, Failure> {
+        let (name, namespace) = (text(&value["metadata"], "name"), text(&value["metadata"], "namespace"));
         let mut object = Object { mapping, namespace: None, name, value, source };
         self.place(cx, &mut object, &namespace)?;
-        Ok(vec![object])
+        Ok(object)
     }
 
     /// Whether the server has the API version but not the kind, and no custom kinds at all: upstream looks for a custom kind
     /// then, and stops when it cannot.
     async fn unchecked(&self, cx: &Context, api_version: &str, kind: &str) -> Result<bool, Failure> {
         let (group, version) = split_api_version(api_version);
-        if !matches!(cx.discovery()?.kind(api_version, kind).await, Err(Failure::NoKind(..))) {
+        if cx.discovery()?.find(|catalog| catalog.kind(group, version, kind).cloned()).await?.is_some() {
             return Ok(false);
         }
         let catalog = cx.discovery()?.catalog().await?;
         let served = |wanted: &str, version: Option<&str>| {
             catalog.mappings.iter().any(|m| m.group == wanted && version.is_none_or(|version| m.version == version))
         };
-        Ok(served(group, Some(version)) && !served("apiextensions.k8s.io", None))
+        let known = served(group, Some(version));
+        if !known && self.validate == "Warn" {
+            unchecked_by_server();
+        }
+        Ok(known && !served("apiextensions.k8s.io", None))
     }
 
     /// Gives an object from a file its namespace.
@@ -225,8 +305,88 @@ impl Query<'_> {
     }
 }
 
+/// What a document holds.
+#[derive(Default)]
+struct Contents {
+    /// Objects, or why they belong nowhere.
+    objects: Vec<Result<Object, Failure>>,
+    /// What of a list is of no known kind.
+    unknown: Vec<Failure>,
+}
+
+/// A field's text, or nothing.
+fn text(value: &Value, field: &str) -> String {
+    value[field].as_str().unwrap_or_default().to_owned()
+}
+
+/// Several things that are wrong, as one.
+fn together(wrong: &[String]) -> String {
+    Failure::Many(wrong.iter().map(plain).collect()).message()
+}
+
+/// An object's `apiVersion` and `kind`, and all that is wrong with them.
+fn kind_of(value: &Value) -> Result<(&str, &str), Vec<String>> {
+    if !value.is_object() {
+        return Err(vec!["invalid object to validate".to_owned()]);
+    }
+    let mut wrong = Vec::new();
+    let mut text = |field: &str| match value.get(field).filter(|value| !value.is_null()) {
+        Some(Value::String(text)) if field == "apiVersion" && text.matches('/').count() > 1 => {
+            wrong.push(format!("unexpected GroupVersion string: {text}"));
+            ""
+        }
+        Some(Value::String(text)) => text.as_str(),
+        Some(_) => {
+            wrong.push(format!("{field} isn't string type"));
+            ""
+        }
+        None => {
+            wrong.push(format!("{field} not set"));
+            ""
+        }
+    };
+    let found = (text("apiVersion"), text("kind"));
+    if wrong.is_empty() { Ok(found) } else { Err(wrong) }
+}
+
+/// Checks a `v1` List, whose items the server is not asked to check.
+async fn valid_items(cx: &Context, list: &Value) -> Result<(), String> {
+    let Some(items) = list.get("items").and_then(Value::as_array) else {
+        return Err("invalid object to validate".to_owned());
+    };
+    let (mut wrong, mut definitions) = (Vec::new(), None);
+    for item in items {
+        match kind_of(item) {
+            Err(why) => wrong.extend(why),
+            Ok((api_version, kind)) => {
+                if definitions.is_none() {
+                    let client = cx.client().map_err(|failure| failure.message())?;
+                    definitions = Some(Definitions::fetch(client).await);
+                }
+                match definitions.as_ref() {
+                    Some(Ok(definitions)) => wrong.extend(definitions.check(item, api_version, kind)),
+                    Some(Err(why)) => wrong.push(why.clone()),
+                    None => {}
+                }
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(together(&wrong)) }
+}
+
+/// What upstream says where it was asked for warnings of what only it could check.
+fn unchecked_by_server() {
+    const SKIPPED: &str =
+        "cannot perform warn validation if server-side field validation is unsupported, skipping validation";
+    log::warning("schema.go:148", SKIPPED);
+}
+
 /// What in an object's metadata is of a wrong type: clients read that much of every object.
 fn mistyped(metadata: &Value) -> Option<String> {
+    if !metadata.is_object() && !metadata.is_null() {
+        let found = go::kind(metadata);
+        return Some(format!("{found} into Go struct field metadataOnlyObject.metadata of type v1.ObjectMeta"));
+    }
     let wrong = |value: &Value, field: &str, wanted: &str| {
         Some(format!("{} into Go struct field ObjectMeta.metadata.{field} of type {wanted}", go::kind(value)))
     };

@@ -7,6 +7,7 @@ mod arguments;
 mod files;
 mod follow;
 mod local;
+mod schema;
 mod visit;
 
 use std::sync::Arc;
@@ -130,8 +131,8 @@ pub struct Query<'a> {
     pub latest: bool,
     /// No server is asked at all; only files count.
     pub local: bool,
-    /// Objects from files must say what they are (`--validate`).
-    pub validate: bool,
+    /// How objects from files are checked before anything is sent: `Strict`, `Warn`, or not at all.
+    pub validate: &'static str,
     /// Objects from files are decoded into types that the client has compiled in.
     pub typed: bool,
     /// That something is not there is no failure.

@@ -65,7 +65,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     }
     let query = Query {
         files: Some(&args.files),
-        validate: validation == "Strict" && !args.how.force,
+        validate: if args.how.force { "" } else { validation },
         subresource: &args.subresource,
         ..Query::default()
     };

@@ -139,7 +139,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     cx.client()?;
     let show = Show::new(&args.output, "created", dry_run)?;
     let policy = args.how.propagation()?;
-    let timeout = check(&args, image, dry_run, cx.dash())?;
+    let timeout = check(&args, image, dry_run)?;
     let wanted = understand(&args, dry_run, timeout)?;
     let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
     let namespace = cx.namespace()?;
@@ -233,9 +233,9 @@ static REFERENCE: LazyLock<Option<Regex>> = LazyLock::new(|| {
 });
 
 /// Refuses wrong combinations; gives how long to wait for the pod.
-fn check(args: &Args, image: &str, dry_run: DryRun, dash: Option<usize>) -> Result<Duration, Failure> {
+fn check(args: &Args, image: &str, dry_run: DryRun) -> Result<Duration, Failure> {
     let refuse = |message: &str| Err(usage("run", message));
-    if args.args.is_empty() || dash == Some(0) {
+    if args.args.is_empty() {
         return refuse("NAME is required for run");
     }
     let timeout = Duration::try_from(args.pod_running_timeout).ok().filter(|timeout| !timeout.is_zero());

@@ -19,9 +19,10 @@ pub fn label_selector(text: &str) -> Result<Value, String> {
                 continue;
             }
             Operator::In => "In",
-            Operator::NotEquals | Operator::NotIn => "NotIn",
+            Operator::NotIn => "NotIn",
             Operator::Exists => "Exists",
             Operator::DoesNotExist => "DoesNotExist",
+            Operator::NotEquals => return Err("\"!=\" is not a valid label selector operator".to_owned()),
             Operator::GreaterThan => return Err("\"gt\" is not a valid label selector operator".to_owned()),
             Operator::LessThan => return Err("\"lt\" is not a valid label selector operator".to_owned()),
         };

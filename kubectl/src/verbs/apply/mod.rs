@@ -111,12 +111,8 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
     let validation = args.validate.directive()?;
     check(&args, dry_run).map_err(plain)?;
     let show = Show::new(&args.print, "", dry_run)?;
-    let query = Query {
-        files: Some(&args.files),
-        labels: args.selector.as_deref(),
-        validate: validation == "Strict",
-        ..Query::default()
-    };
+    let query =
+        Query { files: Some(&args.files), labels: args.selector.as_deref(), validate: validation, ..Query::default() };
     cx.client()?;
     let found = query.objects(cx).await?;
     if found.objects.is_empty() && found.failures.is_empty() {

@@ -195,7 +195,7 @@ async fn from_files(args: Args, cx: &Context) -> Result<(), Failure> {
         files: Some(&args.files),
         labels: args.selector.as_deref(),
         // What is yet to be edited is not held against anybody.
-        validate: validation == "Strict" && !args.edit,
+        validate: if args.edit { "" } else { validation },
         ..Query::default()
     };
     cx.client()?;
