@@ -88,6 +88,24 @@ impl Failure {
         }
     }
 
+    /// What is left without what says that something is not there.
+    pub fn but_missing(failures: Vec<Self>) -> Vec<Self> {
+        let left = |failure| match failure {
+            Self::Many(failures) => Some(Self::but_missing(failures)).filter(|left| !left.is_empty()).map(Self::Many),
+            other => Some(other).filter(|failure| !failure.is_not_found()),
+        };
+        failures.into_iter().filter_map(left).collect()
+    }
+
+    /// All that is gathered in failures, each by itself.
+    pub fn flat(failures: Vec<Self>) -> Vec<Self> {
+        let one = |failure| match failure {
+            Self::Many(failures) => Self::flat(failures),
+            other => vec![other],
+        };
+        failures.into_iter().flat_map(one).collect()
+    }
+
     /// As told where upstream does not read the Status in an answer.
     pub fn unread(mut self) -> Self {
         if let Self::Status(status) = &mut self
@@ -189,7 +207,6 @@ impl Failure {
         match self {
             Self::Status(status) => from_server(status),
             Self::Connection { .. } => self.to_string(),
-            Self::Many(failures) => failures.iter().map(Self::line).collect::<Vec<_>>().join("\n"),
             other => other.message(),
         }
     }

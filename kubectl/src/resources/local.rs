@@ -30,7 +30,9 @@ impl Query<'_> {
         }
         let Some(files) = self.files else { return Err(missing()) };
         if let Err(failure) = files.no_kustomization() {
-            return Ok(Targets { failures: vec![failure], failed_at: vec![0], ..Targets::default() });
+            let mut out = Targets::default();
+            out.failed(failure, None);
+            return Ok(out);
         }
         let read = files.read().await?;
         // Of what is asked for again, the answers' labels count.
@@ -40,7 +42,7 @@ impl Query<'_> {
         let mut reading = read.failures.into_iter().zip(read.failed_at).peekable();
         for (at, document) in read.documents.into_iter().enumerate() {
             while let Some((failure, _)) = reading.next_if(|(_, before)| *before <= at) {
-                out.failed(failure);
+                out.failed(failure, None);
             }
             if bad == Some(document.stream) {
                 continue;
@@ -48,30 +50,27 @@ impl Query<'_> {
             if let Err(failure) = self.check(cx, &document).await {
                 // No more is read of where something invalid was found.
                 bad = Some(document.stream);
-                out.failed(failure);
+                out.failed(failure, None);
                 continue;
             }
-            let read = match self.read(cx, document).await {
+            let read = match self.read(cx, document, at).await {
                 Ok(read) => read,
                 Err(failure) => {
-                    out.failed(failure);
+                    out.failed(failure, None);
                     continue;
                 }
             };
-            for object in read.objects {
+            for (list, object) in read {
                 match object {
                     Ok(object) if selector.as_ref().is_none_or(|wanted| wanted.matches_object(&object.value)) => {
                         out.targets.push(Target::Local(object));
                     }
                     Ok(_) => {}
-                    Err(failure) => out.failed(failure),
+                    Err(failure) => out.failed(failure, list),
                 }
             }
-            if !read.unknown.is_empty() {
-                out.failed(Failure::Many(read.unknown));
-            }
         }
-        reading.for_each(|(failure, _)| out.failed(failure));
+        reading.for_each(|(failure, _)| out.failed(failure, None));
         Ok(out)
     }
 
@@ -109,7 +108,7 @@ impl Query<'_> {
     }
 
     /// The objects of one document: one, or a list's items.
-    async fn read(&self, cx: &Context, document: Document) -> Result<Contents, Failure> {
+    async fn read(&self, cx: &Context, document: Document, at: usize) -> Result<Contents, Failure> {
         let Document { value, source, .. } = document;
         let undecoded = |why: String| plain(format!("unable to decode {}: {why}", go_quote(&source)));
         if !value.is_object() {
@@ -155,6 +154,10 @@ impl Query<'_> {
             }
         }
         let (name, namespace) = (text(&value["metadata"], "name"), text(&value["metadata"], "namespace"));
+        if !self.local {
+            // Who has no client is told so, whatever the file holds.
+            cx.discovery()?;
+        }
         let mapping = self.mapping(cx, &api_version, &kind).await.map_err(|failure| match failure {
             Failure::NoKind(..) => plain(format!(
                 "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
@@ -166,14 +169,15 @@ impl Query<'_> {
             other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
         })?;
         match items {
-            None => Ok(Contents { objects: vec![self.placed(cx, mapping, value, source)], unknown: Vec::new() }),
-            Some(items) => self.items(cx, items, &source).await,
+            None => Ok(vec![(None, self.placed(cx, mapping, value, source, None))]),
+            Some(items) => self.items(cx, items, &source, at).await,
         }
     }
 
-    /// What upstream finds in a list. What is none of its kinds is told together, after the objects.
-    async fn items(&self, cx: &Context, items: Vec<Value>, source: &str) -> Result<Contents, Failure> {
-        let mut out = Contents::default();
+    /// What upstream finds in a list, which goes by a number of its own.
+    async fn items(&self, cx: &Context, items: Vec<Value>, source: &str, list: usize) -> Result<Contents, Failure> {
+        let list = Some(list);
+        let mut out = Contents::new();
         let mut all = std::collections::VecDeque::from(items);
         let mut flat = Vec::new();
         while let Some(mut item) = all.pop_front() {
@@ -186,7 +190,12 @@ impl Query<'_> {
             }
         }
         if self.typed {
-            let wrong: Vec<_> = flat.iter().filter_map(|item| self.decoded(item).err()).map(plain).collect();
+            let wrong = flat.iter().filter_map(|item| match (text(item, "apiVersion"), text(item, "kind")) {
+                (_, kind) if kind.is_empty() => Some(format!("Object 'Kind' is missing in '{item}'")),
+                (api_version, kind) if typed::is_registered(&api_version, &kind) => self.decoded(item).err(),
+                _ => None,
+            });
+            let wrong: Vec<_> = wrong.map(plain).collect();
             if !wrong.is_empty() {
                 return Err(Failure::Many(wrong));
             }
@@ -194,18 +203,27 @@ impl Query<'_> {
         for item in flat {
             let (api_version, kind) = (text(&item, "apiVersion"), text(&item, "kind"));
             let missing = match (kind.as_str(), api_version.as_str()) {
-                ("", _) => Some("Object 'Kind' is missing in 'object has no kind field '"),
-                (_, "") => Some("Object 'apiVersion' is missing in 'object has no apiVersion field'"),
+                _ if self.typed && !typed::is_registered(&api_version, &kind) => Some((
+                    "runtime.Unknown",
+                    "no kind is registered for the type runtime.Unknown in scheme \"pkg/scheme/scheme.go:28\"",
+                )),
+                ("", _) => Some(("unstructured.Unstructured", "Object 'Kind' is missing in 'object has no kind field '")),
+                (_, "") => {
+                    Some(("unstructured.Unstructured", "Object 'apiVersion' is missing in 'object has no apiVersion field'"))
+                }
                 _ => None,
             };
-            if let Some(what) = missing {
-                let why = format!("unable to get type info from the object \"*unstructured.Unstructured\": {what}");
-                out.unknown.push(plain(why));
+            if let Some((ty, what)) = missing {
+                let why = format!("unable to get type info from the object \"*{ty}\": {what}");
+                out.push((list, Err(plain(why))));
                 continue;
             }
             match self.mapping(cx, &api_version, &kind).await {
-                Ok(mapping) => out.objects.push(self.placed(cx, mapping, item, source.to_owned())),
-                Err(failure) => out.unknown.push(plain(format!("unable to recognize {}", failure.message()))),
+                Ok(mapping) => out.push((None, self.placed(cx, mapping, item, source.to_owned(), list))),
+                Err(failure) => {
+                    let why = format!("unable to recognize {}", failure.message());
+                    out.push((list, Err(plain(why))));
+                }
             }
         }
         Ok(out)
@@ -240,9 +258,16 @@ impl Query<'_> {
         }
     }
 
-    fn placed(&self, cx: &Context, mapping: Arc<Mapping>, value: Value, source: String) -> Result<Object, Failure> {
+    fn placed(
+        &self,
+        cx: &Context,
+        mapping: Arc<Mapping>,
+        value: Value,
+        source: String,
+        list: Option<usize>,
+    ) -> Result<Object, Failure> {
         let (name, namespace) = (text(&value["metadata"], "name"), text(&value["metadata"], "namespace"));
-        let mut object = Object { mapping, namespace: None, name, value, source };
+        let mut object = Object { mapping, namespace: None, name, value, source, list };
         self.place(cx, &mut object, &namespace)?;
         Ok(object)
     }
@@ -305,14 +330,8 @@ impl Query<'_> {
     }
 }
 
-/// What a document holds.
-#[derive(Default)]
-struct Contents {
-    /// Objects, or why they belong nowhere.
-    objects: Vec<Result<Object, Failure>>,
-    /// What of a list is of no known kind.
-    unknown: Vec<Failure>,
-}
+/// What a document holds: objects, or why there is none, then with the list that this is about.
+type Contents = Vec<(Option<usize>, Result<Object, Failure>)>;
 
 /// A field's text, or nothing.
 fn text(value: &Value, field: &str) -> String {

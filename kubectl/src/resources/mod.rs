@@ -19,6 +19,7 @@ pub use self::{
     arguments::has_names,
     files::{Document, FileArgs, PlainFileArgs, documents_in, kustomization, parse_text, read_url},
     follow::Follower,
+    visit::Sources,
 };
 use crate::{
     client::{Call, Client},
@@ -40,6 +41,8 @@ pub struct Object {
     pub value: Value,
     /// The file or URL it came from; empty if it came from the server.
     pub source: String,
+    /// The list in a file that it is part of: what goes wrong with parts of one list is told together.
+    pub list: Option<usize>,
 }
 
 impl Object {
@@ -73,7 +76,7 @@ impl Object {
     pub fn received(mapping: &Arc<Mapping>, value: Value) -> Self {
         let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
         let namespace = mapping.namespaced.then(|| text("namespace"));
-        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), value }
+        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), list: None, value }
     }
 }
 
@@ -157,11 +160,19 @@ pub struct Targets {
     /// In the order they were given.
     pub targets: Vec<Target>,
     /// What went wrong with others.
-    pub failures: Vec<Failure>,
-    /// For each failure, how many targets came before it.
-    failed_at: Vec<usize>,
+    failures: Vec<Failed>,
     /// Whether exactly one thing was named.
     pub single: bool,
+}
+
+/// Something that went wrong before there was a target.
+#[derive(Debug)]
+struct Failed {
+    why: Failure,
+    /// How many targets came before it.
+    at: usize,
+    /// The list that it is about.
+    list: Option<usize>,
 }
 
 /// The objects that were asked for and what could not be had.
@@ -176,9 +187,20 @@ pub struct Found {
 }
 
 impl Targets {
-    fn failed(&mut self, failure: Failure) {
-        self.failures.push(failure);
-        self.failed_at.push(self.targets.len());
+    fn failed(&mut self, why: Failure, list: Option<usize>) {
+        self.failures.push(Failed { why, at: self.targets.len(), list });
+    }
+
+    /// Whether there is anything that went wrong.
+    pub fn failed_at_all(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
+    /// What went wrong.
+    pub fn failures(&mut self) -> Vec<Failure> {
+        let mut sources = Sources::default();
+        std::mem::take(&mut self.failures).into_iter().for_each(|failed| sources.add(failed.list, failed.why));
+        sources.failures
     }
 }
 

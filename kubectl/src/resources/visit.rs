@@ -13,30 +13,52 @@ struct Wrong {
     /// With objects.
     objects: Vec<Failure>,
     /// With sources.
-    sources: Vec<Failure>,
+    sources: Sources,
+}
+
+/// What goes wrong with sources: what does with parts of one list is one failure.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// In order.
+    pub failures: Vec<Failure>,
+    /// What the last one is about.
+    list: Option<usize>,
+}
+
+impl Sources {
+    /// Adds what went wrong, with a part of a list or by itself.
+    pub fn add(&mut self, list: Option<usize>, failure: Failure) {
+        match self.failures.last_mut() {
+            Some(Failure::Many(last)) if list.is_some() && list == self.list => last.push(failure),
+            _ if list.is_some() => self.failures.push(Failure::Many(vec![failure])),
+            _ => self.failures.push(failure),
+        }
+        self.list = list;
+    }
 }
 
 impl Wrong {
     fn told(self) -> Result<(), Failure> {
         let mut all = self.objects;
-        let sources = Failure::grouped(self.sources, all.is_empty());
+        let sources = Failure::grouped(self.sources.failures, all.is_empty());
         all.extend(sources);
         Failure::of(all)
     }
 }
 
 impl Targets {
-    /// Targets and failures in the order in which upstream comes by them.
-    pub fn in_order(self) -> Vec<Result<Target, Failure>> {
+    /// Targets and failures in the order in which upstream comes by them, with the list that each is part of.
+    pub fn in_order(self) -> Vec<(Option<usize>, Result<Target, Failure>)> {
         let mut out = Vec::new();
-        let mut failures = self.failed_at.into_iter().zip(self.failures).peekable();
+        let mut failures = self.failures.into_iter().peekable();
         for (at, target) in self.targets.into_iter().enumerate() {
-            while let Some((_, failure)) = failures.next_if(|(before, _)| *before <= at) {
-                out.push(Err(failure));
+            while let Some(failed) = failures.next_if(|failed| failed.at <= at) {
+                out.push((failed.list, Err(failed.why)));
             }
-            out.push(Ok(target));
+            let list = if let Target::Local(object) = &target { object.list } else { None };
+            out.push((list, Ok(target)));
         }
-        out.extend(failures.map(|(_, failure)| Err(failure)));
+        out.extend(failures.map(|failed| (failed.list, Err(failed.why))));
         out
     }
 
@@ -55,11 +77,11 @@ impl Targets {
 
     async fn each(self, query: &Query<'_>, cx: &Context, mut act: impl AsyncFnMut(Object) -> Result<(), Failure>) -> Wrong {
         let mut wrong = Wrong::default();
-        for target in self.in_order() {
+        for (list, target) in self.in_order() {
             let target = match target {
                 Ok(target) => target,
                 Err(failure) => {
-                    wrong.sources.push(failure);
+                    wrong.sources.add(list, failure);
                     continue;
                 }
             };
@@ -70,12 +92,12 @@ impl Targets {
                     }
                 }
                 Err(failure) if matches!(target, Target::Named { .. }) => wrong.objects.push(failure),
-                Err(failure) => wrong.sources.push(failure),
+                Err(failure) => wrong.sources.add(list, failure),
             }
         }
         if query.ignore_not_found {
-            wrong.objects.retain(|failure| !failure.is_not_found());
-            wrong.sources.retain(|failure| !failure.is_not_found());
+            wrong.objects = Failure::but_missing(wrong.objects);
+            wrong.sources.failures = Failure::but_missing(wrong.sources.failures);
         }
         wrong
     }
@@ -102,7 +124,7 @@ impl Query<'_> {
             Ok(())
         });
         let wrong = gathered.await;
-        let failures = wrong.objects.into_iter().chain(wrong.sources).collect();
+        let failures = wrong.objects.into_iter().chain(wrong.sources.failures).collect();
         Ok(Found { objects, failures, single })
     }
 
@@ -111,18 +133,53 @@ impl Query<'_> {
     /// # Errors
     /// If it cannot be made out what was asked for.
     pub async fn objects_before_failure(&self, cx: &Context) -> Result<(Vec<Object>, Option<Failure>), Failure> {
-        let mut objects = Vec::new();
-        for target in self.targets(cx).await?.in_order() {
+        let (mut objects, mut wrong, mut of) = (Vec::new(), Sources::default(), None);
+        for (list, target) in self.targets(cx).await?.in_order() {
+            // Of the list with the first thing that is wrong, the rest is looked at.
+            if !wrong.failures.is_empty() && (list.is_none() || list != of) {
+                break;
+            }
             let found = match target {
                 Ok(target) => self.objects_of(cx, &target).await,
                 Err(failure) => Err(failure),
             };
             match found {
                 Ok(found) => objects.extend(found),
-                Err(failure) => return Ok((objects, Some(failure))),
+                Err(failure) => {
+                    of = list;
+                    wrong.add(list, failure);
+                }
             }
         }
-        Ok((objects, None))
+        Ok((objects, wrong.failures.pop()))
+    }
+
+    /// Does the same to each object up to the first that it goes wrong with; of a list's parts, to all.
+    ///
+    /// # Errors
+    /// If it cannot be made out what was asked for; else what went wrong first.
+    pub async fn visit_before_failure(
+        &self,
+        cx: &Context,
+        mut act: impl AsyncFnMut(Object) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (mut wrong, mut of) = (Sources::default(), None);
+        for (list, target) in self.targets(cx).await?.in_order() {
+            if !wrong.failures.is_empty() && (list.is_none() || list != of) {
+                break;
+            }
+            let mut visit = async |target: Result<Target, Failure>| {
+                for object in self.objects_of(cx, &target?).await? {
+                    act(object).await?;
+                }
+                Ok(())
+            };
+            if let Err(failure) = visit(target).await {
+                of = list;
+                wrong.add(list, failure);
+            }
+        }
+        Failure::of(wrong.failures)
     }
 
     async fn objects_of(&self, cx: &Context, target: &Target) -> Result<Vec<Object>, Failure> {
@@ -140,6 +197,7 @@ impl Query<'_> {
             let mut object = Object::received(target.mapping(), value);
             if let Target::Local(local) = target {
                 object.source.clone_from(&local.source);
+                object.list = local.list;
             }
             object
         };

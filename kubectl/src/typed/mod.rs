@@ -143,7 +143,18 @@ pub fn compact(object: &Value) -> String {
 /// The object over lines, in its type's order, four spaces a level: `-o json`.
 pub fn pretty(object: &Value) -> String {
     let mut out = String::new();
-    write(&mut out, object, type_of(object).map(Type::Ref).as_ref(), Some(0));
+    match object.as_object().filter(|_| object["kind"] == "List" && object["apiVersion"] == "v1") {
+        Some(list) => {
+            let fields: Vec<_> =
+                ["kind", "apiVersion", "metadata", "items"].iter().filter_map(|field| list.get_key_value(*field)).collect();
+            enclose(&mut out, ['{', '}'], &fields, Some(0), |out, (name, value), inner| {
+                string(out, name);
+                out.push_str(": ");
+                write(out, value, None, inner);
+            });
+        }
+        None => write(&mut out, object, type_of(object).map(Type::Ref).as_ref(), Some(0)),
+    }
     out
 }
 

@@ -215,13 +215,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 }
 
 /// The objects that targets stand for; only lists are asked for.
-async fn expand(cx: &Context, query: &Query<'_>, targets: Targets) -> Result<(Vec<Object>, Vec<Failure>), Failure> {
-    let (mut objects, mut failures) = (Vec::new(), targets.failures);
+async fn expand(cx: &Context, query: &Query<'_>, mut targets: Targets) -> Result<(Vec<Object>, Vec<Failure>), Failure> {
+    let (mut objects, mut failures) = (Vec::new(), targets.failures());
     for target in targets.targets {
         match target {
             Target::Local(object) => objects.push(object),
             Target::Named { mapping, namespace, name } => {
-                objects.push(Object { mapping, namespace, name, value: Value::Null, source: String::new() });
+                objects.push(Object { mapping, namespace, name, value: Value::Null, source: String::new(), list: None });
             }
             Target::List { ref mapping, .. } => match query.fetch(cx.client()?, &target, crate::client::JSON).await {
                 Ok(pages) => {

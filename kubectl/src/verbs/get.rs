@@ -15,7 +15,7 @@ use crate::{
         OutputArgs, Printer, hide_managed_fields, json,
         table::{Options, TabWriter, TablePrinter, kind_of},
     },
-    resources::{FileArgs, Query, Target, items, nameable},
+    resources::{FileArgs, Query, Sources, Target, items, nameable},
 };
 
 const TABLE: &str =
@@ -166,7 +166,8 @@ impl Args {
     fn printer(&self) -> Result<Printer, Failure> {
         match self.output.printer_among(FORMATS)? {
             Some(Printer::Columns(mut columns)) => {
-                columns.no_headers = self.no_headers;
+                // Upstream prints the headers that a file has, asked to or not.
+                columns.no_headers = self.no_headers && self.output.split().0 == "custom-columns";
                 Ok(Printer::Columns(columns))
             }
             Some(printer) => Ok(printer),
@@ -204,26 +205,26 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
 
 /// Drops failures that are pardoned.
 fn pardoned(args: &Args, failures: Vec<Failure>) -> Vec<Failure> {
-    failures.into_iter().filter(|f| !(args.ignore_not_found && f.is_not_found())).collect()
+    if args.ignore_not_found { Failure::but_missing(failures) } else { failures }
 }
 
 async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
     let query = args.query();
-    let targets = query.targets(cx).await?;
-    if targets.targets.is_empty() && !targets.failures.is_empty() {
-        return Err(Failure::Many(targets.failures));
+    let mut targets = query.targets(cx).await?;
+    if targets.targets.is_empty() && targets.failed_at_all() {
+        return Err(Failure::Many(targets.failures()));
     }
-    let by_name = targets.failures.is_empty() && targets.targets.iter().all(|target| matches!(target, Target::Named { .. }));
+    let by_name = !targets.failed_at_all() && targets.targets.iter().all(|target| matches!(target, Target::Named { .. }));
     let client = cx.client()?;
-    let (mut pages, mut failures): (Vec<(Target, Vec<Value>)>, Vec<Failure>) = (Vec::new(), Vec::new());
-    for target in targets.in_order() {
+    let (mut pages, mut failures): (Vec<(Target, Vec<Value>)>, Sources) = (Vec::new(), Sources::default());
+    for (list, target) in targets.in_order() {
         let found = match target {
             Ok(target) => fetch_tables(args, &query, client, &target).await.map(|found| (target, found)),
             Err(failure) => Err(failure),
         };
         match found {
             Ok(found) => pages.push(found),
-            Err(failure) => failures.push(failure),
+            Err(failure) => failures.add(list, failure),
         }
     }
     if let Some(field) = args.sort_field() {
@@ -246,7 +247,7 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
             *pages = kept;
         }
     }
-    let failures = pardoned(args, failures);
+    let failures = pardoned(args, failures.failures);
     let several = pages.iter().any(|(target, _)| target.mapping() != pages[0].0.mapping());
     let now = jiff::Timestamp::now();
     let (mut out, mut namespaced) = (String::new(), !args.all_namespaces);
@@ -376,7 +377,7 @@ async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
     let printer = args.printer();
     let query = args.query();
     let found = query.objects(cx).await?;
-    let failures = pardoned(args, found.failures);
+    let failures = Failure::flat(pardoned(args, found.failures));
     if found.single && !failures.is_empty() {
         return Failure::of(failures);
     }
@@ -453,8 +454,8 @@ fn show_of(args: &Args, mapping: Option<&Arc<Mapping>>) -> Result<Show, Failure>
 
 async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
     let query = Query { single_type: true, ..args.query() };
-    let targets = query.targets(cx).await?;
-    Failure::of(targets.failures)?;
+    let mut targets = query.targets(cx).await?;
+    Failure::of(targets.failures())?;
     let [target] = targets.targets.as_slice() else {
         let same = targets.targets.windows(2).all(|pair| pair[0].mapping() == pair[1].mapping());
         if same {

@@ -118,7 +118,7 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
     if found.objects.is_empty() && found.failures.is_empty() {
         return Err(plain("no objects passed to apply"));
     }
-    let (mut failures, mut applied) = (found.failures, Vec::new());
+    let (mut failures, mut applied) = (Vec::new(), Vec::new());
     let work = Work { args: &args, cx, dry_run, propagation, validation, show: &show };
     for mut object in found.objects {
         cx.globals().recording.annotate(&mut object.value);
@@ -127,7 +127,9 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
             Err(failure) => failures.push(failure),
         }
     }
-    Failure::of(failures)?;
+    let mut all = Failure::grouped(found.failures, failures.is_empty());
+    all.append(&mut failures);
+    Failure::of(all)?;
     log::at(4, "apply.go:548", "Running apply post-processor function");
     match (args.as_list(), applied.as_slice()) {
         (false, _) | (true, []) => Ok(()),

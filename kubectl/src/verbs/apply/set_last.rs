@@ -7,7 +7,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs, OutputArgs},
-    resources::{FileArgs, Query},
+    resources::{FileArgs, Object, Query},
     typed,
     write::{Helper, Show, applied},
 };
@@ -39,8 +39,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "configured", dry_run)?;
     let files = FileArgs { filename: args.filename.clone(), ..FileArgs::default() };
     let mut patches = Vec::new();
-    let (objects, wrong) = (Query { files: Some(&files), ..Query::default() }).objects_before_failure(cx).await?;
-    for object in objects {
+    let query = Query { files: Some(&files), ..Query::default() };
+    let changed = async |object: Object| {
         let text = format!("{}\n", typed::sorted(&object.value));
         let mut annotated = object.value.clone();
         annotated["metadata"]["annotations"][applied::ANNOTATION] = text.clone().into();
@@ -64,10 +64,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             }
             _ => patches.push((object, current, patch)),
         }
-    }
-    if let Some(failure) = wrong {
-        return Err(failure);
-    }
+        Ok(())
+    };
+    query.visit_before_failure(cx, changed).await?;
     for (object, current, patch) in patches {
         let mut result = current;
         if dry_run != DryRun::Client {

@@ -6,7 +6,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain, usage},
     output::json,
-    resources::{FileArgs, Query},
+    resources::{FileArgs, Object, Query},
     write::applied,
 };
 
@@ -47,7 +47,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         ..Query::default()
     };
     let mut texts = Vec::new();
-    for object in query.objects(cx).await?.all()? {
+    let remembered = async |object: Object| {
         match applied::original(&object.value) {
             Some(text) => texts.push(text.to_owned()),
             None if object.source.is_empty() => {}
@@ -56,7 +56,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
                 return Err(plain("<nil>").with_source(&missing, &object.source));
             }
         }
-    }
+        Ok(())
+    };
+    query.visit_before_failure(cx, remembered).await?;
     for text in texts {
         let value: Value = serde_json::from_str(&text)?;
         match args.output.as_str() {
