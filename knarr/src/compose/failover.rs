@@ -173,7 +173,8 @@ fn servers(config: &Kubeconfig) -> Vec<String> {
 
 /// What a kubeconfig's file says, and the servers that it names.
 pub async fn read(path: &Path) -> Result<(kube::Config, Vec<String>)> {
-    let read = Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+    // The error's text ends with its cause's: as a chain that would be said twice.
+    let read = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!("{error}"))?;
     let servers = servers(&read);
     let config =
         kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.context("use the kubeconfig")?;
