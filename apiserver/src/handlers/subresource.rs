@@ -255,11 +255,11 @@ async fn bind_to(app: &App, ask: &Ask, options: &WriteOptions, binding: &Value) 
     let name = if unnamed { metadata::text(binding, "name") } else { ask.info.name.as_str() };
     check_kind(binding, "", "Binding")?;
     check_namespace(binding, &ask.info.namespace)?;
+    let place = (ask.info.namespace.as_str(), name);
+    admission::on_part(&app.registry, ("pods", Subresource::Binding), place, binding, &ask.user).await?;
     if metadata::text(binding, "name") != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
-    let place = (ask.info.namespace.as_str(), name);
-    admission::on_part(&app.registry, ("pods", Subresource::Binding), place, binding, &ask.user).await?;
     let target = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
     let kind = binding.pointer("/target/kind").and_then(Value::as_str).unwrap_or_default();
     let mut errors = api::field::FieldErrors::default();

@@ -221,6 +221,7 @@ async fn no_namespace_and_none_that_can_be_are_told() {
     for (path, body) in [
         ("pods/x/eviction", json!({"metadata": {"name": "x"}})),
         ("pods/x/binding", json!({"metadata": {"name": "x"}, "target": {"name": "n"}})),
+        ("pods/x/binding", json!({})),
         ("serviceaccounts/x/token", json!({})),
     ] {
         let told = door.post(&format!("/api/v1/namespaces/none/{path}"), &body).await.told();
