@@ -77,10 +77,10 @@ pub async fn describe(
         ("", "Pod") => pod::describe(w_ref, &object, fetch.pod_events(&object).await.as_deref()),
         ("", "Node") => fetch.node(w_ref, &object).await?,
         ("", "Service") => {
-            let labels = format!("kubernetes.io/service-name={name}");
             let path = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", namespace.unwrap_or_default());
+            let call = Call::get(path).query("labelSelector", format!("kubernetes.io/service-name={name}"));
             // Upstream goes without, too.
-            let slices = fetch.list(&path, &labels, "").await.unwrap_or_default();
+            let slices = fetch.client.json(call).await.map(items).unwrap_or_default();
             service::describe(w_ref, &object, &slices, fetch.events(&object, mapping).await.as_deref());
         }
         ("", "Endpoints") => service::endpoints(w_ref, &object, fetch.events(&object, mapping).await.as_deref()),
@@ -206,11 +206,12 @@ impl Fetch<'_> {
     }
 
     async fn deployment(&self, w: &mut Writer, deployment: &Value, mapping: &Mapping) {
+        let events = self.events(deployment, mapping).await;
         let path = format!("/apis/apps/v1/namespaces/{}/replicasets", deployment.text("metadata.namespace"));
         let selector = parts::selector(deployment.at("spec.selector")).to_string();
         let sets = self.list(&path, &selector, "").await.unwrap_or_default();
         let (old, new) = workload::generations(deployment, &sets);
-        workload::deployment(w, deployment, &old, &new, self.events(deployment, mapping).await.as_deref());
+        workload::deployment(w, deployment, &old, &new, events.as_deref());
     }
 
     async fn service_account(&self, w: &mut Writer, account: &Value, mapping: &Mapping) {
@@ -233,9 +234,6 @@ impl Fetch<'_> {
 
     async fn node(&self, w: &mut Writer, node: &Value) -> Result<(), Failure> {
         let name = node.text("metadata.name");
-        let lease =
-            self.client.json(Call::get(format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")));
-        let lease = lease.await.map_err(|failure| failure.message());
         let fields = format!("spec.nodeName={name},status.phase!=Succeeded,status.phase!=Failed");
         let pods = match self.list("/api/v1/pods", "", &fields).await {
             Ok(pods) => Some(pods),
@@ -251,6 +249,8 @@ impl Fetch<'_> {
             }
             false => None,
         };
+        let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
+        let lease = self.client.json(Call::get(lease)).await.map_err(|failure| failure.message());
         node::describe(w, node, &lease, pods.as_deref(), events.as_deref());
         Ok(())
     }

@@ -401,7 +401,7 @@ fn unchecked_by_server() {
 }
 
 /// What in an object's metadata is of a wrong type: clients read that much of every object.
-fn mistyped(metadata: &Value) -> Option<String> {
+pub fn mistyped(metadata: &Value) -> Option<String> {
     if !metadata.is_object() && !metadata.is_null() {
         let found = go::kind(metadata);
         return Some(format!("{found} into Go struct field metadataOnlyObject.metadata of type v1.ObjectMeta"));

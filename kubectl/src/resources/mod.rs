@@ -19,6 +19,7 @@ pub use self::{
     arguments::has_names,
     files::{Document, FileArgs, PlainFileArgs, documents_in, kustomization, parse_text, read_url},
     follow::Follower,
+    local::mistyped,
     visit::Sources,
 };
 use crate::{

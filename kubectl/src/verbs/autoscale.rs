@@ -91,7 +91,8 @@ async fn one(args: &Args, cx: &Context, of: &Object, max: i32, dry_run: DryRun) 
         object = helper.create(of.namespace.as_deref().unwrap_or_default(), &object).await?;
     }
     // Only what was done is printed: a form that there is not is found out then, as upstream has it.
-    Show::new(&args.print, "autoscaled", dry_run)?.typed(&object)
+    let done = if dry_run == DryRun::Client { "created" } else { "autoscaled" };
+    Show::new(&args.print, done, dry_run)?.typed(&object)
 }
 
 fn autoscaler(args: &Args, of: &Object, max: i32) -> Value {

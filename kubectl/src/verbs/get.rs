@@ -398,6 +398,10 @@ async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
     if !args.output.show_managed_fields && matches!(printer, Printer::Json | Printer::Yaml) {
         hide_managed_fields(&mut value);
     }
+    if args.server_print && matches!(printer, Printer::Name | Printer::Template(..)) {
+        const NO_TABLE: &str = "Unable to decode server response into a Table. Falling back to hardcoded types: attempt to decode non-Table object";
+        log::at(2, "table_printer.go:45", NO_TABLE);
+    }
     print!("{}", printer.print(&value, 0)?);
     Failure::of(failures)
 }
@@ -476,8 +480,8 @@ async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
     };
     let client = cx.client()?;
     let (mapping, accept) = (target.mapping(), if args.human() && args.server_print { TABLE } else { JSON });
-    let mut show = show_of(args, Some(mapping))?;
     let pages = query.fetch(client, target, accept).await?;
+    let mut show = show_of(args, Some(mapping))?;
     let list = matches!(target, Target::List { .. });
     let version = pages.last().and_then(|p| p["metadata"]["resourceVersion"].as_str()).unwrap_or_default().to_owned();
     if !args.watch_only {

@@ -52,7 +52,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Bad arguments, or what could not be replaced.
-pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
     let validation = args.validate.directive()?;
     let dry_run = args.dry_run.strategy()?;
     let show = Show::new(&args.print, "replaced", dry_run)?;
@@ -63,13 +63,14 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         raw::validate(&args.raw, &args.files, true, args.print.output.is_some())?;
         return raw::send(cx, Method::PUT, &args.raw, args.files.filename.first().map(String::as_str)).await;
     }
+    cx.client()?;
+    let _held = if args.how.force { hold_stdin(&mut args.files)? } else { Vec::new() };
     let query = Query {
         files: Some(&args.files),
         validate: if args.how.force { "" } else { validation },
         subresource: &args.subresource,
         ..Query::default()
     };
-    cx.client()?;
     if args.how.force {
         let found = query.objects(cx).await?;
         return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;
@@ -89,6 +90,21 @@ async fn one(args: &Args, cx: &Context, object: &Object, dry_run: DryRun, valida
     let helper = Helper::new(cx, &object.mapping).dry_run(dry_run).manager(&args.field_manager).validation(validation);
     let helper = helper.subresource(&args.subresource);
     helper.replace(object.namespace.as_deref().unwrap_or_default(), &object.name, true, &object.value).await
+}
+
+/// What comes from stdin is kept in a file, as it is read twice upstream, and goes by that name in messages. The file is there for
+/// as long as what is returned.
+fn hold_stdin(files: &mut FileArgs) -> Result<Vec<tempfile::TempDir>, Failure> {
+    let mut held = Vec::new();
+    for name in files.filename.iter_mut().filter(|name| *name == "-") {
+        let prefix = format!("kubectl_replace_{}", rand::random::<u32>());
+        let folder = tempfile::Builder::new().prefix(&prefix).rand_bytes(0).tempdir()?;
+        let path = folder.path().join("resource.stdin");
+        std::io::copy(&mut std::io::stdin(), &mut std::fs::File::create(&path)?)?;
+        *name = path.display().to_string();
+        held.push(folder);
+    }
+    Ok(held)
 }
 
 /// Deletes all objects, waits until they are gone and creates them again.

@@ -101,12 +101,12 @@ fn check(args: &Common, command: &str) -> Result<(), Failure> {
     if args.names.len() > 1 {
         return Err(crate::failure::usage(&format!("top {command}"), format!("{command} [NAME | -l label]")));
     }
+    if !matches!(args.sort_by.as_str(), "" | "cpu" | "memory") {
+        return Err(plain("--sort-by accepts only cpu or memory"));
+    }
     if !args.names.is_empty() && !args.selector.is_empty() {
         let selector = if command == "pod" { "selector" } else { "--selector" };
         return Err(plain(format!("only one of NAME or {selector} can be provided")));
-    }
-    if !matches!(args.sort_by.as_str(), "" | "cpu" | "memory") {
-        return Err(plain("--sort-by accepts only cpu or memory"));
     }
     Ok(())
 }

@@ -94,11 +94,11 @@ fn skew(server: &Value) -> Option<String> {
 /// # Errors
 /// If the server cannot be asked; after our own version has been printed.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    if !args.args.is_empty() {
-        return Err(plain(format!("extra arguments: [{}]", args.args.join(" "))));
-    }
     if !["", "yaml", "json"].contains(&args.output.as_str()) {
         return Err(plain("--output must be 'yaml' or 'json'"));
+    }
+    if !args.args.is_empty() {
+        return Err(plain(format!("extra arguments: [{}]", args.args.join(" "))));
     }
     let mut versions = json!({"clientVersion": ours()});
     let mut failure = None;

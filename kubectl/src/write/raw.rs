@@ -47,7 +47,16 @@ pub async fn send(cx: &Context, method: Method, path: &str, file: Option<&str>) 
     match file {
         None => {}
         Some("-") => drop(std::io::stdin().read_to_end(&mut body)?),
-        Some(file) => body = std::fs::read(file).map_err(|e| file_error("open", file, &e))?,
+        // A directory is opened like any file; that it cannot be read is found out while it is sent.
+        Some(file) => {
+            body = std::fs::read(file).map_err(|e| match e.kind() {
+                std::io::ErrorKind::IsADirectory => {
+                    let why = file_error("read", file, &e).message();
+                    Failure::Verbatim(format!("Unable to connect to the server: {why}"), 1)
+                }
+                _ => file_error("open", file, &e),
+            })?
+        }
     }
     let call = Call::new(method, path).accept(ANY);
     let call = if file.is_some() { call.body(JSON, body) } else { call };

@@ -37,7 +37,7 @@ static COMMAND_FAILED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"^E\d{4} \S+ +\d+ run\.go:\d+\] "command failed" err="(.*)"\n$"#).expect("a pattern"));
 
 static TEMPORARY: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\b(kubectl-edit|LIVE|MERGED)-[A-Za-z0-9]+").expect("a pattern"));
+    LazyLock::new(|| Regex::new(r"\b(kubectl-edit-|LIVE-|MERGED-|kubectl_replace_)[A-Za-z0-9]+").expect("a pattern"));
 static FILE_TIME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9} \+0000").expect("a pattern"));
 
@@ -55,7 +55,7 @@ pub fn mask(text: &str, folder: &str) -> String {
     text = REFLECTOR.replace_all(&text, "").into_owned();
     text = FLAG_ERROR.replace(&text, "error: ${1}").into_owned();
     text = LOG_TIME.replace_all(&text, "${1}TIME ${2}]").into_owned();
-    text = TEMPORARY.replace_all(&text, "${1}-").into_owned();
+    text = TEMPORARY.replace_all(&text, "${1}").into_owned();
     text = FILE_TIME.replace_all(&text, "TIME").into_owned();
     for Mask { pattern, mark } in MASKS.iter() {
         let same_width = |found: &Captures<'_>| {

@@ -73,6 +73,10 @@ impl Dump {
     }
 
     fn object(&mut self, file: &str, list: &Value) -> Result<(), Failure> {
+        if matches!(self.printer, Printer::Name) {
+            let kind = list["kind"].as_str().unwrap_or_default();
+            return Err(plain(format!("list types are not supported by name printing: *v1.{kind}")));
+        }
         let mut list = list.clone();
         if !self.managed_fields {
             hide_managed_fields(&mut list);

@@ -4,7 +4,17 @@ use std::{io::Write, path::PathBuf};
 
 use tokio::process::Command;
 
-use crate::failure::{Failure, plain};
+use crate::{
+    client::log,
+    failure::{Failure, plain},
+};
+
+fn log_opening(command: &Command) {
+    let command = command.as_std();
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(|w| w.to_string_lossy()).collect();
+    log::at(5, "launcher_others.go:62", &format!("Opening file with editor [{}]", words.join(" ")));
+}
 
 /// Shows text in the editor; gives what was saved, and the file, which stays.
 ///
@@ -23,11 +33,13 @@ pub async fn edit(text: &str, extension: &str) -> Result<(String, PathBuf), Fail
         Some(line) => command.args(arguments).arg(format!("{line} {}", api::field::go_quote(&path.display().to_string()))),
         None => command.args(arguments).arg(&path),
     };
+    log_opening(&command);
     let shown: Vec<&str> = words.iter().map(String::as_str).chain(quoted.as_deref()).collect();
     let shown = api::field::go_quote(&shown.join(" "));
     match command.status().await {
         Ok(status) if status.success() => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        // Only a program that was looked for can have been not found.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !program.contains('/') => {
             return Err(plain(format!("unable to launch the editor {shown}")));
         }
         _ => return Err(plain(format!("there was a problem with the editor {shown}"))),

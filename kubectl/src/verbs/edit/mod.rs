@@ -15,7 +15,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, OutputArgs, json as json_text},
-    resources::{FileArgs, Object, Query, documents_in},
+    resources::{FileArgs, Object, Query, documents_in, mistyped},
     typed,
     write::{Helper, SaveConfig, Show, Validate, applied},
 };
@@ -367,6 +367,9 @@ impl<'a> Editing<'a> {
 
     /// Why an object is of no kind that is served.
     async fn unrecognized(&self, value: &Value) -> Result<Option<String>, Failure> {
+        if let Some(why) = mistyped(&value["metadata"]) {
+            return Ok(Some(format!("unable to decode \"edited-file\": json: cannot unmarshal {why}")));
+        }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         match self.cx.discovery()?.kind(&text(&value["apiVersion"]), &text(&value["kind"])).await {
             Err(failure @ Failure::NoKind(..)) => {
