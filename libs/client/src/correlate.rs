@@ -3,7 +3,11 @@
 //!
 //! Plain bookkeeping over values with the time handed in; [`crate::event`] does the writing. Numbers are upstream's.
 
-use std::{collections::HashMap, hash::Hash, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Event, apimachinery::pkg::apis::meta::v1::Time};
@@ -30,18 +34,22 @@ pub enum Verdict {
     Drop,
 }
 
+/// Names an object, a kind of event or an event: a hash, keyed by chance, of all that makes it up. Thousands are remembered, and what they
+/// stand for is long.
+type Key = u64;
+
 /// A map that forgets what was not used for longest.
-struct Recent<K, V> {
-    entries: HashMap<K, (V, u64)>,
+struct Recent<V> {
+    entries: HashMap<Key, (V, u64)>,
     clock: u64,
 }
 
-impl<K: Hash + Eq + Clone, V> Recent<K, V> {
+impl<V> Recent<V> {
     fn new() -> Self {
         Self { entries: HashMap::new(), clock: 0 }
     }
 
-    fn entry(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
+    fn entry(&mut self, key: Key, make: impl FnOnce() -> V) -> &mut V {
         self.clock += 1;
         if self.entries.len() >= REMEMBERED && !self.entries.contains_key(&key) {
             // Rare: drop the older half in one go.
@@ -57,7 +65,7 @@ impl<K: Hash + Eq + Clone, V> Recent<K, V> {
 }
 
 struct Similar {
-    messages: std::collections::HashSet<String>,
+    messages: Vec<Key>,
     last: Timestamp,
 }
 
@@ -75,14 +83,15 @@ struct Series {
 
 /// The memory of one event source.
 pub struct Correlator {
-    similar: Recent<Vec<String>, Similar>,
-    series: Recent<Vec<String>, Option<Series>>,
-    budgets: Recent<Vec<String>, Budget>,
+    hashes: RandomState,
+    similar: Recent<Similar>,
+    series: Recent<Option<Series>>,
+    budgets: Recent<Budget>,
 }
 
 impl Default for Correlator {
     fn default() -> Self {
-        Self { similar: Recent::new(), series: Recent::new(), budgets: Recent::new() }
+        Self { hashes: RandomState::new(), similar: Recent::new(), series: Recent::new(), budgets: Recent::new() }
     }
 }
 
@@ -90,25 +99,12 @@ fn text(value: &Option<String>) -> String {
     value.clone().unwrap_or_default()
 }
 
-/// What the event is about and who says it.
-fn subject(event: &Event) -> Vec<String> {
-    let (object, source) = (&event.involved_object, event.source.clone().unwrap_or_default());
-    vec![
-        text(&source.component),
-        text(&source.host),
-        text(&object.kind),
-        text(&object.namespace),
-        text(&object.name),
-        text(&object.uid),
-        text(&object.api_version),
-    ]
-}
-
 impl Correlator {
     /// Judges an event as made for the first time (count 1).
     pub fn judge(&mut self, event: Event, now: Timestamp) -> Verdict {
-        let (mut event, key) = self.combine(event, now);
-        let budget = self.budgets.entry(subject(&event), || Budget { tokens: BURST, at: now });
+        let subject = self.subject(&event);
+        let (mut event, key) = self.combine(event, subject, now);
+        let budget = self.budgets.entry(subject, || Budget { tokens: BURST, at: now });
         let earned = (now.duration_since(budget.at).as_secs_f64()).max(0.0) / REFILL_SECONDS;
         budget.tokens = (budget.tokens + earned).min(BURST);
         budget.at = now;
@@ -144,28 +140,30 @@ impl Correlator {
         }
     }
 
-    fn combine(&mut self, mut event: Event, now: Timestamp) -> (Event, Vec<String>) {
-        let mut like = subject(&event);
-        like.extend([
-            text(&event.type_),
-            text(&event.reason),
-            text(&event.reporting_component),
-            text(&event.reporting_instance),
-        ]);
-        let mut exact = like.clone();
-        exact.extend([text(&event.involved_object.field_path), text(&event.message)]);
-        let similar = self.similar.entry(like.clone(), || Similar { messages: Default::default(), last: now });
+    /// What the event is about and who says it.
+    fn subject(&self, event: &Event) -> Key {
+        let (object, source) = (&event.involved_object, &event.source);
+        let source = source.as_ref().map(|source| (&source.component, &source.host));
+        let name = (&object.namespace, &object.name, &object.uid);
+        self.hashes.hash_one((source, &object.kind, name, &object.api_version))
+    }
+
+    fn combine(&mut self, mut event: Event, subject: Key, now: Timestamp) -> (Event, Key) {
+        let reporter = (&event.reporting_component, &event.reporting_instance);
+        let like = self.hashes.hash_one((subject, &event.type_, &event.reason, reporter));
+        let exact = self.hashes.hash_one((like, &event.involved_object.field_path, &event.message));
+        let similar = self.similar.entry(like, || Similar { messages: Vec::new(), last: now });
         if now.duration_since(similar.last).unsigned_abs() > SIMILAR_WITHIN {
             similar.messages.clear();
         }
         similar.last = now;
-        similar.messages.insert(text(&event.message));
+        let message = self.hashes.hash_one(&event.message);
+        // So many are enough to know that there are many.
+        if similar.messages.len() < SIMILAR && !similar.messages.contains(&message) {
+            similar.messages.push(message);
+        }
         if similar.messages.len() < SIMILAR {
             return (event, exact);
-        }
-        if similar.messages.len() > SIMILAR {
-            // Enough to know that there are many.
-            similar.messages = similar.messages.drain().take(SIMILAR).collect();
         }
         event.message = Some(format!("(combined from similar events): {}", text(&event.message)));
         (event, like)
