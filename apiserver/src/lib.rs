@@ -13,7 +13,6 @@ pub mod identity;
 mod living;
 mod measured;
 mod metrics;
-mod quiet;
 pub mod registry;
 pub mod request;
 pub mod security;

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
 use http_body::Frame;
 use jiff::Timestamp;
+use process::quiet::Quiet;
 use rand::Rng;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Sleep};
@@ -27,7 +28,6 @@ use crate::{
     cache::{Change, Event, Object, Selection, Watcher, object::write_frame},
     error::{self, Result as Answer},
     metrics::InFlight,
-    quiet::Quiet,
     registry::Entry,
     wire::{
         negotiate::{self, Encoding, For, Shape},

@@ -17,7 +17,10 @@ use hyper_util::{
     server::conn::auto,
 };
 use knarr_x509::Anyone;
-use process::silence::Silence;
+use process::{
+    idle::{self, Idle},
+    quiet::Quiet,
+};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -36,11 +39,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::{pki::Pair, socket::Socket, x509};
-use crate::{identity::User, quiet::Quiet};
+use crate::identity::User;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// For the first request, and for a request's head from the end of the one before: how long an idle HTTP/1.1 connection is kept.
-/// Upstream's figure.
+/// How long a connection is kept on which nothing is asked for. Upstream's figure.
 const IDLE: Duration = Duration::from_secs(90);
 /// How long running requests may go on after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -242,6 +244,16 @@ pub fn insecure_client() -> Result<rustls::ClientConfig, Error> {
 
 /// Accepts and serves until `shutdown`, then lets running requests finish for a few seconds.
 pub async fn serve(listener: TcpListener, tls: Tls, service: axum::Router, shutdown: CancellationToken) {
+    serve_patiently(listener, tls, service, IDLE, shutdown).await;
+}
+
+async fn serve_patiently(
+    listener: TcpListener,
+    tls: Tls,
+    service: axum::Router,
+    patience: Duration,
+    shutdown: CancellationToken,
+) {
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -262,7 +274,7 @@ pub async fn serve(listener: TcpListener, tls: Tls, service: axum::Router, shutd
             match tokio::time::timeout(HANDSHAKE, handshake(&acceptor, stream)).await {
                 Ok(Ok(stream)) => {
                     let certificate = current.verifier.judge(stream.get_ref().1.peer_certificates());
-                    connection(stream, Peer { address, certificate }, service, shutdown).await;
+                    connection(stream, Peer { address, certificate }, service, patience, shutdown).await;
                 }
                 Ok(Err(error)) => tracing::info!("http: TLS handshake error from {address}: {error}"),
                 Err(_) => tracing::info!("http: TLS handshake error from {address}: timeout"),
@@ -310,17 +322,18 @@ async fn handshake(acceptor: &tokio_rustls::TlsAcceptor, stream: TcpStream) -> i
     acceptor.accept(Socket(stream)).await
 }
 
-async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown: CancellationToken) {
+async fn connection(stream: Stream, peer: Peer, service: axum::Router, patience: Duration, shutdown: CancellationToken) {
     let address = peer.address;
-    let silence = Arc::new(Silence::default());
-    let heard = silence.clone();
+    let idle = Idle::new();
+    let asked = idle.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        heard.end();
+        let under_way = asked.request();
         request.extensions_mut().insert(peer.clone());
-        service.clone().oneshot(request)
+        let answering = service.clone().oneshot(request);
+        async move { answering.await.map(|answer| under_way.answered_by(answer)) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(1 << 20);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(1 << 20);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -331,19 +344,17 @@ async fn connection(stream: Stream, peer: Peer, service: axum::Router, shutdown:
         .initial_connection_window_size(1 << 20)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(15));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        ended = connection.as_mut() => ended,
-        () = Quiet::new(shutdown.cancelled()) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let over = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = idle.lasts(patience) => {}
         }
-        () = Quiet::new(silence.lasts(IDLE)) => return tracing::debug!("Connection from {address} without a request closed"),
     };
-    if let Err(error) = ended {
-        tracing::debug!("Connection from {address} ended: {error}");
+    match idle::serve(connection, &idle, Quiet::new(over), |connection| connection.graceful_shutdown()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!("Connection from {address} ended: {error}"),
+        None => tracing::debug!("Connection from {address} closed: nothing was asked for, and the peer holds it"),
     }
 }
 
@@ -384,6 +395,69 @@ mod tests {
         let request = http::Request::get("/").header("host", "x").body(Empty::<Bytes>::new()).unwrap();
         let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+
+    /// A server that is patient for a short while; `/watch` has its only event after twice as long.
+    async fn impatient(patience: Duration) -> (Dir, Pki, SocketAddr, tokio_util::sync::DropGuard) {
+        let (dir, pki) = pki();
+        let tls = Tls::new(&pki.api_server(&[]).unwrap(), pki.authority_pem()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let late = move || async move {
+            tokio::time::sleep(patience * 2).await;
+            Ok::<_, io::Error>("late")
+        };
+        let watch = get(move || async move { axum::body::Body::from_stream(futures::stream::once(late())) });
+        let router = Router::new().route("/", get(|| async { "there" })).route("/watch", watch);
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve_patiently(listener, tls, router, patience, shutdown.clone()));
+        (dir, pki, address, shutdown.drop_guard())
+    }
+
+    async fn connect(address: SocketAddr, pki: &Pki) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client(None, pki.authority_pem()).unwrap()));
+        connector.connect(rustls::pki_types::ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap()
+    }
+
+    const FOREVER: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn who_shakes_hands_and_asks_for_nothing_is_let_go() {
+        use tokio::io::AsyncReadExt;
+        let patience = Duration::from_millis(100);
+        let (_dir, pki, address, _end) = impatient(patience).await;
+        let began = std::time::Instant::now();
+        let mut silent = connect(address, &pki).await;
+        let ended = tokio::time::timeout(FOREVER, silent.read(&mut [0])).await.expect("the connection's end");
+        assert_eq!(ended.unwrap_or_default(), 0);
+        assert!(began.elapsed() >= patience);
+    }
+
+    #[tokio::test]
+    async fn who_asked_once_is_let_go_in_order_and_a_watch_is_not() {
+        let patience = Duration::from_millis(100);
+        let (_dir, pki, address, _end) = impatient(patience).await;
+        for (path, said) in [("/", "there"), ("/watch", "late")] {
+            let request = || http::Request::get(format!("https://x{path}")).body(Empty::<Bytes>::new()).unwrap();
+            let stream = TokioIo::new(connect(address, &pki).await);
+            let executor = TokioExecutor::new();
+            let (mut send, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let body = send.send_request(request()).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, said);
+            // A GOAWAY, and not a broken connection: else this is an error.
+            tokio::time::timeout(FOREVER, connection).await.expect("the connection's end").unwrap().unwrap();
+            assert!(send.send_request(request()).await.is_err());
+
+            let stream = TokioIo::new(connect(address, &pki).await);
+            let (mut send, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let request = http::Request::get(path).header("host", "x").body(Empty::<Bytes>::new()).unwrap();
+            let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, said);
+            let _ = tokio::time::timeout(FOREVER, connection).await.expect("the connection's end");
+        }
     }
 
     #[tokio::test]

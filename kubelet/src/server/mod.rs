@@ -24,7 +24,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use k8s_openapi::api::core::v1::Pod;
-use process::silence::Silence;
+use process::idle::{self, Idle};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -152,21 +152,21 @@ async fn connection(stream: tokio::net::TcpStream, acceptor: tokio_rustls::TlsAc
     serve(stream, peer, router, IDLE).await;
 }
 
-/// Serves requests until the peer leaves, or is silent for `idle`.
-async fn serve<T>(stream: T, peer: auth::Peer, router: Router, idle: Duration)
+/// Serves requests until the peer leaves, or asks for nothing for so long.
+async fn serve<T>(stream: T, peer: auth::Peer, router: Router, patience: Duration)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let silence = Arc::new(Silence::default());
-    let heard = silence.clone();
+    let idle = Idle::new();
+    let asked = idle.clone();
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        heard.end();
+        let under_way = asked.request();
         let (router, mut request) = (router.clone(), request.map(Body::new));
         request.extensions_mut().insert(peer.clone());
-        router.oneshot(request)
+        async move { router.oneshot(request).await.map(|answer| under_way.answered_by(answer)) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -174,13 +174,11 @@ where
         .max_pending_accept_reset_streams(Some(20))
         .keep_alive_interval(Some(PROBE))
         .keep_alive_timeout(PROBE);
-    tokio::select! {
-        ended = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {
-            if let Err(error) = ended {
-                tracing::debug!(error, "a connection ended");
-            }
-        }
-        () = silence.lasts(idle) => tracing::debug!("a connection without a request closed"),
+    let connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    match idle::serve(connection, &idle, idle.lasts(patience), |connection| connection.graceful_shutdown()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(error, "a connection ended"),
+        None => tracing::debug!("a connection closed: nothing was asked for, and the peer holds it"),
     }
 }
 
@@ -290,5 +288,26 @@ mod tests {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM";
         let all = [said(b"").await, said(preface).await, said(b"GET / HTTP/1.1\r\nhost: n\r\n\r\n").await];
         assert_eq!(all, ["", "", "there"]);
+    }
+
+    #[tokio::test]
+    async fn who_asked_once_over_http2_is_let_go_in_order_and_who_follows_is_not() {
+        use http_body_util::{BodyExt, Empty};
+        let idle = Duration::from_millis(50);
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let late = move || async move {
+            tokio::time::sleep(idle * 2).await;
+            Ok::<_, std::io::Error>("late")
+        };
+        let router = Router::new().route("/", get(move || async move { Body::from_stream(futures::stream::once(late())) }));
+        tokio::spawn(serve(far, auth::Peer::of(None), router, idle));
+        let shaking = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near));
+        let (mut send, connection) = shaking.await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::get("http://n/").body(Empty::<bytes::Bytes>::new()).unwrap();
+        let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "late");
+        let ended = tokio::time::timeout(Duration::from_secs(20), connection).await;
+        ended.expect("the connection ends").unwrap().unwrap();
     }
 }
