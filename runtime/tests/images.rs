@@ -70,6 +70,35 @@ fn a_store_beside_sees_and_adds_and_leaves_nothing_behind() {
     assert_eq!(layers(), 0);
 }
 
+/// `knarr image load --root` beside a runtime that starts, for the first time or again, at that very moment.
+#[test]
+fn a_runtime_that_starts_takes_nothing_from_an_import_under_way() {
+    struct Starts<'a>(&'a [u8], Option<std::path::PathBuf>);
+    impl std::io::Read for Starts<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            // Some of the archive lies on the disk by now.
+            if self.0.len() < 4096
+                && let Some(root) = self.1.take()
+            {
+                ImageStore::open(root).unwrap();
+            }
+            let most = into.len().min(1024);
+            self.0.read(&mut into[..most])
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("images");
+    let beside = ImageStore::beside(root.clone()).unwrap();
+    let layer = Layer::new().file("f", 0o644, &[7; 20_000]).finish();
+    let archive = docker_archive("test.local/a:1", &[layer], json!({}));
+    beside.import(Starts(&archive, Some(root.clone()))).unwrap();
+    assert!(ImageStore::open(root.clone()).unwrap().find("test.local/a:1").is_some());
+    // What a killed import has left goes with the next start.
+    std::fs::create_dir(root.join("new/left")).unwrap();
+    ImageStore::open(root.clone()).unwrap();
+    assert_eq!(std::fs::read_dir(root.join("new")).unwrap().count(), 0);
+}
+
 #[test]
 fn many_may_remove_the_same_image_at_once() {
     let (_dir, store) = store();

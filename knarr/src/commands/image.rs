@@ -117,10 +117,10 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// A runtime's images; it may be running.
+/// A runtime's images; it may be running, or start at this moment, or never have been started.
 fn store(root: &Path) -> Result<runtime::ImageStore> {
     let images = root.join("images");
-    runtime::ImageStore::open(images.clone()).with_context(|| format!("open {}", images.display()))
+    runtime::ImageStore::beside(images.clone()).with_context(|| format!("open {}", images.display()))
 }
 
 fn short(id: &str) -> &str {

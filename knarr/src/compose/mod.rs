@@ -26,7 +26,10 @@ use client::{Informer, Options};
 use k8s_openapi::api::core::v1::Node as ApiNode;
 use process::flags::LogFlags;
 use runtime::ImageStore;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{SetOnce, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -207,12 +210,23 @@ fn last_heartbeat(node: &ApiNode) -> i64 {
     ready.and_then(|condition| Some(condition.last_heartbeat_time.as_ref()?.0.as_second())).unwrap_or(0)
 }
 
+/// How long commands wait for the runtime of a node that is being started.
+const STARTING: Duration = Duration::from_secs(60);
+
 /// What commands on the host may ask about.
 #[derive(Default)]
 struct State {
     store: OnceLock<Arc<dyn store::Store>>,
-    images: OnceLock<Arc<ImageStore>>,
+    images: SetOnce<Arc<ImageStore>>,
     ready: watch::Sender<bool>,
+}
+
+impl State {
+    /// The images, as soon as the node's runtime has them: a node that has just been started takes a moment.
+    async fn images(&self) -> Result<&Arc<ImageStore>> {
+        let started = tokio::time::timeout(STARTING, self.images.wait()).await;
+        started.context("the node's runtime has not started; the node's log says why (in /var/lib/knarr)")
+    }
 }
 
 /// What a node does for commands on the host. Runs on threads that may block.
@@ -229,12 +243,12 @@ fn handler(state: Arc<State>) -> control::Handler {
             snapshot::answer(store, &runtime)
         }
         "image load" => {
-            let images = state.images.get().context("the node's runtime has not started yet")?;
+            let images = runtime.block_on(state.images())?;
             let loaded = images.import(rest).context("read the archive")?;
             Ok(Answer::Lines(loaded.iter().flat_map(|image| names(image, &image.id)).collect()))
         }
         "image ls" => {
-            let images = state.images.get().context("the node's runtime has not started yet")?;
+            let images = runtime.block_on(state.images())?;
             let list = images.list().into_iter();
             let lines = |image: runtime::ImageRecord| {
                 let line = |name: String| format!("{name}\t{}\t{}", image.id, image.size);
@@ -244,4 +258,25 @@ fn handler(state: Arc<State>) -> control::Handler {
         }
         other => bail!("this node does not know {other:?}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_for_the_images_of_a_node_that_starts_waits_for_them() {
+        let (state, dir) = (Arc::new(State::default()), tempfile::tempdir().unwrap());
+        let ask = handler(state.clone());
+        let empty = |answer: Result<Answer>| matches!(answer, Ok(Answer::Lines(lines)) if lines.is_empty());
+        let asking = tokio::task::spawn_blocking(move || empty(ask("image ls", &mut std::io::empty())));
+        assert!(state.images.set(Arc::new(ImageStore::open(dir.path().to_owned()).unwrap())).is_ok());
+        assert!(asking.await.unwrap());
+        // One that was asked before there was an answer.
+        let later = Arc::new(State::default());
+        let mut waiting = std::pin::pin!(later.images());
+        assert!(tokio::time::timeout(Duration::from_millis(1), waiting.as_mut()).await.is_err());
+        assert!(later.images.set(Arc::new(ImageStore::open(dir.path().to_owned()).unwrap())).is_ok());
+        waiting.await.unwrap();
+    }
 }

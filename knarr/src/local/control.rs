@@ -78,10 +78,16 @@ fn answer(stream: tokio::net::UnixStream, handler: &Handler) -> Result<()> {
     Ok(())
 }
 
+fn connect(path: &Path) -> Result<UnixStream> {
+    let hint =
+        || format!("reach the node at {}; does it run? `knarr status` tells, `knarr node start` starts it", path.display());
+    UnixStream::connect(path).with_context(hint)
+}
+
 /// Sends a request to the node with this folder and returns the lines of its answer. Blocking.
 pub fn ask(folder: &Path, command: &str, mut rest: impl Read) -> Result<Vec<String>> {
     let path = path(folder);
-    let mut stream = UnixStream::connect(&path).with_context(|| format!("reach the node at {}", path.display()))?;
+    let mut stream = connect(&path)?;
     writeln!(stream, "{command}")?;
     // A node that refuses stops reading; its answer says why.
     let sent = std::io::copy(&mut rest, &mut stream);
@@ -102,7 +108,7 @@ pub fn ask(folder: &Path, command: &str, mut rest: impl Read) -> Result<Vec<Stri
 /// Asks the node with this folder for a stream, and copies it. Blocking.
 pub fn ask_stream(folder: &Path, command: &str, out: &mut dyn Write) -> Result<()> {
     let path = path(folder);
-    let mut stream = UnixStream::connect(&path).with_context(|| format!("reach the node at {}", path.display()))?;
+    let mut stream = connect(&path)?;
     writeln!(stream, "{command}")?;
     stream.shutdown(Shutdown::Write)?;
     let mut input = BufReader::with_capacity(1 << 17, stream);

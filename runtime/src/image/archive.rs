@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tar::EntryType;
 
 use super::normalize;
-use super::store::{ImageRecord, ImageStore, NewImage, NewLayer};
+use super::store::{ImageRecord, ImageStore, NewImage, NewLayer, Scratch};
 use super::unpack::{decompress, hex};
 use crate::error::{Error, Result, Step};
 
@@ -26,7 +26,7 @@ const DEPTH_LIMIT: usize = 4;
 
 /// Files by their names in the archive.
 struct Files {
-    _scratch: tempfile::TempDir,
+    _scratch: Scratch,
     paths: HashMap<PathBuf, PathBuf>,
     links: HashMap<PathBuf, PathBuf>,
 }

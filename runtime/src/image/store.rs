@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -63,6 +64,18 @@ pub struct ImageStore {
     unpacking: Mutex<()>,
 }
 
+/// A temporary directory that no other process takes for a leftover.
+pub(super) struct Scratch {
+    dir: tempfile::TempDir,
+    _in_use: Option<Flock<std::fs::File>>,
+}
+
+impl Scratch {
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
 /// A layer to be installed.
 pub struct NewLayer<'a> {
     /// Digest of its uncompressed archive.
@@ -101,8 +114,12 @@ impl ImageStore {
         let store = ImageStore::beside(root)?;
         let _alone = store.lock_files()?;
         store.refresh();
-        disk::remove_dir(&store.root.join("new"))?;
-        disk::make_dir(&store.root.join("new"))?;
+        // What somebody is working with beside us is no leftover: those that there are go the next time.
+        if let Some(_nobody_else) = store.lock_scratch(FlockArg::LockExclusiveNonblock)? {
+            for name in disk::names(&store.scratch_dir()) {
+                disk::remove_dir(&store.scratch_dir().join(name))?;
+            }
+        }
         {
             let index = store.index.lock();
             let known: BTreeSet<String> = index.layers.values().map(|layer| layer.number.to_string()).collect();
@@ -120,11 +137,23 @@ impl ImageStore {
     }
 
     /// Keeps other processes from changing the store.
-    fn lock_files(&self) -> Result<nix::fcntl::Flock<std::fs::File>> {
+    fn lock_files(&self) -> Result<Flock<std::fs::File>> {
         let file = std::fs::File::create(self.root.join("lock")).step("open image store's lock")?;
-        nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .step("lock image store")
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).step("lock image store")
+    }
+
+    fn scratch_dir(&self) -> PathBuf {
+        self.root.join("new")
+    }
+
+    /// Keeps the temporary directories from being removed by others, or others from making any; `None` if somebody has them.
+    fn lock_scratch(&self, how: FlockArg) -> Result<Option<Flock<std::fs::File>>> {
+        let directory = std::fs::File::open(self.scratch_dir()).step("open the temporary directory")?;
+        match Flock::lock(directory, how) {
+            Ok(locked) => Ok(Some(locked)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error).step("lock the temporary directory"),
+        }
     }
 
     /// Reads what other processes have added.
@@ -254,8 +283,10 @@ impl ImageStore {
     }
 
     /// A new directory that goes away at the next start if not before.
-    pub(super) fn scratch(&self) -> Result<tempfile::TempDir> {
-        tempfile::tempdir_in(self.root.join("new")).step("make temporary directory")
+    pub(super) fn scratch(&self) -> Result<Scratch> {
+        let in_use = self.lock_scratch(FlockArg::LockShared)?;
+        let dir = tempfile::tempdir_in(self.scratch_dir()).step("make temporary directory")?;
+        Ok(Scratch { dir, _in_use: in_use })
     }
 
     /// Unpacks what is missing and records the image. Names move here from other images.
