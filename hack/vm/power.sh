@@ -52,7 +52,7 @@ SCRIPT
         for i in $(seq 1200); do [ ! -s /var/lib/knarr-server/admin.kubeconfig ] || exit 0; sleep 0.1; done
         exit 1' || return
     vm_get power /var/lib/knarr-server/admin.kubeconfig | sed "s#server: .*#server: https://127.0.0.1:$power_port#" >"$payload/kubeconfig"
-    coproc power { RUST_BACKTRACE=0 "$bin/knarr-bench" power "$payload/kubeconfig" 2>"$payload/power"; }
+    coproc power { "$bin/knarr-bench" power "$payload/kubeconfig" 2>"$payload/power"; }
     power_ask check
 }
 

@@ -20,12 +20,25 @@ mod services;
 mod table;
 mod watch;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 
 const BENCHES: &[&str] =
     &["cold", "idle", "pods", "deploy", "api", "list", "watch", "memory", "scheduler", "services", "nodes", "net"];
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The causes and no backtrace, whatever RUST_BACKTRACE says: what went wrong is outside of this program.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut asked: Vec<String> = std::env::args().skip(1).collect();
     if asked == ["table"] {
