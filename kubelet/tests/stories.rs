@@ -391,14 +391,33 @@ async fn nobody_gets_less_memory_than_is_used() {
     assert!(!stage.cri.calls().contains(&"update a memory 67108864".to_owned()));
 }
 
+/// A folder of static pods with one in it.
+struct Manifests {
+    folder: tempfile::TempDir,
+    file: std::path::PathBuf,
+}
+
+impl Manifests {
+    const WEB: &str =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: a, image: 'busybox:1'}\n";
+
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("web.yaml");
+        std::fs::write(&file, Self::WEB).unwrap();
+        Self { folder, file }
+    }
+
+    /// A kubelet that runs what is there.
+    async fn kubelet(&self) -> Stage {
+        Stage::start_with(|config| config.pod_manifest_path = Some(self.folder.path().to_owned())).await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_becomes_a_pod_that_the_api_shows() {
-    let manifests = tempfile::tempdir().unwrap();
-    let file = manifests.path().join("web.yaml");
-    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: a, image: 'busybox:1'}\n";
-    std::fs::write(&file, text).unwrap();
-    let path = manifests.path().to_owned();
-    let stage = Stage::start_with(|config| config.pod_manifest_path = Some(path)).await;
+    let manifests = Manifests::new();
+    let stage = manifests.kubelet().await;
     let mirror = stage.wait("web-node-1", "ready", |p| is(p, "Ready")).await;
     assert!(mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string());
     // Deleting the picture does not touch the pod; the picture comes back.
@@ -406,24 +425,20 @@ async fn a_file_becomes_a_pod_that_the_api_shows() {
     stage.wait("web-node-1", "ready again", |p| is(p, "Ready")).await;
     assert_eq!(lifecycle(&stage), ["run sandbox web-node-1 0", "start a"]);
     // Another file is another pod; no file is none.
-    std::fs::write(&file, text.replace("name: a", "name: b")).unwrap();
+    std::fs::write(&manifests.file, Manifests::WEB.replace("name: a", "name: b")).unwrap();
     stage.cri.called("start b").await;
-    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&manifests.file).unwrap();
     stage.gone("web-node-1").await;
     stage.cri.called("remove b").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_goes_while_the_api_is_away_is_shown_no_more() {
-    let manifests = tempfile::tempdir().unwrap();
-    let file = manifests.path().join("web.yaml");
-    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - {name: a, image: 'busybox:1'}\n";
-    std::fs::write(&file, text).unwrap();
-    let path = manifests.path().to_owned();
-    let stage = Stage::start_with(|config| config.pod_manifest_path = Some(path)).await;
+    let manifests = Manifests::new();
+    let stage = manifests.kubelet().await;
     stage.wait("web-node-1", "ready", |p| is(p, "Ready")).await;
     stage.api.down(true);
-    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(&manifests.file).unwrap();
     stage.cri.called("remove sandbox").await;
     stage.api.down(false);
     stage.gone("web-node-1").await;
