@@ -118,18 +118,19 @@ impl Runtime {
         self.core.images.clone()
     }
 
-    /// Serves streams, and CRI on the socket if there is one, until told to end. Containers go on.
+    /// Serves streams, and CRI on the socket if there is one, until told to end. Containers go on. After an error everything but the
+    /// serving goes on, and this may be called again.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<()> {
-        let streams = streams::serve(self.core.clone(), shutdown.clone());
-        let served = match self.core.config.socket.clone() {
-            Some(socket) => tokio::join!(streams, self.serve(socket, shutdown)).1,
-            None => {
-                streams.await;
-                Ok(())
-            }
+        let streams = async {
+            streams::serve(self.core.clone(), shutdown.clone()).await;
+            Ok(())
         };
+        match self.core.config.socket.clone() {
+            Some(socket) => tokio::try_join!(streams, self.serve(socket, shutdown.clone())).map(drop)?,
+            None => streams.await?,
+        }
         self.core.leave().await;
-        served
+        Ok(())
     }
 
     async fn serve(&self, socket: PathBuf, shutdown: CancellationToken) -> Result<()> {

@@ -55,7 +55,7 @@ pub enum Wanted {
 /// Streams that wait to be fetched, and where.
 pub struct Streams {
     address: SocketAddr,
-    listener: Mutex<Option<TcpListener>>,
+    listener: TcpListener,
     waiting: Mutex<HashMap<String, (Instant, Wanted)>>,
 }
 
@@ -64,7 +64,7 @@ impl Streams {
     pub async fn bind() -> Result<Streams> {
         let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await.step("listen for streams")?;
         let address = listener.local_addr().step("listen for streams")?;
-        Ok(Streams { address, listener: Mutex::new(Some(listener)), waiting: Mutex::default() })
+        Ok(Streams { address, listener, waiting: Mutex::default() })
     }
 
     /// A URL for a stream.
@@ -93,11 +93,10 @@ impl Streams {
 
 /// Serves streams until told to end. Streams that are open then go on while the process lives.
 pub async fn serve(core: Arc<Core>, shutdown: CancellationToken) {
-    let Some(listener) = core.streams.listener.lock().take() else { return };
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = core.streams.listener.accept() => accepted,
         };
         let Ok((connection, _)) = accepted else {
             // Out of descriptors, mostly: others must end first.

@@ -93,6 +93,28 @@ async fn a_command_with_streams_on_both_wires() {
     }
 }
 
+/// Whoever runs the runtime hears that its socket cannot be had, and may run it again: nothing of it was given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_whose_socket_cannot_be_had_may_run_again() {
+    let place = Place::new();
+    let socket = place.dir.path().join("cri.sock");
+    // No file that could be removed.
+    std::fs::create_dir(&socket).unwrap();
+    let config = knarr_runtime::Config { socket: Some(socket.clone()), ..place.config() };
+    let runtime = Runtime::start_with(config, std::sync::Arc::new(support::NoNetwork)).await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(20), runtime.run(Default::default())).await;
+    assert!(refused.expect("an answer").is_err());
+
+    std::fs::remove_dir(&socket).unwrap();
+    runtime.images().import(support::image::busybox().as_slice()).unwrap();
+    let node = Node::of(place, runtime);
+    let id = node.container("again", script("main", "sleep 1000")).await;
+    let options = Options { stdin: false, stdout: true, stderr: false, tty: false };
+    let url = exec(&node, &id, "echo there", options).await;
+    assert_eq!(all(command(&url, Wire::Spdy, options).await.stdout.as_mut().unwrap()).await, "there\n");
+    assert_eq!(node.ended(&node.container("end", script("main", "exit 5")).await).await.exit_code, 5);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal() {
     let node = Node::start().await;
