@@ -100,8 +100,9 @@ pub enum Durability {
     /// The change survives a power cut once acknowledged.
     #[default]
     Synced,
-    /// The change survives a crash of the process' peers but may be lost with the next second's power cut or `kill -9`
-    /// (Events, Leases). It never overtakes a synced change that it follows.
+    /// The change survives the end of this process once acknowledged, `kill -9` included: the kernel has it. What the machine itself
+    /// takes down, a power cut or a crash of the kernel, may take back what was acknowledged in the second before (Events, Leases),
+    /// from some change on: never one without all that follow it. etcd knows no difference and syncs it.
     Relaxed,
 }
 

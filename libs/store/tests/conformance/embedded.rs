@@ -20,7 +20,7 @@ fn open(path: &Path) -> Arc<dyn Store> {
     Arc::new(RedbStore::open(path, Default::default()).expect("the store opens"))
 }
 
-/// Not a test by itself: the process that `kill_9` kills. Prints each acknowledged key, forever.
+/// Not a test by itself: the process that `kill_9` kills. Prints each acknowledged key, forever; half of them are relaxed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writer_child() {
     let Some(path) = std::env::var_os(CHILD) else { return };
@@ -30,7 +30,10 @@ async fn writer_child() {
         tokio::spawn(async move {
             for n in 0_u64.. {
                 let key = format!("/r/{writer}/{n:08}");
-                commit(&store, vec![put(&key, &"x".repeat(1024))]).await;
+                let ops = vec![put(&key, &"x".repeat(1024))];
+                // The kernel has what was not synced, too.
+                let durability = if writer % 2 == 0 { Durability::Synced } else { Durability::Relaxed };
+                store.commit(Txn { ops, durability, ..Txn::default() }).await.unwrap();
                 println!("acked {key}");
             }
         })
