@@ -11,12 +11,13 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 
 #[derive(Default)]
 struct Call {
     called: AtomicBool,
-    task: AtomicWaker,
+    /// Stays when it is woken: whoever polls says who it is only when that has changed.
+    task: Mutex<Option<Waker>>,
 }
 
 impl Wake for Call {
@@ -26,7 +27,9 @@ impl Wake for Call {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.called.store(true, Ordering::Release);
-        self.task.wake();
+        if let Some(task) = &*self.task.lock() {
+            task.wake_by_ref();
+        }
     }
 }
 
@@ -43,7 +46,7 @@ pub struct Quiet<F> {
 impl<F: Future> Quiet<F> {
     /// Nothing is polled yet.
     pub fn new(future: F) -> Self {
-        let call = Arc::new(Call { called: AtomicBool::new(true), task: AtomicWaker::new() });
+        let call = Arc::new(Call { called: AtomicBool::new(true), task: Mutex::new(None) });
         Self { future: Box::pin(future), waker: Waker::from(call.clone()), call, task: None }
     }
 }
@@ -54,7 +57,7 @@ impl<F: Future> Future for Quiet<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
         if !this.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            this.call.task.register(cx.waker());
+            *this.call.task.lock() = Some(cx.waker().clone());
             this.task = Some(cx.waker().clone());
         }
         // A call that comes between the two wakes the task again.
@@ -75,6 +78,25 @@ mod tests {
     use std::{future::poll_fn, sync::atomic::AtomicUsize};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_task_is_woken_each_time() {
+        let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
+        let mut quiet = Quiet::new(poll_fn(move |cx| receive.poll_recv(cx)));
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(number) = (&mut quiet).await {
+                tell.send(number).unwrap();
+            }
+        });
+        for number in 0..3 {
+            // It waits by now.
+            tokio::task::yield_now().await;
+            send.send(number).unwrap();
+            let heard = tokio::time::timeout(std::time::Duration::from_secs(10), told.recv()).await;
+            assert_eq!(heard.expect("it is woken"), Some(number));
+        }
+    }
 
     #[tokio::test]
     async fn what_was_not_woken_is_not_polled_and_what_was_is() {
