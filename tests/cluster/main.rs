@@ -2,6 +2,7 @@
 
 mod backup;
 mod cni;
+mod disk;
 mod helm;
 mod join;
 mod life;
