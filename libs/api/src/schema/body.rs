@@ -94,7 +94,7 @@ fn summary(body: &[u8]) -> String {
 pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result<(Value, Vec<String>), DecodeError> {
     match media {
         MediaType::Json => {
-            let parsed = json::parse_to_check(bytes)
+            let parsed = json::parse_object(bytes)
                 .map_err(|e| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {e}")))?;
             let told = |path: &String| format!("duplicate field {}", go_quote(path));
             let mut object = an_object(parsed.value)?;
@@ -210,7 +210,7 @@ pub fn in_order(problems: &mut Vec<String>, body: &[u8]) {
 
 /// What upstream's decoder says of the first field of the wrong type that it meets in a JSON body.
 pub fn first_mismatch(body: &[u8], ty: TypeId) -> Option<String> {
-    let mut value = json::parse_to_check(body).ok()?.value;
+    let mut value = json::parse_object(body).ok()?.value;
     let places = json::places(body);
     // Items of a list are where its key is, one after the other.
     let place = |path: &str| {

@@ -34,7 +34,7 @@ pub struct Parsed {
 
 /// Parses one JSON document, all of it: [`KEPT_DEPTH`] is as deep as it may be.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
-    match read(bytes)? {
+    match read(Reader::new(bytes))? {
         (_, true) => Err(SyntaxError(TOO_DEEP.to_owned())),
         (parsed, false) => Ok(parsed),
     }
@@ -43,13 +43,18 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
 /// Parses one JSON document for a type that will be compared with it: of what nests deeper than [`KEPT_DEPTH`] only the
 /// outermost brackets are left. Whoever keeps any of it must refuse fields that are deeper than [`OPAQUE_DEPTH`].
 pub fn parse_to_check(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
-    read(bytes).map(|(parsed, _)| parsed)
+    read(Reader::new(bytes)).map(|(parsed, _)| parsed)
+}
+
+/// [`parse_to_check`] of a whole object, as upstream reads one into its type: of objects that one key has twice all count, the
+/// later ones above the earlier.
+pub fn parse_object(bytes: &[u8]) -> Result<Parsed, SyntaxError> {
+    read(Reader { merges: true, ..Reader::new(bytes) }).map(|(parsed, _)| parsed)
 }
 
 const TOO_DEEP: &str = "exceeded max depth";
 
-fn read(bytes: &[u8]) -> Result<(Parsed, bool), SyntaxError> {
-    let mut reader = Reader::new(bytes);
+fn read(mut reader: Reader<'_>) -> Result<(Parsed, bool), SyntaxError> {
     reader.skip_space();
     let value = reader.value("looking for beginning of value")?;
     reader.skip_space();
@@ -127,8 +132,22 @@ struct Reader<'a> {
     no_text: Option<(&'static str, &'static str)>,
     /// Whether something nested too deep to be kept.
     cut: bool,
+    /// See [`parse_object`].
+    merges: bool,
     /// See [`places`].
     places: Option<HashMap<String, (usize, Option<usize>)>>,
+}
+
+/// What Go makes of an object that is read into another one.
+fn merge(earlier: &mut Map<String, Value>, later: Map<String, Value>) {
+    for (key, value) in later {
+        match (earlier.get_mut(&key), value) {
+            (Some(Value::Object(earlier)), Value::Object(later)) => merge(earlier, later),
+            (_, value) => {
+                earlier.insert(key, value);
+            }
+        }
+    }
 }
 
 enum Place {
@@ -138,7 +157,16 @@ enum Place {
 
 impl<'a> Reader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, path: Vec::new(), duplicates: Vec::new(), no_text: None, cut: false, places: None }
+        Self {
+            bytes,
+            at: 0,
+            path: Vec::new(),
+            duplicates: Vec::new(),
+            no_text: None,
+            cut: false,
+            merges: false,
+            places: None,
+        }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -287,7 +315,12 @@ impl<'a> Reader<'a> {
                     self.duplicates.push(path);
                 }
             }
-            map.insert(key, value);
+            match (map.get_mut(&key), value) {
+                (Some(Value::Object(earlier)), Value::Object(later)) if self.merges => merge(earlier, later),
+                (_, value) => {
+                    map.insert(key, value);
+                }
+            }
             self.skip_space();
             match self.peek() {
                 Some(b',') => self.at += 1,
@@ -519,6 +552,10 @@ mod tests {
         let parsed = parse(br#"{"a":{"b":1,"b":2},"c":[{"d":1,"d":1}]}"#).unwrap();
         assert_eq!(parsed.duplicates, ["a.b", "c[0].d"]);
         assert_eq!(parsed.value["a"]["b"], 2);
+        let twice = br#"{"a":{"b":1,"c":{"d":1}},"a":{"b":2,"c":{"e":1}},"f":{"g":1},"f":[1]}"#;
+        let merged = serde_json::json!({"a": {"b": 2, "c": {"d": 1, "e": 1}}, "f": [1]});
+        assert_eq!(parse_object(twice).unwrap().value, merged);
+        assert_eq!(parse_to_check(twice).unwrap().value["a"]["c"], serde_json::json!({"e": 1}));
     }
 
     #[test]
