@@ -559,6 +559,8 @@ async fn an_evicted_pod_leaves_nothing_on_a_full_disk() {
     stage.pod("p", json!({"containers": [{"name": "a"}]}));
     stage.wait("p", "ready", |p| is(p, "Ready")).await;
     stage.config.eviction_hard = "nodefs.available<1000Ti".parse().unwrap();
+    // What could not be removed at first is removed the next time that the kubelet looks for room.
+    stage.cri.fails_at("remove a");
     stage.restart_kubelet().await;
     // It is Failed from the decision on; its containers end after that.
     let ended =

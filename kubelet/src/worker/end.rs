@@ -32,7 +32,8 @@ impl Worker {
     pub(super) fn reclaim(&mut self, hold: Hold) {
         match self.stage {
             Stage::TearingDown => self.reclaim_next = Some(hold),
-            Stage::Stopped if self.observed && !std::mem::replace(&mut self.reclaimed, true) => {
+            Stage::Stopped if self.observed && !self.given_back => {
+                self.reclaimed = true;
                 self.running.spawn(ops::reclaim(self.ctx.clone(), self.record.clone(), hold));
             }
             _ => {}

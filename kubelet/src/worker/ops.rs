@@ -86,6 +86,8 @@ pub enum Done {
     Deleted(Result<(), kube::Error>),
     /// Containers and sandboxes are gone from the runtime.
     Removed(Result<(), RuntimeError>),
+    /// The containers of a pod that has ended are removed: all of them?
+    Reclaimed(bool),
     /// Something small that needs no answer.
     Nothing,
 }
@@ -353,11 +355,13 @@ pub async fn prune(ctx: Ctx, record: PodRecord, started: String) -> Done {
 
 /// Removes the containers of a pod that has ended, for their space: their logs stay. `hold` is dropped then.
 pub async fn reclaim(ctx: Ctx, record: PodRecord, hold: Hold) -> Done {
+    let mut all = true;
     for container in record.containers.iter().filter(|c| !c.may_live()) {
         if let Err(error) = ctx.runtime.remove_container(&container.id).await {
             tracing::warn!(container = container.id, %error, "a dead container is not removed");
+            all = false;
         }
     }
     drop(hold);
-    Done::Nothing
+    Done::Reclaimed(all)
 }

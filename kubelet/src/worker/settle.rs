@@ -19,6 +19,8 @@ impl Worker {
         let shown = || spec::full_name(&self.pod);
         match done {
             Done::Nothing => self.dirty = true,
+            // Otherwise the next order tries again.
+            Done::Reclaimed(all) => self.given_back |= all,
             Done::Resized { name, id, error } => self.resized(&name, &id, error, now),
             Done::Volumes(result) => self.mounted(result, now),
             Done::Sandbox(result) => {

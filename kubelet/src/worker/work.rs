@@ -122,8 +122,10 @@ pub(super) struct Worker {
     pub failed: Option<(String, String)>,
     /// It was ended for the node's sake: what its condition says.
     pub disrupted: Option<String>,
-    /// Dead containers have been removed: `record` is what they were.
+    /// Dead containers have been removed, or are about to be: `record` is what they were.
     pub reclaimed: bool,
+    /// All of them have been.
+    pub given_back: bool,
     /// That is to be done when the pod has stopped.
     pub reclaim_next: Option<Hold>,
     /// The machine's shutdown waits for the pod's end.
@@ -209,6 +211,7 @@ impl Worker {
             failed: None,
             disrupted: None,
             reclaimed: false,
+            given_back: false,
             reclaim_next: None,
             hold: None,
             rejected,

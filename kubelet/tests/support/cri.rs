@@ -39,6 +39,8 @@ struct Inner {
     deaf: bool,
     /// Calls that panic once.
     panics: Vec<String>,
+    /// Calls that fail once.
+    failures: Vec<String>,
     made: usize,
 }
 
@@ -77,6 +79,19 @@ impl Fake {
         inner.panics.remove(at);
         drop(inner);
         panic!("asked to panic at {text:?}");
+    }
+
+    /// Makes the next call of that name fail.
+    pub fn fails_at(&self, call: &str) {
+        self.inner.lock().unwrap().failures.push(call.to_owned());
+    }
+
+    fn may(&self, call: &str) -> Result<(), Status> {
+        let mut inner = self.inner.lock().unwrap();
+        let Some(at) = inner.failures.iter().position(|failing| failing == call) else { return Ok(()) };
+        inner.failures.remove(at);
+        inner.calls.push(format!("{call} failed"));
+        Err(Status::internal("asked to fail"))
     }
 
     /// Makes the next call of that name panic; `list containers` is one, too.
@@ -323,6 +338,7 @@ impl cri::RuntimeService for Server {
     async fn remove_container(&self, r: Request<v1::RemoveContainerRequest>) -> Answer<v1::RemoveContainerResponse> {
         let id = r.into_inner().container_id;
         let name = name_of(&self.0, &id);
+        self.0.may(&format!("remove {name}"))?;
         self.0.inner.lock().unwrap().containers.retain(|c| c.status.id != id);
         self.0.call(format!("remove {name}"));
         ok(v1::RemoveContainerResponse {})
