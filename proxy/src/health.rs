@@ -72,8 +72,8 @@ impl ServicePorts {
         Self { namespace, fresh, open: BTreeMap::new() }
     }
 
-    /// Makes exactly these ports answer: port to service (`NAMESPACE/NAME`) and its number of local endpoints.
-    pub fn set(&mut self, wanted: &BTreeMap<u16, (String, usize)>) {
+    /// Makes exactly these ports answer: port to service (`NAMESPACE/NAME`) and its number of local endpoints. Whether all do.
+    pub fn set(&mut self, wanted: &BTreeMap<u16, (String, usize)>) -> bool {
         self.open.retain(|port, _| wanted.contains_key(port));
         for (port, state) in wanted {
             if let Some(open) = self.open.get(port) {
@@ -96,6 +96,7 @@ impl ServicePorts {
                 Err(error) => tracing::warn!(port, service = state.0, %error, "cannot open a health-check node port"),
             }
         }
+        self.open.len() == wanted.len()
     }
 }
 

@@ -83,8 +83,16 @@ impl Proxier {
 
     /// Looks at the kernel's rules and writes them anew if somebody changed ours; whether it was so.
     pub fn repair(&mut self) -> Result<bool, net::Error> {
-        if !self.stale && (!self.comparable || self.is_intact()?) {
-            return Ok(false);
+        if !self.stale {
+            if !self.comparable {
+                return Ok(false);
+            }
+            // What cannot be looked at may be anything, and whoever told of the change does not tell again.
+            self.stale = true;
+            if self.is_intact()? {
+                self.stale = false;
+                return Ok(false);
+            }
         }
         tracing::info!("somebody changed the service rules; writing them anew");
         self.write_all()?;
@@ -118,5 +126,16 @@ impl Proxier {
         self.applied.clear();
         self.stale = true;
         self.iptables.restore(table::cleanup(&nat, &filter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_looked_at_is_written_anew() {
+        let mut proxier = Proxier { stale: false, ..Proxier::new(Some("/nowhere".into())) };
+        assert!(proxier.repair().is_err() && proxier.stale);
     }
 }

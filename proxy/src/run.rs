@@ -27,6 +27,8 @@ use crate::{
 };
 
 const BY_SERVICE: &str = "service";
+/// After how long a health-check node port is tried again that somebody else had.
+const PORT_RETRY: Duration = Duration::from_secs(2);
 
 /// Why the proxy cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +105,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         let outcome = blocking(&mut proxier, move |proxier| proxier.apply(changes)).await?;
         fresh.applied(outcome.is_ok(), begun.elapsed(), watched.services.len(), Timestamp::now());
         monitor.settle();
-        health_ports.set(&watched.health_checks(&setting.node));
+        let all_open = health_ports.set(&watched.health_checks(&setting.node));
         match outcome {
             Ok(()) => {
                 failures = 0;
@@ -123,25 +125,28 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
                 continue;
             }
         }
-        wait(&watched, &mut monitor, &mut proxier, &fresh, &shutdown).await?;
+        wait(&watched, &mut monitor, &mut proxier, &fresh, all_open, &shutdown).await?;
         fresh.queued(Timestamp::now());
     }
     drop(servers);
     Ok(())
 }
 
-/// Returns when a service or the node changed; keeps the rules as they are meanwhile.
+/// Returns when a service or the node changed, or there is something to be tried again; keeps the rules as they are meanwhile.
 async fn wait(
     watched: &Watched,
     monitor: &mut Monitor,
     proxier: &mut Proxier,
     fresh: &Freshness,
+    all_open: bool,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = watched.dirty.wait() => return Ok(()),
+            // Nobody tells when a port becomes free.
+            () = tokio::time::sleep(PORT_RETRY), if !all_open => return Ok(()),
             () = monitor.changed() => {
                 match blocking(proxier, Proxier::repair).await? {
                     Ok(true) => {
@@ -149,7 +154,11 @@ async fn wait(
                         monitor.settle();
                     }
                     Ok(false) => {}
-                    Err(error) => tracing::error!(error = %error, "cannot repair service rules"),
+                    Err(error) => {
+                        tracing::error!(error = %error, "cannot repair service rules");
+                        // All are written, however many tries that takes.
+                        return Ok(());
+                    }
                 }
             }
         }

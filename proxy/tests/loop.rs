@@ -157,3 +157,35 @@ async fn rules_follow_objects_and_come_back() {
     knarr_proxy::cleanup(Some(namespace.path())).await.unwrap();
     namespace.nat("KUBE-", false).await;
 }
+
+/// Somebody else may have the port for a moment, as any connection of the node may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_port_that_is_taken_is_had_when_it_is_free() {
+    let (namespace, fake) = (Namespace::new(), Fake::default());
+    let taken = netns::within(&namespace.path(), || Ok(std::net::TcpListener::bind("0.0.0.0:31000").unwrap())).unwrap();
+    let mut balanced = service("web", "10.43.0.7");
+    balanced["spec"]["type"] = "LoadBalancer".into();
+    balanced["spec"]["externalTrafficPolicy"] = "Local".into();
+    balanced["spec"]["healthCheckNodePort"] = 31000.into();
+    fake.put(SERVICES, "Service", balanced);
+    fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.2"));
+    let server = fake.clone();
+    let router = Router::new().fallback(move |request: Request| {
+        let answer = server.answer(&request);
+        async move { answer }
+    });
+    let config = Config { namespace: Some(namespace.path()), node_name: "here".into(), ..Config::default() };
+    let shutdown = CancellationToken::new();
+    let proxy = tokio::spawn(knarr_proxy::run(config, kube::Client::new(router, "default"), shutdown.clone()));
+    namespace.nat("--to-destination 10.42.0.2:8080", true).await;
+    drop(taken);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let opened = || Ok(std::net::TcpStream::connect("127.0.0.1:31000").is_ok());
+    while !netns::within(&namespace.path(), opened).unwrap() {
+        assert!(tokio::time::Instant::now() < deadline, "the port is never opened");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(namespace.http("31000/").1.contains("\"name\": \"web\""));
+    shutdown.cancel();
+    proxy.await.unwrap().unwrap();
+}
