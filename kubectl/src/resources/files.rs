@@ -109,13 +109,10 @@ impl FileArgs {
         Err(plain("kustomizations (-k) are not supported by this kubectl; render them and use -f"))
     }
 
-    /// Refuses paths that are not there.
-    ///
-    /// # Errors
-    /// The first of them.
-    pub fn check(&self) -> Result<(), Failure> {
+    /// What is wrong with paths: they are not there, or hold nothing.
+    pub fn check(&self) -> Vec<Failure> {
         let local = |name: &&String| *name != "-" && !name.starts_with("http://") && !name.starts_with("https://");
-        self.filename.iter().filter(local).try_for_each(|name| self.expand(name).map(|_| ()))
+        self.filename.iter().filter(local).filter_map(|name| self.expand(name).err()).collect()
     }
 
     /// Reads everything. What is wrong with one document does not keep others from being read.

@@ -273,14 +273,24 @@ impl Query<'_> {
         if !self.local {
             cx.namespace()?;
         }
+        let mut wrong = Vec::new();
         if let Some(files) = self.files {
             files.validate()?;
-            files.check()?;
+            wrong = files.check();
         }
         if self.all && (selectors.0.is_some() || selectors.1.is_some()) {
             return Err(plain("setting 'all' parameter but found a non empty selector. "));
         }
-        let given = arguments::Given::of(self, cx).await?;
+        let given = match arguments::Given::of(self, cx).await {
+            Ok(given) => {
+                Failure::of(wrong)?;
+                given
+            }
+            Err(failure) => {
+                wrong.push(failure);
+                return Failure::of(wrong).map(|()| Targets::default());
+            }
+        };
         if self.type_suffices && given.alone && selectors.0.is_none() {
             selectors.0 = Some("");
         }

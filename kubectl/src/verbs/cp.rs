@@ -130,6 +130,7 @@ fn without_shortcuts(path: &str) -> String {
 /// # Errors
 /// If that fails.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    cx.namespace()?;
     cx.client()?;
     let [from, to] = args.args.as_slice() else { return Err(plain("source and destination are required")) };
     let (from, to) = (Spec::parse(from)?, Spec::parse(to)?);

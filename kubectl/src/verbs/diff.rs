@@ -89,7 +89,7 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     let (live, merged) = (directory("LIVE-")?, directory("MERGED-")?);
     let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
     // Upstream stops at the first thing that is wrong.
-    let (objects, wrong) = query.objects_before_failure(cx).await.map_err(Failure::first)?;
+    let (objects, wrong) = query.objects_before_failure(cx).await?;
     let compared = futures::stream::iter(objects).map(async |object| (both(&args, cx, &object).await, object));
     let mut compared = std::pin::pin!(compared.buffered(args.concurrency.max(1).unsigned_abs()));
     while let Some((pair, object)) = compared.next().await {

@@ -56,6 +56,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         "" => String::new(),
         about => about_selector(cx, about).await?,
     };
+    cx.client()?;
     let printer = args.output.printer_of_output()?;
     if !args.types.iter().all(|kind| kind.eq_ignore_ascii_case("Normal") || kind.eq_ignore_ascii_case("Warning")) {
         return Err(plain("valid --types are Normal or Warning"));

@@ -52,6 +52,7 @@ pub struct Args {
 /// Bad arguments, or what could not be patched.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
+    cx.namespace()?;
     let kind = validate(&args, dry_run).map_err(plain)?;
     let text = match args.patch_file.as_str() {
         "" => args.patch.clone(),

@@ -2,11 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use api::{
-    field::go_quote,
-    names::strict_env_var_name,
-    patch::{Patch, PatchType},
-};
+use api::{field::go_quote, names::strict_env_var_name};
 use jiff::SignedDuration;
 use regex::Regex;
 use serde_json::{Map, Value, json};
@@ -22,7 +18,7 @@ use crate::{
     pods,
     resources::FileArgs,
     typed,
-    write::{Helper, SaveConfig, Show, applied},
+    write::{Helper, SaveConfig, Show, applied, overridden},
 };
 
 /// What `run` takes.
@@ -143,7 +139,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let wanted = understand(&args, dry_run, timeout)?;
     let (name, arguments) = args.args.split_first().ok_or_else(|| plain("NAME is required for run"))?;
     let namespace = cx.namespace()?;
-    let pod = overridden(&args, typed::complete(pod(&args, image, &wanted, name, arguments))).map_err(plain)?;
+    let pod = overridden(typed::complete(pod(&args, image, &wanted, name, arguments)), &args.overrides, &args.override_type);
+    let pod = pod.map_err(plain)?;
     let mut created = vec![create(&args, cx, &wanted, typed::complete(pod)).await?];
     let mut failures = Vec::new();
     if args.expose {
@@ -317,25 +314,6 @@ fn service(wanted: &Wanted, name: &str) -> Value {
     let port = json!({"port": wanted.port, "protocol": "TCP", "targetPort": wanted.port});
     let spec = json!({"ports": [port], "selector": pod_labels(wanted, name)});
     json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
-}
-
-/// The pod with `--overrides` merged into it.
-fn overridden(args: &Args, pod: Value) -> Result<Value, String> {
-    if args.overrides.is_empty() {
-        return Ok(pod);
-    }
-    let kind = match args.override_type.as_str() {
-        "json" => PatchType::Json,
-        "merge" => PatchType::Merge,
-        "strategic" => PatchType::Strategic,
-        other => return Err(format!("invalid override type: {other}")),
-    };
-    let parsed = Patch::parse(kind, args.overrides.as_bytes());
-    let (patch, _) = parsed.map_err(|error| match kind {
-        PatchType::Merge => "Invalid JSON Patch".to_owned(),
-        _ => error.to_string(),
-    })?;
-    patch.apply(&pod, typed::type_of(&pod)).map(typed::known).map_err(|error| error.to_string())
 }
 
 async fn create(args: &Args, cx: &Context, wanted: &Wanted, mut object: Value) -> Result<Value, Failure> {

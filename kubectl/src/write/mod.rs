@@ -4,6 +4,7 @@ pub mod applied;
 mod flags;
 mod gone;
 mod helper;
+mod overrides;
 pub mod raw;
 pub mod record;
 mod selector;
@@ -15,6 +16,7 @@ pub use self::{
     flags::{SaveConfig, Validate},
     gone::gone,
     helper::Helper,
+    overrides::overridden,
     selector::label_selector,
     show::Show,
 };

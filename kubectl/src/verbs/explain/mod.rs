@@ -89,7 +89,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let known = cx.discovery()?.find(|c| {
         c.mappings.iter().find(|m| m.group == group && m.version == version && m.resource == mapping.resource).cloned()
     });
-    let kind = known.await?.ok_or_else(not_found)?.kind.clone();
+    let undescribed =
+        || plain(format!("GVR ({group}/{version}, Resource={}) not found in OpenAPI schema", mapping.resource));
+    let kind = known.await?.ok_or_else(undescribed)?.kind.clone();
     let page = Page { document: &document, recursive: args.recursive };
     print!("{}", page.print(group, version, &kind, &fields)?);
     Ok(())

@@ -2,7 +2,6 @@
 
 mod service;
 
-use api::patch::{Patch, PatchType};
 use serde_json::Value;
 
 use self::service::{Wanted, can_be_exposed};
@@ -12,7 +11,7 @@ use crate::{
     output::{DryRun, DryRunArgs, OutputArgs},
     resources::{FileArgs, Object, Query},
     typed,
-    write::{Helper, SaveConfig, Show, applied},
+    write::{Helper, SaveConfig, Show, applied, overridden},
 };
 
 /// Arguments of `expose`.
@@ -88,7 +87,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 async fn one(args: &Args, cx: &Context, object: &Object, wanted: &mut Wanted, dry_run: DryRun) -> Result<Value, Failure> {
     can_be_exposed(&object.mapping.group, &object.mapping.kind).map_err(plain)?;
     let service = service::service(&object.value, wanted).map_err(plain)?;
-    let mut service = overridden(args, typed::complete(service)).map_err(plain)?;
+    let mut service = overridden(typed::complete(service), &args.overrides, &args.override_type).map_err(plain)?;
     cx.globals().recording.annotate(&mut service);
     if dry_run == DryRun::Client {
         if let Some(namespace) = cx.explicit_namespace() {
@@ -118,19 +117,4 @@ fn wanted(args: &Args) -> Wanted {
         session_affinity: args.session_affinity.clone(),
         cluster_ip: args.cluster_ip.clone(),
     }
-}
-
-/// The service with `--overrides` merged into it.
-fn overridden(args: &Args, service: Value) -> Result<Value, String> {
-    if args.overrides.is_empty() {
-        return Ok(service);
-    }
-    let kind = match args.override_type.as_str() {
-        "json" => PatchType::Json,
-        "merge" => PatchType::Merge,
-        "strategic" => PatchType::Strategic,
-        other => return Err(format!("invalid override type: {other}")),
-    };
-    let (patch, _) = Patch::parse(kind, args.overrides.as_bytes()).map_err(|error| error.to_string())?;
-    patch.apply(&service, typed::type_of(&service)).map(typed::known).map_err(|error| error.to_string())
 }

@@ -35,6 +35,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.revision < 0 {
         return Err(plain(format!("revision must be a positive integer: {}", args.revision)));
     }
+    let query = args.which.query();
+    let targets = query.targets(cx).await?;
     let show = Show::new(&args.print, "", DryRun::None)?;
     let view = async |object: Object| {
         let (group, kind) = (&object.mapping.group, &object.mapping.kind);
@@ -42,7 +44,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let history = History::read(cx, kind, object.namespace.as_deref().unwrap_or_default(), &object.name).await?;
         one(&args, &show, &object.value, &history)
     };
-    args.which.query().visit(cx, view).await
+    targets.visit(&query, cx, view).await
 }
 
 fn one(args: &Args, show: &Show, object: &serde_json::Value, history: &History) -> Result<(), Failure> {
