@@ -70,6 +70,17 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// A century: a call cannot say that it may take for ever, as a pod may.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
+/// A call's answer, if it comes in time. A server elsewhere is told how long it has; one in this process is held to it by nobody else.
+async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let answer = tokio::time::timeout(timeout, call).await;
+    answer
+        .unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("context deadline exceeded")))
+        .map(tonic::Response::into_inner)
+}
+
 /// A connection to the runtime.
 #[derive(Clone)]
 pub struct Runtime {
@@ -87,7 +98,7 @@ macro_rules! call {
         request.set_timeout($timeout);
         let mut client = $client.clone();
         let since = Instant::now();
-        let answer = client.$method(request).await.map(tonic::Response::into_inner);
+        let answer = within($timeout, Box::pin(client.$method(request))).await;
         Metrics::global().called(stringify!($method), since.elapsed(), answer.is_ok());
         answer.map_err(|status| RuntimeError { call: stringify!($method), status })
     }};
@@ -443,5 +454,12 @@ mod tests {
         let nobody = cri::Channel::connect(dir.path().join("sock").to_str().unwrap()).unwrap();
         let failed = Runtime::new(nobody).stop_container("c", i64::MAX).await.unwrap_err();
         assert_eq!(failed.status.code(), tonic::Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_never_answered_ends() {
+        let never = std::future::pending::<Result<tonic::Response<()>, _>>();
+        let failed = within(Duration::from_millis(20), never).await.unwrap_err();
+        assert_eq!((failed.code(), failed.message()), (tonic::Code::DeadlineExceeded, "context deadline exceeded"));
     }
 }

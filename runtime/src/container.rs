@@ -159,7 +159,8 @@ impl Core {
         self.cgroups.create(&container.cgroup, &resources, devices.rules.as_deref())?;
         // Hierarchies that only these resources need exist from here on.
         let description = shim::ContainerSpec { cgroup: self.cgroups.spec(&container.cgroup), ..description };
-        match shim.call(&Request::StartContainer(Box::new(description))).await? {
+        let start = Request::StartContainer(Box::new(description));
+        match self.soon("the container's first process", shim.call(&start)).await? {
             Reply::Started(started) => container.change(|record| {
                 record.started_ns = started.started_ns;
                 record.pid = started.pid;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc};
@@ -18,6 +19,8 @@ use crate::shim_client::{Launcher, News};
 use crate::state::{Container, Sandbox, now_ns};
 use crate::streams::Streams;
 
+/// How long what a shim starts may take.
+const START_PATIENCE: Duration = Duration::from_secs(100);
 /// Events a slow listener may fall behind before it loses some.
 const EVENT_BACKLOG: usize = 1024;
 
@@ -82,6 +85,13 @@ impl Core {
             followers: TaskTracker::new(),
             leaving: CancellationToken::new(),
         }
+    }
+
+    /// What a shim starts is there soon, or has failed: who waits for it holds up the rest of its pod's life, and its end.
+    pub async fn soon<T>(&self, what: &str, start: impl Future<Output = Result<T>>) -> Result<T> {
+        let patience = self.config.start_patience.unwrap_or(START_PATIENCE);
+        let started = tokio::time::timeout(patience, start).await;
+        started.unwrap_or_else(|_| Err(Error::Timeout(format!("{what} has not started within {patience:?}"))))
     }
 
     /// Acts on what a sandbox's shim tells, until it or this runtime is gone.

@@ -36,6 +36,7 @@ mod streams;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +55,9 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The shim's program; `knarr-shim` beside this program when absent.
     pub shim: Option<PathBuf>,
+    /// How long a shim may take to begin, and to start the first process of a sandbox or a container; 100 s when absent, less than
+    /// a kubelet waits.
+    pub start_patience: Option<Duration>,
     /// How registries are reached.
     pub registries: Vec<Registry>,
     /// The default pod network.

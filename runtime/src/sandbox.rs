@@ -60,12 +60,17 @@ impl Core {
             disk::write(&dir.join("config.pb"), &config.encode_to_vec())?;
             self.cgroups.create(&group, &cri::LinuxContainerResources::default(), None)?;
             let (sender, news) = mpsc::unbounded_channel();
-            let (shim, _) = Shim::new(self.launcher.start(&dir)?, sender).await?;
+            let (stream, kill) = self.launcher.start(&dir)?;
+            let begun = self.soon("the shim", Shim::new(stream, sender)).await;
+            let (shim, _) = begun.inspect_err(|_| kill.cancel())?;
             let finished = self.start_and_connect(id, &config, &shim, description).await;
             let record = match finished {
                 Ok(record) => record,
                 Err(error) => {
-                    let _ = shim.order(&Request::Shutdown).await;
+                    let ended = tokio::time::timeout(KILL_PATIENCE, shim.order(&Request::Shutdown)).await;
+                    if !matches!(ended, Ok(Ok(()))) {
+                        kill.cancel();
+                    }
                     return Err(error);
                 }
             };
@@ -97,7 +102,7 @@ impl Core {
         shim: &Shim,
         description: shim::SandboxSpec,
     ) -> Result<SandboxRecord> {
-        let pause = match shim.call(&Request::StartSandbox(description)).await? {
+        let pause = match self.soon("the pause process", shim.call(&Request::StartSandbox(description))).await? {
             Reply::Sandbox(pid) => pid,
             other => return Err(Error::Failed(format!("shim gave an unexpected answer: {other:?}"))),
         };

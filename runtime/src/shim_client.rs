@@ -14,6 +14,7 @@ use shim::{Event, ExecSpec, HelloReply, KillSpec, Reply, Request};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, Step};
 
@@ -33,8 +34,8 @@ impl Launcher {
         Ok(Launcher { copy, path })
     }
 
-    /// Starts a shim for the sandbox whose directory this is.
-    pub fn start(&self, dir: &Path) -> Result<UnixStream> {
+    /// Starts a shim for the sandbox whose directory this is. The token kills it, which is for one that does not do as it is told.
+    pub fn start(&self, dir: &Path) -> Result<(UnixStream, CancellationToken)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().step("make socket pair")?;
         let log = std::fs::File::create(dir.join("shim.log")).step("make shim's log")?;
         let program = match &self.copy {
@@ -44,12 +45,16 @@ impl Launcher {
         let mut command = tokio::process::Command::new(program);
         command.arg0("knarr-shim").arg(dir).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(log);
         let mut child = command.spawn().step_with(|| format!("start shim {}", self.path.display()))?;
+        let kill = CancellationToken::new();
+        let killed = kill.clone();
         tokio::spawn(async move {
             // Reaped while this process lives; afterwards init does it.
-            let _ = child.wait().await;
+            if killed.run_until_cancelled(child.wait()).await.is_none() {
+                let _ = child.kill().await;
+            }
         });
         ours.set_nonblocking(true).step("set up socket")?;
-        UnixStream::from_std(ours).step("set up socket")
+        Ok((UnixStream::from_std(ours).step("set up socket")?, kill))
     }
 }
 

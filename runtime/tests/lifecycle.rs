@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Node, log, script};
+use support::{NoNetwork, Node, Place, eventually, log, script};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_runs_says_something_and_ends() {
@@ -68,5 +68,24 @@ async fn an_end_never_overtakes_its_start() {
             assert_eq!(started, [(true, true), (false, false)][usize::from(seen == [ContainerCreatedEvent])]);
         }
         assert_eq!(seen, [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent], "container {number}");
+    }
+}
+
+/// A program that starts and then says nothing stands for a shim that hangs: the start fails in time, the program is ended, nothing is
+/// left, and the pod's name is free again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_hangs_is_given_up() {
+    let place = Place::new();
+    let mute = Some("/usr/bin/yes".into());
+    let patience = Some(std::time::Duration::from_millis(300));
+    let config = knarr_runtime::Config { shim: mute, start_patience: patience, ..place.config() };
+    let runtime = knarr_runtime::Runtime::start_with(config, std::sync::Arc::new(NoNetwork)).await.unwrap();
+    let node = Node::of(place, runtime);
+    for _ in 0..2 {
+        let request = cri::RunPodSandboxRequest { config: Some(node.pod("mute")), runtime_handler: String::new() };
+        let failed = node.cri().run_pod_sandbox(request).await.unwrap_err();
+        assert_eq!(failed.message(), "the shim has not started within 300ms");
+        eventually("the program ends", async || node.place.shims().is_empty().then_some(())).await;
+        assert_eq!(std::fs::read_dir(node.place.dir.path().join("state/sandboxes")).unwrap().count(), 0);
     }
 }
