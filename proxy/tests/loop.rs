@@ -69,18 +69,22 @@ impl Namespace {
 
     /// What `PORT/PATH` of the node's loopback answers: status and body.
     fn http(&self, what: &str) -> (u16, String) {
+        self.try_http(what).unwrap()
+    }
+
+    fn try_http(&self, what: &str) -> std::io::Result<(u16, String)> {
         let (port, path) = what.split_once('/').unwrap();
         let (port, path) = (port.parse::<u16>().unwrap(), path.to_owned());
         let ask = move || {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-            write!(stream, "GET /{path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+            write!(stream, "GET /{path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
             let mut text = String::new();
-            stream.read_to_string(&mut text).unwrap();
-            Ok(text)
+            stream.read_to_string(&mut text)?;
+            Ok::<_, std::io::Error>(text)
         };
-        let text = netns::within(&self.path(), ask).unwrap();
+        let text = netns::within(&self.path(), move || Ok(ask())).unwrap()?;
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        Ok((head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned()))
     }
 
     /// Waits until some rule of the nat table holds `text`, or none does.
@@ -180,12 +184,15 @@ async fn a_health_check_port_that_is_taken_is_had_when_it_is_free() {
     namespace.nat("--to-destination 10.42.0.2:8080", true).await;
     drop(taken);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    let opened = || Ok(std::net::TcpStream::connect("127.0.0.1:31000").is_ok());
-    while !netns::within(&namespace.path(), opened).unwrap() {
-        assert!(tokio::time::Instant::now() < deadline, "the port is never opened");
+    // Until then nobody answers there; for a moment a program that is just being started may still hold the port that was given up.
+    let (_, answer) = loop {
+        match namespace.try_http("31000/") {
+            Ok(answer) => break answer,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "the port does not answer: {error}"),
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(namespace.http("31000/").1.contains("\"name\": \"web\""));
+    };
+    assert!(answer.contains("\"name\": \"web\""), "{answer}");
     shutdown.cancel();
     proxy.await.unwrap().unwrap();
 }

@@ -248,9 +248,14 @@ async fn pods_have_addresses_and_ports_are_forwarded() {
     let url = node.cri().port_forward(request).await.unwrap().into_inner().url;
     let (io, agreed) = fetch(&url, Wire::Spdy, &["portforward.k8s.io"]).await.unwrap();
     let client = PortForward::open(io, &agreed).await.unwrap();
-    let (mut data, _) = client.connect(8080).await.unwrap();
     let mut answer = [0; 5];
-    tokio::time::timeout(Duration::from_secs(10), data.read_exact(&mut answer)).await.unwrap().unwrap();
+    let answers = async {
+        // The server listens soon after it has said its address.
+        while client.connect(8080).await.unwrap().0.read_exact(&mut answer).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), answers).await.unwrap();
     assert_eq!(&answer, b"pong\n");
     let (_data, mut error) = client.connect(9).await.unwrap();
     assert!(all(&mut error).await.contains("error forwarding port 9"));

@@ -1,9 +1,9 @@
 //! Pods connected by somebody else's plugins: Debian's, configured while the node runs.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
-use anyhow::Result;
-use harness::{Cluster, eventually, root, succeeded, traces};
+use anyhow::{Context, Result};
+use harness::{Cluster, Signal, eventually, root, signal, traces};
 
 use crate::life::both_replicas;
 
@@ -114,8 +114,8 @@ fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
     assert_eq!((mtu("behind")?.trim(), mtu("next")?.trim()), ("1400", "1300"));
 
     // The agent dies; the next one disconnects what the former one has connected, with the configuration of then.
-    let agent = cluster.status()?["nodes"][0]["pids"]["kubelet"].clone();
-    succeeded(Command::new("kill").args(["-9", &agent.to_string()]))?;
+    let agent = cluster.status()?["nodes"][0]["pids"]["kubelet"].as_i64().context("find the agent")?;
+    signal(agent, Signal::SIGKILL)?;
     eventually("see the agent gone", SECONDS_30, || {
         Ok((cluster.status()?["nodes"][0]["pids"]["kubelet"].is_null()).then_some(()))
     })?;

@@ -1,14 +1,9 @@
 //! From nothing to a served page and back to nothing, whatever happens in between.
 
-use std::{
-    collections::BTreeSet,
-    os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result};
-use harness::{Cluster, eventually, program, root, succeeded, traces};
+use harness::{Cluster, Signal, eventually, program, root, signal, traces};
 
 const SECONDS_60: Duration = Duration::from_secs(60);
 
@@ -103,7 +98,7 @@ fn containers_outlive_their_agent() -> Result<()> {
     let agent = cluster.status()?["nodes"][0]["pids"]["kubelet"].as_i64().context("find the agent")?;
     let page = format!("http://{}:30080/", cluster.address(1)?);
 
-    Command::new("kill").args(["-9", &agent.to_string()]).status()?;
+    signal(agent, Signal::SIGKILL)?;
     eventually("see the agent dead", SECONDS_60, || {
         Ok((cluster.status()?["nodes"][0]["pids"]["kubelet"].is_null()).then_some(()))
     })?;
@@ -146,7 +141,7 @@ fn etcd_keeps_the_objects_over_a_restart() -> Result<()> {
     // etcd alone dies: its node starts it again.
     let etcd = || Ok::<_, anyhow::Error>(cluster.status()?["nodes"][0]["pids"]["etcd"].as_i64());
     let former = etcd()?.context("find etcd")?;
-    succeeded(Command::new("kill").args(["-9", &former.to_string()]))?;
+    signal(former, Signal::SIGKILL)?;
     eventually("see another etcd", SECONDS_60, || Ok(etcd()?.filter(|pid| *pid != former)))?;
     eventually("write again", SECONDS_60, || Ok(cluster.kubectl(&["create", "configmap", "after"]).ok()))?;
     assert_eq!(kept()?, "b");

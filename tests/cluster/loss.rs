@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use harness::{Cluster, eventually, succeeded};
+use harness::{Cluster, Signal, eventually, signal, succeeded};
 use serde_json::Value;
 
 use crate::life::with_example;
@@ -78,12 +78,12 @@ fn is_ready(object: &Value) -> bool {
 }
 
 /// The process of a node, which runs all of its components.
-fn process(cluster: &Cluster, n: usize) -> Result<String> {
-    Ok(cluster.status()?["nodes"][n - 1]["pids"]["kubelet"].as_i64().context("find the node's process")?.to_string())
+fn process(cluster: &Cluster, n: usize) -> Result<i64> {
+    cluster.status()?["nodes"][n - 1]["pids"]["kubelet"].as_i64().context("find the node's process")
 }
 
-fn kill(pid: &str) -> Result<()> {
-    succeeded(Command::new("kill").args(["-9", pid])).map(drop)
+fn kill(pid: i64) -> Result<()> {
+    signal(pid, Signal::SIGKILL)
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn lost_nodes_are_drained_replaced_and_come_back_clean() -> Result<()> {
     assert_eq!(holders.len(), 4, "pods are spread over all nodes");
 
     cluster.knarr(&["node", "partition", &name(2)])?;
-    kill(&process(&cluster, 3)?)?;
+    kill(process(&cluster, 3)?)?;
     cluster.knarr(&["node", "stop", &name(4)])?;
     eventually("see the nodes lost", SECONDS_90, || {
         let nodes = get(&cluster, &["nodes"])?;
@@ -305,7 +305,7 @@ fn without_a_control_plane_everything_serves_and_nothing_restarts_when_it_is_bac
     let mut open = net::netns::within(&outside, move || Ok(TcpStream::connect(to)))??;
     open.write_all(b"GET / HTTP/1.0\r\n")?;
 
-    kill(&process(&cluster, 1)?)?;
+    kill(process(&cluster, 1)?)?;
     let down = Instant::now();
     asking.more(20)?;
     assert!(cluster.kubectl(&["get", "pods", "--request-timeout=2s"]).is_err(), "the API server is gone");
@@ -419,7 +419,7 @@ fn one_of_three_servers_may_go_and_nothing_acknowledged_is_lost() -> Result<()> 
         go_on()?;
         cluster.knarr(&["node", "start", &third])?;
         go_on()?;
-        kill(&process(&cluster, 1)?)?;
+        kill(process(&cluster, 1)?)?;
         go_on()?;
         cluster.start(&[])?;
         go_on()
@@ -433,7 +433,7 @@ fn one_of_two_servers_may_go_and_nothing_acknowledged_is_lost() -> Result<()> {
     nothing_acknowledged_is_lost(&cluster, |go_on| {
         for n in [1, 2] {
             go_on()?;
-            kill(&process(&cluster, n)?)?;
+            kill(process(&cluster, n)?)?;
             go_on()?;
             cluster.start(&[])?;
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use harness::{Cluster, eventually, program, root, succeeded};
+use harness::{Cluster, Signal, eventually, program, root, signal, succeeded};
 
 use crate::life::both_replicas;
 
@@ -36,10 +36,9 @@ impl Part {
         Ok(())
     }
 
-    /// Sends it a signal: `STOP`, `CONT`, `TERM`.
-    pub fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.child.borrow().id().to_string();
-        succeeded(Command::new("kill").args(["-s", name, &pid])).map(drop)
+    /// Sends it a signal.
+    pub fn signal(&self, which: Signal) -> Result<()> {
+        signal(self.child.borrow().id().into(), which)
     }
 
     /// Its exit code, once it has ended by itself.

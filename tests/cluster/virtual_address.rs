@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use harness::{eventually, kubectls, succeeded};
+use harness::{Signal, eventually, kubectls, succeeded};
 
 use crate::{
     join::{ETCD, sharing},
@@ -181,16 +181,16 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     link.stays(&link.address, &[2])?;
 
     // The holder stands still: its kernel takes the address away before the other one has it.
-    on_second.signal("STOP")?;
+    on_second.signal(Signal::SIGSTOP)?;
     let took = link.await_served(1)?;
     println!("stopped: the other server answered after {took:?}");
     assert!(took < MOST, "{took:?}");
     link.ask("get namespaces")?;
-    on_second.signal("CONT")?;
+    on_second.signal(Signal::SIGCONT)?;
     link.stays(&link.address, &[1])?;
 
     // The holder ends as it should: it gives the address up, and nobody waits for anything to be over.
-    on_first.signal("TERM")?;
+    on_first.signal(Signal::SIGTERM)?;
     let took = link.await_served(2)?;
     println!("ended: the other server answered after {took:?}");
     assert!(took < Duration::from_secs(4), "{took:?}");
@@ -209,14 +209,14 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
     assert!(took < MOST, "{took:?}");
     set("up")?;
     link.stays(&link.address, &[1])?;
-    on_first.signal("TERM")?;
+    on_first.signal(Signal::SIGTERM)?;
     link.await_served(2)?;
     on_first.ended(SECONDS_60)?;
 
     // A server with another port is told from those that clients will look for.
     on_first = machines.start(1, "first-port", &format!("{first} --secure-port 7443"))?;
     eventually("hear of the port", SECONDS_60, || Ok(on_first.said()?.contains("another --secure-port").then_some(())))?;
-    on_first.signal("TERM")?;
+    on_first.signal(Signal::SIGTERM)?;
     on_first.ended(SECONDS_60)?;
 
     // A server with another address has that for itself.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+pub use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A local cluster with a name and a kubeconfig of its own.
@@ -110,13 +111,19 @@ impl Cluster {
 
     /// Kills everything of the cluster at once.
     pub fn kill_everything(&self) -> Result<()> {
-        let pids: Vec<String> = self.processes().iter().map(ToString::to_string).collect();
-        if !pids.is_empty() {
+        for pid in self.processes() {
             // What has ended meanwhile is as good as killed.
-            let _ = Command::new("kill").arg("-9").args(pids).stderr(Stdio::null()).status()?;
+            let _ = signal(pid.into(), Signal::SIGKILL);
         }
         Ok(())
     }
+}
+
+/// Sends a process a signal. The program for that is not on every Debian.
+pub fn signal(pid: i64, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).context("a process' number")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal)
+        .with_context(|| format!("send {signal} to process {pid}"))
 }
 
 impl Drop for Cluster {
