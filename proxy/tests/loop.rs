@@ -14,6 +14,7 @@ use knarr_proxy::Config;
 use net::{iptables::Iptables, netns};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A collection's objects, and the stream of its watch events.
@@ -121,11 +122,8 @@ fn slice(name: &str, ip: &str) -> Value {
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rules_follow_objects_and_come_back() {
-    let (namespace, fake) = (Namespace::new(), Fake::default());
-    fake.put(SERVICES, "Service", service("web", "10.43.0.7"));
-    fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.2"));
+/// A proxy in the namespace that asks the fake API, and what ends it.
+fn start(namespace: &Namespace, fake: &Fake) -> (JoinHandle<Result<(), knarr_proxy::Error>>, CancellationToken) {
     let server = fake.clone();
     let router = Router::new().fallback(move |request: Request| {
         let answer = server.answer(&request);
@@ -133,7 +131,15 @@ async fn rules_follow_objects_and_come_back() {
     });
     let config = Config { namespace: Some(namespace.path()), node_name: "here".into(), ..Config::default() };
     let shutdown = CancellationToken::new();
-    let proxy = tokio::spawn(knarr_proxy::run(config, kube::Client::new(router, "default"), shutdown.clone()));
+    (tokio::spawn(knarr_proxy::run(config, kube::Client::new(router, "default"), shutdown.clone())), shutdown)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_follow_objects_and_come_back() {
+    let (namespace, fake) = (Namespace::new(), Fake::default());
+    fake.put(SERVICES, "Service", service("web", "10.43.0.7"));
+    fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.2"));
+    let (proxy, shutdown) = start(&namespace, &fake);
 
     namespace.nat("--to-destination 10.42.0.2:8080", true).await;
     fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.3"));
@@ -173,14 +179,7 @@ async fn a_health_check_port_that_is_taken_is_had_when_it_is_free() {
     balanced["spec"]["healthCheckNodePort"] = 31000.into();
     fake.put(SERVICES, "Service", balanced);
     fake.put(SLICES, "EndpointSlice", slice("web", "10.42.0.2"));
-    let server = fake.clone();
-    let router = Router::new().fallback(move |request: Request| {
-        let answer = server.answer(&request);
-        async move { answer }
-    });
-    let config = Config { namespace: Some(namespace.path()), node_name: "here".into(), ..Config::default() };
-    let shutdown = CancellationToken::new();
-    let proxy = tokio::spawn(knarr_proxy::run(config, kube::Client::new(router, "default"), shutdown.clone()));
+    let (proxy, shutdown) = start(&namespace, &fake);
     namespace.nat("--to-destination 10.42.0.2:8080", true).await;
     drop(taken);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
