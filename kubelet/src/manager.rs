@@ -457,7 +457,10 @@ impl Found {
     async fn look(ctx: Ctx) -> Option<Self> {
         let containers = ctx.runtime.containers(None).await.ok()?;
         let sandboxes = ctx.runtime.sandboxes(None).await.ok()?;
-        let list = move || ctx.volumes.pods().into_iter().chain(ctx.cgroups.pods()).collect();
+        let list = move || {
+            let logs = ctx.log_dirs().into_iter().map(|(uid, _)| uid);
+            ctx.volumes.pods().into_iter().chain(ctx.cgroups.pods()).chain(logs).collect()
+        };
         let left = tokio::task::spawn_blocking(list).await.ok()?;
         Some(Self { containers, sandboxes, left })
     }
@@ -500,10 +503,15 @@ impl Found {
         }
         let uids: HashSet<String> = self.left.into_iter().collect();
         let sweep = move || {
-            for uid in uids {
-                ctx.cgroups.remove_pod(&uid);
-                if let Err(error) = ctx.volumes.tear_down(&uid) {
+            for uid in &uids {
+                ctx.cgroups.remove_pod(uid);
+                if let Err(error) = ctx.volumes.tear_down(uid) {
                     tracing::warn!(uid, %error, "orphaned volumes not removed");
+                }
+            }
+            for (uid, dir) in ctx.log_dirs().into_iter().filter(|(uid, _)| uids.contains(uid)) {
+                if let Err(error) = std::fs::remove_dir_all(&dir) {
+                    tracing::warn!(uid, dir = %dir.display(), %error, "orphaned logs not removed");
                 }
             }
         };

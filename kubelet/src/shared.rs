@@ -95,6 +95,16 @@ impl Shared {
         self.config.pod_logs_dir.join(name)
     }
 
+    /// All folders with pods' logs, and whose they are.
+    pub fn log_dirs(&self) -> Vec<(String, PathBuf)> {
+        let entries = std::fs::read_dir(&self.config.pod_logs_dir).into_iter().flatten().flatten();
+        let uid = |name: &str| match name.split('_').collect::<Vec<_>>()[..] {
+            [_, _, uid] if !uid.is_empty() => Some(uid.to_owned()),
+            _ => None,
+        };
+        entries.filter_map(|entry| Some((uid(entry.file_name().to_str()?)?, entry.path()))).collect()
+    }
+
     /// Everything a pod's volumes draw from.
     pub async fn material(&self, pod: &Pod, pod_ips: Vec<String>) -> Result<Sources, String> {
         let objects = self.references.objects(pod).await?;

@@ -343,9 +343,19 @@ async fn what_belongs_to_nobody_is_removed() {
     // The pod goes while no kubelet runs.
     stage.shutdown.cancel();
     stage.api.delete_pod("p", 0);
+    // The logs of another could not be removed when it went.
+    let logs = stage.config.pod_logs_dir.join("default_q_uid-q");
+    std::fs::create_dir_all(logs.join("a")).unwrap();
     stage.restart_kubelet().await;
     stage.cri.called("remove sandbox").await;
     assert_eq!(stage.cri.holds(), (0, 0));
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while logs.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the logs are removed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -319,8 +319,12 @@ pub async fn remove(ctx: Ctx, record: PodRecord, log_dir: PathBuf, pause: Durati
         }
     }
     let logs = move || {
-        if let Err(error) = std::fs::remove_dir_all(&log_dir) {
-            tracing::debug!(dir = %log_dir.display(), %error, "logs not removed");
+        match std::fs::remove_dir_all(&log_dir) {
+            // Housekeeping finds them again.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %log_dir.display(), %error, "logs not removed yet");
+            }
+            _ => {}
         }
     };
     LOGS.run(logs).await;
