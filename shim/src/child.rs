@@ -47,6 +47,8 @@ fn fork(namespaces: i32, unified: &str, body: impl FnOnce(&OwnedFd) -> Outcome<I
         }
         None => {
             process::reset_signals();
+            // What hangs in its set-up goes with the shim, too. Changed rights take this back; it is said again then.
+            let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
             let message = match body(&theirs) {
                 Err(message) => message,
                 Ok(never) => match never {},

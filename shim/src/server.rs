@@ -21,6 +21,8 @@ use crate::sys::{self, Context, Outcome};
 /// Output waits while an attached client has this much unread.
 const ATTACH_LIMIT: usize = 64 << 10;
 const READ_SIZE: usize = 32 << 10;
+/// When to look again whether a descriptor is free for a client that waits.
+const FULL_WAIT_MS: i32 = 500;
 
 struct Exec {
     id: u64,
@@ -30,6 +32,8 @@ struct Exec {
 /// A shim.
 pub struct Server {
     listener: UnixListener,
+    /// No descriptor is free for another client.
+    full: bool,
     signals: OwnedFd,
     connections: Vec<Connection>,
     pending: Vec<Pending>,
@@ -91,6 +95,7 @@ impl Server {
         };
         let mut server = Server {
             listener,
+            full: false,
             // SAFETY: just opened.
             signals: unsafe { OwnedFd::from_raw_fd(signals) },
             connections: Vec::new(),
@@ -118,11 +123,14 @@ impl Server {
     pub fn run(&mut self) -> ExitCode {
         loop {
             let (mut polls, sources) = self.poll_set();
+            let wait = if self.full { FULL_WAIT_MS } else { -1 };
             // SAFETY: the list's own bounds.
-            let count = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, -1) };
+            let count = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, wait) };
             if count < 0 {
                 continue;
             }
+            // Whatever has happened may have freed one.
+            self.full = false;
             let mut reap = false;
             for (poll, source) in polls.iter().zip(sources).filter(|(poll, _)| poll.revents != 0) {
                 match source {
@@ -153,7 +161,9 @@ impl Server {
             sources.push(source);
         };
         add(self.signals.as_raw_fd(), libc::POLLIN, Source::Signals);
-        add(self.listener.as_raw_fd(), libc::POLLIN, Source::Listener);
+        if !self.full {
+            add(self.listener.as_raw_fd(), libc::POLLIN, Source::Listener);
+        }
         for (index, connection) in self.connections.iter().enumerate() {
             let full = match &connection.role {
                 Role::Attached(attach) => {
@@ -191,8 +201,17 @@ impl Server {
     }
 
     fn accept_all(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            self.accept(stream.into());
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.accept(stream.into()),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // A client that has gone again.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNABORTED | libc::EINTR)) => {}
+                Err(_) => {
+                    self.full = true;
+                    return;
+                }
+            }
         }
     }
 
@@ -373,6 +392,8 @@ impl Server {
     fn start_exec(&mut self, index: usize, id: u32, spec: &ExecSpec) -> Outcome<Option<Reply>> {
         let descriptors = &mut self.connections[index].descriptors;
         if descriptors.len() < 3 {
+            // The kernel drops those for which no number is free; the rest must not come to be another process' streams.
+            descriptors.clear();
             return Err("exec needs three descriptors".to_owned());
         }
         let mut first = descriptors.drain(..3);

@@ -151,6 +151,32 @@ fn requests_at_the_wrong_time_are_refused_with_words() {
     assert!(shim.process.wait().unwrap().success());
 }
 
+/// Processor time of a process, in hundredths of a second.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn more_clients_than_descriptors_wait_and_cost_nothing() {
+    let mut shim = Shim::start("full");
+    let pid = shim.process.id();
+    let limit = libc::rlimit { rlim_cur: 32, rlim_max: 32 };
+    // SAFETY: one limit is read, none is written.
+    assert_eq!(unsafe { libc::prlimit(pid as i32, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) }, 0);
+    let mut clients: Vec<UnixStream> = (0..60).map(|_| shim.connect()).collect();
+    assert!(shim.lives());
+    let before = ticks(pid);
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = ticks(pid) - before;
+    assert!(spent < 20, "{spent} of 100 hundredths of a second were spent on clients that cannot be served");
+    let mut last = clients.pop().unwrap();
+    drop(clients);
+    assert!(ask(&mut last, 1, &Request::Hello(VERSION)).is_some(), "the last of them has its turn");
+    assert!(shim.lives());
+}
+
 #[test]
 fn a_shim_that_nobody_wants_ends() {
     let mut shim = Shim::start("orphan");
