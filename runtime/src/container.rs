@@ -217,11 +217,16 @@ impl Core {
                 Ok(())
             };
             match tokio::time::timeout(patience, gently).await {
+                Ok(Err(Error::Timeout(_))) => {}
                 Ok(done) => return done,
                 Err(_) => tracing::debug!(container = container.id, "killing a container that does not stop"),
             }
         }
-        shim.kill(&container.id, libc::SIGKILL, true).await?;
+        match shim.kill(&container.id, libc::SIGKILL, true).await {
+            // It stands still, and nothing of its pod can end as long as it does. The pod is made anew.
+            Err(Error::Timeout(_)) => shim.kill_itself().await?,
+            killed => killed?,
+        }
         match tokio::time::timeout(KILL_PATIENCE, container.wait()).await {
             Ok(()) => Ok(()),
             Err(_) => Err(Error::Timeout(format!("container {id} does not end after SIGKILL"))),

@@ -21,6 +21,8 @@ use crate::streams::Streams;
 
 /// How long what a shim starts may take.
 const START_PATIENCE: Duration = Duration::from_secs(100);
+/// How long a shim may take to answer, and what it kills to be gone.
+const SHIM_PATIENCE: Duration = Duration::from_secs(10);
 /// Events a slow listener may fall behind before it loses some.
 const EVENT_BACKLOG: usize = 1024;
 
@@ -92,6 +94,11 @@ impl Core {
         let patience = self.config.start_patience.unwrap_or(START_PATIENCE);
         let started = tokio::time::timeout(patience, start).await;
         started.unwrap_or_else(|_| Err(Error::Timeout(format!("{what} has not started within {patience:?}"))))
+    }
+
+    /// How long a shim may take to answer, and what it kills to be gone.
+    pub fn shim_patience(&self) -> Duration {
+        self.config.shim_patience.unwrap_or(SHIM_PATIENCE)
     }
 
     /// Acts on what a sandbox's shim tells, until it or this runtime is gone.

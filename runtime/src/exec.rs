@@ -12,6 +12,7 @@ use shim::{AttachSpec, ExecSpec, KillSpec, Reply, Request, ResizeSpec};
 use streaming::command::{Exit as CommandExit, RemoteCommand, Size};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::Core;
 use crate::error::{Error, Result, Step, chain};
@@ -20,6 +21,8 @@ use crate::state::Container;
 
 /// What an exec may say; the rest is dropped, as upstream does.
 const OUTPUT_LIMIT: usize = 16 << 20;
+/// For ever.
+const UNBOUNDED: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long output may come after its process has ended, from others that hold its pipes.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
@@ -89,7 +92,7 @@ impl Core {
         let process = self.describe_exec(container, command, tty)?;
         let cgroup = self.cgroups.spec(&container.cgroup);
         let spec = ExecSpec { container: container.id.clone(), process, cgroup };
-        let exec = shim.exec(spec, streams).await;
+        let exec = self.soon("the command", shim.exec(spec, streams)).await;
         let exec = exec.map_err(|error| Error::Failed(format!("failed to exec in container: {}", chain(&error))))?;
         Ok((shim, exec))
     }
@@ -98,19 +101,24 @@ impl Core {
     pub async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
         let container = self.running(id)?;
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
-        let (shim, exec) = self.spawn(&container, command, false, [&null()?, &their_stdout, &their_stderr]).await?;
-        drop((their_stdout, their_stderr));
-        let outputs = [stdout, stderr].map(|end| tokio::spawn(async move { collect(end).await }));
-        let patience = if timeout.is_zero() { Duration::from_secs(u64::from(u32::MAX)) } else { timeout };
-        let Ok(code) = tokio::time::timeout(patience, exec.exited).await else {
-            let kill = KillSpec { container: container.id.clone(), exec: exec.id, signal: libc::SIGKILL, all: true };
-            shim.order(&Request::Kill(kill)).await?;
-            outputs.iter().for_each(|output| output.abort());
+        let (null, patience) = (null()?, if timeout.is_zero() { UNBOUNDED } else { timeout });
+        let mut unfinished = None;
+        let outputs = [stdout, stderr].map(|end| AbortOnDropHandle::new(tokio::spawn(collect(end))));
+        // A shim that stands still is as bad as a command that does.
+        let run = async {
+            let (shim, exec) = self.spawn(&container, command, false, [&null, &their_stdout, &their_stderr]).await?;
+            drop((their_stdout, their_stderr));
+            let unfinished = unfinished.insert(KillOnDrop(Some((shim, exec.kill))));
+            let code = exec.exited.await.map_err(|_| Error::State("the pod's shim is gone".to_owned()))?;
+            unfinished.0 = None;
+            Ok(code)
+        };
+        let Ok(code) = tokio::time::timeout(patience, run).await else {
             let seconds = timeout.as_secs();
             let text = format!("failed to exec in container: timeout {seconds}s exceeded: context deadline exceeded");
             return Err(Error::Timeout(text));
         };
-        let code = code.map_err(|_| Error::State("the pod's shim is gone".to_owned()))?;
+        let code = code?;
         let [stdout, stderr] = outputs;
         let (stdout, stderr) = tokio::join!(finish(stdout), finish(stderr));
         Ok(ExecOutput { stdout, stderr, code })
@@ -219,7 +227,7 @@ impl Core {
     ) -> Result<()> {
         let container = self.running(id)?;
         let control = container.sandbox.shim()?;
-        let stream = shim_client::connect(&container.sandbox.dir).await.step("connect to shim")?;
+        let (stream, _) = shim_client::connect(&container.sandbox.dir).await.step("connect to shim")?;
         let (mut from, mut to) = stream.into_split();
         let spec = AttachSpec {
             container: container.id.clone(),
@@ -255,6 +263,8 @@ impl Core {
             }
         });
         let mut buffer = Vec::new();
+        let patience = tokio::time::sleep(self.shim_patience());
+        let (mut attached, mut patience) = (false, std::pin::pin!(patience));
         let ended = 'frames: loop {
             let (kind, body, used) = match shim::parse(&buffer) {
                 Ok(Some((kind, _, body, used))) => (kind, body.to_vec(), used),
@@ -264,6 +274,9 @@ impl Core {
                         _ => break Ok(()),
                     },
                     _ = &mut feeding => break Ok(()),
+                    () = &mut patience, if !attached => {
+                        break Err(Error::Timeout("the pod's shim does not answer".to_owned()));
+                    }
                 },
                 Err(_) => break Err(Error::Failed("shim sent something odd".to_owned())),
             };
@@ -272,7 +285,10 @@ impl Core {
                 shim::STDOUT => &mut stdout,
                 shim::STDERR => &mut stderr,
                 shim::REPLY => match Reply::from_bytes(&body) {
-                    Ok(Reply::Done) => continue 'frames,
+                    Ok(Reply::Done) => {
+                        attached = true;
+                        continue 'frames;
+                    }
                     Ok(Reply::Failed(message)) => break Err(Error::Failed(message)),
                     _ => break Err(Error::Failed("shim sent something odd".to_owned())),
                 },
@@ -330,12 +346,17 @@ async fn collect(end: OwnedFd) -> Vec<u8> {
     }
 }
 
-async fn finish(mut output: tokio::task::JoinHandle<Vec<u8>>) -> Vec<u8> {
-    match tokio::time::timeout(LAST_OUTPUT, &mut output).await {
-        Ok(all) => all.unwrap_or_default(),
-        Err(_) => {
-            output.abort();
-            Vec::new()
+async fn finish(output: AbortOnDropHandle<Vec<u8>>) -> Vec<u8> {
+    tokio::time::timeout(LAST_OUTPUT, output).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// Kills a command for which nobody waits any longer: its time is over, or who asked is gone.
+struct KillOnDrop(Option<(Arc<Shim>, KillSpec)>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let (Some((shim, kill)), Ok(tokio)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            tokio.spawn(async move { shim.order(&Request::Kill(kill)).await });
         }
     }
 }

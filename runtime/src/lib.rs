@@ -58,6 +58,9 @@ pub struct Config {
     /// How long a shim may take to begin, and to start the first process of a sandbox or a container; 100 s when absent, less than
     /// a kubelet waits.
     pub start_patience: Option<Duration>,
+    /// How long a shim may take to end its pod, and to answer what it answers at once; 10 s when absent. One that stands still when its
+    /// pod, or a container of it, is to end is killed then.
+    pub shim_patience: Option<Duration>,
     /// How registries are reached.
     pub registries: Vec<Registry>,
     /// The default pod network.

@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -22,17 +21,17 @@ use crate::state::{
     sandbox_name,
 };
 
-/// How long a shim may take to answer its first question.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 impl Core {
     /// Finds sandboxes and containers again.
     pub(crate) async fn restore(self: &Arc<Self>) -> Result<()> {
         disk::make_dir(&self.layout.sandboxes())?;
         disk::make_dir(&self.layout.containers())?;
         let mut connections = Vec::new();
-        for id in disk::names(&self.layout.sandboxes()) {
-            match self.load_sandbox(&id).await {
+        let ids = disk::names(&self.layout.sandboxes());
+        // All at once: a shim that stands still holds up no other.
+        let loaded = futures::future::join_all(ids.iter().map(|id| self.load_sandbox(id))).await;
+        for (id, loaded) in ids.into_iter().zip(loaded) {
+            match loaded {
                 Ok((sandbox, connection)) => {
                     self.reserve("sandbox", &sandbox.name, &id)?;
                     self.add_sandbox(sandbox.clone());
@@ -77,12 +76,12 @@ impl Core {
         let config = cri::PodSandboxConfig::decode(bytes.as_slice()).step("decode sandbox's configuration")?;
         // A shim without this file belongs to a request that nobody got an answer to.
         let loaded = disk::read_json::<SandboxRecord>(&dir.join("state.json"));
-        let connection = self.find_shim(&dir).await;
-        let record = match (loaded, connection.is_some()) {
-            (Ok(record), _) => record,
-            (Err(error), found) => {
-                if let (true, Some(connection)) = (found, connection) {
-                    let _ = connection.shim.order(&shim::Request::Shutdown).await;
+        let connection = self.find_shim(id, &dir).await;
+        let record = match loaded {
+            Ok(record) => record,
+            Err(error) => {
+                if let Some(connection) = connection {
+                    connection.shim.shut_down().await.step("end the unfinished sandbox' shim")?;
                 }
                 let _ = self.network.teardown(id).await;
                 let group = self.cgroups.sandbox_group(&cgroup_parent(&config), id);
@@ -101,18 +100,21 @@ impl Core {
         Ok((Arc::new(sandbox), connection))
     }
 
-    async fn find_shim(&self, dir: &std::path::Path) -> Option<Connection> {
-        let stream = shim_client::connect(dir).await.ok()?;
+    async fn find_shim(&self, id: &str, dir: &Path) -> Option<Connection> {
+        let connection = shim_client::connect(dir).await.ok()?;
         let (sender, news) = mpsc::unbounded_channel();
-        // One that was stopped or hangs must not keep all the others waiting.
-        let hello = tokio::time::timeout(PATIENCE, Shim::new(stream, sender)).await;
-        match hello.unwrap_or_else(|_| Err(Error::Timeout("no answer".to_owned()))) {
-            Ok((shim, hello)) => Some(Connection { shim, hello, news }),
-            Err(error) => {
-                tracing::error!(dir = %dir.display(), error = chain(&error), "a shim cannot be talked to; its pod is given up");
-                None
-            }
+        let shim = Shim::new(id, connection, self.shim_patience(), sender);
+        let error = match tokio::time::timeout(self.shim_patience(), shim.hello()).await {
+            Ok(Ok(hello)) => return Some(Connection { shim, hello, news }),
+            Ok(Err(error)) => error,
+            Err(_) => Error::Timeout("no answer".to_owned()),
+        };
+        tracing::error!(sandbox = id, error = chain(&error), "a shim cannot be talked to; its pod is given up");
+        // Otherwise it would go on with nobody to end it.
+        if let Err(error) = shim.kill_itself().await {
+            tracing::error!(sandbox = id, error = chain(&error), "a shim that cannot be talked to goes on");
         }
+        None
     }
 
     fn load_container(&self, id: &str) -> Result<Container> {
@@ -183,7 +185,7 @@ impl Core {
         if sandbox.record().ready {
             let _ = sandbox.change(|record| record.ready = false);
         }
-        self.abandon_containers(sandbox).await;
+        self.abandon_containers(sandbox, Exit::unknown).await;
     }
 }
 

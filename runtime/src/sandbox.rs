@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use cri::ContainerEventType::{ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent};
 use parking_lot::Mutex;
@@ -14,13 +13,11 @@ use tokio::sync::mpsc;
 use crate::cgroup::Cgroups;
 use crate::core::Core;
 use crate::disk;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result, Step, chain};
 use crate::shim_client::{News, Shim};
 use crate::spec;
 use crate::state::{EXIT_FILE, Exit, LiveSandbox, Sandbox, SandboxRecord, cgroup_parent, now_ns, sandbox_name};
 
-/// How long killed processes may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Where control groups and small files of pods that end are removed and written.
 pub(crate) static GROUPS: Room = Room::new(4);
 /// Where their directories are removed, which may hold much.
@@ -60,16 +57,17 @@ impl Core {
             disk::write(&dir.join("config.pb"), &config.encode_to_vec())?;
             self.cgroups.create(&group, &cri::LinuxContainerResources::default(), None)?;
             let (sender, news) = mpsc::unbounded_channel();
-            let (stream, kill) = self.launcher.start(&dir)?;
-            let begun = self.soon("the shim", Shim::new(stream, sender)).await;
-            let (shim, _) = begun.inspect_err(|_| kill.cancel())?;
-            let finished = self.start_and_connect(id, &config, &shim, description).await;
+            let shim = Shim::new(id, self.launcher.start(&dir)?, self.shim_patience(), sender);
+            let finished = async {
+                self.soon("the shim", shim.hello()).await?;
+                self.start_and_connect(id, &config, &shim, description).await
+            };
+            let finished = finished.await;
             let record = match finished {
                 Ok(record) => record,
                 Err(error) => {
-                    let ended = tokio::time::timeout(KILL_PATIENCE, shim.order(&Request::Shutdown)).await;
-                    if !matches!(ended, Ok(Ok(()))) {
-                        kill.cancel();
+                    if let Err(error) = shim.shut_down().await {
+                        tracing::warn!(sandbox = id, error = chain(&error), "a failed sandbox' shim goes on");
                     }
                     return Err(error);
                 }
@@ -144,9 +142,13 @@ impl Core {
                 Event::ExecExited(_) => {}
             }
         }
-        sandbox.live.lock().shim = None;
+        let shim = sandbox.live.lock().shim.take();
+        // One that cannot be understood any more would go on with nobody to talk to.
+        if let Some(Err(error)) = shim.map(|shim| shim.kill_now()) {
+            tracing::warn!(sandbox = sandbox.id, error = chain(&error), "a shim that cannot be talked to goes on");
+        }
         self.sandbox_ended(&sandbox);
-        self.abandon_containers(&sandbox).await;
+        self.abandon_containers(&sandbox, Exit::killed).await;
     }
 
     fn sandbox_ended(&self, sandbox: &Sandbox) {
@@ -159,11 +161,11 @@ impl Core {
 
     /// Ends the containers of a shim that is gone: the kernel has killed their first processes along with it, and what is left
     /// in their cgroups follows. Their records tell how those ended that the shim still saw.
-    pub(crate) async fn abandon_containers(&self, sandbox: &Sandbox) {
+    pub(crate) async fn abandon_containers(&self, sandbox: &Sandbox, unseen: impl Fn(i64) -> Exit) {
         for container in self.containers_of(&sandbox.id) {
             if container.state() == cri::ContainerState::ContainerRunning {
                 kill_group(&*self.cgroups, &container.cgroup);
-                let exit = read_exit(&container.dir).unwrap_or_else(|| Exit::unknown(now_ns()));
+                let exit = read_exit(&container.dir).unwrap_or_else(|| unseen(now_ns()));
                 self.container_ended(&container, exit).await;
             }
         }
@@ -184,16 +186,13 @@ impl Core {
     async fn stop_locked(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<()> {
         let shim = sandbox.live.lock().shim.clone();
         if let Some(shim) = shim {
-            let stopped = tokio::time::timeout(KILL_PATIENCE, shim.order(&Request::Shutdown)).await;
-            if stopped.is_err() {
-                return Err(Error::Timeout(format!("sandbox {} does not end", sandbox.id)));
-            }
+            shim.shut_down().await.step_with(|| format!("stop sandbox {}", sandbox.id))?;
             sandbox.live.lock().shim = None;
         }
         for container in self.containers_of(&sandbox.id) {
             if container.state() == cri::ContainerState::ContainerRunning {
                 // The news of its end is on its way.
-                let _ = tokio::time::timeout(KILL_PATIENCE, container.wait()).await;
+                let _ = tokio::time::timeout(self.shim_patience(), container.wait()).await;
             }
         }
         self.sandbox_ended(sandbox);

@@ -118,6 +118,12 @@ impl Exit {
         Exit { code: record.code, finished_ns: record.finished_ns, reason: reason.to_owned(), message: String::new() }
     }
 
+    /// The end of a container whose shim has ended: the kernel kills it then.
+    pub fn killed(now_ns: i64) -> Exit {
+        let message = "the pod's shim has ended, and its containers with it".to_owned();
+        Exit { code: 128 + libc::SIGKILL, finished_ns: now_ns, reason: "Error".to_owned(), message }
+    }
+
     /// An end that nobody saw.
     pub fn unknown(now_ns: i64) -> Exit {
         Exit { code: 255, finished_ns: now_ns, reason: "Unknown".to_owned(), message: String::new() }

@@ -78,7 +78,7 @@ async fn a_shim_that_hangs_is_given_up() {
     let place = Place::new();
     let mute = Some("/usr/bin/yes".into());
     let patience = Some(std::time::Duration::from_millis(300));
-    let config = knarr_runtime::Config { shim: mute, start_patience: patience, ..place.config() };
+    let config = knarr_runtime::Config { shim: mute, start_patience: patience, shim_patience: patience, ..place.config() };
     let runtime = knarr_runtime::Runtime::start_with(config, std::sync::Arc::new(NoNetwork)).await.unwrap();
     let node = Node::of(place, runtime);
     for _ in 0..2 {

@@ -227,7 +227,7 @@ async fn a_new_runtime_takes_over() {
         unsafe { libc::kill(pid, libc::SIGKILL) };
     }
     let status = node.ended(&again).await;
-    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
     let state = node.cri().pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap().state();
     assert_eq!(state, cri::PodSandboxState::SandboxNotready);

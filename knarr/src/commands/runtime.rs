@@ -60,6 +60,7 @@ pub fn run(args: Args) -> Result<()> {
             socket: Some(socket),
             shim: None,
             start_patience: None,
+            shim_patience: None,
             registries: registries::load(args.registries_file.as_deref())?,
             bridge: runtime::network::BridgeSettings {
                 pod_cidr: args.pod_cidr.map(|cidr| cidr.to_string()),

@@ -1,0 +1,129 @@
+//! Shims that stand still: what can be asked meanwhile, and how their pods end.
+
+#![allow(clippy::large_futures, reason = "CRI's messages are large, and tests are not in a hurry")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use knarr_runtime::{Config, Runtime};
+use support::{NoNetwork, Node, Place, eventually, script};
+
+/// A node that is soon out of patience.
+async fn impatient(place: Place) -> Node {
+    let config = Config { shim_patience: Some(Duration::from_millis(500)), ..place.config() };
+    let runtime = Runtime::start_with(config, Arc::new(NoNetwork)).await.unwrap();
+    let node = Node::of(place, runtime);
+    node.runtime.images().import(support::image::busybox().as_slice()).unwrap();
+    node
+}
+
+/// A pod with a container that ends at SIGTERM, and its shim.
+async fn pod(node: &Node) -> (String, String, i32) {
+    let pod = node.pod("pod");
+    let sandbox = node.run(&pod).await;
+    let text = "trap 'exit 5' TERM; echo ready; (sleep 1000) & while :; do sleep 0.05; done";
+    let id = node.create(&sandbox, &pod, script("main", text)).await;
+    node.start_container(&id).await.unwrap();
+    node.says(&id, |log| log.contains("ready")).await;
+    (sandbox, id, node.place.shims()[0])
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: numbers only; the shims are this test's own.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+async fn try_exec(node: &Node, id: &str, seconds: i64) -> Result<cri::ExecSyncResponse, tonic::Status> {
+    let cmd = vec!["sh".into(), "-c".into(), "echo $$ >> /ran; exit 3".into()];
+    let request = cri::ExecSyncRequest { container_id: id.into(), cmd, timeout: seconds };
+    node.cri().exec_sync(request).await.map(tonic::Response::into_inner)
+}
+
+async fn nothing_is_left(node: &Node, sandbox: &str) {
+    node.cri().remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.unwrap();
+    eventually("the shim is gone", async || node.place.shims().is_empty().then_some(())).await;
+    for kind in ["sandboxes", "containers"] {
+        assert_eq!(std::fs::read_dir(node.place.dir.path().join("state").join(kind)).unwrap().count(), 0, "{kind}");
+    }
+    let cgroups = knarr_runtime::cgroup::detect().unwrap();
+    eventually("no process is left", async || cgroups.remove(&node.place.cgroup).is_ok().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_shim_goes_on_and_the_rest_fails_in_time() {
+    let node = impatient(Place::new()).await;
+    let (sandbox, id, shim) = pod(&node).await;
+    signal(shim, libc::SIGSTOP);
+    assert_eq!(node.status(&id).await.state(), cri::ContainerState::ContainerRunning);
+    let stats = cri::ContainerStatsRequest { container_id: id.clone() };
+    assert!(node.cri().container_stats(stats).await.unwrap().into_inner().stats.unwrap().memory.is_some());
+    let late = try_exec(&node, &id, 1).await.unwrap_err();
+    assert_eq!(late.message(), "failed to exec in container: timeout 1s exceeded: context deadline exceeded");
+    let reopen = async || {
+        let request = cri::ReopenContainerLogRequest { container_id: id.clone() };
+        node.cri().reopen_container_log(request).await.unwrap_err().message().to_owned()
+    };
+    for _ in 0..2 {
+        assert_eq!(reopen().await, "the pod's shim does not answer");
+    }
+    // From then on nothing is asked that would have to wait.
+    let none = try_exec(&node, &id, 1000).await.unwrap_err();
+    assert_eq!(none.message(), "failed to exec in container: the pod's shim does not answer");
+    signal(shim, libc::SIGCONT);
+    let ran = eventually("the shim answers again", async || try_exec(&node, &id, 10).await.ok()).await;
+    assert_eq!(ran.exit_code, 3);
+    // What was begun for nobody has been ended, not run beside.
+    let (left, ..) = node.exec(&id, &["sh", "-c", "ps | grep -c '/ra[n]'"]).await;
+    assert_eq!(left, "0\n");
+    let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 30 };
+    node.cri().stop_container(request).await.unwrap();
+    assert_eq!(node.status(&id).await.exit_code, 5, "it ends as it would have");
+    nothing_is_left(&node, &sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_one_can_be_stopped() {
+    let node = impatient(Place::new()).await;
+    let (sandbox, id, shim) = pod(&node).await;
+    signal(shim, libc::SIGSTOP);
+    let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 30 };
+    node.cri().stop_container(request).await.unwrap();
+    let status = node.status(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
+    assert_eq!(status.message, "the pod's shim has ended, and its containers with it");
+    nothing_is_left(&node, &sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_one_can_be_removed() {
+    let node = impatient(Place::new()).await;
+    let (sandbox, _, shim) = pod(&node).await;
+    signal(shim, libc::SIGSTOP);
+    node.cri().stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await.unwrap();
+    nothing_is_left(&node, &sandbox).await;
+}
+
+/// The runtime that has taken a pod over is not its shim's parent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_was_taken_over_can_be_removed() {
+    let node = impatient(Place::new()).await;
+    let (sandbox, _, shim) = pod(&node).await;
+    let node = impatient(node.stop().await).await;
+    signal(shim, libc::SIGSTOP);
+    nothing_is_left(&node, &sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_cannot_be_taken_over_is_ended() {
+    let node = impatient(Place::new()).await;
+    let (sandbox, id, shim) = pod(&node).await;
+    let place = node.stop().await;
+    signal(shim, libc::SIGSTOP);
+    let node = impatient(place).await;
+    assert!(node.place.shims().is_empty(), "nobody could end it later");
+    let status = node.status(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+    nothing_is_left(&node, &sandbox).await;
+}
