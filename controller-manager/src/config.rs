@@ -73,6 +73,18 @@ pub struct Config {
     /// How long a node that never reported may be silent before it counts as unhealthy.
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub node_startup_grace_period: Duration,
+    /// How many nodes of a zone a second have their pods evicted when they are lost.
+    #[arg(long, default_value_t = 0.1)]
+    pub node_eviction_rate: f64,
+    /// The same where much of a large zone is lost (--unhealthy-zone-threshold, --large-cluster-size-threshold).
+    #[arg(long, default_value_t = 0.01)]
+    pub secondary_node_eviction_rate: f64,
+    /// The share of a zone's nodes, three at least, that have to be lost for evictions to slow down.
+    #[arg(long, default_value_t = 0.55)]
+    pub unhealthy_zone_threshold: f64,
+    /// How many nodes a zone may have for evictions to stop, in place of slowing down, when much of it is lost.
+    #[arg(long, default_value_t = 50)]
+    pub large_cluster_size_threshold: usize,
     /// Terminated pods beyond this number are deleted, oldest first; 0 keeps all.
     #[arg(long, default_value_t = 12500)]
     pub terminated_pod_gc_threshold: usize,

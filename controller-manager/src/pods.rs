@@ -53,7 +53,7 @@ pub fn until_available(ready_since: Timestamp, min_ready_seconds: i32, now: Time
 pub fn replica_facts(pod: &Pod) -> impl PartialEq + '_ {
     let meta = &pod.metadata;
     let labels: Option<&BTreeMap<String, String>> = meta.labels.as_ref();
-    (labels, owner::controller_of(meta).map(|r| &r.uid), is_active(pod), ready_since(pod))
+    (labels, owner::controller_of(meta).map(|r| &r.uid), is_active(pod), is_terminal(pod), ready_since(pod))
 }
 
 /// The index over pods by the node they are bound to; see [`index_by_node`].

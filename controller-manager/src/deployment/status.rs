@@ -110,6 +110,8 @@ pub fn of_sets<'a>(
         ready_replicas: some(sum(|s| s.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0))),
         available_replicas: some(available),
         unavailable_replicas: some((sum(size::of_set) - available).max(0)),
+        // Not known before every ReplicaSet has told its own.
+        terminating_replicas: sets.clone().map(|s| s.status.as_ref()?.terminating_replicas).sum(),
         ..before
     };
     let minimum = size::replicas(deployment) - size::max_unavailable(deployment);

@@ -4,8 +4,8 @@ use api::selector::Selector;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
-        apps::v1::{ReplicaSet, ReplicaSetCondition},
-        core::v1::{PodTemplateSpec, ReplicationController, ReplicationControllerCondition},
+        apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
+        core::v1::{PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -21,7 +21,7 @@ pub(crate) fn some(count: i32) -> Option<i32> {
 }
 
 macro_rules! workload {
-    ($kind:ident, $condition:ident, $controller:literal, $workers:ident, $selector:expr) => {
+    ($kind:ident, $status:ident, $condition:ident, $controller:literal, $workers:ident, $selector:expr, $more:expr) => {
         impl Workload for $kind {
             const CONTROLLER: &'static str = $controller;
 
@@ -49,6 +49,8 @@ macro_rules! workload {
                 status.ready_replicas = some(counts.ready);
                 status.available_replicas = some(counts.available);
                 status.observed_generation = self.metadata.generation;
+                let more: fn(&mut $status, &Counts) = $more;
+                more(&mut status, counts);
                 let mut conditions = status.conditions.unwrap_or_default();
                 match failure {
                     Some((reason, message)) if !conditions.iter().any(|c| c.type_ == FAILURE) => {
@@ -74,9 +76,21 @@ macro_rules! workload {
     };
 }
 
-workload!(ReplicaSet, ReplicaSetCondition, "replicaset-controller", concurrent_replicaset_syncs, |set| {
-    Selector::from_label_selector(set.spec.as_ref().map(|s| &s.selector)).ok()
-});
-workload!(ReplicationController, ReplicationControllerCondition, "replication-controller", concurrent_rc_syncs, |rc| {
-    rc.spec.as_ref()?.selector.as_ref().map(Selector::from_set)
-});
+workload!(
+    ReplicaSet,
+    ReplicaSetStatus,
+    ReplicaSetCondition,
+    "replicaset-controller",
+    concurrent_replicaset_syncs,
+    |set| Selector::from_label_selector(set.spec.as_ref().map(|s| &s.selector)).ok(),
+    |status, counts| status.terminating_replicas = Some(counts.terminating)
+);
+workload!(
+    ReplicationController,
+    ReplicationControllerStatus,
+    ReplicationControllerCondition,
+    "replication-controller",
+    concurrent_rc_syncs,
+    |rc| rc.spec.as_ref()?.selector.as_ref().map(Selector::from_set),
+    |_, _| {}
+);

@@ -42,6 +42,8 @@ pub struct Counts {
     pub ready: i32,
     /// Those that have been ready for `minReadySeconds`.
     pub available: i32,
+    /// Pods that are on their way out and have not ended yet.
+    pub terminating: i32,
 }
 
 /// A kind that keeps replicas.
@@ -67,6 +69,8 @@ struct Observed<W> {
     workload: Arc<W>,
     /// Active pods it controls.
     owned: Vec<Arc<Pod>>,
+    /// Pods it controls that are on their way out.
+    leaving: Vec<Arc<Pod>>,
     /// Active pods nobody controls, in its namespace.
     orphans: Vec<Arc<Pod>>,
     /// Active pods per node of it and its siblings (other workloads of the same owner).
@@ -116,7 +120,8 @@ fn decide<W: Workload>(observed: &Observed<W>) -> Plan {
             actions.push(Action::Delete(chosen.into_iter().map(|i| replicas[i].clone()).collect()));
         }
     }
-    let (counts, wait) = count(workload.as_ref(), &replicas, now);
+    let (mut counts, wait) = count(workload.as_ref(), &replicas, now);
+    counts.terminating = observed.leaving.iter().filter(|p| matches(p)).count() as i32;
     Plan { actions, counts, wait }
 }
 
@@ -247,10 +252,11 @@ impl<W: Workload> Controller<W> {
     fn observe(&self, key: &Key) -> Option<Observed<W>> {
         let workload = self.workloads.get(key)?;
         let uid = workload.meta().uid.clone().unwrap_or_default();
-        let owned: Vec<_> = self.pods.by_owner(&uid).into_iter().filter(|p| pods::is_active(p)).collect();
+        let living = self.pods.by_owner(&uid).into_iter().filter(|p| !pods::is_terminal(p));
+        let (owned, leaving): (Vec<_>, Vec<_>) = living.partition(|p| pods::is_active(p));
         let orphans = self.pods.by_index(ORPHANS, &key.namespace).into_iter().filter(|p| pods::is_active(p)).collect();
         let neighbours = if owned.len() as i32 > workload.replicas() { self.neighbours(&workload) } else { HashMap::new() };
-        Some(Observed { workload, owned, orphans, neighbours, now: Timestamp::now() })
+        Some(Observed { workload, owned, leaving, orphans, neighbours, now: Timestamp::now() })
     }
 
     /// Active pods per node of all workloads that share this one's controller (a Deployment's ReplicaSets).

@@ -26,7 +26,8 @@ fn pod(name: &str, labels: Value, ready_at: Option<&str>) -> Arc<Pod> {
 
 fn observed(workload: Arc<ReplicaSet>, owned: Vec<Arc<Pod>>, orphans: Vec<Arc<Pod>>) -> Observed<ReplicaSet> {
     let now = "2024-01-01T00:00:30Z".parse().expect("a time");
-    Observed { workload, owned, orphans, neighbours: HashMap::new(), now }
+    let (owned, leaving) = owned.into_iter().partition(|p| pods::is_active(p));
+    Observed { workload, owned, leaving, orphans, neighbours: HashMap::new(), now }
 }
 
 #[test]
@@ -41,10 +42,25 @@ fn creates_what_is_missing_adopts_and_releases() {
         plan,
         Plan {
             actions: vec![Action::Release(stray), Action::Adopt(lost), Action::Create(3)],
-            counts: Counts { replicas: 2, fully_labeled: 1, ready: 2, available: 1 },
+            counts: Counts { replicas: 2, fully_labeled: 1, ready: 2, available: 1, terminating: 0 },
             wait: Some(Duration::from_secs(6)),
         }
     );
+}
+
+#[test]
+fn those_on_their_way_out_are_told_and_replaced() {
+    let leaving = |name: &str, labels: Value| {
+        let mut pod = (*pod(name, labels, Some("2024-01-01T00:00:00Z"))).clone();
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time("2024-01-01T00:00:20Z".parse().expect("a time")));
+        Arc::new(pod)
+    };
+    let labels = json!({"app": "web", "v": "1"});
+    let plan = decide(&observed(set(1, None), vec![leaving("a", labels), leaving("released", json!({}))], vec![]));
+    assert_eq!(plan.actions, vec![Action::Create(1)]);
+    let told = set(1, None).with_status(&plan.counts, None, Timestamp::now()).and_then(|set| set.status).expect("a status");
+    assert_eq!((told.replicas, told.terminating_replicas), (0, Some(1)));
 }
 
 #[test]
@@ -67,10 +83,10 @@ fn a_failure_is_told_once_and_taken_back() {
     assert_eq!(
         (told, again, serde_json::to_value(&healed.status).expect("encodes")),
         (
-            json!({"replicas": 0, "observedGeneration": 1, "conditions": [{"type": "ReplicaFailure", "status": "True",
+            json!({"replicas": 0, "terminatingReplicas": 0, "observedGeneration": 1, "conditions": [{"type": "ReplicaFailure", "status": "True",
                 "lastTransitionTime": "2024-01-01T00:00:30Z", "reason": "FailedCreate", "message": "no"}]}),
             None,
-            json!({"replicas": 0, "observedGeneration": 1}),
+            json!({"replicas": 0, "terminatingReplicas": 0, "observedGeneration": 1}),
         )
     );
 }

@@ -109,6 +109,34 @@ async fn a_node_is_tainted_for_what_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_most_nodes_are_lost_at_once_no_more_are_evicted() {
+    let cluster = Cluster::start(|config| config.node_eviction_rate = 1e6).await;
+    for name in ["node-2", "node-3", "node-4", "node-5"] {
+        cluster.add_node(name).await;
+    }
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let say = async |name: &str, status: &str| {
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": status}]}});
+        let patch = kube::api::Patch::Strategic(ready);
+        nodes.patch_status(name, &kube::api::PatchParams::default(), &patch).await.expect("patched");
+    };
+    let (execute, schedule) = ("node.kubernetes.io/not-ready:NoExecute", "node.kubernetes.io/not-ready:NoSchedule");
+    let both = || vec![execute.to_owned(), schedule.to_owned()];
+    for name in ["node-2", "node-3"] {
+        say(name, "False").await;
+        cluster.until_global::<Node, _>(|n| taints(n, name), both()).await;
+    }
+    // Three of five: its taints are written at once, and eviction is not among them.
+    say("node-4", "False").await;
+    cluster.until_global::<Node, _>(|n| taints(n, "node-4").is_empty(), false).await;
+    let seen: Vec<_> =
+        nodes.list(&kube::api::ListParams::default()).await.expect("nodes").into_iter().map(Arc::new).collect();
+    assert_eq!((taints(&seen, "node-4"), taints(&seen, "node-3")), (vec![schedule.to_owned()], both()));
+    say("node-2", "True").await;
+    cluster.until_global::<Node, _>(|n| taints(n, "node-4"), both()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_a_node_that_is_gone_go_too() {
     let cluster = Cluster::start(|config| {
         config.gone_node_quarantine = Duration::from_millis(100);

@@ -3,8 +3,10 @@
 //! Watches nodes, their Leases and pods; owns the condition and well-known pressure taints of nodes. A node is heard from when its
 //! Lease or its status changes, as seen by our own clock; its silence is noticed by a timer set for the end of the grace
 //! period, not by looking around. When no node at all is ready, the fault is more likely ours: then nothing is tainted NoExecute and
-//! nothing evicted. Evictions are not slowed down per zone as upstream does. Safe to run twice: everything follows from the
+//! nothing evicted. Within a zone nodes are tainted NoExecute one after the other ([`pace`]). Safe to run twice: everything follows from the
 //! node's state and the time it was last heard from, which begins anew at a restart.
+
+mod pace;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,6 +26,7 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::pace::{Health, Hold, Pace};
 use crate::{context::Context, pods};
 
 const NAME: &str = "node-controller";
@@ -47,8 +50,6 @@ struct Observed<'a> {
     silent_for: Duration,
     grace: Duration,
     startup_grace: Duration,
-    /// Whether any node of the cluster is ready.
-    any_ready: bool,
     now: Timestamp,
 }
 
@@ -59,8 +60,6 @@ struct Plan {
     conditions: Option<Vec<NodeCondition>>,
     /// It has just been found silent.
     lost: bool,
-    /// Taints to write.
-    taints: Option<Vec<Taint>>,
     /// Its pods are not ready.
     pods_not_ready: bool,
     /// When its silence becomes too long.
@@ -99,12 +98,34 @@ fn decide(observed: &Observed) -> Plan {
     } else if condition(before, "Ready").is_none_or(|c| c.status != "Unknown") {
         plan.again = Some(grace - silent + Duration::from_millis(1));
     }
-    let taints = taints(node, &after, observed.any_ready, now);
     plan.pods_not_ready = condition(&after, "Ready").is_some_and(|c| c.status != "True");
     plan.conditions = (after != before).then_some(after);
-    let current = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-    plan.taints = (taints != current).then_some(taints);
     plan
+}
+
+/// What becomes of the pods of a node that is not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Eviction {
+    /// They are evicted, once their tolerations are over.
+    Go,
+    /// As before: it is not this node's turn.
+    Hold,
+    /// They stay, also where they were to go: no node at all is ready.
+    Stop,
+}
+
+fn taints_of(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+}
+
+/// Whether a taint tells that its node is not ready.
+fn tells_readiness(taint: &Taint) -> bool {
+    [NOT_READY, UNREACHABLE].contains(&taint.key.as_str())
+}
+
+/// Whether the node's pods are being evicted because it is not ready.
+fn is_evicting(node: &Node) -> bool {
+    taints_of(node).iter().any(|t| tells_readiness(t) && t.effect == "NoExecute")
 }
 
 /// Makes a condition Unknown.
@@ -129,8 +150,8 @@ fn doubt(conditions: &mut Vec<NodeCondition>, kind: &str, node: &Node, now: Time
 }
 
 /// The node's taints as its conditions want them; those of others stay as and where they are.
-fn taints(node: &Node, conditions: &[NodeCondition], any_ready: bool, now: Timestamp) -> Vec<Taint> {
-    let status = |kind: &str| condition(conditions, kind).map(|c| c.status.as_str());
+fn taints(node: &Node, eviction: Eviction, now: Timestamp) -> Vec<Taint> {
+    let status = |kind: &str| condition(conditions_of(node), kind).map(|c| c.status.as_str());
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     let state = match status("Ready") {
         Some("False") => Some(NOT_READY),
@@ -139,7 +160,7 @@ fn taints(node: &Node, conditions: &[NodeCondition], any_ready: bool, now: Times
     };
     if let Some(key) = state {
         wanted.push((key, "NoSchedule"));
-        if any_ready {
+        if eviction == Eviction::Go || eviction == Eviction::Hold && is_evicting(node) {
             wanted.push((key, "NoExecute"));
         }
     }
@@ -149,13 +170,12 @@ fn taints(node: &Node, conditions: &[NodeCondition], any_ready: bool, now: Times
     }
     let ours = |taint: &Taint| {
         let pressure = PRESSURES.iter().any(|(_, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
-        let condition = [NOT_READY, UNREACHABLE].contains(&taint.key.as_str());
-        (condition && ["NoSchedule", "NoExecute"].contains(&taint.effect.as_str()))
+        (tells_readiness(taint) && ["NoSchedule", "NoExecute"].contains(&taint.effect.as_str()))
             || (pressure && taint.effect == "NoSchedule")
     };
     // A node that has said nothing yet keeps what it was registered with.
     let unknown_yet = status("Ready").is_none();
-    let mut taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let mut taints = taints_of(node).to_vec();
     taints.retain(|t| {
         !ours(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str())) || (unknown_yet && t.key == NOT_READY)
     });
@@ -179,6 +199,7 @@ struct Controller {
     pods: Informer<Pod>,
     /// When each node was last heard from.
     heard: Mutex<HashMap<Key, Instant>>,
+    pace: Mutex<Pace>,
     queue: Queue<Key>,
 }
 
@@ -191,6 +212,7 @@ pub async fn run(ctx: Context) {
         nodes: ctx.informer(),
         pods: ctx.informer(),
         heard: Mutex::default(),
+        pace: Mutex::default(),
         queue: queue.clone(),
         ctx: ctx.clone(),
     });
@@ -241,17 +263,42 @@ impl Controller {
                     self.heard.lock().insert(key.clone(), Instant::now());
                 }
                 if is_ready(old) != is_ready(new) {
-                    // Whether any node is ready at all may have changed.
-                    self.nodes.list().iter().filter(|n| !is_ready(n)).for_each(|n| self.queue.add(Key::of(&n.metadata)));
+                    self.health_changed();
                 }
             }
             Change::Deleted(_) => {
                 self.heard.lock().remove(&key);
+                self.health_changed();
                 let message = format!("Node {name} event: Removing Node {name} from Controller");
                 return self.recorder.normal(&**node, "RemovingNode", message);
             }
         }
         self.queue.add(key);
+    }
+
+    /// Nodes that are not ready may be evicted now, or no longer.
+    fn health_changed(&self) {
+        self.nodes.list().iter().filter(|n| !is_ready(n)).for_each(|n| self.queue.add(Key::of(&n.metadata)));
+    }
+
+    /// What becomes of this node's pods, and when to look again.
+    fn eviction(&self, node: &Node) -> (Eviction, Option<Duration>) {
+        let nodes = self.nodes.list();
+        if !nodes.iter().any(|n| is_ready(n)) {
+            return (Eviction::Stop, None);
+        }
+        if is_evicting(node) || condition(conditions_of(node), "Ready").is_none_or(|c| c.status == "True") {
+            return (Eviction::Hold, None);
+        }
+        let zone = pace::zone_of(node);
+        let (ready, not_ready): (Vec<_>, Vec<_>) =
+            nodes.iter().filter(|n| pace::zone_of(n) == zone).partition(|n| is_ready(n));
+        let rate = Health { ready: ready.len(), not_ready: not_ready.len() }.rate(&self.ctx.config);
+        match self.pace.lock().take(zone, rate, Instant::now()) {
+            Ok(()) => (Eviction::Go, None),
+            Err(Hold::For(left)) => (Eviction::Hold, Some(left)),
+            Err(Hold::UntilBetter) => (Eviction::Hold, None),
+        }
     }
 
     /// A pod that claims to be ready on a node that is not.
@@ -269,14 +316,14 @@ impl Controller {
     async fn reconcile(self: Arc<Self>, key: Key) -> Result<Next, Error> {
         let Some(node) = self.nodes.get(&key) else { return Ok(Next::Done) };
         let now = Timestamp::now();
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let heard = *self.heard.lock().entry(key.clone()).or_insert_with(Instant::now);
         let plan = decide(&Observed {
             node: &node,
             silent_for: heard.elapsed(),
             grace: self.ctx.config.node_monitor_grace_period,
             startup_grace: self.ctx.config.node_startup_grace_period,
-            any_ready: self.nodes.list().iter().any(|n| is_ready(n)),
-            now: Timestamp::from_second(now.as_second()).unwrap_or(now),
+            now,
         });
         let api: Api<Node> = Api::all(self.ctx.client.clone());
         if let Some(conditions) = plan.conditions {
@@ -293,7 +340,9 @@ impl Controller {
             // The rest is decided on what was written.
             return Ok(Next::Again);
         }
-        if let Some(taints) = plan.taints {
+        let (eviction, turn) = self.eviction(&node);
+        let taints = taints(&node, eviction, now);
+        if taints != taints_of(&node) {
             let patch = serde_json::json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
             match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(written) => self.nodes.ensure_seen(&written).await?,
@@ -304,7 +353,8 @@ impl Controller {
         if plan.pods_not_ready {
             self.mark_pods(&key).await?;
         }
-        Ok(plan.again.map_or(Next::Done, |again| Next::After(again.max(self.ctx.config.node_monitor_period))))
+        let silence = plan.again.map(|again| again.max(self.ctx.config.node_monitor_period));
+        Ok(silence.into_iter().chain(turn).min().map_or(Next::Done, Next::After))
     }
 
     /// Takes the pods of a node that is not ready out of service.
@@ -351,24 +401,28 @@ mod tests {
         .expect("a node")
     }
 
-    fn planned(node: &Node, silent: u64, any_ready: bool) -> Plan {
+    fn planned(node: &Node, silent: u64) -> Plan {
         decide(&Observed {
             node,
             silent_for: Duration::from_secs(silent),
             grace: Duration::from_secs(50),
             startup_grace: Duration::from_secs(60),
-            any_ready,
             now: NOW.parse().expect("a time"),
         })
     }
 
-    fn told(plan: &Plan) -> Value {
+    fn told(node: &Node, silent: u64, eviction: Eviction) -> Value {
+        let plan = planned(node, silent);
         let conditions: Option<Vec<_>> = plan
             .conditions
             .as_ref()
             .map(|c| c.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason.as_deref().unwrap_or(""))).collect());
-        let taints: Option<Vec<_>> =
-            plan.taints.as_ref().map(|t| t.iter().map(|t| format!("{}:{}", t.key, t.effect)).collect());
+        let mut written = node.clone();
+        if let Some(conditions) = plan.conditions {
+            written.status.get_or_insert_default().conditions = Some(conditions);
+        }
+        let taints = taints(&written, eviction, NOW.parse().expect("a time"));
+        let taints: Vec<_> = taints.iter().map(|t| format!("{}:{}", t.key, t.effect)).collect();
         json!([conditions, plan.lost, taints, plan.pods_not_ready, plan.again.map(|d| d.as_secs())])
     }
 
@@ -381,30 +435,33 @@ mod tests {
             "DiskPressure=Unknown NodeStatusNeverUpdated",
             "PIDPressure=Unknown NodeStatusNeverUpdated",
         ]);
+        let (mine, schedule, execute) =
+            ("mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute");
         assert_eq!(
             [
-                told(&planned(&node(Some("True"), other.clone()), 10, true)),
-                told(&planned(&node(Some("True"), other), 51, true)),
-                told(&planned(&node(Some("True"), json!([])), 51, false)),
-                told(&planned(&node(None, json!([{"key": NOT_READY, "effect": "NoSchedule"}])), 0, true)),
+                told(&node(Some("True"), other.clone()), 10, Eviction::Hold),
+                told(&node(Some("True"), other.clone()), 51, Eviction::Go),
+                told(&node(Some("True"), other), 51, Eviction::Hold),
+                told(&node(None, json!([{"key": NOT_READY, "effect": "NoSchedule"}])), 0, Eviction::Hold),
             ],
             [
-                json!([null, false, null, false, 40]),
-                json!([
-                    unknown,
-                    true,
-                    [
-                        "mine:NoSchedule",
-                        "node.kubernetes.io/unreachable:NoSchedule",
-                        "node.kubernetes.io/unreachable:NoExecute"
-                    ],
-                    true,
-                    null
-                ]),
-                json!([unknown, true, ["node.kubernetes.io/unreachable:NoSchedule"], true, null]),
-                json!([null, false, null, false, 30]),
+                json!([null, false, [mine], false, 40]),
+                json!([unknown, true, [mine, schedule, execute], true, null]),
+                json!([unknown, true, [mine, schedule], true, null]),
+                json!([null, false, ["node.kubernetes.io/not-ready:NoSchedule"], false, 30]),
             ]
         );
+    }
+
+    #[test]
+    fn an_eviction_goes_on_until_no_node_is_ready() {
+        let evicting = node(Some("Unknown"), json!([{"key": NOT_READY, "effect": "NoExecute"}]));
+        let taints = |eviction| {
+            let taints = taints(&evicting, eviction, NOW.parse().expect("a time"));
+            taints.iter().map(|t| format!("{}:{}", t.key, t.effect)).collect::<Vec<_>>()
+        };
+        let (schedule, execute) = (format!("{UNREACHABLE}:NoSchedule"), format!("{UNREACHABLE}:NoExecute"));
+        assert_eq!([taints(Eviction::Hold), taints(Eviction::Stop)], [vec![schedule.clone(), execute], vec![schedule]]);
     }
 
     #[test]
@@ -412,7 +469,7 @@ mod tests {
         let tainted = json!([{"key": UNREACHABLE, "effect": "NoExecute"}, {"key": UNREACHABLE, "effect": "NoSchedule"},
             {"key": UNSCHEDULABLE, "effect": "NoSchedule"}, {"key": "mine", "effect": "NoExecute"}]);
         assert_eq!(
-            told(&planned(&node(Some("True"), tainted), 0, true)),
+            told(&node(Some("True"), tainted), 0, Eviction::Hold),
             json!([null, false, ["mine:NoExecute"], false, 50])
         );
     }
