@@ -121,7 +121,7 @@ pub struct PodInfo {
     pub scored: (Amount, Amount),
     /// Ports it holds on the node.
     pub ports: Vec<HostPort>,
-    /// The uid of its controller.
+    /// The uid of its controller, which counts on it no more once it is being deleted.
     pub owner: Option<String>,
     /// Required pod affinity.
     pub affinity: Vec<Term>,
@@ -167,7 +167,9 @@ impl PodInfo {
             requests: resources::requests(&pod),
             scored: resources::scored_requests(&pod),
             ports,
-            owner: owner::controller_of(&pod.metadata).map(|o| o.uid.clone()),
+            owner: owner::controller_of(&pod.metadata)
+                .filter(|_| pod.metadata.deletion_timestamp.is_none())
+                .map(|o| o.uid.clone()),
             affinity: required(with.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
             anti_affinity: required(without.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
             prefers: preferred(with.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())),

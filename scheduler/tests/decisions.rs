@@ -44,8 +44,11 @@ fn pod(name: &str, facts: &Value) -> PodInfo {
         spec["containers"][0]["resources"] = json!({"requests": requests});
     }
     merge(&mut spec, &facts["spec"]);
-    let pod =
-        json!({"metadata": {"name": name, "namespace": "default", "uid": name, "labels": facts["labels"]}, "spec": spec});
+    let owner = facts["owner"]
+        .as_str()
+        .map(|uid| json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": uid, "uid": uid, "controller": true}]));
+    let pod = json!({"metadata": {"name": name, "namespace": "default", "uid": name, "labels": facts["labels"], "ownerReferences": owner,
+        "deletionTimestamp": facts["deleted"]}, "spec": spec});
     let pod: Pod = serde_json::from_value(without_nulls(pod)).expect("a pod");
     PodInfo::new(Arc::new(pod))
 }
@@ -213,6 +216,21 @@ fn pods_are_spread() {
         {"labels": {"app": "web"}, "spec": {"topologySpreadConstraints": [{"maxSkew": 1, "minDomains": 3, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]}} => b1
         {"labels": {"app": "web"}, "spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "missing", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]}} => 4 node(s) didn't match pod topology spread constraints (missing required label).
         {"labels": {"app": "web"}, "spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"app": "web"}}}]}} => b1
+        "#,
+    );
+}
+
+#[test]
+fn replicas_are_spread_by_default_and_those_that_are_leaving_do_not_count() {
+    decides(
+        r#"
+        node a
+        node b
+        pod leaving a {"owner": "set", "deleted": "2024-01-01T00:00:00Z"}
+        pod staying b {"owner": "set"}
+        "#,
+        r#"
+        {"owner": "set"} => a
         "#,
     );
 }
