@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use api::{
     field::FieldErrors,
+    quoted,
     status::{GroupResource, Status},
 };
 use parking_lot::Mutex;
@@ -112,11 +113,11 @@ fn check(object: &Value, namespace: Option<&str>, names_subject: bool) -> Result
     match (resource, other) {
         (Some(_), Some(other)) => {
             let why = "cannot be specified in combination with resourceAttributes";
-            errors.invalid("spec.nonResourceAttributes", other, why);
+            errors.invalid("spec.nonResourceAttributes", &quoted::NON_RESOURCE_ATTRIBUTES.quote(other), why);
         }
         (None, None) => {
             let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            errors.invalid("spec.resourceAttributes", &"null", why);
+            errors.invalid("spec.resourceAttributes", &(), why);
         }
         _ => {}
     }
@@ -135,7 +136,7 @@ fn check(object: &Value, namespace: Option<&str>, names_subject: bool) -> Result
     });
     if said {
         let except = if namespace.is_some() { " except for namespace" } else { "" };
-        errors.invalid("metadata", &object["metadata"], format!("must be empty{except}"));
+        errors.invalid("metadata", &quoted::OBJECT_META.quote(&object["metadata"]), format!("must be empty{except}"));
     }
     if let Some(namespace) = namespace {
         let asked = resource.and_then(|r| r.get("namespace")).and_then(Value::as_str).unwrap_or_default();
@@ -143,7 +144,11 @@ fn check(object: &Value, namespace: Option<&str>, names_subject: bool) -> Result
             errors.invalid("spec.resourceAttributes.namespace", &asked, "must match metadata.namespace");
         }
         if let Some(other) = other {
-            errors.invalid("spec.nonResourceAttributes", other, "disallowed on this kind of request");
+            errors.invalid(
+                "spec.nonResourceAttributes",
+                &quoted::NON_RESOURCE_ATTRIBUTES.quote(other),
+                "disallowed on this kind of request",
+            );
         }
     }
     if errors.is_empty() {

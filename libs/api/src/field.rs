@@ -114,11 +114,9 @@ impl FieldErrors {
         value: &impl serde::Serialize,
         detail: impl Into<String>,
     ) {
-        let value = match serde_json::to_value(value) {
-            Ok(serde_json::Value::String(text)) => go_quote(&text),
-            Ok(other) => other.to_string(),
-            Err(_) => String::new(),
-        };
+        let json = serde_json::to_string(value).unwrap_or_default();
+        let text: Option<String> = json.starts_with('"').then(|| serde_json::from_str(&json).ok()).flatten();
+        let value = text.map_or_else(|| escape_html(&json), |text| go_quote(&text));
         self.0.push(FieldError { kind, path: path.into(), value, detail: detail.into() });
     }
 
@@ -190,6 +188,18 @@ fn is_unprintable(c: char) -> bool {
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e000}'..='\u{f8ff}')
         || c >= '\u{e0000}'
+}
+
+/// JSON as Go's `json.Marshal` writes it: what HTML gives a meaning to is escaped. It occurs within strings only.
+fn escape_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A string as Go's `%q` writes it.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::field::FieldErrors;
+use crate::{field::FieldErrors, quoted::Shape};
 
 /// A path such as `spec.containers[0].resources.limits[cpu]`: a step and where it starts from.
 #[derive(Clone, Copy, Debug)]
@@ -118,11 +118,16 @@ impl FieldErrors {
         }
     }
 
-    /// [`Self::immutable`] of what upstream has a pointer to.
-    pub fn immutable_pointer<T: PartialEq + Serialize>(&mut self, path: &Path, new: Option<&T>, old: Option<&T>) {
-        match new {
-            None if old.is_some() => self.invalid(path, &"null", IMMUTABLE),
-            _ => self.immutable(path, &new, &old),
+    /// [`Self::immutable`] of an object, or `null`.
+    pub fn immutable_object<T: PartialEq + Serialize>(
+        &mut self,
+        path: &Path,
+        new: Option<&T>,
+        old: Option<&T>,
+        shape: &'static Shape,
+    ) {
+        if new != old {
+            self.invalid(path, &shape.quote(&new), IMMUTABLE);
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod pkcs10;
 pub mod pluck;
 pub mod protobuf;
 pub mod quantity;
+pub mod quoted;
 pub mod schema;
 pub mod selector;
 pub mod servers;

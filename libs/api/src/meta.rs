@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     field::{ErrorKind, FieldErrors},
     kind::KindInfo,
-    names,
+    names, quoted,
 };
 
 /// `group/version` of the kind named.
@@ -147,14 +147,14 @@ fn validate_owners(owners: &[OwnerReference], path: &str, errors: &mut FieldErro
             }
         }
         if owner.api_version == "v1" && owner.kind == "Event" {
-            errors.invalid(path, owner, "/v1, Kind=Event is disallowed from being an owner");
+            errors.invalid(path, &quoted::OWNER_REFERENCE.quote(owner), "/v1, Kind=Event is disallowed from being an owner");
         }
         if owner.controller == Some(true) {
             let this = format!("{}/{}", owner.kind, owner.name);
             match &controller {
                 Some(first) => errors.invalid(
                     path,
-                    &owners,
+                    &quoted::OWNER_REFERENCE.quote(&owners),
                     format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"),
                 ),
                 None => controller = Some(this),

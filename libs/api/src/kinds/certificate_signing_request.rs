@@ -206,7 +206,8 @@ fn has_certificate(status: &CertificateSigningRequestStatus) -> bool {
 
 fn check_spec(spec: &CertificateSigningRequestSpec, path: &Path, errors: &mut FieldErrors) {
     if let Err(why) = pkcs10::Request::verified(&spec.request.0) {
-        errors.invalid(path.child("request"), &spec.request, why.to_string());
+        let shown = Some(&spec.request).filter(|request| !request.0.is_empty());
+        errors.invalid(path.child("request"), &shown, why.to_string());
     }
     let (at, usages) = (path.child("usages"), spec.usages.as_deref().unwrap_or_default());
     if usages.is_empty() {

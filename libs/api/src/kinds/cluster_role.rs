@@ -42,7 +42,7 @@ impl Resource for ClusterRole {
             for (i, selector) in selectors.iter().enumerate() {
                 label_selector(Some(selector), &path.index(i), errors);
                 if Selector::from_label_selector(Some(selector)).is_err() {
-                    errors.invalid(path.index(i), &"null", "invalid label selector.");
+                    errors.invalid(path.index(i), &(), "invalid label selector.");
                 }
             }
         }

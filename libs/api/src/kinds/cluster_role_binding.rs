@@ -8,6 +8,7 @@ use super::shared::{metadata_accessors, rbac};
 use crate::{
     field::FieldErrors,
     kind::{KindInfo, MetadataRules, NameRule, Resource, Subresource},
+    quoted,
 };
 
 /// The type of this kind.
@@ -40,7 +41,7 @@ impl Resource for ClusterRoleBinding {
     fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
         self.validate(errors);
         if self.role_ref != old.role_ref {
-            errors.invalid("roleRef", &self.role_ref, "cannot change roleRef");
+            errors.invalid("roleRef", &quoted::ROLE_REF.quote(&self.role_ref), "cannot change roleRef");
         }
     }
 

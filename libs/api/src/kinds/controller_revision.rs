@@ -44,7 +44,7 @@ impl Resource for ControllerRevision {
 
     fn validate_update(&self, old: &Self, _at: Option<Subresource>, errors: &mut FieldErrors) {
         self.validate(errors);
-        errors.immutable_pointer(&Path::root("data"), self.data.as_ref(), old.data.as_ref());
+        errors.immutable(&Path::root("data"), &self.data, &old.data);
     }
 
     fn cells(&self, now: Timestamp) -> Vec<Value> {

@@ -16,7 +16,7 @@ use crate::{
     field::FieldErrors,
     field_path::Path,
     kind::{KindInfo, MetadataRules, Resource, Subresource},
-    names,
+    names, quoted,
 };
 
 /// The type of this kind.
@@ -60,7 +60,7 @@ impl Resource for CSINode {
         for driver in &self.spec.drivers {
             let before = old.spec.drivers.iter().find(|before| before.name == driver.name);
             if before.is_some_and(|before| fixed(before) != fixed(driver)) {
-                errors.invalid("CSINodeDriver", driver, "field is immutable");
+                errors.invalid("CSINodeDriver", &quoted::CSI_NODE_DRIVER.quote(driver), "field is immutable");
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     field::FieldErrors,
     field_path::Path,
     kind::{KindInfo, MetadataRules, Resource, Subresource},
+    quoted,
 };
 
 /// The type of this kind.
@@ -213,10 +214,12 @@ fn check_series(event: &Core, errors: &mut FieldErrors) {
 /// An event of the newer kind changes in nothing but its series.
 fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
     let at = Path::root;
-    errors.immutable(&at("involvedObject"), &new.involved_object, &old.involved_object);
+    let (object, source) = (&quoted::OBJECT_REFERENCE, &quoted::EVENT_SOURCE);
+    errors.immutable_object(&at("involvedObject"), Some(&new.involved_object), Some(&old.involved_object), object);
     errors.immutable(&at("reason"), &text(new.reason.as_ref()), &text(old.reason.as_ref()));
     errors.immutable(&at("message"), &text(new.message.as_ref()), &text(old.message.as_ref()));
-    errors.immutable(&at("source"), &new.source, &old.source);
+    let of = |event: &Core| event.source.clone().unwrap_or_default();
+    errors.immutable_object(&at("source"), Some(&of(new)), Some(&of(old)), source);
     errors.immutable(&at("firstTimestamp"), &new.first_timestamp, &old.first_timestamp);
     errors.immutable(&at("lastTimestamp"), &new.last_timestamp, &old.last_timestamp);
     errors.immutable(&at("count"), &new.count.unwrap_or(0), &old.count.unwrap_or(0));
@@ -224,7 +227,7 @@ fn unchanged(new: &Core, old: &Core, errors: &mut FieldErrors) {
     errors.immutable(&at("type"), &text(new.type_.as_ref()), &text(old.type_.as_ref()));
     errors.immutable(&at("eventTime"), &new.event_time, &old.event_time);
     errors.immutable(&at("action"), &text(new.action.as_ref()), &text(old.action.as_ref()));
-    errors.immutable_pointer(&at("related"), new.related.as_ref(), old.related.as_ref());
+    errors.immutable_object(&at("related"), new.related.as_ref(), old.related.as_ref(), object);
     errors.immutable(
         &at("reportingController"),
         &text(new.reporting_component.as_ref()),

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::shared::{
     cells,
     columns::{AGE, NAME, column, wide},
-    metadata_accessors, network,
+    metadata_accessors, network, pod_defaults,
     pod_rules::{resources, taint_effect},
     text,
 };
@@ -17,7 +17,7 @@ use crate::{
     field::{ErrorKind, FieldErrors},
     field_path::Path,
     kind::{Context, KindInfo, Resource, Subresource},
-    names, pluck,
+    names, pluck, quoted,
 };
 
 /// The type of this kind.
@@ -63,6 +63,8 @@ impl Resource for Node {
             taint.value = taint.value.take().filter(|value| !value.is_empty());
         }
         let status = self.status.get_or_insert_default();
+        pod_defaults::round_up_list(&mut status.capacity);
+        pod_defaults::round_up_list(&mut status.allocatable);
         if status.allocatable.is_none() {
             status.allocatable.clone_from(&status.capacity);
         }
@@ -78,8 +80,14 @@ impl Resource for Node {
     fn prepare_for_update(&mut self, old: &Self, at: Option<Subresource>, _ctx: &Context) {
         if at == Some(Subresource::Status) {
             self.spec.clone_from(&old.spec);
+            if old.status.as_ref().is_none_or(|status| status.config.is_none()) {
+                self.status.get_or_insert_default().config = None;
+            }
         } else {
             self.status.clone_from(&old.status);
+            if old.spec.as_ref().is_none_or(|spec| spec.config_source.is_none()) {
+                self.spec.get_or_insert_default().config_source = None;
+            }
         }
     }
 
@@ -114,7 +122,7 @@ impl Resource for Node {
         let mut seen = BTreeSet::new();
         for (i, address) in addresses.enumerate() {
             if !seen.insert((&address.type_, &address.address)) {
-                errors.duplicate(format!("status.addresses[{i}]"), address);
+                errors.duplicate(format!("status.addresses[{i}]"), &quoted::NODE_ADDRESS.quote(address));
             }
         }
         let (new, old) = (self.spec.clone().unwrap_or_default(), old.spec.clone().unwrap_or_default());
@@ -216,7 +224,7 @@ fn taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
         }
         taint_effect(&taint.effect, &path.child("effect"), errors);
         if !seen.insert((taint.key.as_str(), taint.effect.as_str())) {
-            errors.push(ErrorKind::Duplicate, path, taint, "taints must be unique by key and effect pair");
+            errors.push(ErrorKind::Duplicate, path, &quoted::TAINT.quote(taint), "taints must be unique by key and effect pair");
         }
     }
 }
@@ -254,6 +262,15 @@ pub fn taint_until_ready(node: &mut Value) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn amounts_are_whole_thousandths() {
+        let status = json!({"capacity": {"cpu": "1u"}, "allocatable": {"cpu": "1500u"}});
+        let mut node: Node = serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap();
+        node.set_defaults();
+        let status = serde_json::to_value(node.status).unwrap();
+        assert_eq!((&status["capacity"], &status["allocatable"]), (&json!({"cpu": "1m"}), &json!({"cpu": "2m"})));
+    }
 
     #[test]
     fn new_nodes_are_tainted_once() {

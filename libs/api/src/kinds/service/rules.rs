@@ -11,7 +11,7 @@ use super::super::shared::{
     text,
 };
 use super::{has_cluster_ip, has_health_check_port, has_node_ports, is};
-use crate::{field::FieldErrors, field_path::Path, meta, names};
+use crate::{field::FieldErrors, field_path::Path, meta, names, quoted};
 
 const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const MODE: &str = "service.kubernetes.io/topology-mode";
@@ -232,8 +232,8 @@ fn repeated_ports(spec: &ServiceSpec, ports: &[ServicePort], path: &Path, errors
     let mut seen = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
         if !seen.insert((text(port.protocol.as_ref()), port.port)) {
-            let key = json!({"port": port.port, "protocol": port.protocol, "targetPort": 0});
-            errors.duplicate(path.index(i), &key);
+            let key = json!({"port": port.port, "protocol": port.protocol});
+            errors.duplicate(path.index(i), &quoted::SERVICE_PORT.quote(&key));
         }
     }
 }
@@ -320,18 +320,13 @@ pub(super) fn update(service: &Service, old: &Service, errors: &mut FieldErrors)
     }
     let both_balancers = is(new, "LoadBalancer") && is(old, "LoadBalancer");
     if both_balancers && new.load_balancer_class != old.load_balancer_class {
-        errors.invalid(path.child("loadBalancerClass"), &or_null(new.load_balancer_class.as_ref()), ONCE);
+        errors.invalid(path.child("loadBalancerClass"), &new.load_balancer_class, ONCE);
     }
     balancer_class(new, path, errors);
     let both_checked = has_health_check_port(new) && has_health_check_port(old);
     if both_checked && new.health_check_node_port != old.health_check_node_port {
         errors.forbidden(path.child("healthCheckNodePort"), "field is immutable");
     }
-}
-
-/// What upstream shows for a pointer: `"null"` if it points nowhere.
-fn or_null(value: Option<&String>) -> &str {
-    value.map_or("null", String::as_str)
 }
 
 const ONCE: &str = "may not change once set";
@@ -355,7 +350,7 @@ fn addresses_kept(new: &ServiceSpec, old: &ServiceSpec, path: &Path, errors: &mu
     }
     if before.len() > ips.len() && ips.len() == 1 && new.ip_family_policy.as_deref() != Some("SingleStack") {
         let message = "must be set to 'SingleStack' when releasing the secondary clusterIP";
-        errors.invalid(path.child("ipFamilyPolicy"), &or_null(new.ip_family_policy.as_ref()), message);
+        errors.invalid(path.child("ipFamilyPolicy"), &new.ip_family_policy, message);
     }
 }
 
@@ -378,7 +373,7 @@ fn families_kept(new: &ServiceSpec, old: &ServiceSpec, path: &Path, errors: &mut
     }
     if before.len() > families.len() && families.len() == 1 && new.ip_family_policy.as_deref() != Some("SingleStack") {
         let message = "must be set to 'SingleStack' when releasing the secondary ipFamily";
-        errors.invalid(path.child("ipFamilyPolicy"), &or_null(new.ip_family_policy.as_ref()), message);
+        errors.invalid(path.child("ipFamilyPolicy"), &new.ip_family_policy, message);
     }
 }
 

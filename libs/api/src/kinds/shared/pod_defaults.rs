@@ -279,7 +279,7 @@ fn round_up(resources: &mut ResourceRequirements) {
 }
 
 /// Amounts finer than a thousandth are rounded up to it.
-fn round_up_list(list: &mut Option<BTreeMap<String, Quantity>>) {
+pub fn round_up_list(list: &mut Option<BTreeMap<String, Quantity>>) {
     for quantity in list.iter_mut().flat_map(|list| list.values_mut()).filter(|quantity| quantity.0.ends_with(['n', 'u'])) {
         let amount = Amount::of(quantity);
         quantity.0 = Amount::from_milli(amount.milli_value(), amount.format()).to_string();

@@ -12,7 +12,7 @@ use super::{
     columns::{AGE, CONTAINERS, IMAGES, NAME, SELECTOR, column},
     pod_rules,
 };
-use crate::{field::FieldErrors, field_path::Path, kind::Column, selector::Selector};
+use crate::{field::FieldErrors, field_path::Path, kind::Column, quoted, selector::Selector};
 
 /// The columns of ReplicaSets and ReplicationControllers.
 pub const COLUMNS: &[Column] = &[
@@ -59,7 +59,7 @@ pub fn warnings(metadata: &ObjectMeta, old: Option<&ObjectMeta>, template: Optio
 
 /// The selector stays.
 pub fn same_selector(new: Option<&LabelSelector>, old: Option<&LabelSelector>, errors: &mut FieldErrors) {
-    errors.immutable_pointer(&Path::root("spec.selector"), given(new), given(old));
+    errors.immutable_object(&Path::root("spec.selector"), given(new), given(old), &quoted::LABEL_SELECTOR);
 }
 
 /// `selector` and `template` of the spec at `path`.
@@ -85,7 +85,7 @@ pub fn selector_and_template(
         Selector::from_label_selector(Some(selector))
     };
     match (parsed, template) {
-        (Err(_), _) => errors.invalid(selector_path, selector, "invalid label selector"),
+        (Err(_), _) => errors.invalid(selector_path, &quoted::LABEL_SELECTOR.quote(selector), "invalid label selector"),
         (Ok(_), None) => errors.required(path.child("template"), ""),
         (Ok(parsed), Some(template)) => {
             pod_rules::replica_template(template, &parsed, "ReplicaSet", &path.child("template"), errors);

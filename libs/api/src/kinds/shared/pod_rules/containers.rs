@@ -14,7 +14,7 @@ use super::{
     Rules, environment, resources, security, text,
     volume_sources::{descending_path, no_backsteps},
 };
-use crate::{field::FieldErrors, field_path::Path, names};
+use crate::{field::FieldErrors, field_path::Path, names, quoted};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const ONE_HANDLER: &str = "may not specify more than 1 handler type";
@@ -69,7 +69,11 @@ fn init(rules: &Rules, path: &Path, errors: &mut FieldErrors) {
             }
         }
         if let Some(policies) = container.resize_policy.as_ref().filter(|policies| !policies.is_empty()) {
-            errors.invalid(item.child("resizePolicy"), policies, "must not be set for init containers");
+            errors.invalid(
+                item.child("resizePolicy"),
+                &quoted::RESIZE_POLICY.quote(policies),
+                "must not be set for init containers",
+            );
         }
     }
 }

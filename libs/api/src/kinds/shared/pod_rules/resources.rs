@@ -12,6 +12,7 @@ use crate::{
     field_path::{NEGATIVE, Path},
     names,
     quantity::Quantity,
+    quoted,
 };
 
 type List = BTreeMap<String, Written>;
@@ -183,11 +184,11 @@ pub(super) fn pod_claims(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) 
         match (name, template) {
             (Some(_), Some(_)) => {
                 let message = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                errors.invalid(path, claim, message);
+                errors.invalid(path, &quoted::POD_RESOURCE_CLAIM.quote(claim), message);
             }
             (None, None) => {
                 let message = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-                errors.invalid(path, claim, message);
+                errors.invalid(path, &quoted::POD_RESOURCE_CLAIM.quote(claim), message);
             }
             _ => {}
         }

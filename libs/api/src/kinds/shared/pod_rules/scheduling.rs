@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 
 use super::text;
-use crate::{field::FieldErrors, field_path::Path, meta, names};
+use crate::{field::FieldErrors, field_path::Path, meta, names, quoted};
 
 const NEEDS_VALUES: &str = "must be specified when `operator` is 'In' or 'NotIn'";
 const NO_VALUES: &str = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
@@ -263,7 +263,11 @@ pub(super) fn tolerations(tolerations: Option<&[Toleration]>, path: &Path, error
                 }
             }
             "Exists" if !value.is_empty() => {
-                errors.invalid(path.child("operator"), toleration, "value must be empty when `operator` is 'Exists'");
+                errors.invalid(
+                    path.child("operator"),
+                    &quoted::TOLERATION.quote(toleration),
+                    "value must be empty when `operator` is 'Exists'",
+                );
             }
             "Exists" => {}
             _ => errors.not_supported(path.child("operator"), &operator, &["Equal", "Exists"]),

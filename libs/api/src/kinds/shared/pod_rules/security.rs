@@ -11,7 +11,7 @@ use super::{Rules, volume_sources::descending_path, windows};
 use crate::{
     field::{FieldErrors, go_quote},
     field_path::Path,
-    names,
+    names, quoted,
 };
 
 const UNMASKED_NEEDS_USERS: &str = "`hostUsers` must be false to use `Unmasked`";
@@ -126,12 +126,16 @@ pub(super) fn container(rules: &Rules, context: Option<&SecurityContext>, path: 
     app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
     if context.allow_privilege_escalation == Some(false) {
         if context.privileged == Some(true) {
-            errors.invalid(path, context, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+            errors.invalid(
+                path,
+                &quoted::SECURITY_CONTEXT.quote(context),
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            );
         }
         let added = context.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
         for _ in added.filter(|capability| *capability == "CAP_SYS_ADMIN") {
             let message = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.invalid(path, context, message);
+            errors.invalid(path, &quoted::SECURITY_CONTEXT.quote(context), message);
         }
     }
     windows::options(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);

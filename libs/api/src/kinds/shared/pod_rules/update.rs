@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{security, text};
-use crate::{field::FieldErrors, field_path::Path, kinds::pod::qos_class, names};
+use crate::{field::FieldErrors, field_path::Path, kinds::pod::qos_class, names, quoted};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
     `spec.tolerations` (only additions to existing tolerations),\
@@ -90,7 +90,7 @@ fn active_deadline(new: Option<i64>, old: Option<i64>, path: &Path, errors: &mut
             errors.invalid(path, &new, "must be less than or equal to previous value");
             return false;
         }
-        (None, Some(_)) => errors.invalid(path, &"null", "must not update from a positive integer to nil value"),
+        (None, Some(_)) => errors.invalid(path, &(), "must not update from a positive integer to nil value"),
         _ => {}
     }
     true
@@ -181,11 +181,15 @@ fn node_affinity_narrowed(new: Option<&NodeAffinity>, old: Option<&NodeAffinity>
     let path = path.child("nodeSelectorTerms");
     if !old.is_empty() && old.len() != new.len() {
         let message = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
-        return errors.invalid(path, &new, message);
+        return errors.invalid(path, &quoted::NODE_SELECTOR_TERM.quote(&new), message);
     }
     for (i, (new, old)) in new.iter().zip(&old).enumerate() {
         if !only_additions(new, old) {
-            errors.invalid(path.index(i), new, "only additions are allowed (no mutations or deletions)");
+            errors.invalid(
+                path.index(i),
+                &quoted::NODE_SELECTOR_TERM.quote(new),
+                "only additions are allowed (no mutations or deletions)",
+            );
         }
     }
 }
@@ -349,9 +353,9 @@ fn one_of_each_family(addresses: &[&str], whole: &impl Serialize, path: &Path, e
     let families: Vec<bool> = addresses.iter().map(|address| address.contains(':')).collect();
     let alike = families.iter().all(|six| *six) || families.iter().all(|six| !six);
     if addresses.len() > 2 || (addresses.len() == 2 && alike) {
-        errors.invalid(path, whole, "may specify no more than one IP for each IP family");
+        errors.invalid(path, &quoted::POD_IP.quote(whole), "may specify no more than one IP for each IP family");
     }
     for (i, address) in addresses.iter().enumerate().filter(|(i, address)| addresses[..*i].contains(address)) {
-        errors.duplicate(path.index(i), &serde_json::json!({"ip": address}));
+        errors.duplicate(path.index(i), &quoted::POD_IP.quote(&serde_json::json!({"ip": address})));
     }
 }
