@@ -273,6 +273,11 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         self.validate(errors);
     }
 
+    /// Warnings of what nobody can tell any more of a new object once it is prepared; they precede [`Resource::warnings`].
+    fn warnings_before_preparation(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Warnings for the `Warning` response header.
     fn warnings(&self, _old: Option<&Self>) -> Vec<String> {
         Vec::new()
@@ -427,6 +432,7 @@ impl<T: Resource> Hooks for Typed<T> {
     fn create(&self, object: Value, ctx: &Context) -> Result<Admitted, Refused> {
         let mut new: T = decode(object)?;
         new.set_defaults();
+        let mut warnings = new.warnings_before_preparation();
         new.prepare_for_create(ctx);
         if T::INFO.has_generation {
             new.metadata_mut().generation = Some(1);
@@ -443,7 +449,9 @@ impl<T: Resource> Hooks for Typed<T> {
         if !errors.is_empty() {
             return Err(Refused::Invalid(errors));
         }
-        Ok(Admitted { object: encode(&new)?, warnings: new.warnings(None) })
+        let later: Vec<String> = new.warnings(None).into_iter().filter(|warning| !warnings.contains(warning)).collect();
+        warnings.extend(later);
+        Ok(Admitted { object: encode(&new)?, warnings })
     }
 
     fn update(&self, object: Value, old: &Value, at: Option<Subresource>, ctx: &Context) -> Result<Admitted, Refused> {

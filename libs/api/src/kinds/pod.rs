@@ -201,6 +201,10 @@ impl Resource for Pod {
         }
     }
 
+    fn warnings_before_preparation(&self) -> Vec<String> {
+        app_armor::warnings(self)
+    }
+
     fn warnings(&self, old: Option<&Self>) -> Vec<String> {
         // Updates of pods are machines' work: nobody reads their warnings.
         let (None, Some(spec)) = (old, &self.spec) else { return Vec::new() };

@@ -16,6 +16,7 @@ use crate::{
     key_pair,
     kind::{Context, KindInfo, Resource, Subresource},
     names,
+    schema::{go, json},
 };
 
 /// The type of this kind.
@@ -131,13 +132,12 @@ fn check_type(secret: &Secret, path: &Path, errors: &mut FieldErrors) {
 }
 
 fn check_json(content: Option<&ByteString>, key: &str, path: &Path, errors: &mut FieldErrors) {
-    match content.map(|content| serde_json::from_slice::<serde_json::Map<String, Value>>(&content.0)) {
-        None => errors.required(path.key(key), ""),
-        // The decoder's words for the commonest mistakes; never the content.
-        Some(Err(error)) => {
-            let reason = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
-            errors.invalid(path.key(key), &"<secret contents redacted>", reason);
-        }
-        Some(Ok(_)) => {}
-    }
+    let Some(content) = content else { return errors.required(path.key(key), "") };
+    let reason = match json::parse_to_check(&content.0) {
+        Ok(json::Parsed { value: Value::Object(_) | Value::Null, .. }) => return,
+        Ok(other) => format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go::kind(&other.value)),
+        Err(error) => error.to_string(),
+    };
+    // Never the content.
+    errors.invalid(path.key(key), &"<secret contents redacted>", reason);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, PodSpec, SecurityContext};
 
-use super::super::shared::pod_rules::APP_ARMOR;
+use super::super::shared::pod_rules::{APP_ARMOR, warnings::app_armor_annotation};
 
 /// The annotation that says what a profile says; nothing for what makes no sense.
 fn annotation_of(profile: &AppArmorProfile) -> Option<String> {
@@ -68,6 +68,23 @@ pub fn sync(pod: &mut Pod) {
     }
 }
 
+/// What a new pod that [`sync`] has yet to see is warned of: annotations that become fields, and such as make no sense.
+pub fn warnings(pod: &Pod) -> Vec<String> {
+    let Some(spec) = pod.spec.as_ref().filter(|spec| !is_for_windows(spec)) else { return Vec::new() };
+    let of_the_pod = spec.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let lacking = containers.filter(|container| {
+        container.security_context.as_ref().is_none_or(|context| context.app_armor_profile.is_none())
+    });
+    let warning = |name: &str| {
+        let key = format!("{APP_ARMOR}{name}");
+        let said = pod.metadata.annotations.as_ref()?.get(&key)?;
+        let profile = profile_of(said);
+        (profile.is_none() || profile.as_ref() != of_the_pod).then(|| app_armor_annotation(&key, ""))
+    };
+    lacking.filter_map(|container| warning(&container.name)).collect()
+}
+
 fn is_for_windows(spec: &PodSpec) -> bool {
     spec.os.as_ref().is_some_and(|os| os.name == "windows")
 }
@@ -108,5 +125,21 @@ mod tests {
         assert_eq!(synced(annotated("runtime/default"), spec), (annotated("runtime/default"), plain()));
         let windows = json!({"os": {"name": "windows"}, "containers": plain()});
         assert_eq!(synced(annotated("unconfined"), windows).1, plain());
+    }
+
+    #[test]
+    fn annotations_that_become_fields_are_warned_of() {
+        let warned = |said: &str, of_the_pod: Value, own: Value| {
+            let container = json!({"name": "c", "securityContext": {"appArmorProfile": own}});
+            let spec = json!({"securityContext": {"appArmorProfile": of_the_pod}, "containers": [container]});
+            let annotations = json!({format!("{APP_ARMOR}c"): said});
+            warnings(&serde_json::from_value(json!({"metadata": {"annotations": annotations}, "spec": spec})).unwrap())
+        };
+        let unconfined = || json!({"type": "Unconfined"});
+        let warning = "metadata.annotations[container.apparmor.security.beta.kubernetes.io/c]: deprecated since v1.30; use the \"appArmorProfile\" field instead";
+        assert_eq!(warned("unconfined", Value::Null, Value::Null), [warning]);
+        assert_eq!(warned("localhost/", unconfined(), Value::Null), [warning]);
+        assert!(warned("unconfined", unconfined(), Value::Null).is_empty());
+        assert!(warned("unconfined", Value::Null, unconfined()).is_empty());
     }
 }

@@ -132,6 +132,11 @@ fn annotations(metadata: &ObjectMeta, prefix: &str, out: &mut Vec<String>) {
     }
 }
 
+/// Of an annotation that a field stands for these days; `prefix` is the path of what is annotated.
+pub fn app_armor_annotation(key: &str, prefix: &str) -> String {
+    format!("{prefix}metadata.annotations[{key}]: deprecated since v1.30; use the \"appArmorProfile\" field instead")
+}
+
 /// Of templates: what pods are made of them get their fields from the annotations.
 fn app_armor(
     spec: &PodSpec,
@@ -147,8 +152,7 @@ fn app_armor(
         let key = format!("{APP_ARMOR}{}", container.name);
         let field = container.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
         if field.is_none() && metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(&key)) {
-            let message = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
-            out.push(format!("{prefix}metadata.annotations[{key}]: {message}"));
+            out.push(app_armor_annotation(&key, prefix));
         }
     }
 }
