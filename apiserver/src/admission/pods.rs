@@ -76,6 +76,9 @@ async fn find_account(registry: &Registry, namespace: &str, name: &str) -> Resul
 
 /// The service account of a new pod, with its token volume.
 pub async fn service_account(registry: &Registry, namespace: &str, pod: &mut Value) -> Result<()> {
+    if pod["spec"].is_null() {
+        pod["spec"] = json!({});
+    }
     if !pod["spec"].is_object() {
         return Ok(());
     }

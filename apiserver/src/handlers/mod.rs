@@ -229,7 +229,7 @@ async fn route(app: &Arc<App>, user: Identity, info: RequestInfo, request: Reque
         None => methods_of_reviews(&info),
     };
     if methods.is_empty() {
-        return Ok(unknown(app, &info.path));
+        return unknown(app, &info.path);
     }
     if !methods.contains(request.method()) {
         return Err(Status::method_not_allowed());
@@ -303,11 +303,11 @@ const NOTHING: &str = "404 page not found\n";
 
 /// What is said to a path that is not known: a Status below the roots of APIs that there are, else what upstream's
 /// outermost router says.
-pub fn unknown(app: &App, path: &str) -> Response {
+pub fn unknown(app: &App, path: &str) -> Result<Response> {
     if plain::is_below_a_root(app, path) {
-        return error::respond(&Status::no_such_path());
+        return Err(Status::no_such_path());
     }
-    plain_text(StatusCode::NOT_FOUND, NOTHING)
+    Ok(plain_text(StatusCode::NOT_FOUND, NOTHING))
 }
 
 /// A response of encoded JSON in the form asked for.

@@ -222,7 +222,6 @@ fn version() -> Vec<u8> {
 /// in front of it (groups, OpenAPI, health, metrics, the list of paths) is answered whatever the method is, and knows no empty
 /// parts of paths.
 pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Response {
-    let unknown = || super::unknown(app, &info.path);
     let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
     let infos = app.static_documents.infos();
     let routed = match parts.as_slice() {
@@ -245,7 +244,7 @@ pub fn answer(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>) -> Re
     match routed {
         Some(_) if *request.method() != Method::GET => refuse(request, &Status::method_not_allowed()),
         Some(response) => response,
-        None => unknown(),
+        None => unknown(app, info, request),
     }
 }
 
@@ -259,7 +258,7 @@ fn in_front(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>, parts: 
     }
     let slashed = info.path.ends_with('/') && !matches!(parts, [] | ["apis", ..]);
     if slashed || info.path.contains("//") {
-        return super::unknown(app, &info.path);
+        return unknown(app, info, request);
     }
     match parts {
         [] | ["index.html"] => text(StatusCode::OK, JSON, paths(app)),
@@ -276,15 +275,20 @@ fn in_front(app: &Arc<App>, info: &RequestInfo, request: &Request<Body>, parts: 
         ["apis"] => aggregated(app, request, false),
         ["apis", group] => {
             let found = discovery::api_group(&infos, group);
-            found.map_or_else(|| super::unknown(app, &info.path), |body| document(request, false, body))
+            found.map_or_else(|| unknown(app, info, request), |body| document(request, false, body))
         }
         ["openapi", "v2"] => openapi_v2(app, request),
         ["openapi", "v3"] => text(StatusCode::OK, JSON, openapi::v3_index(&infos)),
         ["openapi", "v3", "api", version] => openapi_v3(app, "", version, request),
         ["openapi", "v3", "apis", group, version] => openapi_v3(app, group, version, request),
         ["openapi", "v3", ..] => nothing(),
-        _ => super::unknown(app, &info.path),
+        _ => unknown(app, info, request),
     }
+}
+
+/// What is said of a path that is not known, in the form that the client prefers.
+fn unknown(app: &App, info: &RequestInfo, request: &Request<Body>) -> Response {
+    super::unknown(app, &info.path).unwrap_or_else(|status| refuse(request, &status))
 }
 
 /// A 404 that says nothing.

@@ -82,6 +82,28 @@ pub fn include(ask: &Ask) -> IncludeObject {
     IncludeObject::parse(ask.query.get("includeObject").unwrap_or("")).unwrap_or_default()
 }
 
+/// A table of encoded objects (in the kind's form).
+fn table_of(entry: &Entry, ask: &Ask, version: &'static str, meta: &ListMeta, objects: &[Bytes]) -> Bytes {
+    let mut table = Table::new(version, meta, Some(entry.info().columns), include(ask));
+    for json in objects {
+        let value = || serde_json::from_slice(json).unwrap_or_default();
+        let row = if entry.converts() { entry.hooks().cells(&value(), ask.now) } else { cells(entry, ask, json) };
+        table.row(&row, json);
+    }
+    table.finish().into()
+}
+
+/// A list of encoded objects (in the kind's form) in the shape asked for.
+pub fn shaped_list(entry: &Entry, ask: &Ask, shape: Shape, meta: &ListMeta, objects: Vec<Bytes>) -> Bytes {
+    match shape {
+        Shape::Object | Shape::Unfit(_) => {
+            encode(entry.info(), meta, objects).iter().flat_map(|piece| piece.to_vec()).collect::<Vec<u8>>().into()
+        }
+        Shape::Metadata(_) => partial_metadata_list(meta, objects.iter().map(|json| &json[..])).into(),
+        Shape::Table(version) => table_of(entry, ask, version, meta, &objects),
+    }
+}
+
 /// An encoded object (in the kind's form) in the shape asked for.
 pub fn shaped(entry: &Entry, ask: &Ask, shape: Shape, json: Bytes) -> Bytes {
     match shape {
@@ -93,10 +115,7 @@ pub fn shaped(entry: &Entry, ask: &Ask, shape: Shape, json: Bytes) -> Bytes {
                 resource_version: crate::registry::metadata::text(&value, "resourceVersion").to_owned(),
                 ..ListMeta::default()
             };
-            let mut table = Table::new(version, &meta, Some(entry.info().columns), include(ask));
-            let row = if entry.converts() { entry.hooks().cells(&value, ask.now) } else { cells(entry, ask, &json) };
-            table.row(&row, &json);
-            table.finish().into()
+            table_of(entry, ask, version, &meta, &[json])
         }
     }
 }

@@ -74,7 +74,7 @@ pub async fn connect(app: &Arc<App>, info: &RequestInfo, request: Request<Body>)
 
 /// Any other subresource.
 pub async fn answer(app: &App, entry: &Arc<Entry>, ask: Ask, body: Body) -> Result<Response> {
-    let Some(part) = of(entry.info(), &ask.info) else { return Ok(super::unknown(app, &ask.info.path)) };
+    let Some(part) = of(entry.info(), &ask.info) else { return super::unknown(app, &ask.info.path) };
     match (part, ask.info.verb) {
         (Subresource::Scale, _) => scale(app, entry, &ask, body).await,
         (Subresource::Binding, _) => bind(app, &ask, body).await,
@@ -157,8 +157,8 @@ async fn scale(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Respon
         Status::not_found(GroupResource { group: entry.info().group, resource: &resource }, name)
     };
     if ask.info.verb == "get" {
-        let current = app.registry.current(entry, namespace, name).await?;
-        let current = current.ok_or_else(missing)?;
+        // As upstream, whatever is wrong with the question, there is no such scale.
+        let current = app.registry.current(entry, namespace, name).await.ok().flatten().ok_or_else(missing)?;
         return Ok(show(&current.value, StatusCode::OK));
     }
     let patching = ask.info.verb == "patch";

@@ -28,7 +28,7 @@ use crate::{
     cache::{Change, Event, Object, Selection, Watcher, object::write_frame},
     error::{self, Result as Answer},
     metrics::InFlight,
-    registry::Entry,
+    registry::{Entry, check_key},
     wire::{
         negotiate::{self, Encoding, For, Shape},
         options::ListOptions,
@@ -108,6 +108,10 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response>
             return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
         }
         selection.name = Some(ask.info.name.clone());
+    }
+    let named = || options.fields.as_ref().and_then(|fields| fields.requires("metadata.name"));
+    if let (true, Some(name)) = (entry.info().namespaced, selection.name.as_deref().or_else(named)) {
+        check_key(entry.info(), &ask.info.namespace, &format!("/{name}"))?;
     }
     let with_initial = options.send_initial_events.unwrap_or(matches!(options.revision, None | Some(0)));
     let mut seen = 0;

@@ -375,13 +375,21 @@ pub async fn delete(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
     let deleted = app.registry.delete(entry, place(entry, ask), &options, write).await?;
     let status =
         if !deleted.gone && options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok(super::encoded(status, Form { shape: Default::default(), ..form }, deleted.json.into()))
+    let json = deleted.json.into();
+    Ok(if deleted.is_object { super::object(entry, ask, form, status, json) } else { super::encoded(status, form, json) })
 }
 
 /// DELETE of everything selected.
 pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::List)?;
-    let mut list = ListOptions::parse(&ask.query, false)?;
+    let mut list = match ListOptions::parse(&ask.query, false) {
+        Err(status) if status.message.starts_with("invalid resource version") => {
+            // As upstream, who looks at the revision last.
+            delete_options(&ask.headers, &ask.query, body).await?;
+            return Err(status);
+        }
+        parsed => parsed?,
+    };
     if list.revision_match.is_none() && list.continue_token.is_none() && list.revision.is_some_and(|revision| revision > 0) {
         // As upstream, who reads collections in pages, of which a bare resourceVersion is the one that they show.
         list.revision_match = Some(Match::Exact);
@@ -402,8 +410,8 @@ pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) 
     if let negotiate::Shape::Unfit(asked) = form.shape {
         return Err(error::unfit(asked, entry.info()));
     }
-    let json: Vec<u8> = read::encode(entry.info(), &meta, deleted).iter().flat_map(|piece| piece.to_vec()).collect();
-    Ok(super::encoded(StatusCode::OK, Form { shape: Default::default(), ..form }, json.into()))
+    let json = read::shaped_list(entry, ask, form.shape, &meta, deleted);
+    Ok(super::encoded(StatusCode::OK, form, json))
 }
 
 /// A review: answered and never stored.

@@ -41,9 +41,7 @@ impl Registry {
                 done => return done,
             }
         }
-        let name = last.as_ref().and_then(|s| s.details.as_ref()).map(|d| d.name.clone()).unwrap_or_default();
-        let warnings = last.map(|mut status| status.take_warnings()).unwrap_or_default();
-        Err(Status::generate_name_conflict(info.group_resource(), &name, 1).warned(warnings))
+        Err(last.unwrap_or_else(|| Status::generate_name_conflict(info.group_resource(), "", 1)))
     }
 
     async fn create_named(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
@@ -51,6 +49,7 @@ impl Registry {
         let uid = uuid::Uuid::new_v4().to_string();
         metadata::stamp_new(&mut object, &uid, write.now);
         let name = metadata::text(&object, "name").to_owned();
+        let generates = !metadata::text(&object, "generateName").is_empty();
         admission::on_create(self, entry, namespace, &mut object, write).await?;
 
         if services::concern(entry) {
@@ -62,7 +61,7 @@ impl Registry {
             entry.hooks().create(object, &write.context()).map_err(|refused| error::refused(info, &name, &refused))?;
         let (admitted, warnings) = (admitted.object, admitted.warnings);
         // What is there already is told with what the new object was warned of.
-        let taken = |there: &Value| taken(entry, &name, there).warned(warnings.clone());
+        let taken = |there: &Value| taken(entry, &name, generates, there).warned(warnings.clone());
         for _ in 0..services::TRIES {
             let mut object = admitted.clone();
             let claims = services::assign(self, entry, &mut object, None, write.options.dry_run)?;
@@ -100,9 +99,14 @@ impl Registry {
     }
 }
 
-/// What is said where another object has the name, which may be on its way out.
-fn taken(entry: &Entry, name: &str, there: &Value) -> Status {
-    let mut status = Status::already_exists(entry.info().group_resource(), name);
+/// What is said where another object has the name, which may be on its way out. As upstream, of whatever has a beginning of
+/// names it is said that it could not be named, though it may have come with its name.
+fn taken(entry: &Entry, name: &str, generates: bool, there: &Value) -> Status {
+    let resource = entry.info().group_resource();
+    let mut status = match generates {
+        true => Status::generate_name_conflict(resource, name, 1),
+        false => Status::already_exists(resource, name),
+    };
     if metadata::is_terminating(there) {
         status.message.insert_str(0, "object is being deleted: ");
     }

@@ -42,6 +42,8 @@ const RETURNED: &[&str] = &[
 pub struct Deleted {
     /// The body: the object or a Status.
     pub json: Vec<u8>,
+    /// Whether it is the object.
+    pub is_object: bool,
     /// Whether the object is gone.
     pub gone: bool,
 }
@@ -219,12 +221,13 @@ impl Registry {
             let name = metadata::text(object, "name");
             return Deleted {
                 json: Status::success(info.group_resource(), name, metadata::text(object, "uid")).to_bytes(),
+                is_object: false,
                 gone,
             };
         }
         let mut json = with_revision(&encode(object), revision).to_vec();
         json.push(b'\n');
-        Deleted { json, gone }
+        Deleted { json, is_object: true, gone }
     }
 
     /// Deletes all of `objects`; the list of what was found.

@@ -126,3 +126,32 @@ async fn a_name_on_its_way_out_is_taken() {
         assert_eq!(door.post(&path, &held).await.told(), (409, "AlreadyExists".into(), going));
     }
 }
+
+#[tokio::test]
+async fn what_is_deleted_is_shown_in_the_form_asked_for() {
+    let door = door().await;
+    door.post(PODS, &pod("p")).await.ok();
+    let form = |kind: &str| format!("application/json;as={kind};g=meta.k8s.io;v=v1");
+    let one = format!("{PODS}/p?dryRun=All");
+    let all = format!("{PODS}?dryRun=All");
+    let asked = |path: &str, kind: &str| {
+        let (path, accept, door) = (path.to_owned(), form(kind), &door);
+        async move { door.ask("DELETE", &path, &[("accept", &accept)], "").await }
+    };
+    for path in [&one, &all] {
+        let table = asked(path, "Table").await.ok();
+        let row = &table["rows"][0];
+        assert_eq!((&table["kind"], &row["cells"][0]), (&json!("Table"), &json!("p")), "{path}");
+        assert_eq!(row["object"]["kind"], "PartialObjectMetadata", "{path}");
+    }
+    let metadata = asked(&one, "PartialObjectMetadata").await.ok();
+    assert_eq!((&metadata["kind"], &metadata["spec"]), (&json!("PartialObjectMetadata"), &Value::Null));
+    let list = asked(&all, "PartialObjectMetadataList").await.ok();
+    assert_eq!((&list["kind"], &list["items"][0]["spec"]), (&json!("PartialObjectMetadataList"), &Value::Null));
+    let told = asked(&one, "PartialObjectMetadataList").await.told();
+    let why = "you requested PartialObjectMetadataList, but the requested object is not a list (*core.Pod)";
+    assert_eq!((told.0, told.2.as_str()), (406, why));
+    // What is gone is a Status in any form.
+    door.post(MAPS, &map("m", "a")).await.ok();
+    assert_eq!(asked(&format!("{MAPS}/m"), "Table").await.ok()["kind"], "Status");
+}

@@ -56,6 +56,11 @@ async fn unknown_paths_are_unknown() {
         let words = "the server could not find the requested resource";
         assert_eq!(door.get(path).await.told(), (404, "NotFound".into(), words.into()), "{path}");
     }
+    for path in ["/api/v1/nothings", "/api/v9"] {
+        let answer = door.ask("GET", path, &[("accept", "application/yaml")], "").await;
+        assert_eq!((answer.status, answer.header("content-type")), (404, "application/yaml"), "{path}");
+        assert!(answer.text().starts_with("apiVersion: v1\ncode: 404\n"), "{path}: {}", answer.text());
+    }
     for path in ["/nothing", "/apis/none/v1", "/openapi/v4"] {
         let answer = door.get(path).await;
         assert_eq!(
@@ -213,11 +218,21 @@ async fn no_namespace_and_none_that_can_be_are_told() {
     let told = door.post("/api/v1/namespaces//pods", &pod("x")).await.told();
     let why = "pods \"x\" is forbidden: error looking up service account /default: an empty namespace may not be set when a resource name is provided";
     assert_eq!(told, (403, "Forbidden".into(), why.into()));
+    let told = door.post("/api/v1/namespaces//pods", &json!({})).await.told();
+    assert_eq!((told.0, told.2), (403, why.replace("\"x\"", "\"Unknown\"")));
     let told = door.post("/api/v1/namespaces/../bindings", &json!({"metadata": {"name": "x"}})).await.told();
     let why = "Internal error occurred: invalid resource name \"..\": [may not be '..']";
     assert_eq!(told, (500, "InternalError".into(), why.into()));
-    let told = door.get("/api/v1/namespaces/../services/x").await.told();
-    assert_eq!((told.0, told.2.as_str()), (500, "invalid key: \"/services/specs/../x\""));
+    for (path, code, why) in [
+        ("/api/v1/namespaces/../services/x", 500, "invalid key: \"/services/specs/../x\""),
+        ("/api/v1/namespaces/../pods?watch=1&fieldSelector=metadata.name=x", 500, "invalid key: \"/pods/../x\""),
+        ("/apis/apps/v1/namespaces//deployments/x/scale", 404, "deployments/scale.apps \"x\" not found"),
+    ] {
+        let told = door.get(path).await.told();
+        assert_eq!((told.0, told.2.as_str()), (code, why), "{path}");
+    }
+    let both = door.ask("DELETE", &format!("{MAPS}?resourceVersion=x"), &[], "[]").await.told();
+    assert_eq!(both.0, 500, "the body is looked at before the revision: {}", both.2);
     for (path, body) in [
         ("pods/x/eviction", json!({"metadata": {"name": "x"}})),
         ("pods/x/binding", json!({"metadata": {"name": "x"}, "target": {"name": "n"}})),

@@ -25,6 +25,9 @@ async fn a_generated_name_that_is_taken_is_generated_again_eight_times() {
     assert_eq!(full.told(), (409, "AlreadyExists".into(), want.into()));
     assert_eq!(TRIES.load(Ordering::SeqCst), 4 + 8);
     assert_eq!(full.header("retry-after"), "1");
+    // Whoever sends a beginning of names is told of it, though the name was sent as well.
+    let named = json!({"metadata": {"name": "g-3", "generateName": "g-"}});
+    assert_eq!(door.post(MAPS, &named).await.told(), (409, "AlreadyExists".into(), want.into()));
 }
 
 #[tokio::test]
