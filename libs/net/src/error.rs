@@ -30,6 +30,9 @@ pub enum Error {
     /// A link is not connected to anything.
     #[error("{0} is not connected to anything")]
     NotConnected(String),
+    /// The node's address is on no link.
+    #[error("{0} is not an address of this machine: give the node one that `ip address` shows (--node-ip)")]
+    NotHere(std::net::Ipv4Addr),
     /// An address cannot be used as is wanted.
     #[error(transparent)]
     Unfit(#[from] crate::virtual_address::Unfit),

@@ -108,6 +108,11 @@ impl PodNetwork {
             Some(path) => (Netlink::in_namespace(path)?, Iptables::within(path)),
             None => (Netlink::new()?, Iptables::here()),
         };
+        if let Some(node) = config.node_address
+            && !netlink.addresses().await?.iter().any(|held| held.address == node)
+        {
+            return Err(Error::NotHere(node));
+        }
         let bridge = netlink.ensure_bridge(&config.bridge, config.mtu).await?.index;
         netlink.add_address(bridge, config.pod_cidr.gateway(), config.pod_cidr.prefix()).await?;
         for route in routes(&config, bridge) {

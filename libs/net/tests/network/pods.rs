@@ -130,6 +130,16 @@ async fn a_nodes_own_packets_can_be_translated_to_a_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_address_that_is_nowhere_is_told_and_nothing_is_made() {
+    let mut scene = Scene::new();
+    let node = scene.namespace("node");
+    let error = PodNetwork::start(config(&scene, &node)).await.err().unwrap();
+    assert!(error.to_string().starts_with("172.30.0.2 is not an address of this machine"), "{error}");
+    let links = Netlink::in_namespace(&node).unwrap().links().await.unwrap();
+    assert_eq!(links.into_iter().map(|link| link.name).collect::<Vec<_>>(), ["lo"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attach_and_detach_repeat_and_survive_a_restart() {
     let mut scene = Scene::new();
     let [node, a, again] = ["node", "a", "again"].map(|name| scene.namespace(name));
