@@ -261,6 +261,10 @@ fn want(
     let memory = o.memory.container(name);
     if let Some((until, pause)) = after.and_then(|after| memory.crash.wait(after, o.now)) {
         d.wake(until);
+        if let Some(failure) = memory.failure.filter(|f| f.retry_at > o.now) {
+            // Its status tells of the pause then.
+            d.wake(failure.retry_at);
+        }
         d.waiting.push(CrashWait { name: name.clone(), until, pause });
         return;
     }

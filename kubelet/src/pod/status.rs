@@ -332,7 +332,9 @@ fn blame(i: &Input, m: &Member, status: &mut ContainerStatus) {
         return;
     }
     let memory = i.memory.container(&m.container.name);
-    let reason = match (&memory.failure, memory.waiting_until) {
+    // While a pause between restarts lasts, that is what it waits for, once the last try has been told of.
+    let failure = memory.failure.as_ref().filter(|failure| memory.waiting_until.is_none() || i.now < failure.retry_at);
+    let reason = match (failure, memory.waiting_until) {
         (Some(failure), _) => waiting(&failure.reason, &failure.message),
         (None, Some(_)) => {
             let ended = i.runtime.latest(&m.container.name).and_then(|r| match r.state {

@@ -122,6 +122,25 @@ fn failed_starts_are_named() {
 }
 
 #[test]
+fn a_failed_start_is_told_before_the_pause_that_follows() {
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let mut memory = Memory::default();
+    let a = memory.container_mut("a");
+    a.crash.next(at(4), at(4), LONGEST);
+    a.crash.next(at(5), at(5), LONGEST);
+    a.waiting_until = Some(at(25));
+    let reason = |retry_at| {
+        let (reason, message) = ("RunContainerError".to_owned(), "no such command".to_owned());
+        let mut memory = memory.clone();
+        memory.container_mut("a").failure = Some(crate::pod::memory::StartFailure { reason, message, at: at(5), retry_at });
+        let s = status(&p, &runtime(vec![record("a", "1", 0, ended(128))]), &memory, false);
+        s.container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap().reason.unwrap()
+    };
+    // These tests look at the pod at 10 s.
+    assert_eq!([at(15), at(10)].map(reason), ["RunContainerError", "CrashLoopBackOff"]);
+}
+
+#[test]
 fn phases() {
     let phase = |policy: &str, states: Vec<State>, ending: bool| {
         let names = ["a", "b"];
