@@ -172,6 +172,12 @@ fn hostile_layers_stay_inside_or_are_refused() {
     let at = wrong.windows(5).position(|window| window == b"right").unwrap();
     wrong[at..at + 5].copy_from_slice(b"wrong");
     assert!(error(&wrong).starts_with("layer's digest is"));
+    // A name that is compressed to little and would fill the memory.
+    let long = Layer::new().raw(EntryType::GNULongName, "long", "", &vec![b'a'; 8 << 20]).file("f", 0o644, b"");
+    let long = docker_archive("test.local/l:1", &[long.finish()], json!({}));
+    let source = store.import(long.as_slice()).unwrap_err();
+    let text = std::error::Error::source(&source).unwrap().to_string();
+    assert_eq!(text, "an entry's name or attributes are too long");
     assert_eq!(
         (store.list().len(), std::fs::read_dir(store.layers_dir()).unwrap().count()),
         (0, 1),

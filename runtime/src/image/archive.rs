@@ -15,7 +15,7 @@ use tar::EntryType;
 
 use super::normalize;
 use super::store::{ImageRecord, ImageStore, NewImage, NewLayer, Scratch};
-use super::unpack::{decompress, hex};
+use super::unpack::{decompress, each_entry, hex};
 use crate::error::{Error, Result, Step};
 
 /// Manifests, indexes and configurations are small.
@@ -159,9 +159,7 @@ impl Files {
     fn read(store: &ImageStore, archive: impl Read) -> Result<Files> {
         let scratch = store.scratch()?;
         let mut files = Files { paths: HashMap::new(), links: HashMap::new(), _scratch: scratch };
-        let mut archive = tar::Archive::new(decompress(archive).step("read archive")?);
-        for entry in archive.entries().step("read archive")? {
-            let mut entry = entry.step("read archive")?;
+        each_entry(decompress(archive).step("read archive")?, |entry| {
             let name = lexical(&entry.path().step("read archive")?);
             if files.paths.len() + files.links.len() >= FILE_LIMIT {
                 return Err(Error::Invalid("archive has too many files".to_owned()));
@@ -170,7 +168,7 @@ impl Files {
                 EntryType::Regular | EntryType::Continuous => {
                     let path = files._scratch.path().join(files.paths.len().to_string());
                     let mut file = File::create(&path).step("write temporary file")?;
-                    io::copy(&mut entry, &mut file).step("read archive")?;
+                    io::copy(entry, &mut file).step("read archive")?;
                     files.paths.insert(name, path);
                 }
                 // Old archives share layers by links.
@@ -181,7 +179,8 @@ impl Files {
                 }
                 _ => {}
             }
-        }
+            Ok(())
+        })?;
         Ok(files)
     }
 

@@ -5,6 +5,7 @@
 //! the archive's own lead out. Whiteouts become overlayfs's: a 0:0 device for a removed name, an attribute for an opaque
 //! directory. Attributes of overlayfs itself (`trusted.*`) are never taken from an archive.
 
+use std::cell::Cell;
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -21,6 +22,8 @@ const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
 /// Directories and files in one layer; a full node's worth of inodes is not for one archive to take.
 const ENTRY_LIMIT: usize = 2_000_000;
+/// Bytes that describe one entry beside its own header; Go's reader takes 1 MiB for each kind of them.
+const DESCRIPTION_LIMIT: u64 = 4 << 20;
 
 /// What a layer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,22 +40,18 @@ pub fn unpack(archive: impl Read, target: &Path, below: &[PathBuf]) -> Result<Un
     let mut hashing = Hashing { inner: decompress(archive).step("read layer")?, hash: Sha256::new() };
     let mut layer =
         Layer { root: open_dir(target)?, below: below.iter().map(|dir| open_dir(dir)).collect::<Result<_>>()?, size: 0 };
-    let mut times = Vec::new();
-    let mut archive = tar::Archive::new(&mut hashing);
-    for (count, entry) in archive.entries().step("read layer")?.enumerate() {
-        let mut entry = entry.step("read layer")?;
-        if count >= ENTRY_LIMIT {
+    let (mut times, mut count) = (Vec::new(), 0);
+    each_entry(&mut hashing, |entry| {
+        count += 1;
+        if count > ENTRY_LIMIT {
             return Err(Error::Invalid("layer has too many entries".to_owned()));
         }
         let name = clean(&entry.path().step("read name in layer")?)?;
         if name.as_os_str().is_empty() && entry.header().entry_type() != EntryType::Directory {
-            continue;
+            return Ok(());
         }
-        layer.add(&name, &mut entry, &mut times).map_err(|source| Error::Step {
-            step: format!("unpack {:?}", name.display().to_string()),
-            source: source.into(),
-        })?;
-    }
+        layer.add(&name, entry, &mut times).step_with(|| format!("unpack {:?}", name.display().to_string()))
+    })?;
     // Directories' times last: adding to them changes them.
     for (name, time) in times.iter().rev() {
         if let Ok(dir) = layer.find(layer.root.as_raw_fd(), name) {
@@ -62,6 +61,40 @@ pub fn unpack(archive: impl Read, target: &Path, below: &[PathBuf]) -> Result<Un
     // What follows the archive's end belongs to the digest.
     io::copy(&mut hashing, &mut io::sink()).step("read layer")?;
     Ok(Unpacked { diff_id: format!("sha256:{}", hex(&hashing.hash.finalize())), size: layer.size })
+}
+
+/// Does something with each entry of a tar file. Long names and attributes stand before what they describe and are read into memory:
+/// no more of them than [`DESCRIPTION_LIMIT`].
+pub fn each_entry<R: Read>(archive: R, mut act: impl FnMut(&mut Entry<'_, Described<'_, R>>) -> Result<()>) -> Result<()> {
+    let room = Cell::new(DESCRIPTION_LIMIT);
+    let mut archive = tar::Archive::new(Described { archive, room: &room });
+    let mut entries = archive.entries().step("read archive")?;
+    loop {
+        room.set(DESCRIPTION_LIMIT);
+        let Some(entry) = entries.next() else { return Ok(()) };
+        let mut entry = entry.step("read archive")?;
+        room.set(u64::MAX);
+        act(&mut entry)?;
+        // Content that nobody wanted is none of the next one's description.
+        io::copy(&mut entry, &mut io::sink()).step("read archive")?;
+    }
+}
+
+/// An archive of which only so much may be read now.
+pub struct Described<'a, R> {
+    archive: R,
+    room: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Described<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.archive.read(buffer)?;
+        match self.room.get().checked_sub(count as u64) {
+            Some(left) => self.room.set(left),
+            None => return Err(io::Error::other("an entry's name or attributes are too long")),
+        }
+        Ok(count)
+    }
 }
 
 /// Lower-case hexadecimal digits.
