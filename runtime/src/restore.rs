@@ -72,21 +72,23 @@ impl Core {
 
     async fn load_sandbox(&self, id: &str) -> Result<(Arc<Sandbox>, Option<Connection>)> {
         let dir = self.layout.sandbox(id);
-        let bytes = std::fs::read(dir.join("config.pb")).step("read sandbox's configuration")?;
-        let config = cri::PodSandboxConfig::decode(bytes.as_slice()).step("decode sandbox's configuration")?;
-        // A shim without this file belongs to a request that nobody got an answer to.
-        let loaded = disk::read_json::<SandboxRecord>(&dir.join("state.json"));
+        let config = std::fs::read(dir.join("config.pb"))
+            .step("read sandbox's configuration")
+            .and_then(|bytes| cri::PodSandboxConfig::decode(bytes.as_slice()).step("decode sandbox's configuration"));
+        let record = disk::read_json::<SandboxRecord>(&dir.join("state.json"));
         let connection = self.find_shim(id, &dir).await;
-        let record = match loaded {
-            Ok(record) => record,
-            Err(error) => {
+        let (config, record) = match (config, record) {
+            (Ok(config), Ok(record)) => (config, record),
+            // A request that nobody got an answer to, mostly. What is there of it must not go on unknown.
+            (config, record) => {
                 if let Some(connection) = connection {
                     connection.shim.shut_down().await.step("end the unfinished sandbox' shim")?;
                 }
                 let _ = self.network.teardown(id).await;
+                let config = config?;
                 let group = self.cgroups.sandbox_group(&cgroup_parent(&config), id);
-                let _ = if group.ends_with(id) { self.cgroups.remove(&group) } else { Ok(()) };
-                return Err(error);
+                let _ = self.remove_own_group(&group, id);
+                return Err(record.err().unwrap_or_else(|| Error::State("the sandbox is unfinished".to_owned())));
             }
         };
         let sandbox = Sandbox {

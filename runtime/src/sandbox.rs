@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// Removes the pause process' cgroup unless it is the pod's, which is the kubelet's.
-    fn remove_own_group(&self, group: &str, id: &str) -> Result<()> {
+    pub(crate) fn remove_own_group(&self, group: &str, id: &str) -> Result<()> {
         if group.ends_with(id) { self.cgroups.remove(group) } else { Ok(()) }
     }
 

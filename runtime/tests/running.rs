@@ -187,6 +187,18 @@ async fn events_tell_of_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_record_is_damaged_is_ended_not_forgotten() {
+    let node = Node::start().await;
+    node.container("damaged", script("main", "sleep 1000")).await;
+    let place = node.stop().await;
+    let sandboxes = place.dir.path().join("state/sandboxes");
+    let sandbox = std::fs::read_dir(&sandboxes).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(sandbox.join("config.pb"), [0xff; 8]).unwrap();
+    let node = Node::resume(place).await;
+    assert_eq!((node.place.shims(), std::fs::read_dir(&sandboxes).unwrap().count()), (Vec::new(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_runtime_takes_over() {
     let node = Node::start().await;
     let pod = node.pod("stays");
