@@ -174,6 +174,31 @@ async fn mounts_and_links_on_their_way() {
     let id = node.create(&sandbox, &pod, config).await;
     let error = node.start_container(&id).await.unwrap_err();
     assert!(error.message().contains("inside /proc"), "{error}");
+    // What would be hidden in /proc is looked for by path, which such an image may turn elsewhere.
+    let layer = support::image::Layer::new().file(".wh.proc", 0o644, b"").symlink("proc", "/elsewhere").finish();
+    let archive = support::image::docker_archive(
+        "test.local/proc:1",
+        &[support::image::busybox_layer(), layer],
+        serde_json::json!({}),
+    );
+    node.runtime.images().import(archive.as_slice()).unwrap();
+    let mut config = script("linked", "true");
+    config.image = Some(cri::ImageSpec { image: "test.local/proc:1".into(), ..Default::default() });
+    let id = node.create(&sandbox, &pod, config).await;
+    let error = node.start_container(&id).await.unwrap_err();
+    assert!(error.message().contains("mount \"/proc\": it must be an ordinary directory"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_at_etc_hides_nothing_of_the_pods_names() {
+    let node = Node::start().await;
+    let host = node.place.dir.path().join("volume");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("own"), "own\n").unwrap();
+    let mut config = script("main", "cat /etc/own /etc/hostname; ls /etc | sort");
+    config.mounts =
+        vec![cri::Mount { container_path: "/etc/".into(), host_path: host.to_str().unwrap().into(), ..Default::default() }];
+    assert_eq!(said(&node, "names", config).await, ["own", "names", "hostname", "hosts", "own", "resolv.conf"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,6 +337,26 @@ async fn a_container_leaves_no_process_in_a_shared_namespace() {
     let second = node.create(&sandbox, &pod, second).await;
     node.start_container(&second).await.unwrap();
     assert_eq!(support::log(&node.ended(&second).await), "stdout F alone\n");
+}
+
+/// One that may do all may also put a process into a group of its own making, and end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_leaves_no_process_in_a_group_of_its_own() {
+    let node = Node::start().await;
+    let text = "
+        for dir in /sys/fs/cgroup/memory /sys/fs/cgroup; do [ -e $dir/cgroup.procs ] && break; done
+        mkdir $dir/inner && (echo 0 > $dir/inner/cgroup.procs; exec sleep 1000) &
+        until grep -q . $dir/inner/cgroup.procs; do sleep 0.01; done; exit 3";
+    let config = with_security(script("main", text), |security| {
+        security.privileged = true;
+        security.namespace_options.as_mut().unwrap().set_pid(cri::NamespaceMode::Node);
+    });
+    let id = node.container("inner", config).await;
+    assert_eq!(node.ended(&id).await.exit_code, 3);
+    node.cri().remove_container(cri::RemoveContainerRequest { container_id: id.clone() }).await.unwrap();
+    let (cgroups, group) = (knarr_runtime::cgroup::detect().unwrap(), format!("{}/{id}", node.place.cgroup));
+    let empty = async || cgroups.usage(&group).is_err().then_some(());
+    support::eventually("the group is gone with all that was in it", empty).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,6 +133,11 @@ fn attach(root: RawFd, mount: &MountSpec, source: Option<OwnedFd>) -> Outcome<()
     if in_proc && !own {
         return Err("it is inside /proc, where nothing may be mounted".to_owned());
     }
+    if matches!(&mount.source, MountSource::New(kind) if kind == "proc" || kind == "sysfs") {
+        // What is hidden in them later is found by path, and must be these, whatever links the image has there.
+        open(root, mount.target.trim_start_matches('/'), INSIDE | libc::RESOLVE_NO_SYMLINKS)
+            .context("it must be an ordinary directory")?;
+    }
     sys::move_mount(&tree, target.as_raw_fd()).context("attach")
 }
 

@@ -95,7 +95,7 @@ pub trait Cgroups: Send + Sync {
     fn sandbox_group(&self, parent: &str, id: &str) -> String;
     /// How a process gets into the group.
     fn spec(&self, path: &str) -> shim::CgroupSpec;
-    /// The group's processes.
+    /// The group's processes, those in groups within it included.
     fn processes(&self, path: &str) -> Vec<i32>;
     /// What it has used.
     fn usage(&self, path: &str) -> Result<Usage>;
@@ -172,9 +172,13 @@ fn field(content: &str, key: &str) -> u64 {
     lines.find(|(name, _)| *name == key).and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
 }
 
-fn processes_in(file: &Path) -> Vec<i32> {
-    let listed = std::fs::read_to_string(file).unwrap_or_default();
-    listed.lines().filter_map(|line| line.parse().ok()).collect()
+/// The processes of a group and of those that a container has made within its own.
+fn processes_in(dir: &Path) -> Vec<i32> {
+    let listed = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let below = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let own = listed.lines().filter_map(|line| line.parse().ok());
+    own.chain(below.flat_map(|entry| processes_in(&entry.path()))).collect()
 }
 
 fn remove_group(dir: &Path) -> Result<()> {

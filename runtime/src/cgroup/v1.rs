@@ -175,7 +175,7 @@ impl Cgroups for V1 {
     }
 
     fn processes(&self, path: &str) -> Vec<i32> {
-        self.dir("memory", path).map(|dir| processes_in(&dir.join("cgroup.procs"))).unwrap_or_default()
+        self.dir("memory", path).map(|dir| processes_in(&dir)).unwrap_or_default()
     }
 
     fn usage(&self, path: &str) -> Result<Usage> {

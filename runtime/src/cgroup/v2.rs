@@ -158,7 +158,7 @@ impl Cgroups for V2 {
     }
 
     fn processes(&self, path: &str) -> Vec<i32> {
-        processes_in(&join(&self.root, path).join("cgroup.procs"))
+        processes_in(&join(&self.root, path))
     }
 
     fn usage(&self, path: &str) -> Result<Usage> {

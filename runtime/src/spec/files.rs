@@ -54,24 +54,34 @@ impl Devices {
     /// Adds a device, or all devices below a directory.
     fn add_tree(&mut self, host: &Path, target: &str, access: u32) -> Result<()> {
         let meta = std::fs::metadata(host).step_with(|| format!("look at device {}", host.display()))?;
-        if meta.is_dir() {
-            for name in disk::names(host) {
-                // These are the container's own.
-                let own = ["pts", "shm", "fd", "mqueue", "console", "ptmx", ".lxc", ".lxd-mounts", ".udev"];
-                let path = host.join(&name);
-                let link = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink());
-                if !own.contains(&name.as_str()) && !link {
-                    self.add_tree(&path, &format!("{}/{name}", target.trim_end_matches('/')), access)?;
-                }
-            }
-            return Ok(());
+        match meta.is_dir() {
+            true => self.add_below(host, target, access),
+            false => self.add(&meta, target, access),
         }
+        Ok(())
+    }
+
+    /// Adds all devices below a directory. They come and go: one that has just been unplugged is none.
+    fn add_below(&mut self, host: &Path, target: &str, access: u32) {
+        // These are the container's own.
+        let own = ["pts", "shm", "fd", "mqueue", "console", "ptmx", ".lxc", ".lxd-mounts", ".udev"];
+        for name in disk::names(host).into_iter().filter(|name| !own.contains(&name.as_str())) {
+            let (path, target) = (host.join(&name), format!("{}/{name}", target.trim_end_matches('/')));
+            match std::fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_dir() => self.add_below(&path, &target, access),
+                Ok(meta) => self.add(&meta, &target, access),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Adds a device; links, sockets and the like, which lie in /dev, too, are none.
+    fn add(&mut self, meta: &std::fs::Metadata, target: &str, access: u32) {
         let kind = meta.file_type();
         let letter = match (kind.is_block_device(), kind.is_char_device()) {
             (true, _) => 'b',
             (_, true) => 'c',
-            // Sockets and the like lie in /dev, too.
-            _ => return Ok(()),
+            _ => return,
         };
         let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
         if let Some(rules) = &mut self.rules {
@@ -86,7 +96,6 @@ impl Devices {
             uid: meta.uid(),
             gid: meta.gid(),
         });
-        Ok(())
     }
 }
 
@@ -132,6 +141,14 @@ mod tests {
         };
         let expected = "search default.svc.cluster.local svc.cluster.local\nnameserver 10.43.0.10\noptions ndots:5\n";
         assert_eq!(resolv_conf(&dns), expected);
+    }
+
+    #[test]
+    fn a_device_that_has_gone_is_none() {
+        let mut devices = Devices { files: Vec::new(), rules: Some(Vec::new()) };
+        // It lists the descriptor by which it is read, which has gone then.
+        devices.add_tree(Path::new("/proc/self/fd"), "/dev/x", READ).unwrap();
+        assert!(devices.add_tree(Path::new("/dev/no/such"), "/dev/x", READ).is_err(), "one that was asked for by name");
     }
 
     #[test]

@@ -359,7 +359,7 @@ fn compiled_default(set: u64) -> Result<Vec<u8>> {
     Ok(program)
 }
 
-/// The usual mounts, without those that the pod replaces, then the pod's.
+/// The usual mounts, without those that the pod replaces, and the pod's.
 fn mounts(inputs: &Inputs<'_>, privileged: bool, readonly_root: bool) -> Result<Vec<shim::MountSpec>> {
     use shim::{MountSource, MountSpec};
     let new = |kind: &str, target: &str, attributes: u64, options: &[(&str, &str)]| MountSpec {
@@ -380,7 +380,6 @@ fn mounts(inputs: &Inputs<'_>, privileged: bool, readonly_root: bool) -> Result<
             NOSUID | NOEXEC,
             &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
         ),
-        MountSpec { source: MountSource::PodShm, target: "/dev/shm".to_owned(), ..MountSpec::default() },
         new("mqueue", "/dev/mqueue", all, &[]),
         new("sysfs", "/sys", sys, &[]),
     ];
@@ -390,8 +389,9 @@ fn mounts(inputs: &Inputs<'_>, privileged: bool, readonly_root: bool) -> Result<
         let attributes = if kind == "tmpfs" { all } else { sys };
         mounts.push(MountSpec { source: MountSource::New(kind), target, options, attributes, ..MountSpec::default() });
     }
+    let mut binds = vec![MountSpec { source: MountSource::PodShm, target: "/dev/shm".to_owned(), ..MountSpec::default() }];
     for name in ["hosts", "hostname", "resolv.conf"] {
-        mounts.push(MountSpec {
+        binds.push(MountSpec {
             source: MountSource::Bind(inputs.sandbox_dir.join(name).to_string_lossy().into_owned()),
             target: format!("/etc/{name}"),
             attributes: if readonly_root { RDONLY } else { 0 },
@@ -399,12 +399,15 @@ fn mounts(inputs: &Inputs<'_>, privileged: bool, readonly_root: bool) -> Result<
         });
     }
     let clean = |path: &str| path.trim_end_matches('/').to_owned();
-    mounts.retain(|mount| !inputs.config.mounts.iter().any(|own| clean(&own.container_path) == mount.target));
-    let mut own: Vec<&cri::Mount> = inputs.config.mounts.iter().collect();
-    own.sort_by_key(|mount| clean(&mount.container_path).matches('/').count());
-    for mount in own {
-        mounts.push(bind(mount)?);
+    let replaced = |mount: &MountSpec| inputs.config.mounts.iter().any(|own| clean(&own.container_path) == mount.target);
+    mounts.retain(|mount| !replaced(mount));
+    binds.retain(|mount| !replaced(mount));
+    for mount in &inputs.config.mounts {
+        binds.push(bind(mount)?);
     }
+    // What lies deeper comes later: a volume at /etc does not hide /etc/resolv.conf.
+    binds.sort_by_key(|mount| clean(&mount.target).matches('/').count());
+    mounts.extend(binds);
     Ok(mounts)
 }
 
