@@ -75,7 +75,6 @@ pub fn fit_namespace(object: &mut Value, namespace: &str, namespaced: bool) -> R
 }
 
 /// The Go package of a group's internal types, which upstream's messages name.
-/// The name of the package that upstream keeps a group's own types in.
 pub fn internal_package(group: &str) -> &str {
     match group {
         "" | "events.k8s.io" => "core",

@@ -1,14 +1,14 @@
 //! core/v1 Pod.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus};
 use serde_json::Value;
 
 use super::shared::{
     cells,
     columns::{AGE, NAME, column, wide},
     default_to, metadata_accessors, pod_defaults,
-    pod_rules::{self, update, warnings},
+    pod_rules::{self, resize, update, warnings},
     text,
 };
 use crate::{
@@ -192,7 +192,7 @@ impl Resource for Pod {
             }
             Some(Subresource::Resize) => {
                 pod_rules::pod(&self.metadata, spec, errors);
-                update::resize(self, old, errors);
+                resize::resize(self, old, errors);
             }
             _ => {
                 pod_rules::pod(&self.metadata, spec, errors);
@@ -243,21 +243,30 @@ fn prepare_for_resize(new: &mut Pod, old: &Pod) {
     *new = old.clone();
     new.metadata.resource_version = metadata.resource_version;
     new.metadata.managed_fields = metadata.managed_fields;
-    let spec = new.spec.get_or_insert_default();
-    let asked_init = asked.init_containers.unwrap_or_default();
-    for (kept, wanted) in
-        [(&mut spec.containers, &asked.containers), (spec.init_containers.get_or_insert_default(), &asked_init)]
-    {
-        for container in kept.iter_mut() {
-            if let Some(wanted) = wanted.iter().find(|wanted| wanted.name == container.name) {
-                container.resources.clone_from(&wanted.resources);
-                container.resize_policy.clone_from(&wanted.resize_policy);
-            }
-        }
+    let kept = new.spec.get_or_insert_default();
+    let count = |spec: &PodSpec| (spec.containers.len(), spec.init_containers.as_ref().map_or(0, Vec::len));
+    if count(&asked) != count(kept) {
+        // Whoever adds or removes containers is told so.
+        *kept = asked;
+        return;
     }
-    if spec.init_containers.as_ref().is_some_and(Vec::is_empty) {
-        spec.init_containers = None;
+    kept.containers = resized(asked.containers, &kept.containers);
+    if let (Some(asked), Some(kept)) = (asked.init_containers, &mut kept.init_containers) {
+        *kept = resized(asked, kept);
     }
+}
+
+/// The containers with the resources that are asked for; those asked for if they are others.
+fn resized(asked: Vec<Container>, kept: &[Container]) -> Vec<Container> {
+    if asked.iter().zip(kept).any(|(asked, kept)| asked.name != kept.name) {
+        return asked;
+    }
+    let with = |(asked, kept): (Container, &Container)| Container {
+        resources: asked.resources,
+        resize_policy: asked.resize_policy,
+        ..kept.clone()
+    };
+    asked.into_iter().zip(kept).map(with).collect()
 }
 
 #[cfg(test)]

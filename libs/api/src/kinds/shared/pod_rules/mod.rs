@@ -2,6 +2,7 @@
 
 mod containers;
 mod environment;
+pub mod resize;
 mod scheduling;
 mod security;
 pub mod update;

@@ -2,18 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::{
-        Container, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus,
-        ResourceRequirements,
-    },
-    apimachinery::pkg::api::resource::Quantity,
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus,
 };
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{security, text};
-use crate::{field::FieldErrors, field_path::Path, kinds::pod::qos_class, names, quoted};
+use crate::{field::FieldErrors, field_path::Path, names, quoted};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
     `spec.tolerations` (only additions to existing tolerations),\
@@ -245,29 +241,6 @@ pub fn ephemeral_containers(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
             }
             Some(_) => {}
         }
-    }
-}
-
-/// An update at `/resize`: cpu and memory of containers, within the pod's class.
-pub fn resize(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
-    let (new, old) = (spec_of(new), spec_of(old));
-    let (new_class, old_class) = (qos_class(&new), qos_class(&old));
-    if new_class != old_class {
-        errors.invalid("spec", &new_class, "Pod QOS Class may not change as a result of resizing");
-    }
-    let others = |resources: Option<&ResourceRequirements>| {
-        let rest = |list: Option<&BTreeMap<String, Quantity>>| -> BTreeMap<String, Quantity> {
-            let list = list.into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "cpu" | "memory"));
-            list.map(|(name, amount)| (name.clone(), amount.clone())).collect()
-        };
-        (rest(resources.and_then(|r| r.limits.as_ref())), rest(resources.and_then(|r| r.requests.as_ref())))
-    };
-    let all = |spec: &PodSpec| -> Vec<_> {
-        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        containers.map(|container| others(container.resources.as_ref())).collect()
-    };
-    if all(&new) != all(&old) {
-        errors.forbidden("spec", "only cpu and memory resources are mutable");
     }
 }
 
