@@ -72,6 +72,13 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ("POST", format!("{MAPS}?dryRun=Some"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"".into())),
         ("POST", format!("{MAPS}?fieldValidation=Maybe"), JSON, "{}".into(), (422, "Invalid", "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"".into())),
         ("POST", MAPS.into(), JSON, "[]".into(), (400, "BadRequest", unrecognized("ConfigMap", "couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" } (5b5d)"))),
+        (
+            "POST",
+            MAPS.into(),
+            JSON,
+            json!({"kind": "DeleteOptions", "apiVersion": "v1"}).to_string(),
+            (400, "BadRequest", "DeleteOptions in version \"v1\" cannot be handled as a ConfigMap: converting (v1.DeleteOptions) to (core.ConfigMap): unknown conversion".into()),
+        ),
         ("POST", MAPS.into(), JSON, "null".into(), (422, "Invalid", "ConfigMap \"\" is invalid: metadata.name: Required value: name or generateName is required".into())),
         ("POST", MAPS.into(), JSON, json!({"metadata": {"name": "b", "finalizers": ["x", "orphan", "a.io/b"]}}).to_string(), (422, "Invalid", "ConfigMap \"b\" is invalid: metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified".into())),
         ("PATCH", item.clone(), MERGE, json!({"metadata": {"finalizers": ["x"]}}).to_string(), (422, "Invalid", "ConfigMap \"a\" is invalid: metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified".into())),

@@ -47,8 +47,8 @@ async fn generations_count_changes_of_the_spec_and_status_is_apart() {
     assert_eq!(labelled["metadata"]["generation"], 1);
     let scaled = door.merge(&path, &json!({"spec": {"replicas": 3}, "status": {"replicas": 3}})).await.ok();
     assert_eq!((&scaled["metadata"]["generation"], scaled["status"].get("replicas")), (&json!(2), None));
-    let status =
-        door.merge(&format!("{path}/status"), &json!({"spec": {"replicas": 8}, "status": {"replicas": 3}})).await.ok();
+    let wish = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"replicas": 8}, "status": {"replicas": 3}});
+    let status = door.merge(&format!("{path}/status"), &wish).await.ok();
     let seen = (&status["spec"]["replicas"], &status["status"]["replicas"], &status["metadata"]["generation"]);
     assert_eq!(seen, (&json!(3), &json!(3), &json!(2)));
     let scale = door.get(&format!("{path}/scale")).await.ok();

@@ -469,7 +469,8 @@ impl<T: Resource> Hooks for Typed<T> {
         old.set_defaults();
         new.prepare_for_update(&old, at, ctx);
         if T::INFO.has_generation {
-            let moved = i64::from(new.generation_moves(&old));
+            // A status is about a generation and never makes one, whatever comes with it.
+            let moved = i64::from(at != Some(Subresource::Status) && new.generation_moves(&old));
             new.metadata_mut().generation = Some(old.metadata().generation.unwrap_or(0).saturating_add(moved));
         }
         let mut errors = field::FieldErrors::default();

@@ -1,5 +1,7 @@
 //! core/v1 Pod.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus};
 use serde_json::Value;
@@ -146,6 +148,7 @@ impl Resource for Pod {
                 if let Some(class) = class {
                     default_to(&mut status.qos_class, class);
                 }
+                keep_observed_generations(status, old.status.as_ref());
             }
             Some(Subresource::EphemeralContainers) => {
                 let containers = self.spec.take().and_then(|spec| spec.ephemeral_containers);
@@ -236,6 +239,22 @@ impl Resource for Pod {
     }
 }
 
+/// Which generation was seen is not forgotten when someone who does not know of generations writes the status. Of a type there may
+/// be several conditions.
+fn keep_observed_generations(new: &mut PodStatus, old: Option<&PodStatus>) {
+    let Some(old) = old else { return };
+    let told = |generation: Option<i64>| generation.filter(|generation| *generation != 0);
+    new.observed_generation = told(new.observed_generation).or(old.observed_generation);
+    let mut before: BTreeMap<&str, VecDeque<Option<i64>>> = BTreeMap::new();
+    for condition in old.conditions.iter().flatten() {
+        before.entry(&condition.type_).or_default().push_back(condition.observed_generation);
+    }
+    for condition in new.conditions.iter_mut().flatten() {
+        let last = before.get_mut(condition.type_.as_str()).and_then(VecDeque::pop_front).flatten();
+        condition.observed_generation = told(condition.observed_generation).or(last);
+    }
+}
+
 /// `/resize` changes the resources and resize policies of containers and nothing else.
 fn prepare_for_resize(new: &mut Pod, old: &Pod) {
     let asked = new.spec.take().unwrap_or_default();
@@ -274,6 +293,19 @@ mod tests {
     use super::*;
     use crate::kind::{Kind, Requester};
     use serde_json::json;
+
+    #[test]
+    fn generations_that_were_seen_are_not_forgotten() {
+        let condition = |kind: &str, seen: Option<i64>| json!({"type": kind, "status": "True", "observedGeneration": seen});
+        let status = |seen: Option<i64>, conditions: [Value; 3]| -> PodStatus {
+            serde_json::from_value(json!({"observedGeneration": seen, "conditions": conditions})).unwrap()
+        };
+        let old = status(Some(2), [condition("A", Some(1)), condition("A", Some(2)), condition("B", None)]);
+        let mut new = status(None, [condition("A", Some(3)), condition("A", Some(0)), condition("B", Some(1))]);
+        keep_observed_generations(&mut new, Some(&old));
+        let want = status(Some(2), [condition("A", Some(3)), condition("A", Some(2)), condition("B", Some(1))]);
+        assert_eq!(new, want);
+    }
 
     #[test]
     fn a_running_pod_gets_its_time() {

@@ -127,11 +127,13 @@ impl Counts {
         }
         errors.non_negative(&path.child("observedGeneration"), self.observed_generation);
         for (field, count) in parts {
-            if let Some(count) = count.filter(|count| *count > self.replicas) {
+            let count = count.unwrap_or(0);
+            if count > self.replicas {
                 errors.invalid(path.child(field), &count, "cannot be greater than status.replicas");
             }
         }
-        if let Some(available) = self.available.filter(|available| *available > self.ready.unwrap_or(0)) {
+        let available = self.available.unwrap_or(0);
+        if available > self.ready.unwrap_or(0) {
             errors.invalid(path.child("availableReplicas"), &available, "cannot be greater than readyReplicas");
         }
     }

@@ -254,6 +254,8 @@ pub fn status(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
         let path = Path::root("status.nominatedNodeName");
         errors.each(&path, nominated, names::dns1123_subdomain(nominated));
     }
+    let class = |status: &PodStatus| status.qos_class.clone().unwrap_or_default();
+    errors.immutable(&Path::root("status.qosClass"), &class(&status), &class(&before));
     let spec = spec_of(old);
     let policy = text(spec.restart_policy.as_ref());
     let own = |containers: &[Container]| -> BTreeMap<String, String> {
