@@ -228,7 +228,7 @@ pub enum Command {
     /// Experimental: Wait for a specific condition on one or many resources
     Wait(verbs::wait::Args),
     /// Build a kustomization target from a directory or URL
-    Kustomize(verbs::absent::Args),
+    Kustomize(verbs::absent::Kustomize),
     /// Update the labels on a resource
     Label(verbs::label::Args),
     /// Update the annotations on a resource
@@ -336,6 +336,9 @@ pub fn parse(words: &[String]) -> Result<Request, Failure> {
     let root = declared();
     if words.first().is_some_and(|w| w == "help") {
         let topic: Vec<String> = words[1..].iter().take_while(|word| !word.starts_with('-')).cloned().collect();
+        if topic.first().is_some_and(|name| name == "help") {
+            return Ok(Request::Print(help::of_help()));
+        }
         if topic.first().is_some_and(|name| root.find_subcommand(name).is_none()) {
             return Err(Failure::Verbatim(help::unknown_topic(&root, &topic), 0));
         }

@@ -2,7 +2,7 @@
 
 use clap::{Arg, Command};
 
-use crate::flags::{flag_name, takes_bool};
+use crate::flags::{flag_name, long_name, takes_bool};
 
 /// Where the names of commands end, at least, in lists of them.
 const NAME_WIDTH: usize = 11;
@@ -22,6 +22,32 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Subcommands provided by plugins", &[]),
     ("Other Commands", &["api-resources", "api-versions", "config", "plugin", "version"]),
 ];
+
+/// Flags that every command takes and that upstream's command has of its own, so that its page shows them.
+const ALSO_OWN: &[(&str, &[&str])] = &[
+    ("kubectl config set-cluster", &["certificate-authority", "insecure-skip-tls-verify", "tls-server-name"]),
+    ("kubectl config set-context", &["cluster", "user"]),
+    ("kubectl config set-credentials", &["client-certificate", "client-key", "password", "token", "username"]),
+];
+
+/// Defaults that pages show as such and that are upstream's words for a flag that is not given.
+const SHOWN_DEFAULTS: &[(&str, &str, &str)] = &[
+    ("kubectl create clusterrole", "aggregation-rule", ""),
+    ("kubectl scale", "replicas", "0"),
+    ("kubectl autoscale", "max", "-1"),
+    ("kubectl cluster-info dump", "output", "'json'"),
+    ("kubectl logs", "tail", "-1"),
+    ("kubectl port-forward", "address", "[localhost]"),
+    ("kubectl api-resources", "namespaced", "true"),
+    ("kubectl config view", "output", "'yaml'"),
+];
+
+/// What may be done with a command: the lines of its part of `examples.txt`.
+fn examples(path: &str) -> impl Iterator<Item = &'static str> {
+    let lines = include_str!("examples.txt").lines();
+    let part = lines.skip_while(move |line| line.strip_prefix("= ") != Some(path)).skip(1);
+    part.take_while(|line| !line.starts_with("= "))
+}
 
 /// How a command is called; nothing for one that is not in the list.
 fn usage(path: &[String]) -> Option<&'static str> {
@@ -45,7 +71,14 @@ pub fn of(root: &Command, path: &[String]) -> String {
             None => break,
         }
     }
-    page(command, &known)
+    page(root, command, &known)
+}
+
+/// The help of `help`.
+pub fn of_help() -> String {
+    "Print the page of a command: kubectl help COMMAND...\n\nUsage:\n  kubectl help [command] [flags] [options]\n\n\
+     Use \"kubectl options\" for a list of global command-line options (applies to all commands).\n"
+        .to_owned()
 }
 
 /// A command's name and what it does.
@@ -81,19 +114,27 @@ fn groups(root: &Command) -> String {
     out + "Use \"kubectl options\" for a list of global command-line options (applies to all commands).\n"
 }
 
-fn page(command: &Command, path: &[String]) -> String {
+fn page(root: &Command, command: &Command, path: &[String]) -> String {
     if path.len() == 1 {
         return front(command);
     }
+    // Upstream's page of `options` is empty.
+    if command.get_name() == "options" {
+        return String::new();
+    }
+    let name = path.join(" ");
     let mut out = String::new();
     let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string).unwrap_or_default();
     let about = about.trim_end();
     out.push_str(&format!("{about}{}\n\n", if about.ends_with('.') { "" } else { "." }));
-    if let Some(examples) = command.get_after_help() {
+    let aliases: Vec<&str> = command.get_all_aliases().collect();
+    if !aliases.is_empty() {
+        out.push_str(&format!("Aliases:\n{}, {}\n\n", command.get_name(), aliases.join(", ")));
+    }
+    let mut examples = examples(&name).peekable();
+    if examples.peek().is_some() {
         out.push_str("Examples:\n");
-        for line in examples.to_string().lines() {
-            out.push_str(&format!("{}\n", format!("  {line}").trim_end()));
-        }
+        examples.for_each(|line| out.push_str(&format!("  {line}\n")));
         out.push('\n');
     }
     let commands: Vec<&Command> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
@@ -105,25 +146,27 @@ fn page(command: &Command, path: &[String]) -> String {
         commands.iter().for_each(|command| out.push_str(&entry(command, width)));
         out.push('\n');
     }
-    let options: Vec<&Arg> =
-        command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set() && !a.is_global_set()).collect();
+    let also_own = ALSO_OWN.iter().find(|(path, _)| *path == name).map_or(&[][..], |(_, flags)| flags);
+    let own = command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set() && !a.is_global_set());
+    let global = root.get_arguments().filter(|a| a.is_global_set() && also_own.iter().any(|name| a.get_long() == Some(name)));
+    let options: Vec<&Arg> = own.chain(global).collect();
     if !options.is_empty() {
         out.push_str("Options:\n");
-        out.push_str(&flags_of(options));
+        out.push_str(&flags_of(&name, options));
     }
-    let by_default = || format!("{} [flags] [options]", path.join(" "));
+    let by_default = || format!("{name} [flags] [options]");
     let usage = usage(path).map_or_else(by_default, str::to_owned);
     out.push_str(&format!("Usage:\n  {usage}\n\n"));
     if command.has_subcommands() {
-        out.push_str(&format!("Use \"{} <command> --help\" for more information about a given command.\n", path.join(" ")));
+        out.push_str(&format!("Use \"{name} <command> --help\" for more information about a given command.\n"));
     }
     out.push_str("Use \"kubectl options\" for a list of global command-line options (applies to all commands).\n");
     out
 }
 
-/// Flags with their defaults and what they do, sorted by name.
-pub fn flags_of(mut options: Vec<&Arg>) -> String {
-    options.sort_by_key(|a| a.get_long().unwrap_or_default().to_owned());
+/// A command's flags with their defaults and what they do, sorted by name.
+pub fn flags_of(path: &str, mut options: Vec<&Arg>) -> String {
+    options.sort_by_key(|a| long_name(a).unwrap_or_default().to_owned());
     let mut out = String::new();
     for arg in options {
         let name = flag_name(arg);
@@ -131,7 +174,9 @@ pub fn flags_of(mut options: Vec<&Arg>) -> String {
         let bare = |text: &str| {
             text.parse::<f64>().is_ok() || matches!(text, "true" | "false") || api::duration::parse_go(text).is_ok()
         };
+        let shown = SHOWN_DEFAULTS.iter().find(|(of, flag, _)| *of == path && Some(*flag) == long_name(arg));
         let default = match default {
+            _ if let Some((.., shown)) = shown => (*shown).to_owned(),
             Some(default) if bare(&default) => default,
             Some(default) => format!("'{default}'"),
             None if matches!(arg.get_action(), clap::ArgAction::Append) => "[]".to_owned(),
@@ -142,4 +187,58 @@ pub fn flags_of(mut options: Vec<&Arg>) -> String {
         out.push_str(&format!("    {name}={default}:\n\t{}\n\n", help.replace('\n', " ")));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+
+    /// The commands below one, itself too, with their paths.
+    fn all(command: &Command, path: String) -> Vec<(String, Command)> {
+        let below = command.get_subcommands().filter(|c| !c.is_hide_set());
+        let below = below.flat_map(|below| all(below, format!("{path} {}", below.get_name())));
+        std::iter::once((path.clone(), command.clone())).chain(below).collect()
+    }
+
+    #[test]
+    fn examples_are_commands_that_there_are() {
+        let root = cli::declared();
+        let names: Vec<String> = all(&root, "kubectl".to_owned()).into_iter().map(|(name, _)| name).collect();
+        let mut of = "";
+        for line in include_str!("examples.txt").lines() {
+            if let Some(name) = line.strip_prefix("= ") {
+                assert!(names.iter().any(|known| known == name), "{name}");
+                of = name;
+            } else if !line.is_empty() && !line.starts_with('#') {
+                let (_, command) = line.split_once("kubectl ").unwrap_or_else(|| panic!("{of}: {line}"));
+                let command = command.split([')', '>']).next().unwrap_or_default();
+                let words: Vec<String> =
+                    command.split_whitespace().map(|word| word.trim_matches(['\'', '"']).to_owned()).collect();
+                assert!(of.starts_with("kubectl plugin") || line.contains(of) || of == "kubectl create poddisruptionbudget", "{of}: {line}");
+                assert!(cli::parse(&words).is_ok(), "{of}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn commands_that_do_something_have_examples_and_a_usage_line() {
+        for (name, command) in all(&cli::declared(), "kubectl".to_owned()).into_iter().skip(1) {
+            let path: Vec<String> = name.split(' ').map(str::to_owned).collect();
+            assert!(usage(&path).is_some(), "{name}");
+            assert!(command.has_subcommands() || examples(&name).next().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn pages_show_what_a_command_has_of_its_own() {
+        let root = cli::declared();
+        let of = |path: &[&str]| of(&root, &path.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let page = of(&["config", "set-credentials"]);
+        assert!(page.contains("    --token='':\n") && page.contains("    --client-key='':\n") && !page.contains("--context"));
+        assert!(of(&["create", "cm"]).contains("\n\nAliases:\nconfigmap, cm\n\nExamples:\n"));
+        assert!(of(&["logs"]).contains("    --tail=-1:\n"));
+        assert!(of(&["debug"]).contains("    -i, --stdin=false:\n"));
+        assert_eq!(of(&["options"]), "");
+    }
 }

@@ -1,5 +1,7 @@
 //! Commands that upstream has and this kubectl has not: each says so, after what upstream would say first.
 
+use clap::{Arg, ArgAction, ArgMatches};
+
 use crate::{
     context::Context,
     failure::{Failure, plain},
@@ -13,11 +15,108 @@ pub struct Args {
     args: Vec<String>,
 }
 
+/// A flag that is read like upstream's and then refused with its command: its letter, its name, its default (a switch's is
+/// `true` or `false`, a list's is `[]`), and what it means with upstream.
+type Refused = (Option<char>, &'static str, &'static str, &'static str);
+
+const OF_KUSTOMIZE: &[Refused] = &[
+    (None, "as-current-user", "false", "Run functions as the user who runs kubectl"),
+    (None, "enable-alpha-plugins", "false", "Allow plugins"),
+    (None, "enable-helm", "false", "Allow Helm charts"),
+    (Some('e'), "env", "[]", "Variables of functions"),
+    (None, "helm-api-versions", "[]", "The API versions that Helm is told of"),
+    (None, "helm-command", "helm", "The Helm to run"),
+    (None, "helm-debug", "false", "Let Helm say what it does"),
+    (None, "helm-kube-version", "", "The version of Kubernetes that Helm is told of"),
+    (None, "load-restrictor", "LoadRestrictionsRootOnly", "Whether files may lie outside the directory: LoadRestrictionsNone"),
+    (None, "mount", "[]", "What functions may read of the file system"),
+    (None, "network", "false", "Let functions use the network"),
+    (None, "network-name", "bridge", "The network of functions"),
+    (Some('o'), "output", "", "The file to write to"),
+];
+
+const OF_DEBUG: &[Refused] = &[
+    (None, "arguments-only", "false", "What follows -- are arguments, not a command"),
+    (None, "attach", "false", "Attach to the container once it runs"),
+    (Some('c'), "container", "", "Name of the new container"),
+    (None, "custom", "", "A file with fields of the new container"),
+    (None, "env", "[]", "Variables of the new container"),
+    (Some('f'), "filename", "[]", "Files that say whom to debug"),
+    (None, "image-pull-policy", "", "When to pull the new container's image"),
+    (None, "keep-annotations", "false", "The copy has the pod's annotations"),
+    (None, "keep-init-containers", "true", "The copy has the pod's init containers"),
+    (None, "keep-labels", "false", "The copy has the pod's labels"),
+    (None, "keep-liveness", "false", "The copy has the pod's liveness probes"),
+    (None, "keep-readiness", "false", "The copy has the pod's readiness probes"),
+    (None, "keep-startup", "false", "The copy has the pod's startup probes"),
+    (None, "local-profile", "legacy", "What the new container may: legacy, general, baseline, netadmin, restricted or sysadmin"),
+    (Some('q'), "quiet", "false", "Say less"),
+    (None, "replace", "false", "Delete the pod that is copied"),
+    (None, "same-node", "false", "The copy runs on the pod's node"),
+    (None, "set-image", "[]", "Other images for containers of the copy: NAME=IMAGE"),
+    (None, "share-processes", "true", "The copy's containers see each other's processes"),
+    (Some('i'), "stdin", "false", "Pass stdin to the new container"),
+    (None, "target", "", "The container whose processes the new one is to see"),
+    (Some('t'), "tty", "false", "The new container's stdin is a terminal"),
+];
+
+fn declare(command: clap::Command, flags: &[Refused]) -> clap::Command {
+    flags.iter().fold(command, |command, (letter, name, default, about)| {
+        let arg = Arg::new(*name).long(*name).help(*about);
+        let arg = if let Some(letter) = letter { arg.short(*letter) } else { arg };
+        command.arg(match *default {
+            "[]" => arg.action(ArgAction::Append),
+            "false" | "true" => arg.action(ArgAction::SetTrue).default_value(*default),
+            _ => arg.default_value(*default),
+        })
+    })
+}
+
+macro_rules! unread {
+    ($name:ident $flags:ident) => {
+        /// Flags that are read and refused.
+        #[derive(Debug)]
+        struct $name;
+
+        impl clap::FromArgMatches for $name {
+            fn from_arg_matches(_: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self)
+            }
+
+            fn update_from_arg_matches(&mut self, _: &ArgMatches) -> Result<(), clap::Error> {
+                Ok(())
+            }
+        }
+
+        impl clap::Args for $name {
+            fn augment_args(command: clap::Command) -> clap::Command {
+                declare(command, $flags)
+            }
+
+            fn augment_args_for_update(command: clap::Command) -> clap::Command {
+                declare(command, $flags)
+            }
+        }
+    };
+}
+
+unread! { KustomizeFlags OF_KUSTOMIZE }
+unread! { DebugFlags OF_DEBUG }
+
+/// What `kustomize` takes.
+#[derive(clap::Args, Debug)]
+pub struct Kustomize {
+    #[command(flatten)]
+    _flags: KustomizeFlags,
+    /// The directory.
+    args: Vec<String>,
+}
+
 /// `kubectl kustomize`.
 ///
 /// # Errors
 /// Always.
-pub async fn kustomize(args: Args, _: &Context) -> Result<(), Failure> {
+pub async fn kustomize(args: Kustomize, _: &Context) -> Result<(), Failure> {
     let directory = match args.args.as_slice() {
         [] => ".",
         [directory] => directory.as_str(),
@@ -45,6 +144,8 @@ pub struct Debug {
     /// The name of a copy of the pod
     #[arg(long, default_value = "", hide_default_value = true)]
     copy_to: String,
+    #[command(flatten)]
+    _flags: DebugFlags,
     /// Whom to debug
     arguments: Vec<String>,
 }

@@ -16,9 +16,6 @@ use crate::{
 
 /// What `autoscale` takes.
 #[derive(clap::Args, Debug)]
-#[command(
-    override_usage = "kubectl autoscale (-f FILENAME | TYPE NAME | TYPE/NAME) [--min=MINPODS] --max=MAXPODS [--cpu-percent=CPU] [options]"
-)]
 pub struct Args {
     #[command(flatten)]
     print: OutputArgs,

@@ -15,7 +15,6 @@ use crate::{
 
 /// What `certificate` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl certificate SUBCOMMAND [options]")]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,

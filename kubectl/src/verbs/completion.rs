@@ -12,7 +12,6 @@ const ZSH: &str = include_str!("completion/kubectl.zsh");
 
 /// What `completion` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl completion SHELL [options]")]
 pub struct Args {
     /// bash, zsh, fish or powershell.
     #[arg(value_name = "SHELL")]

@@ -24,10 +24,6 @@ const FORMATS: &str = "custom-columns,custom-columns-file,go-template,go-templat
 
 /// What `get` takes.
 #[derive(clap::Args, Debug)]
-#[command(
-    override_usage = "kubectl get [(-o|--output=)FORMAT] (TYPE[.VERSION][.GROUP] [NAME | -l label] | TYPE[.VERSION][.GROUP]/NAME ...) [flags] [options]",
-    after_help = "# All pods of the namespace\nkubectl get pods\n\n# One deployment as YAML\nkubectl get deployment web -o yaml\n\n# Pods of all namespaces with a label, as they change\nkubectl get pods -A -l app=web -w"
-)]
 pub struct Args {
     /// Types and names.
     #[arg(value_name = "TYPE")]

@@ -17,6 +17,6 @@ pub struct Args {
 pub async fn run(_: Args, _: &Context) -> Result<(), Failure> {
     let root = cli::declared();
     let global = root.get_arguments().filter(|a| a.is_global_set() && !a.is_hide_set()).collect();
-    print!("The following options can be passed to any command:\n\n{}", help::flags_of(global));
+    print!("The following options can be passed to any command:\n\n{}", help::flags_of("kubectl options", global));
     Ok(())
 }

@@ -14,7 +14,6 @@ use crate::{
 
 /// What `plugin` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl plugin [flags] [options]")]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]

@@ -9,7 +9,6 @@ use crate::{
 
 /// What `top` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl top [flags] [options]")]
 pub struct Args {
     /// `node` or `pod`.
     #[command(subcommand)]
@@ -20,10 +19,10 @@ pub struct Args {
 #[derive(clap::Subcommand, Debug)]
 pub enum Of {
     /// Display resource (CPU/memory) usage of nodes
-    #[command(visible_alias = "nodes", alias = "no", override_usage = "kubectl top node [NAME | -l label] [options]")]
+    #[command(visible_alias = "nodes", alias = "no")]
     Node(Node),
     /// Display resource (CPU/memory) usage of pods
-    #[command(visible_alias = "pods", alias = "po", override_usage = "kubectl top pod [NAME | -l label] [options]")]
+    #[command(visible_alias = "pods", alias = "po")]
     Pod(Pod),
 }
 

@@ -16,10 +16,6 @@ use crate::{
 
 /// What `wait` takes.
 #[derive(clap::Args, Debug)]
-#[command(
-    override_usage = "kubectl wait ([-f FILENAME] | resource.group/resource.name | resource.group [(-l label | --all)]) [--for=create|--for=delete|--for condition=available|--for=jsonpath='{}'[=value]] [options]",
-    after_help = "kubectl wait --for=condition=Ready pod/web\nkubectl wait --for=jsonpath='{.status.phase}'=Running pod/web --timeout=1m\nkubectl wait --for=delete pod/web"
-)]
 pub struct Args {
     /// Types and names.
     #[arg(value_name = "TYPE")]

@@ -31,7 +31,6 @@ pub enum Command {
     /// Reconciles rules for RBAC role, role binding, cluster role, and cluster role binding objects
     Reconcile(reconcile::Args),
     /// Experimental: Check self subject attributes
-    #[command(override_usage = "kubectl auth whoami [options]")]
     Whoami {
         /// Nothing.
         #[arg(hide = true)]
@@ -44,7 +43,6 @@ pub enum Command {
 
 /// What `auth can-i` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl auth can-i VERB [TYPE | TYPE/NAME | NONRESOURCEURL] [options]")]
 pub struct CanI {
     /// The verb, and a type, type/name or path.
     pub args: Vec<String>,

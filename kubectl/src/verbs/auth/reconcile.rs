@@ -17,7 +17,6 @@ use crate::{
 
 /// What `auth reconcile` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl auth reconcile -f FILENAME [options]")]
 pub struct Args {
     #[command(flatten)]
     print: OutputArgs,

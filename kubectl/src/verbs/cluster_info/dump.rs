@@ -19,7 +19,6 @@ use crate::{
 
 /// What `cluster-info dump` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl cluster-info dump [flags] [options]")]
 pub struct Args {
     /// Output; JSON where nothing is said.
     #[command(flatten)]

@@ -8,7 +8,6 @@ use crate::{client::Call, context::Context, failure::Failure};
 
 /// What `cluster-info` takes.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl cluster-info [flags] [options]")]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,

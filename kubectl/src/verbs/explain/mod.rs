@@ -16,10 +16,6 @@ use crate::{
 
 /// What `explain` takes.
 #[derive(clap::Args, Debug)]
-#[command(
-    override_usage = "kubectl explain TYPE [--recursive=FALSE|TRUE] [--api-version=api-version-group] [-o|--output=plaintext] [options]",
-    after_help = "kubectl explain pods\nkubectl explain pods.spec.containers\nkubectl explain deployments --recursive"
-)]
 pub struct Args {
     /// The type, and fields after dots.
     #[arg(value_name = "TYPE")]

@@ -12,7 +12,6 @@ use crate::{context::Context, failure::Failure, resources::FileArgs};
 
 /// Arguments of `rollout`.
 #[derive(clap::Args, Debug)]
-#[command(override_usage = "kubectl rollout SUBCOMMAND [options]")]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
