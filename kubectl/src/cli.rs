@@ -1,5 +1,7 @@
 //! The command line: global flags, the verbs, and how mistakes in either are told.
 
+use std::collections::BTreeMap;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
@@ -471,6 +473,18 @@ fn distance(a: &str, b: &str) -> usize {
 /// Go's complaint.
 pub fn duration(text: &str) -> Result<jiff::SignedDuration, String> {
     api::duration::parse_go(text).map_err(|e| e.to_string())
+}
+
+/// A value parser for pairs of texts: `a=b,c=d`.
+///
+/// # Errors
+/// A pair that is none.
+pub fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or("malformed pair, expect string=string")?;
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    text.split(',').filter(|part| !part.is_empty()).map(pair).collect()
 }
 
 #[cfg(test)]

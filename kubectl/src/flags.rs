@@ -4,7 +4,7 @@
 //! `-` in names, flags before and after arguments, errors in its words. [`normalize`] walks the words with the declared flags
 //! at hand and writes `COMMAND... --flag=value... -- ARGUMENTS...`. So clap never guesses, and verbs declare plain fields.
 
-use std::any::TypeId;
+use std::{any::TypeId, collections::BTreeMap};
 
 use api::field::go_quote;
 use clap::{Arg, ArgAction, Command};
@@ -45,6 +45,7 @@ enum Takes {
     Bool,
     Int(u8),
     Duration,
+    Pairs,
     Optional,
     Other,
 }
@@ -56,6 +57,9 @@ fn takes(arg: &Arg) -> Takes {
     }
     if id == TypeId::of::<jiff::SignedDuration>() && arg.get_long() != Some("log-flush-frequency") {
         return Takes::Duration;
+    }
+    if id == TypeId::of::<BTreeMap<String, String>>() {
+        return Takes::Pairs;
     }
     if arg.get_num_args().is_some_and(|range| range.min_values() == 0) {
         return Takes::Optional;
@@ -184,6 +188,7 @@ fn checked(arg: &Arg, value: &str) -> Result<String, String> {
         Takes::Int(bits) => go_int(value, bits).map(|value| format!("{name}{value}")).map_err(wrong),
         // Here and not in clap: mistakes are told in the order of the flags.
         Takes::Duration => crate::cli::duration(value).map(|_| format!("{name}{value}")).map_err(wrong),
+        Takes::Pairs => crate::cli::pairs(value).map(|_| format!("{name}{value}")).map_err(wrong),
         Takes::Optional | Takes::Other => Ok(format!("{name}{value}")),
     }
 }

@@ -148,7 +148,8 @@ fn page(root: &Command, command: &Command, path: &[String]) -> String {
     }
     let also_own = ALSO_OWN.iter().find(|(path, _)| *path == name).map_or(&[][..], |(_, flags)| flags);
     let own = command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set() && !a.is_global_set());
-    let global = root.get_arguments().filter(|a| a.is_global_set() && also_own.iter().any(|name| a.get_long() == Some(name)));
+    let global =
+        root.get_arguments().filter(|a| a.is_global_set() && also_own.iter().any(|name| a.get_long() == Some(name)));
     let options: Vec<&Arg> = own.chain(global).collect();
     if !options.is_empty() {
         out.push_str("Options:\n");
@@ -195,16 +196,16 @@ mod tests {
     use crate::cli;
 
     /// The commands below one, itself too, with their paths.
-    fn all(command: &Command, path: String) -> Vec<(String, Command)> {
+    fn all(command: &Command, path: &str) -> Vec<(String, Command)> {
         let below = command.get_subcommands().filter(|c| !c.is_hide_set());
-        let below = below.flat_map(|below| all(below, format!("{path} {}", below.get_name())));
-        std::iter::once((path.clone(), command.clone())).chain(below).collect()
+        let below = below.flat_map(|below| all(below, &format!("{path} {}", below.get_name())));
+        std::iter::once((path.to_owned(), command.clone())).chain(below).collect()
     }
 
     #[test]
     fn examples_are_commands_that_there_are() {
         let root = cli::declared();
-        let names: Vec<String> = all(&root, "kubectl".to_owned()).into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> = all(&root, "kubectl").into_iter().map(|(name, _)| name).collect();
         let mut of = "";
         for line in include_str!("examples.txt").lines() {
             if let Some(name) = line.strip_prefix("= ") {
@@ -215,7 +216,10 @@ mod tests {
                 let command = command.split([')', '>']).next().unwrap_or_default();
                 let words: Vec<String> =
                     command.split_whitespace().map(|word| word.trim_matches(['\'', '"']).to_owned()).collect();
-                assert!(of.starts_with("kubectl plugin") || line.contains(of) || of == "kubectl create poddisruptionbudget", "{of}: {line}");
+                assert!(
+                    of.starts_with("kubectl plugin") || line.contains(of) || of == "kubectl create poddisruptionbudget",
+                    "{of}: {line}"
+                );
                 assert!(cli::parse(&words).is_ok(), "{of}: {line}");
             }
         }
@@ -223,7 +227,7 @@ mod tests {
 
     #[test]
     fn commands_that_do_something_have_examples_and_a_usage_line() {
-        for (name, command) in all(&cli::declared(), "kubectl".to_owned()).into_iter().skip(1) {
+        for (name, command) in all(&cli::declared(), "kubectl").into_iter().skip(1) {
             let path: Vec<String> = name.split(' ').map(str::to_owned).collect();
             assert!(usage(&path).is_some(), "{name}");
             assert!(command.has_subcommands() || examples(&name).next().is_some(), "{name}");
@@ -235,7 +239,9 @@ mod tests {
         let root = cli::declared();
         let of = |path: &[&str]| of(&root, &path.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         let page = of(&["config", "set-credentials"]);
-        assert!(page.contains("    --token='':\n") && page.contains("    --client-key='':\n") && !page.contains("--context"));
+        assert!(
+            page.contains("    --token='':\n") && page.contains("    --client-key='':\n") && !page.contains("--context")
+        );
         assert!(of(&["create", "cm"]).contains("\n\nAliases:\nconfigmap, cm\n\nExamples:\n"));
         assert!(of(&["logs"]).contains("    --tail=-1:\n"));
         assert!(of(&["debug"]).contains("    -i, --stdin=false:\n"));

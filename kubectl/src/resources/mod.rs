@@ -371,6 +371,9 @@ impl Query<'_> {
             if types.len() > 1 && self.single_type {
                 return Err(plain("you may only specify a single resource type"));
             }
+            if self.no_default_namespace && mapping.namespaced {
+                return Err(plain("namespace may not be empty when retrieving a resource by name"));
+            }
             let namespace = self.namespace(cx, &mapping, true)?;
             targets.push(Target::Named { mapping, namespace, name: name.clone() });
         }

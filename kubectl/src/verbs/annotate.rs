@@ -38,8 +38,10 @@ pub struct Args {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.common.dry_run.strategy()?;
     let show = Show::new(&args.common.print, "annotated", dry_run)?;
+    cx.namespace()?;
     let (resources, changes) = split(&args.arguments, "annotation").map_err(plain)?;
     let changes = parse(&changes).map_err(plain)?;
+    args.common.one_way_to_print().map_err(plain)?;
     args.common.validate(&resources, &changes, dry_run, ("annotation", "rsrc")).map_err(plain)?;
     let both: Vec<&str> = changes.remove.iter().filter(|key| changes.set.contains_key(*key)).map(String::as_str).collect();
     if !both.is_empty() {

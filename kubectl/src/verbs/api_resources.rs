@@ -49,13 +49,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if !args.args.is_empty() {
         return Err(usage("api-resources", format!("unexpected arguments: [{}]", args.args.join(" "))));
     }
+    let discovery = cx.discovery()?;
     if !["", "wide", "name"].contains(&args.output.as_str()) {
         return Err(plain(format!("--output {} is not available", args.output)));
     }
     if !["", "name", "kind"].contains(&args.sort_by.as_str()) {
         return Err(plain("--sort-by accepts only name or kind"));
     }
-    let discovery = cx.discovery()?;
     let catalog = if args.cached { discovery.catalog().await } else { discovery.refresh().await };
     match catalog {
         Ok(catalog) => print!("{}", table(&args, &catalog)),

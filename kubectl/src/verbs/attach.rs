@@ -32,7 +32,9 @@ pub struct Args {
 /// # Errors
 /// If that cannot be done.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    cx.namespace()?;
     let timeout = args.session.timeout().ok_or_else(|| usage("attach", "--pod-running-timeout must be higher than zero"))?;
+    let client = cx.client()?;
     let query = match args.args.as_slice() {
         [] => return Err(plain("at least 1 argument is required for attach")),
         [_] => Query { args: &args.args, default_type: Some("pods"), ..Query::default() },
@@ -47,7 +49,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     };
     let objects = query.objects(cx).await?.all()?;
     let object = objects.first().ok_or_else(|| plain("no resources found"))?;
-    let client = cx.client()?;
     let pod = pods::attachable(client, object, timeout).await?;
     check_phase(&pod, "attach")?;
     attach(client, &pod, &args.session).await

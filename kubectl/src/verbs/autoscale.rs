@@ -49,6 +49,8 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or what could not be made.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    let dry_run = args.dry_run.strategy()?;
+    cx.client()?;
     let max = args.max;
     if max < 1 {
         return Err(plain(format!("--max=MAXPODS is required and must be at least 1, max: {max}")));
@@ -57,8 +59,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let min = args.min;
         return Err(plain(format!("--max=MAXPODS must be larger or equal to --min=MINPODS, max: {max}, min: {min}")));
     }
-    let dry_run = args.dry_run.strategy()?;
-    cx.client()?;
     let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
     let mut count = 0;
     let autoscale = async |object: Object| {

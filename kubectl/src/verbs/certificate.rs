@@ -70,7 +70,24 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         no_default_namespace: true,
         ..Query::default()
     };
-    query.visit(cx, async |object| show.typed(&decide(cx.client()?, &object, approve, which.force).await?)).await
+    let mut found = false;
+    let work = async |object: Object| {
+        if (object.mapping.group.as_str(), object.mapping.kind.as_str())
+            != ("certificates.k8s.io", "CertificateSigningRequest")
+        {
+            let of = if object.mapping.group.is_empty() { String::new() } else { format!(".{}", object.mapping.group) };
+            let what = format!("{}{of}", object.mapping.kind);
+            return Err(plain(format!("can only handle CertificateSigningRequest.certificates.k8s.io objects, got {what}")));
+        }
+        let decided = decide(cx.client()?, &object, approve, which.force).await?;
+        found = true;
+        show.typed(&decided)
+    };
+    query.visit(cx, work).await?;
+    if !found {
+        println!("No resources found");
+    }
+    Ok(())
 }
 
 /// Adds the decision, as long as somebody else is faster.

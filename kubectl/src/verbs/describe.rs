@@ -35,6 +35,7 @@ pub struct Args {
 /// # Errors
 /// All that could not be described.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    cx.namespace()?;
     if args.args.is_empty() && args.files.is_empty() {
         return Err(plain(
             "You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of supported resources.",

@@ -101,7 +101,9 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         }
         (_, given) => (given.first(), &[][..]),
     };
+    cx.namespace()?;
     let timeout = args.session.timeout().ok_or_else(|| usage("exec", "--pod-running-timeout must be higher than zero"))?;
+    let client = cx.client()?;
     if name.is_none_or(String::is_empty) && args.filename.is_empty() {
         return Err(plain("pod, type/name or --filename must be specified"));
     }
@@ -115,7 +117,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let [object] = objects.as_slice() else {
         return Err(plain("cannot exec into multiple objects at a time"));
     };
-    let client = cx.client()?;
     let pod = pods::attachable(client, object, timeout).await?;
     check_phase(&pod, "exec into")?;
     let session = &args.session;

@@ -178,6 +178,9 @@ impl Args {
 /// If they cannot be had; with several, after the others are printed.
 pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
     args.raw = args.raw.filter(|path| !path.is_empty());
+    if args.raw.is_none() {
+        cx.namespace()?;
+    }
     args.validate()?;
     if let Some(raw) = &args.raw {
         let answer = cx.client()?.call(Call::get(raw.as_str()).accept(ANY)).await.map_err(|failure| match failure {

@@ -36,6 +36,8 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.common.dry_run.strategy()?;
     let (resources, changes) = split(&args.arguments, "label").map_err(plain)?;
     let changes = parse(&changes).map_err(plain)?;
+    args.common.one_way_to_print().map_err(plain)?;
+    cx.namespace()?;
     args.common.validate(&resources, &changes, dry_run, ("label", "pod")).map_err(plain)?;
     args.common.visit(cx, &resources, async |object, single| one(&args, cx, &changes, dry_run, object, single).await).await
 }

@@ -47,6 +47,17 @@ pub struct Common {
 }
 
 impl Common {
+    /// Either lists or prints.
+    ///
+    /// # Errors
+    /// Both are asked for.
+    pub fn one_way_to_print(&self) -> Result<(), String> {
+        match self.list && self.print.output.is_some() {
+            true => Err("--list and --output may not be specified together".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// What is wrong with flags and arguments. `what` is what changes, `example` the name of a file that might be given.
     ///
     /// # Errors
@@ -60,9 +71,6 @@ impl Common {
     ) -> Result<(), String> {
         let refused = |why: &str| Err(why.to_owned());
         let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
-        if self.list && self.print.output.is_some() {
-            return refused("--list and --output may not be specified together");
-        }
         if self.all && given(&self.selector) {
             return refused("cannot set --all and --selector at the same time");
         }

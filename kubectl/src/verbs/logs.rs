@@ -102,6 +102,7 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
         _ => {}
     }
     args.prefix |= args.all_pods;
+    cx.namespace()?;
     let timeout = Duration::try_from(args.pod_running_timeout).ok().filter(|timeout| !timeout.is_zero());
     let timeout = timeout.ok_or_else(|| plain("--pod-running-timeout must be higher than zero"))?;
     let call = options(&args, selector.is_some())?;

@@ -1,7 +1,7 @@
 //! `kubectl patch`.
 
 use api::{
-    patch::{Patch, PatchType},
+    patch::{Patch, PatchError, PatchType},
     schema::yaml,
 };
 use serde_json::Value;
@@ -128,8 +128,26 @@ fn locally(object: &Value, kind: PatchType, patch: &str) -> Result<Value, String
         let kind = format!("{}, Kind={}", text("apiVersion"), text("kind"));
         return Err(format!("strategic merge patch is not supported for {kind} locally, try --type merge"));
     }
-    let (patch, _) = Patch::parse(kind, patch.as_bytes()).map_err(|error| error.to_string())?;
-    patch.apply(object, ty).map_err(|error| error.to_string())
+    let refused = |error: PatchError| match (kind, error) {
+        (PatchType::Strategic, PatchError::Malformed(_)) => "invalid JSON document".to_owned(),
+        (_, error) => error.to_string(),
+    };
+    // A merge patch takes the object's place where it is no object itself.
+    if kind == PatchType::Merge && serde_json::from_str::<Vec<Value>>(patch).is_ok() {
+        return Err("json: cannot unmarshal array into Go value of type unstructured.detector".to_owned());
+    }
+    let patch = Patch::parse_ignoring(kind, patch.as_bytes()).map_err(refused)?;
+    let patched = patch.apply(object, ty).map_err(|error| {
+        let error = error.to_string();
+        match error.split_once("doc is missing key: ") {
+            Some((_, key)) => format!("Object to be patched is missing field ({key})"),
+            None => error,
+        }
+    })?;
+    if patched["kind"].as_str().is_none_or(str::is_empty) {
+        return Err(format!("Object 'Kind' is missing in '{}'", typed::sorted(&patched)));
+    }
+    Ok(patched)
 }
 
 fn validate(args: &Args, dry_run: DryRun) -> Result<PatchType, String> {
@@ -164,6 +182,14 @@ mod tests {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "b"}});
         let patched = locally(&object, PatchType::Strategic, r#"{"data": {"a": null, "c": "d"}}"#).unwrap();
         assert_eq!(patched["data"], json!({"c": "d"}));
+        let told = |kind, patch| locally(&object, kind, patch).unwrap_err();
+        assert_eq!(told(PatchType::Strategic, "[]"), "invalid JSON document");
+        assert_eq!(told(PatchType::Merge, "{"), "Invalid JSON Patch");
+        assert_eq!(told(PatchType::Json, "{}"), "json: cannot unmarshal object into Go value of type jsonpatch.Patch");
+        assert_eq!(
+            told(PatchType::Json, r#"[{"op": "remove", "path": "/kind"}]"#),
+            r#"Object 'Kind' is missing in '{"apiVersion":"v1","data":{"a":"b"},"metadata":{"name":"c"}}'"#
+        );
         let custom = json!({"apiVersion": "x.y/v1", "kind": "Odd"});
         assert_eq!(
             locally(&custom, PatchType::Strategic, "{}"),

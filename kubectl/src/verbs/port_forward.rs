@@ -49,6 +49,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if ports.is_empty() {
         return Err(usage("port-forward", "TYPE/NAME and list of ports are required for port-forward"));
     }
+    cx.namespace()?;
     let timeout = std::time::Duration::try_from(args.pod_running_timeout).ok().filter(|timeout| !timeout.is_zero());
     let timeout = timeout.ok_or_else(|| usage("port-forward", "--pod-running-timeout must be higher than zero"))?;
     let objects = pods::named(cx, std::slice::from_ref(name)).await?;

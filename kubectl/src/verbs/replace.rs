@@ -55,6 +55,7 @@ pub struct Args {
 pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
     let validation = args.validate.directive()?;
     let dry_run = args.dry_run.strategy()?;
+    cx.client()?;
     let show = Show::new(&args.print, "replaced", dry_run)?;
     let propagation = args.how.propagation()?;
     args.files.require()?;
@@ -63,7 +64,6 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
         raw::validate(&args.raw, &args.files, true, args.print.output.is_some())?;
         return raw::send(cx, Method::PUT, &args.raw, args.files.filename.first().map(String::as_str)).await;
     }
-    cx.client()?;
     let _held = if args.how.force { hold_stdin(&mut args.files)? } else { Vec::new() };
     let query = Query {
         files: Some(&args.files),

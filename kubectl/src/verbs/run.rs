@@ -318,6 +318,7 @@ fn service(wanted: &Wanted, name: &str) -> Value {
 
 async fn create(args: &Args, cx: &Context, wanted: &Wanted, mut object: Value) -> Result<Value, Failure> {
     cx.globals().recording.annotate(&mut object);
+    let mapping = cx.discovery()?.kind("v1", object.text("kind")).await?;
     if wanted.dry_run == DryRun::Client {
         if let Some(namespace) = cx.explicit_namespace() {
             object["metadata"]["namespace"] = namespace.into();
@@ -325,7 +326,6 @@ async fn create(args: &Args, cx: &Context, wanted: &Wanted, mut object: Value) -
         return Ok(object);
     }
     args.save_config.annotate(&mut object, applied::typed_text);
-    let mapping = cx.discovery()?.kind("v1", object.text("kind")).await?;
     let helper = Helper::new(cx, &mapping).dry_run(wanted.dry_run).manager(&args.field_manager);
     helper.create(&cx.namespace()?, &object).await
 }

@@ -160,6 +160,7 @@ fn condition_met(object: &Value, name: &str, status: &str) -> bool {
 /// If time runs out, or what is asked for is not there.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let mut results = args.output.results("condition met", DryRun::None)?;
+    cx.client()?;
     let goal = Goal::parse(&args.condition)?;
     let timeout = match Duration::try_from(args.timeout) {
         Ok(timeout) => timeout,
@@ -168,9 +169,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let deadline = Instant::now() + timeout;
     if args.local && !args.args.is_empty() {
         return Err(missing_locally());
-    }
-    if !args.local {
-        cx.client()?;
     }
     let files = FileArgs::from(&args.files);
     let query = Query {

@@ -3,7 +3,7 @@
 use api::{field::go_quote, jsonpath::go_format};
 use serde_json::Value;
 
-use super::{At, Node, Operand, Pipe, Template, functions};
+use super::{At, Literal, Node, Operand, Pipe, Template, functions};
 
 /// A value. Numbers of objects are `int64` or `float64`, those that are written or counted are `int`.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,14 +69,6 @@ impl Val {
             Self::Json(value) => go_format(&floats(value)),
         }
     }
-
-    pub fn into_json(self) -> Value {
-        match self {
-            Self::Missing => Value::Null,
-            Self::Int(int) => int.into(),
-            Self::Json(value) => value,
-        }
-    }
 }
 
 /// The value with its floats as text, as Go prints them.
@@ -108,6 +100,10 @@ enum Flow {
 
 struct State<'a> {
     template: &'a Template,
+    /// The name of the one that is filled in.
+    name: &'a str,
+    /// What was looked at last, for messages.
+    last: (At, String),
     variables: Vec<(String, Val)>,
     depth: usize,
 }
@@ -117,19 +113,17 @@ const MAX_DEPTH: usize = 1000;
 
 pub(super) fn run(template: &Template, value: &Value, out: &mut String) -> Result<(), String> {
     let dot = Val::Json(value.clone());
-    let mut state = State { template, variables: vec![("$".to_owned(), dot.clone())], depth: 0 };
+    let variables = vec![("$".to_owned(), dot.clone())];
+    let mut state = State { template, name: "output", last: (At::default(), String::new()), variables, depth: 0 };
     state.list(&template.nodes, &dot, out).map(|_| ())
 }
 
 /// An operand as the template has it, for messages.
 fn source(operand: &Operand) -> String {
     match operand {
-        Operand::Dot => ".".to_owned(),
-        Operand::Nil => "nil".to_owned(),
-        Operand::Bool(bool) => bool.to_string(),
-        Operand::Int(int) => int.to_string(),
-        Operand::Float(float) => format!("{float:?}"),
-        Operand::Text(text) => go_quote(text),
+        Operand::Dot(_) => ".".to_owned(),
+        Operand::Nil(_) => "nil".to_owned(),
+        Operand::Literal(_, source, _) => source.clone(),
         Operand::Function(name, _) => name.clone(),
         Operand::Variable(name, fields, _) => {
             std::iter::once(name.as_str()).chain(fields.iter().map(String::as_str)).collect::<Vec<_>>().join(".")
@@ -137,9 +131,13 @@ fn source(operand: &Operand) -> String {
         Operand::Field(fields, _) => format!(".{}", fields.join(".")),
         Operand::Pipe(pipe, fields) => {
             let fields: String = fields.iter().map(|f| format!(".{f}")).collect();
-            format!("({}){fields}", pipe.commands.iter().map(|c| command_source(c)).collect::<Vec<_>>().join(" | "))
+            format!("({}){fields}", pipe_source(pipe))
         }
     }
+}
+
+fn pipe_source(pipe: &Pipe) -> String {
+    pipe.commands.iter().map(|command| command_source(command)).collect::<Vec<_>>().join(" | ")
 }
 
 fn command_source(command: &[Operand]) -> String {
@@ -149,17 +147,25 @@ fn command_source(command: &[Operand]) -> String {
 /// Where a command stands.
 fn place(command: &[Operand]) -> At {
     match command.first() {
-        Some(Operand::Function(_, at) | Operand::Variable(_, _, at) | Operand::Field(_, at)) => *at,
+        Some(
+            Operand::Function(_, at)
+            | Operand::Variable(_, _, at)
+            | Operand::Field(_, at)
+            | Operand::Dot(at)
+            | Operand::Nil(at)
+            | Operand::Literal(_, _, at),
+        ) => *at,
         Some(Operand::Pipe(pipe, _)) => pipe.commands.first().map(|command| place(command)).unwrap_or_default(),
-        _ => At { line: 1, column: 2 },
+        None => At::default(),
     }
 }
 
-fn failed(at: At, what: &str, why: impl std::fmt::Display) -> String {
-    format!("template: output:{}:{}: executing \"output\" at <{what}>: {why}", at.line, at.column)
-}
-
 impl State<'_> {
+    fn failed(&self, at: At, what: &str, why: impl std::fmt::Display) -> String {
+        let name = go_quote(self.name);
+        format!("template: output:{}:{}: executing {name} at <{what}>: {why}", at.line, at.column)
+    }
+
     fn list(&mut self, nodes: &[Node], dot: &Val, out: &mut String) -> Result<Flow, String> {
         for node in nodes {
             match self.node(node, dot, out)? {
@@ -193,19 +199,24 @@ impl State<'_> {
                 if value.truth() { self.list(body, &value, out)? } else { self.list(other, dot, out)? }
             }
             Node::Range(pipe, body, other) => self.range(pipe, body, other, dot, out)?,
-            Node::Template(name, pipe) => {
-                let value = match pipe {
-                    Some(pipe) => self.pipe(pipe, dot)?,
-                    None => Val::Missing,
-                };
-                let Some(nodes) = self.template.defined.get(name) else {
-                    return Err(format!("template: output: template {} not defined", go_quote(name)));
+            Node::Template(name, pipe, at) => {
+                let Some((name, nodes)) = self.template.defined.get_key_value(name) else {
+                    let given = pipe.as_ref().map(|pipe| format!(" {}", pipe_source(pipe))).unwrap_or_default();
+                    let name = go_quote(name);
+                    let what = format!("{{{{template {name}{given}}}}}");
+                    return Err(self.failed(*at, &what, format!("template {name} not defined")));
                 };
                 if self.depth >= MAX_DEPTH {
                     return Err(format!("template: output: exceeded maximum template depth ({MAX_DEPTH})"));
                 }
+                let value = match pipe {
+                    Some(pipe) => self.pipe(pipe, dot)?,
+                    None => Val::Missing,
+                };
                 let mut inner = State {
                     template: self.template,
+                    name,
+                    last: self.last.clone(),
                     variables: vec![("$".to_owned(), value.clone())],
                     depth: self.depth + 1,
                 };
@@ -230,12 +241,9 @@ impl State<'_> {
                 entries.sort_by(|a, b| a.0.cmp(&b.0));
                 entries.into_iter().map(|(k, v)| (Val::Json(k.into()), Val::Json(v))).collect()
             }
-            Val::Int(count) => (0..count).map(|i| (Val::Int(i), Val::Int(i))).collect(),
             Val::Missing | Val::Json(Value::Null) => Vec::new(),
             other => {
-                let last = pipe.commands.last().map(Vec::as_slice).unwrap_or_default();
-                let why = format!("range can't iterate over {}", other.printed());
-                return Err(failed(place(last), &command_source(last), why));
+                return Err(self.failed_last(format!("range can't iterate over {}", other.printed())));
             }
         };
         if pairs.is_empty() {
@@ -244,10 +252,10 @@ impl State<'_> {
         for (key, item) in pairs {
             let scope = self.variables.len();
             match pipe.variables.as_slice() {
-                [one] => self.set(one, item.clone(), pipe.assigns),
+                [one] => self.set(one, item.clone(), pipe.assigns)?,
                 [first, second, ..] => {
-                    self.set(first, key, pipe.assigns);
-                    self.set(second, item.clone(), pipe.assigns);
+                    self.set(first, key, pipe.assigns)?;
+                    self.set(second, item.clone(), pipe.assigns)?;
                 }
                 [] => {}
             }
@@ -260,17 +268,25 @@ impl State<'_> {
         Ok(Flow::Next)
     }
 
-    fn set(&mut self, name: &str, value: Val, assigns: bool) {
+    /// What goes wrong after something was looked at.
+    fn failed_last(&self, why: String) -> String {
+        let (at, what) = &self.last;
+        self.failed(*at, what, why)
+    }
+
+    fn set(&mut self, name: &str, value: Val, assigns: bool) -> Result<(), String> {
         match self.variables.iter_mut().rev().find(|(n, _)| assigns && n == name) {
             Some((_, old)) => *old = value,
+            None if assigns => return Err(self.failed_last(format!("undefined variable: {name}"))),
             None => self.variables.push((name.to_owned(), value)),
         }
+        Ok(())
     }
 
     fn pipe(&mut self, pipe: &Pipe, dot: &Val) -> Result<Val, String> {
         let value = self.value(pipe, dot)?;
         if let Some(name) = pipe.variables.first() {
-            self.set(name, value.clone(), pipe.assigns);
+            self.set(name, value.clone(), pipe.assigns)?;
         }
         Ok(value)
     }
@@ -286,19 +302,23 @@ impl State<'_> {
     fn command(&mut self, command: &[Operand], last: Option<Val>, dot: &Val) -> Result<Val, String> {
         let place = place(command);
         let Some(Operand::Function(name, _)) = command.first() else {
-            let first = command.first().unwrap_or(&Operand::Nil);
+            let Some(first) = command.first() else { return Ok(Val::Missing) };
+            let what = source(first);
             if command.len() > 1 || last.is_some() {
-                return Err(failed(
-                    place,
-                    &source(first),
-                    "can't give argument to non-function ".to_owned() + &source(first),
-                ));
+                if let Operand::Field(fields, _) = first
+                    && let Some((name, before)) = fields.split_last()
+                    && let Ok(Val::Json(Value::Object(_))) = self.fields(dot.clone(), before)
+                {
+                    return Err(self.failed(place, &what, format!("{name} is not a method but has arguments")));
+                }
+                return Err(self.failed(place, &what, format!("can't give argument to non-function {what}")));
             }
-            if *first == Operand::Nil {
-                return Err(failed(place, "nil", "nil is not a command"));
+            if matches!(first, Operand::Nil(_)) {
+                return Err(self.failed(place, "nil", "nil is not a command"));
             }
             return self.operand(first, dot);
         };
+        self.last = (place, name.clone());
         if matches!(name.as_str(), "and" | "or") {
             let mut value = None;
             for operand in &command[1..] {
@@ -310,35 +330,60 @@ impl State<'_> {
             }
             return last
                 .or(value)
-                .ok_or_else(|| failed(place, name, format!("wrong number of args for {name}: want at least 1 got 0")));
+                .ok_or_else(|| self.failed(place, name, format!("wrong number of args for {name}: want at least 1 got 0")));
         }
+        let count = command.len() - 1 + usize::from(last.is_some());
+        functions::check_count(name, count).map_err(|why| self.failed(place, name, why))?;
         let mut args = Vec::new();
         for operand in &command[1..] {
+            if let Operand::Literal(literal, source, at) = operand
+                && args.is_empty()
+                && matches!(name.as_str(), "printf" | "base64decode")
+                && !matches!(literal, Literal::Text(_))
+            {
+                return Err(self.failed(*at, source, format!("expected string; found {source}")));
+            }
             args.push(self.operand(operand, dot)?);
         }
         args.extend(last);
-        functions::call(name, &args).map_err(|why| failed(place, &command_source(command), why))
+        if name == "call" {
+            // Upstream's own slip.
+            let Some(called) = command.get(1) else {
+                return Err("caught panic: runtime error: index out of range [0] with length 0".to_owned());
+            };
+            let why = match &args[0] {
+                Val::Missing | Val::Json(Value::Null) => "call of nil".to_owned(),
+                value => format!("non-function {} of type {}", source(called), value.go_type()),
+            };
+            return Err(self.failed(place, &command_source(command), format!("error calling call: {why}")));
+        }
+        functions::call(name, &args).map_err(|why| self.failed(place, &command_source(command), why))
     }
 
     fn operand(&mut self, operand: &Operand, dot: &Val) -> Result<Val, String> {
         let at = || source(operand);
         let place = place(std::slice::from_ref(operand));
+        if !matches!(operand, Operand::Pipe(..)) {
+            self.last = (place, source(operand));
+        }
         match operand {
-            Operand::Dot => Ok(dot.clone()),
-            Operand::Nil => Ok(Val::Missing),
-            Operand::Bool(bool) => Ok(Val::Json(Value::Bool(*bool))),
-            Operand::Int(int) => Ok(Val::Int(*int)),
-            Operand::Float(float) => Ok(Val::Json((*float).into())),
-            Operand::Text(text) => Ok(Val::Json(text.as_str().into())),
+            Operand::Dot(_) => Ok(dot.clone()),
+            Operand::Nil(_) => Ok(Val::Missing),
+            Operand::Literal(literal, ..) => Ok(match literal {
+                Literal::Bool(bool) => Val::Json(Value::Bool(*bool)),
+                Literal::Int(int) => Val::Int(*int),
+                Literal::Float(float) => Val::Json((*float).into()),
+                Literal::Text(text) => Val::Json(text.as_str().into()),
+            }),
             Operand::Function(..) => self.command(std::slice::from_ref(operand), None, dot),
-            Operand::Field(fields, _) => self.fields(dot.clone(), fields).map_err(|why| failed(place, &at(), why)),
+            Operand::Field(fields, _) => self.fields(dot.clone(), fields).map_err(|why| self.failed(place, &at(), why)),
             Operand::Variable(name, fields, _) => {
                 let value = self.variables.iter().rev().find(|(n, _)| n == name).map_or(Val::Missing, |(_, v)| v.clone());
-                self.fields(value, fields).map_err(|why| failed(place, &at(), why))
+                self.fields(value, fields).map_err(|why| self.failed(place, &at(), why))
             }
             Operand::Pipe(pipe, fields) => {
                 let value = self.value(pipe, dot)?;
-                self.fields(value, fields).map_err(|why| failed(place, &at(), why))
+                self.fields(value, fields).map_err(|why| self.failed(place, &at(), why))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The functions of templates.
 
-use api::{field::go_quote, jsonpath::go_format};
+use api::field::go_quote;
 use serde_json::Value;
 
 use super::eval::Val;
@@ -34,65 +34,64 @@ fn text(value: Value) -> Val {
     Val::Json(value)
 }
 
-/// Calls a function other than `and` and `or`.
-pub(super) fn call(name: &str, args: &[Val]) -> Result<Val, String> {
-    let needs = |at_least: usize, at_most: usize| {
-        let count = args.len();
-        if count < at_least || count > at_most {
-            let want = if at_least == at_most { at_least.to_string() } else { format!("at least {at_least}") };
-            return Err(format!("wrong number of args for {name}: want {want} got {count}"));
-        }
-        Ok(())
+/// Whether a function takes so many arguments.
+///
+/// # Errors
+/// It does not.
+pub(super) fn check_count(name: &str, count: usize) -> Result<(), String> {
+    let (least, most) = match name {
+        "not" | "len" | "base64decode" => (1, 1),
+        "ne" | "lt" | "le" | "gt" | "ge" => (2, 2),
+        // What `call` is given by a pipe it misses itself.
+        "index" | "slice" | "printf" | "eq" | "exists" | "call" => (1, usize::MAX),
+        _ => (0, usize::MAX),
     };
+    if (least..=most).contains(&count) {
+        return Ok(());
+    }
+    let want = if least == most { least.to_string() } else { format!("at least {least}") };
+    Err(format!("wrong number of args for {name}: want {want} got {count}"))
+}
+
+/// Calls a function other than `and`, `or` and `call`, with as many arguments as it takes.
+pub(super) fn call(name: &str, args: &[Val]) -> Result<Val, String> {
     let failed = |why: String| format!("error calling {name}: {why}");
     match name {
-        "not" => needs(1, 1).map(|()| text(Value::Bool(!args[0].truth()))),
-        "len" => {
-            needs(1, 1)?;
-            match &args[0] {
-                Val::Json(Value::String(text)) => Ok(Val::Int(text.len() as i64)),
-                Val::Json(Value::Array(items)) => Ok(Val::Int(items.len() as i64)),
-                Val::Json(Value::Object(map)) => Ok(Val::Int(map.len() as i64)),
-                Val::Missing | Val::Json(Value::Null) => Err(failed("len of nil pointer".to_owned())),
-                other => Err(failed(format!("len of type {}", other.go_type()))),
+        "not" => Ok(text(Value::Bool(!args[0].truth()))),
+        "len" => match &args[0] {
+            Val::Json(Value::String(text)) => Ok(Val::Int(text.len() as i64)),
+            Val::Json(Value::Array(items)) => Ok(Val::Int(items.len() as i64)),
+            Val::Json(Value::Object(map)) => Ok(Val::Int(map.len() as i64)),
+            Val::Missing | Val::Json(Value::Null) => {
+                Err(failed("reflect: call of reflect.Value.Type on zero Value".to_owned()))
             }
-        }
-        "index" => {
-            needs(1, usize::MAX)?;
-            args[1..].iter().try_fold(args[0].clone(), |value, at| index(value, at).map_err(&failed))
-        }
-        "slice" => {
-            needs(1, 4)?;
-            slice(&args[0], &args[1..]).map_err(failed)
-        }
+            other => Err(failed(format!("len of type {}", other.go_type()))),
+        },
+        "index" => args[1..].iter().try_fold(args[0].clone(), |value, at| index(value, at).map_err(&failed)),
+        "slice" => slice(&args[0], &args[1..]).map_err(failed),
         "print" => Ok(text(sprint(args).into())),
-        "println" => Ok(text(format!("{}\n", args.iter().map(Val::printed).collect::<Vec<_>>().join(" ")).into())),
-        "printf" => {
-            needs(1, usize::MAX)?;
-            match &args[0] {
-                Val::Json(Value::String(format)) => Ok(text(sprintf(format, &args[1..]).into())),
-                other => Err(format!("wrong type for value; expected string; got {}", other.go_type())),
-            }
-        }
-        "html" => Ok(text(html(&sprint(args)).into())),
-        "js" => Ok(text(js(&sprint(args)).into())),
-        "urlquery" => Ok(text(crate::client::escape(&sprint(args), " ").replace(' ', "+").into())),
+        "println" => Ok(text(format!("{}\n", args.iter().map(Val::printed_nil).collect::<Vec<_>>().join(" ")).into())),
+        "printf" => match &args[0] {
+            Val::Json(Value::String(format)) => Ok(text(sprintf(format, &args[1..]).into())),
+            other => Err(format!("wrong type for value; expected string; got {}", other.go_type())),
+        },
+        "html" => Ok(text(html(&evaluated(args)).into())),
+        "js" => Ok(text(js(&evaluated(args)).into())),
+        "urlquery" => Ok(text(crate::client::escape(&evaluated(args), " ").replace(' ', "+").into())),
         "eq" | "ne" | "lt" | "le" | "gt" | "ge" => compare(name, args).map_err(failed),
         "exists" => {
-            needs(1, usize::MAX)?;
             let found = args[1..].iter().try_fold(args[0].clone(), index);
             Ok(text(Value::Bool(found.is_ok_and(|v| !matches!(v, Val::Missing | Val::Json(Value::Null))))))
         }
         "base64decode" => {
             use base64::Engine;
-            needs(1, 1)?;
             let given = args[0].printed();
             let decoded = base64::engine::general_purpose::STANDARD.decode(given.replace(['\n', '\r'], ""));
             let decoded = decoded
                 .map_err(|why| failed(format!("base64 decode failed: {}", crate::failure::go_base64(&given, &why))))?;
             Ok(text(String::from_utf8_lossy(&decoded).into_owned().into()))
         }
-        _ => Err(failed("nothing here can be called".to_owned())),
+        _ => Err(failed("there is no such function".to_owned())),
     }
 }
 
@@ -138,6 +137,12 @@ fn slice(value: &Val, bounds: &[Val]) -> Result<Val, String> {
         Val::Missing | Val::Json(Value::Null) => return Err("slice of untyped nil".to_owned()),
         other => return Err(format!("can't slice item of type {}", other.go_type())),
     };
+    if bounds.len() > 3 {
+        return Err(format!("too many slice indexes: {}", bounds.len()));
+    }
+    if bounds.len() == 3 && matches!(value, Val::Json(Value::String(_))) {
+        return Err("cannot 3-index slice a string".to_owned());
+    }
     let bound = |at: usize, default: usize| match bounds.get(at) {
         None => Ok(default),
         Some(Val::Int(bound)) => {
@@ -147,15 +152,27 @@ fn slice(value: &Val, bounds: &[Val]) -> Result<Val, String> {
         Some(Val::Json(Value::Number(_))) => Err("cannot index slice/array with type interface {}".to_owned()),
         Some(other) => Err(format!("cannot index slice/array with type {}", other.go_type())),
     };
-    let (from, to) = (bound(0, 0)?, bound(1, length)?);
+    let (from, to, most) = (bound(0, 0)?, bound(1, length)?, bound(2, length)?);
     if from > to {
         return Err(format!("invalid slice index: {from} > {to}"));
+    }
+    if to > most {
+        return Err(format!("invalid slice index: {to} > {most}"));
     }
     Ok(match value {
         Val::Json(Value::String(text)) => Val::Json(String::from_utf8_lossy(&text.as_bytes()[from..to]).into_owned().into()),
         Val::Json(Value::Array(items)) => Val::Json(items[from..to].to_vec().into()),
         _ => Val::Missing,
     })
+}
+
+/// The text that is to be escaped.
+fn evaluated(args: &[Val]) -> String {
+    let shown = |arg: &Val| match arg {
+        Val::Missing | Val::Json(Value::Null) => Val::Json("<no value>".into()),
+        other => other.clone(),
+    };
+    sprint(&args.iter().map(shown).collect::<Vec<_>>())
 }
 
 /// Go's `Sprint`: spaces between operands of which neither is a string.
@@ -248,91 +265,267 @@ fn js(text: &str) -> String {
 /// Go's `Sprintf` for the values that there are.
 fn sprintf(format: &str, args: &[Val]) -> String {
     let mut out = String::new();
-    let mut next = args.iter();
+    let (mut next, mut reordered) = (0, false);
     let mut rest = format;
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
-        let spec = &rest[at + 1..];
-        let end = spec.find(|c: char| !matches!(c, '0'..='9' | '.' | '-' | '+' | '#' | ' ')).unwrap_or(spec.len());
-        let (flags, tail) = spec.split_at(end);
-        let Some(verb) = tail.chars().next() else {
+        let mut spec = Spec::default();
+        let mut bad_index = false;
+        rest = spec.flags(&rest[at + 1..]);
+        let mut index = |rest: &mut &str, next: &mut usize| {
+            let Some(inner) = rest.strip_prefix('[') else { return };
+            let Some((number, after)) = inner.split_once(']') else {
+                (bad_index, *rest) = (true, inner);
+                return;
+            };
+            reordered = true;
+            match number.parse::<usize>().ok().filter(|number| (1..=args.len()).contains(number)) {
+                Some(number) => *next = number - 1,
+                None => bad_index = true,
+            }
+            *rest = after;
+        };
+        index(&mut rest, &mut next);
+        let star = |rest: &mut &str, next: &mut usize| {
+            let after = rest.strip_prefix('*')?;
+            *rest = after;
+            let value = match args.get(*next) {
+                Some(Val::Int(value)) => Some(*value),
+                Some(other) => other.whole(),
+                None => None,
+            };
+            *next += 1;
+            Some(value)
+        };
+        match star(&mut rest, &mut next) {
+            Some(Some(width)) => {
+                spec.left |= width < 0;
+                spec.width = usize::try_from(width.unsigned_abs()).unwrap_or_default();
+            }
+            Some(None) => out.push_str("%!(BADWIDTH)"),
+            None => spec.width = number(&mut rest).unwrap_or_default(),
+        }
+        if let Some(after) = rest.strip_prefix('.') {
+            rest = after;
+            index(&mut rest, &mut next);
+            spec.places = match star(&mut rest, &mut next) {
+                Some(Some(places)) => usize::try_from(places).ok(),
+                Some(None) => None,
+                None => Some(number(&mut rest).unwrap_or_default()),
+            };
+            if spec.places.is_none() {
+                out.push_str("%!(BADPREC)");
+            }
+        }
+        index(&mut rest, &mut next);
+        let Some(verb) = rest.chars().next() else {
             out.push_str("%!(NOVERB)");
-            rest = "";
             break;
         };
-        rest = &tail[verb.len_utf8()..];
-        if verb == '%' {
-            out.push('%');
-            continue;
-        }
-        match next.next() {
-            Some(value) => out.push_str(&formatted(flags, verb, value)),
+        rest = &rest[verb.len_utf8()..];
+        match args.get(next) {
+            _ if verb == '%' => out.push('%'),
+            _ if bad_index => out.push_str(&format!("%!{verb}(BADINDEX)")),
             None => out.push_str(&format!("%!{verb}(MISSING)")),
+            Some(value) => {
+                out.push_str(&spec.formatted(verb, value));
+                next += 1;
+            }
         }
     }
     out.push_str(rest);
-    let extra: Vec<String> = next.map(|v| format!("{}={}", v.go_type(), v.printed_nil())).collect();
-    if !extra.is_empty() {
+    if !reordered && next < args.len() {
+        let extra: Vec<String> = args[next..].iter().map(|value| typed(value, &value.printed_nil())).collect();
         out.push_str(&format!("%!(EXTRA {})", extra.join(", ")));
     }
     out
 }
 
-fn formatted(flags: &str, verb: char, value: &Val) -> String {
-    let (left, zero) = (flags.contains('-'), flags.trim_start_matches(['+', '#', ' ']).starts_with('0'));
-    let numbers = flags.trim_start_matches(['-', '+', '#', ' ', '0']);
-    let (width, precision) = numbers.split_once('.').unwrap_or((numbers, ""));
-    let width: usize = width.parse().unwrap_or(0);
-    let places: Option<usize> = numbers.contains('.').then(|| precision.parse().unwrap_or(0));
-    let plus = |text: String| if flags.contains('+') && !text.starts_with('-') { format!("+{text}") } else { text };
-    let whole = value.whole().and_then(|int| {
+/// A value with its type, as what does not fit is shown; of nothing there is no type.
+fn typed(value: &Val, shown: &str) -> String {
+    match value {
+        Val::Missing | Val::Json(Value::Null) => "<nil>".to_owned(),
+        other => format!("{}={shown}", other.go_type()),
+    }
+}
+
+/// The number that a text begins with.
+fn number(rest: &mut &str) -> Option<usize> {
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (digits, after) = rest.split_at(end);
+    *rest = after;
+    digits.parse().ok()
+}
+
+/// What stands between `%` and a verb.
+#[derive(Default)]
+struct Spec {
+    left: bool,
+    zero: bool,
+    plus: bool,
+    sharp: bool,
+    space: bool,
+    width: usize,
+    places: Option<usize>,
+}
+
+impl Spec {
+    /// Reads the flags; the rest is what comes after them.
+    fn flags<'a>(&mut self, text: &'a str) -> &'a str {
+        let mut rest = text;
+        while let Some(flag) = rest.chars().next() {
+            match flag {
+                '-' => self.left = true,
+                '0' => self.zero = true,
+                '+' => self.plus = true,
+                '#' => self.sharp = true,
+                ' ' => self.space = true,
+                _ => break,
+            }
+            rest = &rest[1..];
+        }
+        rest
+    }
+
+    fn signed(&self, negative: bool, digits: &str) -> String {
+        let sign = match negative {
+            true => "-",
+            false if self.plus => "+",
+            false if self.space => " ",
+            false => "",
+        };
+        format!("{sign}{digits}")
+    }
+
+    fn whole(&self, verb: char, int: i64) -> Option<String> {
+        let (size, negative) = (int.unsigned_abs(), int < 0);
+        let sharp = |prefix: &str| if self.sharp { prefix.to_owned() } else { String::new() };
+        let character = || u32::try_from(int).ok().and_then(char::from_u32).unwrap_or('\u{fffd}');
+        let (prefix, digits) = match verb {
+            'd' | 'v' => (String::new(), size.to_string()),
+            'x' => (sharp("0x"), format!("{size:x}")),
+            'X' => (sharp("0X"), format!("{size:X}")),
+            'o' => (sharp("0"), format!("{size:o}")),
+            'O' => ("0o".to_owned(), format!("{size:o}")),
+            'b' => (sharp("0b"), format!("{size:b}")),
+            'c' => return Some(character().to_string()),
+            'q' => return Some(quoted(character())),
+            'U' => {
+                let shown = if self.sharp { format!(" '{}'", character()) } else { String::new() };
+                return Some(format!("U+{size:04X}{shown}"));
+            }
+            _ => return None,
+        };
+        let digits = format!("{digits:0>width$}", width = self.places.unwrap_or_default());
+        Some(self.signed(negative, &(prefix + &digits)))
+    }
+
+    fn float(&self, verb: char, float: f64) -> Option<String> {
+        let (size, negative) = (float.abs(), float.is_sign_negative());
+        let digits = match verb {
+            'f' | 'F' => format!("{size:.*}", self.places.unwrap_or(6)),
+            'e' => exponential(size, self.places.unwrap_or(6)),
+            'E' => exponential(size, self.places.unwrap_or(6)).to_uppercase(),
+            'g' | 'v' if self.places.is_none() => Val::Json(size.into()).printed(),
+            'G' if self.places.is_none() => Val::Json(size.into()).printed().to_uppercase(),
+            _ => return None,
+        };
+        Some(self.signed(negative, &digits))
+    }
+
+    fn text(&self, verb: char, text: &str) -> Option<String> {
+        let cut: String = text.chars().take(self.places.unwrap_or(usize::MAX)).collect();
+        let bytes = |upper: bool| {
+            let byte = |b: u8| if upper { format!("{b:02X}") } else { format!("{b:02x}") };
+            let prefix = if upper { "0X" } else { "0x" };
+            let all: Vec<String> = cut.bytes().map(byte).collect();
+            let joined = all.join(match (self.space, self.sharp) {
+                (true, true) if upper => " 0X",
+                (true, true) => " 0x",
+                (true, false) => " ",
+                (false, _) => "",
+            });
+            if self.sharp && !all.is_empty() { format!("{prefix}{joined}") } else { joined }
+        };
         Some(match verb {
-            'd' => plus(int.to_string()),
-            'x' => format!("{int:x}"),
-            'X' => format!("{int:X}"),
-            'o' => format!("{int:o}"),
-            'b' => format!("{int:b}"),
-            'c' => u32::try_from(int).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string(),
+            'v' if self.sharp => go_quote(text),
+            's' | 'v' => cut,
+            'q' if self.sharp && !cut.contains(['`', '\n', '\u{feff}']) && !cut.contains(char::is_control) => {
+                format!("`{cut}`")
+            }
+            'q' if self.plus => ascii(&go_quote(&cut)),
+            'q' => go_quote(&cut),
+            'x' => bytes(false),
+            'X' => bytes(true),
             _ => return None,
         })
-    });
-    let body = match (verb, value) {
-        _ if whole.is_some() => whole.unwrap_or_default(),
-        ('v', value) if flags.contains('#') => match value {
-            Val::Json(json) => super::go_syntax(json),
-            other => other.printed_nil(),
-        },
-        ('v', value) => value.printed_nil(),
-        ('T', value) => value.go_type().to_owned(),
-        ('s', Val::Json(Value::String(text))) => places.map_or(text.clone(), |p| text.chars().take(p).collect()),
-        ('q', Val::Json(Value::String(text))) => go_quote(text),
-        ('x', Val::Json(Value::String(text))) => text.bytes().map(|b| format!("{b:02x}")).collect(),
-        ('X', Val::Json(Value::String(text))) => text.bytes().map(|b| format!("{b:02X}")).collect(),
-        ('t', Val::Json(Value::Bool(bool))) => bool.to_string(),
-        ('f' | 'F', Val::Json(Value::Number(number))) if number.is_f64() => {
-            plus(format!("{:.*}", places.unwrap_or(6), number.as_f64().unwrap_or_default()))
+    }
+
+    fn formatted(&self, verb: char, value: &Val) -> String {
+        let found = match (verb, value) {
+            ('T', value) => Some(value.go_type().to_owned()),
+            ('v', Val::Missing | Val::Json(Value::Null)) => Some("<nil>".to_owned()),
+            (_, Val::Missing | Val::Json(Value::Null)) => None,
+            ('v', Val::Json(json @ (Value::Array(_) | Value::Object(_)))) if self.sharp => Some(super::go_syntax(json)),
+            ('v', Val::Json(Value::Array(_) | Value::Object(_))) => Some(value.printed_nil()),
+            (_, Val::Json(json @ (Value::Array(_) | Value::Object(_)))) => return self.each(verb, json),
+            ('t' | 'v', Val::Json(Value::Bool(bool))) => Some(bool.to_string()),
+            (_, Val::Json(Value::String(text))) => self.text(verb, text),
+            (_, Val::Json(Value::Number(number))) if number.is_f64() => {
+                self.float(verb, number.as_f64().unwrap_or_default())
+            }
+            (_, value) => value.whole().and_then(|int| self.whole(verb, int)),
+        };
+        self.padded(verb, found.unwrap_or_else(|| format!("%!{verb}({})", typed(value, &value.printed_nil()))))
+    }
+
+    /// A list or an object: what is in it, each by itself.
+    fn each(&self, verb: char, value: &Value) -> String {
+        let one = |value: &Value| self.formatted(verb, &Val::Json(value.clone()));
+        match value {
+            Value::Array(items) => format!("[{}]", items.iter().map(one).collect::<Vec<_>>().join(" ")),
+            Value::Object(map) => {
+                let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+                entries.sort_by_key(|(key, _)| *key);
+                let entry = |(key, value): (&String, &Value)| format!("{}:{}", one(&key.as_str().into()), one(value));
+                format!("map[{}]", entries.into_iter().map(entry).collect::<Vec<_>>().join(" "))
+            }
+            other => one(other),
         }
-        ('g' | 'G', Val::Json(Value::Number(number))) if number.is_f64() => plus(value.printed()),
-        ('e', Val::Json(Value::Number(number))) if number.is_f64() => {
-            plus(exponential(number.as_f64().unwrap_or_default(), places.unwrap_or(6)))
+    }
+
+    fn padded(&self, verb: char, body: String) -> String {
+        let fill = self.width.saturating_sub(body.chars().count());
+        match (self.left, self.zero && !matches!(verb, 's' | 'q' | 'v' | 't')) {
+            _ if fill == 0 => body,
+            (true, _) => body + &" ".repeat(fill),
+            (false, true) => {
+                let sign = usize::from(body.starts_with(['-', '+', ' ']));
+                format!("{}{}{}", &body[..sign], "0".repeat(fill), &body[sign..])
+            }
+            (false, false) => " ".repeat(fill) + &body,
         }
-        ('s' | 'd' | 'q', Val::Json(Value::Array(_) | Value::Object(_))) => go_format(&value.clone().into_json()),
-        (verb, Val::Missing | Val::Json(Value::Null)) => format!("%!{verb}(<nil>)"),
-        (verb, value) => format!("%!{verb}({}={})", value.go_type(), value.printed()),
+    }
+}
+
+/// A character in single quotes.
+fn quoted(c: char) -> String {
+    let text = go_quote(&c.to_string());
+    match c {
+        '\'' => "'\\''".to_owned(),
+        '"' => "'\"'".to_owned(),
+        _ => format!("'{}'", text.trim_matches('"')),
+    }
+}
+
+/// A quoted text with nothing but ASCII in it.
+fn ascii(text: &str) -> String {
+    let one = |c: char| match u32::from(c) {
+        0..=0x7f => c.to_string(),
+        code @ ..=0xffff => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
     };
-    let length = body.chars().count();
-    if length >= width {
-        return body;
-    }
-    let fill = width - length;
-    match (left, zero && !left && verb != 's') {
-        (true, _) => body + &" ".repeat(fill),
-        (false, true) => {
-            let sign = usize::from(body.starts_with(['-', '+']));
-            format!("{}{}{}", &body[..sign], "0".repeat(fill), &body[sign..])
-        }
-        (false, false) => " ".repeat(fill) + &body,
-    }
+    text.chars().map(one).collect()
 }
 
 fn exponential(float: f64, places: usize) -> String {

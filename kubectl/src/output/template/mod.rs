@@ -1,6 +1,6 @@
 //! Go's text/template, as much of it as `-o go-template` can use: actions, pipelines, variables, `if`, `with`, `range`, `define`,
-//! `template`, `block`, `break`, `continue`, trim markers, comments, all builtin functions but `call`, and kubectl's `exists` and
-//! `base64decode`.
+//! `template`, `block`, `break`, `continue`, trim markers, comments, all builtin functions (there is nothing that `call` could call), and
+//! kubectl's `exists` and `base64decode`.
 //!
 //! Whole numbers of objects are `int64`, as kubectl's own decoder makes them: `eq .spec.replicas 2` is a question, with `2.0` it is an error.
 
@@ -20,7 +20,8 @@ enum Node {
     If(Pipe, Vec<Node>, Vec<Node>),
     With(Pipe, Vec<Node>, Vec<Node>),
     Range(Pipe, Vec<Node>, Vec<Node>),
-    Template(String, Option<Pipe>),
+    /// Its name, what it is given, and where the name stands.
+    Template(String, Option<Pipe>, At),
     Break,
     Continue,
 }
@@ -43,12 +44,10 @@ struct At {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Operand {
-    Dot,
-    Nil,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
+    Dot(At),
+    Nil(At),
+    /// With what the template has for it.
+    Literal(Literal, String, At),
     Function(String, At),
     /// `$x.a.b`; where the first field stands, or the name if there are none.
     Variable(String, Vec<String>, At),
@@ -56,6 +55,14 @@ enum Operand {
     Field(Vec<String>, At),
     /// `(pipe).a.b`
     Pipe(Box<Pipe>, Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Literal {
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
 }
 
 /// A parsed template.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::field::go_quote;
 
-use super::{At, Node, Operand, Pipe};
+use super::{At, Literal, Node, Operand, Pipe};
 
 /// What stands between braces, or outside of them.
 #[derive(Debug)]
@@ -20,9 +20,10 @@ enum Token {
     Field(String, At),
     Variable(String, At),
     Word(String, At),
-    Text(String),
-    Number(String),
-    Char(char),
+    /// What it says, and how that is written.
+    Text(String, String, At),
+    Number(String, At),
+    Char(char, String, At),
     Open,
     Close,
     Bar,
@@ -141,12 +142,12 @@ fn tokens<'a>(text: &'a str, whole: &str, line: usize) -> Result<(Vec<Token>, &'
             }
             '"' => {
                 let (text, length) = quoted(rest, line)?;
-                out.push(Token::Text(text));
+                out.push(Token::Text(text, rest[..length].to_owned(), place(whole, rest)));
                 length
             }
             '`' => match rest[1..].find('`') {
                 Some(end) => {
-                    out.push(Token::Text(rest[1..=end].to_owned()));
+                    out.push(Token::Text(rest[1..=end].to_owned(), rest[..end + 2].to_owned(), place(whole, rest)));
                     end + 2
                 }
                 None => return wrong(line, "unterminated raw quoted string"),
@@ -165,8 +166,9 @@ fn tokens<'a>(text: &'a str, whole: &str, line: usize) -> Result<(Vec<Token>, &'
                 };
                 let left = inner.as_str();
                 let Some(after) = left.strip_prefix('\'') else { return wrong(line, "unterminated character constant") };
-                out.push(Token::Char(c));
-                rest.len() - after.len()
+                let length = rest.len() - after.len();
+                out.push(Token::Char(c, rest[..length].to_owned(), place(whole, rest)));
+                length
             }
             '(' | ')' | '|' | ',' | '=' => {
                 out.push(match first {
@@ -189,7 +191,7 @@ fn tokens<'a>(text: &'a str, whole: &str, line: usize) -> Result<(Vec<Token>, &'
                 let end =
                     rest.char_indices().find(|(at, c)| !(c.is_alphanumeric() || matches!(c, '.' | '_') || signs(*at, *c)));
                 let end = end.map_or(rest.len(), |(at, _)| at);
-                out.push(Token::Number(rest[..end].to_owned()));
+                out.push(Token::Number(rest[..end].to_owned(), place(whole, rest)));
                 end
             }
             c if c.is_alphabetic() || c == '_' => {
@@ -304,13 +306,15 @@ impl Parser {
                 "break" => nodes.push(Node::Break),
                 "continue" => nodes.push(Node::Continue),
                 "template" | "define" | "block" => {
-                    let Some((Token::Text(name), rest)) = tight(rest).split_first() else {
-                        return wrong(line, format!("unexpected token in {keyword} clause"));
+                    let (name, at, rest) = match tight(rest).split_first() {
+                        Some((Token::Text(name, _, at), rest)) => (name, *at, rest),
+                        Some((token, _)) => return wrong(line, format!("unexpected {} in {keyword} clause", shown(token))),
+                        None => return wrong(line, format!("unexpected {} in {keyword} clause", "\"}}\"")),
                     };
                     let rest = tight(rest);
                     if keyword != "define" {
                         let pipe = if rest.is_empty() { None } else { Some(self.pipe(rest, line)?) };
-                        nodes.push(Node::Template(name.clone(), pipe));
+                        nodes.push(Node::Template(name.clone(), pipe, at));
                     }
                     if keyword != "template" {
                         let kept = std::mem::replace(&mut self.variables, vec!["$".into()]);
@@ -319,7 +323,9 @@ impl Parser {
                         if !matches!(end, End::Closed(_)) {
                             return wrong(self.lines, "unexpected EOF");
                         }
-                        self.defined.insert(name.clone(), body);
+                        if self.defined.insert(name.clone(), body).is_some() {
+                            return wrong(line, format!("template: multiple definition of template {}", go_quote(name)));
+                        }
                     }
                 }
                 _ if words.is_empty() => return wrong(line, "missing value for command"),
@@ -334,7 +340,7 @@ impl Parser {
         if tight(words).is_empty() {
             return wrong(line, format!("missing value for {keyword}"));
         }
-        let pipe = self.pipe(tight(words), line)?;
+        let pipe = self.pipe_of(tight(words), line, keyword == "range")?;
         self.ranges += usize::from(keyword == "range");
         let (body, end) = self.list()?;
         self.ranges -= usize::from(keyword == "range");
@@ -364,6 +370,10 @@ impl Parser {
     }
 
     fn pipe(&mut self, words: &[Token], line: usize) -> Result<Pipe, String> {
+        self.pipe_of(words, line, false)
+    }
+
+    fn pipe_of(&mut self, words: &[Token], line: usize, ranges: bool) -> Result<Pipe, String> {
         let mut pipe = Pipe::default();
         let mut words = words;
         let dense: Vec<&Token> = words.iter().filter(|t| **t != Token::Space).collect();
@@ -376,6 +386,9 @@ impl Parser {
                 operator @ (Token::Declare | Token::Assign),
                 ..,
             ] => (vec![a.clone(), b.clone()], Some(*operator)),
+            [Token::Variable(..), Token::Comma, Token::Variable(..), Token::Comma, ..] if ranges => {
+                return wrong(line, "too many declarations in range");
+            }
             _ => (Vec::new(), None),
         };
         if let Some(operator) = operator {
@@ -383,20 +396,21 @@ impl Parser {
             words = tight(&words[at..]);
             pipe.assigns = *operator == Token::Assign;
         }
-        for command in split(words) {
+        let commands = split(words);
+        let last = commands.len() - 1;
+        for (at, command) in commands.into_iter().enumerate() {
             let operands = self.operands(tight(command), line)?;
-            if operands.is_empty() {
-                return wrong(line, "missing value for command");
+            match (operands.is_empty(), at) {
+                (false, _) => pipe.commands.push(operands),
+                (true, 0) if last > 0 => return wrong(line, "unexpected \"|\" in command"),
+                (true, 0) => return wrong(line, "missing value for command"),
+                // What comes to nothing after the last bar is passed over.
+                (true, at) if at == last => {}
+                (true, _) => return wrong(line, "unexpected \"|\" in command"),
             }
-            pipe.commands.push(operands);
         }
-        if pipe.assigns {
-            for name in &names {
-                self.known(name, line)?;
-            }
-        } else {
-            self.variables.extend(names.iter().cloned());
-        }
+        // Whether there is such a variable to assign to is found out when it is done.
+        self.variables.extend(names.iter().cloned());
         pipe.variables = names;
         Ok(pipe)
     }
@@ -420,6 +434,7 @@ impl Parser {
                     at += 1;
                     continue;
                 }
+                Token::Field(name, _) if !apart && name.is_empty() => return wrong(line, "unexpected <.> in operand"),
                 Token::Field(name, place) if !apart => {
                     match out.last_mut() {
                         Some(Operand::Field(fields, at)) => {
@@ -435,28 +450,29 @@ impl Parser {
                             fields.push(name.clone());
                         }
                         Some(Operand::Pipe(_, fields)) => fields.push(name.clone()),
+                        _ if name.is_empty() => return wrong(line, "unexpected <.> in operand"),
                         _ => return wrong(line, format!("unexpected .{name} after term")),
                     }
                     at += 1;
                     continue;
                 }
-                Token::Field(name, _) if name.is_empty() => Operand::Dot,
+                Token::Field(name, at) if name.is_empty() => Operand::Dot(*at),
                 Token::Field(name, at) => Operand::Field(vec![name.clone()], *at),
                 Token::Variable(name, at) => {
                     self.known(name, line)?;
                     Operand::Variable(name.clone(), Vec::new(), *at)
                 }
                 Token::Word(word, at) => match word.as_str() {
-                    "true" => Operand::Bool(true),
-                    "false" => Operand::Bool(false),
-                    "nil" => Operand::Nil,
+                    "true" | "false" => Operand::Literal(Literal::Bool(word == "true"), word.clone(), *at),
+                    "nil" => Operand::Nil(*at),
                     name if super::functions::NAMES.contains(&name) => Operand::Function(name.to_owned(), *at),
                     name => return wrong(line, format!("function {} not defined", go_quote(name))),
                 },
-                Token::Text(text) => Operand::Text(text.clone()),
-                Token::Char(c) => Operand::Int(i64::from(u32::from(*c))),
-                Token::Number(text) => {
-                    number(text).ok_or(()).or_else(|()| wrong(line, format!("bad number syntax: {}", go_quote(text))))?
+                Token::Text(text, source, at) => Operand::Literal(Literal::Text(text.clone()), source.clone(), *at),
+                Token::Char(c, source, at) => Operand::Literal(Literal::Int(i64::from(u32::from(*c))), source.clone(), *at),
+                Token::Number(text, at) => {
+                    let literal = number(text).or_else(|what| wrong(line, format!("{what}: {}", go_quote(text))))?;
+                    Operand::Literal(literal, text.clone(), *at)
                 }
                 Token::Open => {
                     let mut depth = 0;
@@ -470,7 +486,7 @@ impl Parser {
                     Operand::Pipe(Box::new(inner), Vec::new())
                 }
                 Token::Close => return wrong(line, "unexpected right paren"),
-                other => return wrong(line, format!("unexpected {other:?} in operand")),
+                other => return wrong(line, format!("unexpected {} in operand", shown(other))),
             };
             out.push(operand);
             apart = false;
@@ -499,7 +515,31 @@ fn split(words: &[Token]) -> Vec<&[Token]> {
     out
 }
 
-fn number(text: &str) -> Option<Operand> {
+/// A token as messages name it.
+fn shown(token: &Token) -> String {
+    match token {
+        Token::Word(text, _) | Token::Number(text, _) | Token::Variable(text, _) => go_quote(text),
+        Token::Text(_, source, _) | Token::Char(_, source, _) => go_quote(source),
+        Token::Field(name, _) if name.is_empty() => "<.>".to_owned(),
+        Token::Field(name, _) => format!("<.{name}>"),
+        Token::Open => "\"(\"".to_owned(),
+        Token::Close => "\")\"".to_owned(),
+        Token::Bar => "\"|\"".to_owned(),
+        Token::Comma => "\",\"".to_owned(),
+        Token::Declare => "\":=\"".to_owned(),
+        Token::Assign => "\"=\"".to_owned(),
+        Token::Space => "\" \"".to_owned(),
+    }
+}
+
+fn number(text: &str) -> Result<Literal, &'static str> {
+    // Underscores stand between digits, or after a prefix.
+    let bytes = text.as_bytes();
+    let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_alphanumeric);
+    let lone = |(at, _): (usize, &u8)| !digit(at.checked_sub(1)) || !digit(Some(at + 1));
+    if bytes.iter().enumerate().filter(|(_, b)| **b == b'_').any(lone) {
+        return Err("illegal number syntax");
+    }
     let bare = text.replace('_', "");
     let (negative, digits) = match bare.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -516,7 +556,8 @@ fn number(text: &str) -> Option<Operand> {
         _ => lower.parse().ok(),
     };
     match int {
-        Some(int) => Some(Operand::Int(if negative { -int } else { int })),
-        None => bare.parse().ok().filter(|f: &f64| f.is_finite()).map(Operand::Float),
+        Some(int) => Ok(Literal::Int(if negative { -int } else { int })),
+        None if lower.bytes().all(|b| b.is_ascii_digit()) => Err("integer overflow"),
+        None => bare.parse().ok().filter(|f: &f64| f.is_finite()).map(Literal::Float).ok_or("bad number syntax"),
     }
 }

@@ -106,6 +106,7 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
         return Err(usage("apply", format!("Unexpected args: [{}]", args.arguments.join(" "))));
     }
     let dry_run = args.dry_run.strategy()?;
+    cx.client()?;
     let propagation = args.how.propagation()?;
     args.files.require()?;
     let validation = args.validate.directive()?;
@@ -113,7 +114,6 @@ async fn apply(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "", dry_run)?;
     let query =
         Query { files: Some(&args.files), labels: args.selector.as_deref(), validate: validation, ..Query::default() };
-    cx.client()?;
     let found = query.objects(cx).await?;
     if found.objects.is_empty() && found.failures.is_empty() {
         return Err(plain("no objects passed to apply"));

@@ -157,7 +157,12 @@ fn bare(mut list: Value) -> Value {
 /// # Errors
 /// The server refuses, or a file cannot be written.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    let printer = args.output.printer()?.unwrap_or(Printer::Json);
+    let printer = match args.output.printer()? {
+        Some(printer) => printer,
+        // A format that is said to be none is the one that prints names.
+        None if args.output.output.is_some() => Printer::Name,
+        None => Printer::Json,
+    };
     let namespace = cx.namespace()?;
     if !args.pod_running_timeout.is_positive() {
         return Err(plain("--pod-running-timeout must be higher than zero"));

@@ -76,8 +76,8 @@ pub struct ClusterArgs {
     #[arg(long = "non-resource-url", value_delimiter = ',')]
     non_resource_urls: Vec<String>,
     /// Labels of the ClusterRoles that this one is made of
-    #[arg(long, value_delimiter = ',')]
-    aggregation_rule: Vec<String>,
+    #[arg(long, value_parser = crate::cli::pairs)]
+    aggregation_rule: Vec<BTreeMap<String, String>>,
     /// Name of the role
     names: Vec<String>,
 }
@@ -121,7 +121,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 /// # Errors
 /// Bad arguments, or the server's refusal.
 pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure> {
-    let labels = pairs(&args.aggregation_rule)?;
+    let labels: BTreeMap<&String, &String> = args.aggregation_rule.iter().flatten().collect();
     let making = args.made.begin(cx, "clusterrole", &args.names)?;
     let name = making.name;
     if name.is_empty() {
@@ -154,19 +154,6 @@ pub async fn run_cluster(args: ClusterArgs, cx: &Context) -> Result<(), Failure>
         object["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": labels}]});
     }
     making.create(cx, Generated { object, failing: "" }).await
-}
-
-fn pairs(list: &[String]) -> Result<BTreeMap<&str, &str>, Failure> {
-    let pair = |text: &'_ String| {
-        format!(
-            "invalid argument {0} for \"--aggregation-rule\" flag: malformed pair, expect string=string",
-            api::field::go_quote(text)
-        )
-    };
-    list.iter()
-        .filter(|t| !t.is_empty())
-        .map(|text| text.split_once('=').map(|(k, v)| (k.trim(), v.trim())).ok_or_else(|| plain(pair(text))))
-        .collect()
 }
 
 fn distinct(list: &[String]) -> Vec<String> {

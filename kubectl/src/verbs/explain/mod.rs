@@ -3,14 +3,15 @@
 
 mod older;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
+use api::jsonpath::nodes;
 use serde_json::{Value, json};
 
 use crate::{
     client::Call,
     context::Context,
-    discovery::{Catalog, Mapping, split_api_version},
+    discovery::{Mapping, split_api_version},
     failure::{Failure, plain},
 };
 
@@ -36,28 +37,30 @@ pub struct Args {
 /// # Errors
 /// If there is no such resource or field.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
+    cx.client()?;
     let wanted = match args.args.as_slice() {
         [] => {
             return Err(plain(
                 "You must specify the type of resource to explain. Use \"kubectl api-resources\" for a complete list of supported resources.\n",
             ));
         }
-        [wanted] => wanted.trim_end_matches('.'),
+        [wanted] => wanted.as_str(),
         _ => return Err(plain("We accept only this format: explain RESOURCE\n")),
     };
-    if wanted.starts_with('.') || wanted.contains('[') {
-        return Err(plain("invalid jsonpath syntax, first node must be field node"));
+    let nodes = nodes(wanted)?;
+    let Some(Some(name)) = nodes.first() else { return Err(plain(NO_FIELD_FIRST)) };
+    if name.is_empty() {
+        return Err(plain("a resource must be present, got: /, Resource="));
     }
-    let found = cx.discovery()?.find(|catalog| find(catalog, wanted)).await?;
-    let name = wanted.split('.').next().unwrap_or_default();
-    if let Some((mapping, _)) = &found {
-        cx.discovery()?.warn_of(name, mapping);
-    }
-    let Some((mapping, fields)) = found else {
+    let discovery = cx.discovery()?;
+    let found = discovery.find(|catalog| catalog.resource("", "", name).cloned()).await?;
+    let Some(mapping) = found else {
         // Upstream shows this one without `error: ` in front.
         let message = format!("the server doesn't have a resource type {}", api::field::go_quote(name));
         return Err(Failure::Verbatim(message, 1));
     };
+    discovery.warn_of(name, &mapping);
+    let fields = fields(wanted, &nodes, &mapping, !args.api_version.is_empty())?;
     let (group, version) = match args.api_version.as_str() {
         "" => (mapping.group.as_str(), mapping.version.as_str()),
         other => split_api_version(other),
@@ -93,21 +96,22 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The resource that a path begins with, and the fields after it.
-fn find(catalog: &Catalog, wanted: &str) -> Option<(Arc<Mapping>, Vec<String>)> {
-    let name = wanted.split('.').next()?;
-    let fields = |rest: &str| rest.split('.').filter(|f| !f.is_empty()).map(str::to_owned).collect();
-    let first = catalog.resource("", "", name)?;
-    let whole = |m: &Mapping| {
-        let rest = wanted.strip_prefix(&m.group_resource())?;
-        // What follows a slash is passed over.
-        let fields = if rest.starts_with('/') { "" } else { rest };
-        (rest.is_empty() || rest.starts_with(['.', '/'])).then(|| fields.to_owned())
+const NO_FIELD_FIRST: &str = "invalid jsonpath syntax, first node must be field node";
+
+/// The fields after a path's resource. Where the path begins with the resource as its group has it (`deployments.apps`), they
+/// come after that: only what the bare name stands for is looked at, so `events.events.k8s.io` are core's events.
+fn fields(wanted: &str, nodes: &[Option<String>], mapping: &Mapping, versioned: bool) -> Result<Vec<String>, Failure> {
+    let names = |nodes: &[Option<String>], wrong| {
+        let names: Option<Vec<String>> = nodes.iter().skip(1).cloned().collect();
+        names.ok_or_else(|| plain(wrong))
     };
-    // Upstream looks for a group only in the resource that the bare name stands for: `events.events.k8s.io` are core's events.
-    match whole(first).filter(|_| !first.group.is_empty()) {
-        Some(rest) => Some((first.clone(), fields(&rest))),
-        None => Some((first.clone(), fields(&wanted[name.len()..]))),
+    if versioned {
+        return names(nodes, "invalid jsonpath syntax, all nodes must be field nodes");
+    }
+    match wanted.strip_prefix(&mapping.group_resource()) {
+        Some("") => Ok(Vec::new()),
+        Some(rest) => names(&api::jsonpath::nodes(rest)?, NO_FIELD_FIRST),
+        None => names(nodes, NO_FIELD_FIRST),
     }
 }
 

@@ -40,7 +40,7 @@ pub enum Change {
 /// # Errors
 /// Bad arguments, or what could not be changed.
 pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure> {
-    args.which.require()?;
+    args.which.require(cx)?;
     let found = args.which.query().objects(cx).await?;
     if found.objects.is_empty() && found.failures.is_empty() {
         eprintln!("No resources found in {} namespace.", cx.namespace()?);

@@ -49,7 +49,8 @@ pub struct Which {
 }
 
 impl Which {
-    fn require(&self) -> Result<(), Failure> {
+    fn require(&self, cx: &crate::context::Context) -> Result<(), Failure> {
+        cx.namespace()?;
         if self.arguments.is_empty() && self.files.is_empty() {
             return Err(crate::failure::plain("required resource not specified"));
         }

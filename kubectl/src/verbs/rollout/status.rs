@@ -35,7 +35,7 @@ pub struct Args {
 /// # Errors
 /// Bad arguments, or a rollout that failed.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
-    args.which.require()?;
+    args.which.require(cx)?;
     if args.revision < 0 {
         return Err(plain(format!("revision must be a positive integer: {}", args.revision)));
     }

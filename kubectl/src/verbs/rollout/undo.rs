@@ -36,7 +36,7 @@ pub struct Args {
 /// Bad arguments, or rollouts that could not be undone.
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = args.dry_run.strategy()?;
-    args.which.require()?;
+    args.which.require(cx)?;
     let undo = async |object: Object| {
         let result = one(&args, cx, &object, dry_run).await?;
         // Only what was done is printed: a form that there is not is found out then, as upstream has it.

@@ -26,6 +26,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let shared = &args.shared;
     let dry_run = shared.dry_run.strategy()?;
     let show = shared.show("image updated", dry_run)?;
+    cx.namespace()?;
     let (resources, pairs) = split(&args.arguments, "image").map_err(plain)?;
     let images = parse(&pairs).map_err(plain)?;
     let objects = shared.objects(cx, &resources).await;

@@ -28,6 +28,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let dry_run = shared.dry_run.strategy()?;
     shared.both_local_and_server(dry_run).map_err(plain)?;
     let show = shared.show("serviceaccount updated", dry_run)?;
+    cx.namespace()?;
     let Some((account, resources)) = args.arguments.split_last() else {
         return Err(plain("serviceaccount is required"));
     };

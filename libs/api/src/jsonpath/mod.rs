@@ -118,6 +118,18 @@ impl JsonPath {
     }
 }
 
+/// The nodes of a path without braces (`pods.spec`), as explain reads it: names of fields, and `None` for any other.
+///
+/// # Errors
+/// What the parser says, or more than one action.
+pub fn nodes(path: &str) -> Result<Vec<Option<String>>, Error> {
+    let path = path.strip_suffix('.').unwrap_or(path);
+    let blocks = parse::template(&format!("{{.{path}}}"))?;
+    let [Block::Action(nodes)] = blocks.as_slice() else { return error("must pass in 1 jsonpath string") };
+    let name = |node: &Node| if let Node::Field(name) = node { Some(name.clone()) } else { None };
+    Ok(nodes.iter().map(name).collect())
+}
+
 /// A relaxed expression as a template. Empty stays empty.
 pub fn relaxed(expression: &str) -> Result<String, Error> {
     if expression.is_empty() {

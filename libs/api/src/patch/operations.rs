@@ -1,5 +1,6 @@
 //! JSON patches (RFC 6902) as upstream's library applies them: replacing a field that is not there adds it, what is not there
-//! tests as null, negative indexes count from the end, and the object as a whole cannot be addressed.
+//! tests as null, negative indexes count from the end, and the object as a whole can be replaced and tested, no more. What goes
+//! wrong is told in its words, which kubectl shows; a server hides them.
 //!
 //! `copy` can double a document with every operation, in size and in depth: both are bounded.
 
@@ -76,10 +77,6 @@ fn failed(why: impl Into<String>) -> PatchError {
     PatchError::DoesNotApply(why.into())
 }
 
-fn missing(path: &str) -> PatchError {
-    failed(format!("{path}: missing value"))
-}
-
 /// The container that a path leads into, and the key there.
 fn find<'a>(object: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)> {
     let decoded = |key: &str| key.replace("~1", "/").replace("~0", "~");
@@ -90,7 +87,7 @@ fn find<'a>(object: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)
         at = match at {
             Value::Object(fields) => fields.get_mut(&parent)?,
             Value::Array(items) => {
-                let i = index(&parent, items.len())?;
+                let i = index(&parent, items.len()).ok()?;
                 items.get_mut(i)?
             }
             _ => return None,
@@ -100,100 +97,154 @@ fn find<'a>(object: &'a mut Value, path: &str) -> Option<(&'a mut Value, String)
 }
 
 /// A place among `len`; negative ones count from the end.
-fn index(key: &str, len: usize) -> Option<usize> {
-    let i: i64 = key.parse().ok()?;
-    let len = i64::try_from(len).ok()?;
-    let i = if i < 0 { i + len } else { i };
-    usize::try_from(i).ok().filter(|_| i < len)
+fn index(key: &str, len: usize) -> Result<usize, String> {
+    use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+    let i: i64 = key.parse().map_err(|error: std::num::ParseIntError| {
+        let why = if matches!(error.kind(), PosOverflow | NegOverflow) { "value out of range" } else { "invalid syntax" };
+        format!("strconv.Atoi: parsing {}: {why}", go_quote(key))
+    })?;
+    let from_start = i64::try_from(len).ok().map(|len| if i < 0 { i.saturating_add(len) } else { i });
+    let place = from_start.and_then(|i| usize::try_from(i).ok()).filter(|i| *i < len);
+    place.ok_or_else(|| format!("Unable to access invalid index: {i}: invalid index referenced"))
 }
 
 /// What is there: a field that is not there is null, an item that is not there is an error.
-fn get(container: &Value, key: &str) -> Option<Value> {
+fn get(container: &Value, key: &str) -> Result<Value, String> {
     match container {
-        Value::Object(fields) => Some(fields.get(key).cloned().unwrap_or_default()),
-        Value::Array(items) => Some(items[index(key, items.len())?].clone()),
-        _ => None,
+        Value::Object(fields) => Ok(fields.get(key).cloned().unwrap_or_default()),
+        Value::Array(items) => Ok(items[index(key, items.len())?].clone()),
+        _ => Err("missing value".to_owned()),
+    }
+}
+
+fn insert(container: &mut Value, key: String, value: Value) -> Result<(), String> {
+    match container {
+        Value::Object(fields) => drop(fields.insert(key, value)),
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => {
+            let i = index(&key, items.len() + 1).map_err(|why| match why.starts_with("strconv") {
+                true => format!("value was not a proper array index: '{key}': {why}"),
+                false => why,
+            })?;
+            items.insert(i, value);
+        }
+        _ => return Err("missing value".to_owned()),
+    }
+    Ok(())
+}
+
+fn take(container: &mut Value, key: &str) -> Result<Value, String> {
+    match container {
+        Value::Object(fields) => {
+            fields.remove(key).ok_or_else(|| format!("Unable to remove nonexistent key: {key}: missing value"))
+        }
+        Value::Array(items) => Ok(items.remove(index(key, items.len())?)),
+        _ => Err("missing value".to_owned()),
+    }
+}
+
+/// Nothing may make an object deeper than what can be kept.
+fn bounded(value: &Value, path: &str) -> Result<(), PatchError> {
+    match depth(value) + path.matches('/').count() > KEPT_DEPTH {
+        true => Err(failed("exceeded max depth")),
+        false => Ok(()),
     }
 }
 
 fn add(object: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    if depth(&value) + path.matches('/').count() > KEPT_DEPTH {
-        return Err(failed("exceeded max depth"));
-    }
-    match find(object, path).ok_or_else(|| missing(path))? {
-        (Value::Object(fields), key) => {
-            fields.insert(key, value);
-        }
-        (Value::Array(items), key) if key == "-" => items.push(value),
-        (Value::Array(items), key) => {
-            let i = index(&key, items.len() + 1).ok_or_else(|| missing(path))?;
-            items.insert(i, value);
-        }
-        _ => return Err(missing(path)),
-    }
-    Ok(())
+    bounded(&value, path)?;
+    let missing = || failed(format!("add operation does not apply: doc is missing path: \"{path}\": missing value"));
+    let (container, key) = find(object, path).ok_or_else(missing)?;
+    insert(container, key, value).map_err(|why| failed(format!("error in add for path: '{path}': {why}")))
 }
 
-fn remove(object: &mut Value, path: &str) -> Result<Value, PatchError> {
-    let removed = match find(object, path).ok_or_else(|| missing(path))? {
-        (Value::Object(fields), key) => fields.remove(&key),
-        (Value::Array(items), key) => index(&key, items.len()).map(|i| items.remove(i)),
-        _ => None,
-    };
-    removed.ok_or_else(|| missing(path))
+fn remove(object: &mut Value, path: &str) -> Result<(), PatchError> {
+    let missing = || failed(format!("remove operation does not apply: doc is missing path: \"{path}\": missing value"));
+    let (container, key) = find(object, path).ok_or_else(missing)?;
+    take(container, &key).map(drop).map_err(|why| failed(format!("error in remove for path: '{path}': {why}")))
 }
 
 fn replace(object: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
-    if depth(&value) + path.matches('/').count() > KEPT_DEPTH {
-        return Err(failed("exceeded max depth"));
-    }
-    match find(object, path).ok_or_else(|| missing(path))? {
-        (Value::Object(fields), key) => {
-            fields.insert(key, value);
+    bounded(&value, path)?;
+    if path.is_empty() {
+        // Upstream passes over what is neither, and says nothing.
+        if value.is_object() || value.is_array() {
+            *object = value;
         }
+        return Ok(());
+    }
+    let missing = |what| failed(format!("replace operation does not apply: doc is missing {what}: {path}: missing value"));
+    match find(object, path).ok_or_else(|| missing("path"))? {
+        (Value::Object(fields), key) => drop(fields.insert(key, value)),
         (Value::Array(items), key) => {
-            let i = index(&key, items.len()).ok_or_else(|| missing(path))?;
+            let i = index(&key, items.len()).map_err(|_| missing("key"))?;
             items[i] = value;
         }
-        _ => return Err(missing(path)),
+        _ => return Err(missing("path")),
     }
     Ok(())
 }
 
-fn at(object: &mut Value, path: &str) -> Result<Value, PatchError> {
-    find(object, path).and_then(|(container, key)| get(container, &key)).ok_or_else(|| missing(path))
+fn relocate(object: &mut Value, from: &str, path: Result<&str, PatchError>) -> Result<(), PatchError> {
+    let missing =
+        |what, path| failed(format!("move operation does not apply: doc is missing {what} path: {path}: missing value"));
+    let wrong = |at: &str, why| failed(format!("error in move for path: '{at}': {why}"));
+    let (container, key) = find(object, from).ok_or_else(|| missing("from", from))?;
+    let value = take(container, &key).map_err(|why| wrong(&key, why))?;
+    let path = path?;
+    bounded(&value, path)?;
+    let (container, key) = find(object, path).ok_or_else(|| missing("destination", path))?;
+    insert(container, key, value).map_err(|why| wrong(path, why))
+}
+
+fn copy(object: &mut Value, from: &str, path: Result<&str, PatchError>, copied: &mut usize) -> Result<(), PatchError> {
+    let missing =
+        |what, path| failed(format!("copy operation does not apply: doc is missing {what} path: {path}: missing value"));
+    let (container, key) = find(object, from).ok_or_else(|| missing("from", from))?;
+    let value = get(container, &key).map_err(|why| failed(format!("error in copy for from: '{from}': {why}")))?;
+    let path = path?;
+    let (container, key) = find(object, path).ok_or_else(|| missing("destination", path))?;
+    *copied += value.to_string().len();
+    if *copied > MAX_COPIED_BYTES {
+        return Err(failed(format!(
+            "Unable to complete the copy, the accumulated size increase of copy operation is {copied}, exceeding the limit {MAX_COPIED_BYTES}"
+        )));
+    }
+    bounded(&value, path)?;
+    insert(container, key, value).map_err(|why| failed(format!("error while adding value during copy: {why}")))
+}
+
+fn test(object: &mut Value, path: &str, wanted: &Value) -> Result<(), PatchError> {
+    let found = match path {
+        "" => object.clone(),
+        path => {
+            let missing = || failed(format!("test operation does not apply: is missing path: {path}: missing value"));
+            let (container, key) = find(object, path).ok_or_else(missing)?;
+            get(container, &key).map_err(|why| failed(format!("error in test for path: '{path}': {why}")))?
+        }
+    };
+    if found == *wanted { Ok(()) } else { Err(failed(format!("testing value {path} failed: test failed"))) }
 }
 
 pub(super) fn apply(mut object: Value, patch: &[Operation]) -> Result<Value, PatchError> {
     let mut copied = 0;
     for operation in patch {
-        let path = operation.path.as_deref().ok_or_else(|| failed("operation has no path"));
-        let from = operation.from.as_deref().ok_or_else(|| failed("operation has no from"));
-        match operation.op.as_deref() {
-            Some("add") => add(&mut object, path?, operation.value.clone())?,
-            Some("remove") => drop(remove(&mut object, path?)?),
-            Some("replace") => replace(&mut object, path?, operation.value.clone())?,
-            Some("move") => {
-                let value = remove(&mut object, from?)?;
-                add(&mut object, path?, value)?;
-            }
-            Some("copy") => {
-                let value = at(&mut object, from?)?;
-                copied += value.to_string().len();
-                if copied > MAX_COPIED_BYTES {
-                    return Err(failed(format!(
-                        "Unable to complete the copy, the accumulated size increase of copy operation is {copied}, exceeding the limit {MAX_COPIED_BYTES}"
-                    )));
-                }
-                add(&mut object, path?, value)?;
-            }
-            Some("test") => {
-                let path = path?;
-                if at(&mut object, path)? != operation.value {
-                    return Err(failed(format!("testing value {path} failed")));
-                }
-            }
-            other => return Err(failed(format!("Unexpected kind: {}", other.unwrap_or("unknown")))),
+        let op = operation.op.as_deref().unwrap_or("unknown");
+        let path = operation.path.as_deref().ok_or_else(|| {
+            let why = if matches!(op, "test" | "replace" | "move") { "operation missing path field: " } else { "" };
+            failed(format!("{op} operation failed to decode path: {why}missing value"))
+        });
+        let from = operation.from.as_deref().ok_or_else(|| {
+            failed(format!("{op} operation failed to decode from: operation, missing from field: missing value"))
+        });
+        match op {
+            "add" => add(&mut object, path?, operation.value.clone())?,
+            "remove" => remove(&mut object, path?)?,
+            "replace" => replace(&mut object, path?, operation.value.clone())?,
+            "move" => relocate(&mut object, from?, path)?,
+            "copy" => copy(&mut object, from?, path, &mut copied)?,
+            "test" => test(&mut object, path?, &operation.value)?,
+            other => return Err(failed(format!("Unexpected kind: {other}"))),
         }
     }
     Ok(object)
@@ -234,7 +285,74 @@ mod tests {
     fn replacing_a_field_that_is_not_there_adds_it() {
         let replace = |path: &str| run(json!({"a": [1]}), json!([{"op": "replace", "path": path, "value": 2}]));
         assert_eq!(replace("/b"), Ok(json!({"a": [1], "b": 2})));
-        assert!(["/a/1", "/b/c", "", "a", "/a/-", "/a/-2"].into_iter().all(|path| replace(path).is_err()));
+        assert!(["/a/1", "/b/c", "a", "/a/-", "/a/-2"].into_iter().all(|path| replace(path).is_err()));
+    }
+
+    #[test]
+    fn the_whole_is_replaced_and_tested() {
+        let object = json!({"a": 1});
+        let run = |operations| run(object.clone(), operations);
+        assert_eq!(run(json!([{"op": "replace", "path": "", "value": {"b": 2}}])), Ok(json!({"b": 2})));
+        assert_eq!(run(json!([{"op": "replace", "path": "", "value": 2}])), Ok(object.clone()));
+        assert_eq!(run(json!([{"op": "test", "path": "", "value": {"a": 1}}])), Ok(object.clone()));
+        assert!(run(json!([{"op": "test", "path": "", "value": {}}])).is_err());
+    }
+
+    #[test]
+    fn what_goes_wrong_is_told_in_the_words_of_upstreams_library() {
+        let told = |operation: Value| match run(json!({"a": [1], "b": 1}), json!([operation])) {
+            Err(error) => error.to_string(),
+            Ok(object) => panic!("it worked: {object}"),
+        };
+        for (operation, message) in [
+            (json!({"op": "add"}), "add operation failed to decode path: missing value"),
+            (json!({"op": "test"}), "test operation failed to decode path: operation missing path field: missing value"),
+            (
+                json!({"op": "copy", "path": "/c"}),
+                "copy operation failed to decode from: operation, missing from field: missing value",
+            ),
+            (
+                json!({"op": "add", "path": "/x/y"}),
+                "add operation does not apply: doc is missing path: \"/x/y\": missing value",
+            ),
+            (
+                json!({"op": "add", "path": "/a/x"}),
+                "error in add for path: '/a/x': value was not a proper array index: 'x': strconv.Atoi: parsing \"x\": invalid syntax",
+            ),
+            (
+                json!({"op": "add", "path": "/a/3"}),
+                "error in add for path: '/a/3': Unable to access invalid index: 3: invalid index referenced",
+            ),
+            (
+                json!({"op": "remove", "path": "/x"}),
+                "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value",
+            ),
+            (
+                json!({"op": "replace", "path": "/a/9"}),
+                "replace operation does not apply: doc is missing key: /a/9: missing value",
+            ),
+            (
+                json!({"op": "move", "from": "/x", "path": "/c"}),
+                "error in move for path: 'x': Unable to remove nonexistent key: x: missing value",
+            ),
+            (
+                json!({"op": "move", "from": "/b", "path": "/x/y"}),
+                "move operation does not apply: doc is missing destination path: /x/y: missing value",
+            ),
+            (
+                json!({"op": "copy", "from": "/a/1", "path": "/c"}),
+                "error in copy for from: '/a/1': Unable to access invalid index: 1: invalid index referenced",
+            ),
+            (
+                json!({"op": "copy", "from": "/b", "path": "/a/9"}),
+                "error while adding value during copy: Unable to access invalid index: 9: invalid index referenced",
+            ),
+            (json!({"op": "test", "path": "/b", "value": 2}), "testing value /b failed: test failed"),
+            (json!({"op": "test", "path": "/x/y"}), "test operation does not apply: is missing path: /x/y: missing value"),
+            (json!({"op": "rub", "path": "/b"}), "Unexpected kind: rub"),
+        ] {
+            assert_eq!(told(operation), message);
+        }
     }
 
     #[test]
