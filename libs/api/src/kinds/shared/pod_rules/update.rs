@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus,
+    Container, ContainerRestartRuleOnExitCodes, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod,
+    PodSpec, PodStatus,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -258,11 +259,7 @@ pub fn status(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
     errors.immutable(&Path::root("status.qosClass"), &class(&status), &class(&before));
     let spec = spec_of(old);
     let policy = text(spec.restart_policy.as_ref());
-    let own = |containers: &[Container]| -> BTreeMap<String, String> {
-        containers.iter().filter_map(|c| Some((c.name.clone(), c.restart_policy.clone()?))).collect()
-    };
-    let init = own(spec.init_containers.as_deref().unwrap_or_default());
-    let regular = own(&spec.containers);
+    let init = spec.init_containers.as_deref().unwrap_or_default();
     let lists = |status: &PodStatus| {
         [
             status.container_statuses.clone().unwrap_or_default(),
@@ -270,29 +267,44 @@ pub fn status(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
             status.ephemeral_container_statuses.clone().unwrap_or_default(),
         ]
     };
-    let policies = [(policy, regular), (policy, init), ("Never", BTreeMap::new())];
+    let containers = [(policy, spec.containers.as_slice()), (policy, init), ("Never", &[])];
     let fields = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
-    for (((new, old), (policy, own)), field) in lists(&status).iter().zip(lists(&before)).zip(policies).zip(fields) {
-        transitions(new, &old, |name| own.get(name).map_or(policy, String::as_str), field, errors);
+    for (((new, old), (policy, containers)), field) in lists(&status).iter().zip(lists(&before)).zip(containers).zip(fields)
+    {
+        let restarts = |name: &str, code| restarts(containers.iter().find(|c| c.name == name), policy, code);
+        transitions(new, &old, restarts, field, errors);
     }
     addresses(&status, errors);
 }
 
+/// Whether a container that has ended so may run again: its own rules come first, then its own policy, then the pod's.
+fn restarts(container: Option<&Container>, policy: &str, code: i32) -> bool {
+    let rules = container.into_iter().flat_map(|c| c.restart_policy_rules.iter().flatten());
+    let mut codes = rules.filter(|rule| rule.action == "Restart").filter_map(|rule| rule.exit_codes.as_ref());
+    let listed = |codes: &ContainerRestartRuleOnExitCodes| codes.values.iter().flatten().any(|value| *value == code);
+    if codes.any(|codes| listed(codes) == (codes.operator == "In")) {
+        return true;
+    }
+    match container.and_then(|c| c.restart_policy.as_deref()).unwrap_or(policy) {
+        "Always" => true,
+        "OnFailure" => code != 0,
+        _ => false,
+    }
+}
+
 /// A container that ended for good stays ended.
-fn transitions<'a>(
+fn transitions(
     new: &[ContainerStatus],
     old: &[ContainerStatus],
-    policy: impl Fn(&str) -> &'a str,
+    restarts: impl Fn(&str, i32) -> bool,
     field: &str,
     errors: &mut FieldErrors,
 ) {
     let ended = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
     for (i, old) in old.iter().enumerate() {
         let Some(end) = ended(old) else { continue };
-        match policy(&old.name) {
-            "Always" => continue,
-            "OnFailure" if end.exit_code != 0 => continue,
-            _ => {}
+        if restarts(&old.name, end.exit_code) {
+            continue;
         }
         if new.iter().any(|new| new.name == old.name && ended(new).is_none()) {
             errors.forbidden(format!("status.{field}[{i}].state"), "may not be transitioned to non-terminated state");
@@ -332,5 +344,37 @@ fn one_of_each_family(addresses: &[&str], whole: &impl Serialize, path: &Path, e
     }
     for (i, address) in addresses.iter().enumerate().filter(|(i, address)| addresses[..*i].contains(address)) {
         errors.duplicate(path.index(i), &quoted::POD_IP.quote(&serde_json::json!({"ip": address})));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_may_run_again_after_an_end() {
+        let rule = |operator: &str| json!([{"action": "Restart", "exitCodes": {"operator": operator, "values": [42]}}]);
+        let allowed = |policy: &str, container: Value, code: i32| {
+            let mut container = container;
+            container["name"] = json!("a");
+            let pod = |state: Value| -> Pod {
+                let status =
+                    json!({"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+                let spec = json!({"restartPolicy": policy, "containers": [container]});
+                serde_json::from_value(json!({"spec": spec, "status": {"containerStatuses": [status]}})).unwrap()
+            };
+            let mut errors = FieldErrors::default();
+            status(&pod(json!({"running": {}})), &pod(json!({"terminated": {"exitCode": code}})), &mut errors);
+            errors.is_empty()
+        };
+        assert_eq!([0, 42, 3].map(|code| allowed("Never", json!({}), code)), [false; 3]);
+        assert_eq!([0, 42, 3].map(|code| allowed("OnFailure", json!({}), code)), [false, true, true]);
+        let by_rule =
+            |operator, code| allowed("Never", json!({"restartPolicy": "Never", "restartPolicyRules": rule(operator)}), code);
+        assert_eq!([0, 42, 3].map(|code| by_rule("In", code)), [false, true, false]);
+        assert_eq!([0, 42, 3].map(|code| by_rule("NotIn", code)), [true, false, true]);
+        assert!(!allowed("Always", json!({"restartPolicy": "Never"}), 3));
     }
 }
