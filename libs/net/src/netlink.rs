@@ -18,18 +18,35 @@ use netlink_packet_route::{
     link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
+use parking_lot::Mutex;
 use rtnetlink::{
     Handle, LinkBridge, LinkBridgePort, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
+use tokio::task::JoinHandle;
 
 use crate::{Cidr, Error, Result, netns};
 
-/// A connection to one namespace's rtnetlink. Cheap to clone; it ends with the last clone.
+/// A connection to one namespace's rtnetlink, opened anew should it be lost. Cheap to clone; it ends with the last clone.
 #[derive(Clone, Debug)]
 pub struct Netlink {
-    handle: Handle,
+    connection: Arc<Mutex<Connection>>,
+    namespace: Arc<OwnedFd>,
     /// Held while something is listed: the kernel lists one thing at a time on a socket, and refuses a second (`EBUSY`).
     listing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// An open socket: what requests go through, and the task that sends them and reads the answers.
+#[derive(Debug)]
+struct Connection {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Connection {
+    fn open() -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::system("open a netlink socket"))?;
+        Ok(Self { handle, task: tokio::spawn(connection) })
+    }
 }
 
 /// What links take if nobody says otherwise ([`Link::packets`]).
@@ -114,9 +131,9 @@ pub struct Route {
 impl Netlink {
     /// Connects to the calling thread's namespace. Must be called within a tokio runtime.
     pub fn new() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::system("open a netlink socket"))?;
-        tokio::spawn(connection);
-        Ok(Self { handle, listing: Arc::default() })
+        let namespace = Arc::new(netns::open(Path::new("/proc/thread-self/ns/net"))?);
+        let connection = Arc::new(Mutex::new(Connection::open()?));
+        Ok(Self { connection, namespace, listing: Arc::default() })
     }
 
     /// Connects to the namespace at `path`. Must be called within a tokio runtime.
@@ -126,26 +143,31 @@ impl Netlink {
 
     /// [`Netlink::in_namespace`] for an open namespace.
     pub fn in_namespace_fd(namespace: OwnedFd) -> Result<Self> {
-        let runtime = tokio::runtime::Handle::current();
-        netns::within_fd(namespace, move || {
-            let _inside = runtime.enter();
-            Self::new()
-        })
+        inside(namespace, Self::new)
     }
 
-    pub(crate) fn handle(&self) -> &Handle {
-        &self.handle
+    /// What requests go through. A task that has panicked answers none any more: another one takes its place.
+    pub(crate) fn handle(&self) -> Handle {
+        let mut connection = self.connection.lock();
+        if connection.task.is_finished() {
+            let namespace = self.namespace.try_clone().map_err(Error::system("keep a network namespace"));
+            match namespace.and_then(|namespace| inside(namespace, Connection::open)) {
+                Ok(anew) => *connection = anew,
+                Err(error) => tracing::error!(%error, "a lost netlink connection cannot be opened anew"),
+            }
+        }
+        connection.handle.clone()
     }
 
     /// The link called `name`.
     pub async fn link(&self, name: &str) -> Result<Option<Link>> {
-        let found = self.find_link(self.handle.link().get().match_name(name), name).await?;
+        let found = self.find_link(self.handle().link().get().match_name(name), name).await?;
         Ok(found.map(|message| read_link(&message)))
     }
 
     /// The link of this index.
     pub async fn link_of_index(&self, index: u32) -> Result<Option<Link>> {
-        let found = self.find_link(self.handle.link().get().match_index(index), index).await?;
+        let found = self.find_link(self.handle().link().get().match_index(index), index).await?;
         Ok(found.map(|message| read_link(&message)))
     }
 
@@ -165,7 +187,7 @@ impl Netlink {
     pub async fn links(&self) -> Result<Vec<Link>> {
         let _listing = self.listing.lock().await;
         let all: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(Error::netlink("list links"))?;
+            self.handle().link().get().execute().try_collect().await.map_err(Error::netlink("list links"))?;
         Ok(all.iter().map(read_link).collect())
     }
 
@@ -177,7 +199,7 @@ impl Netlink {
             if let Some(mtu) = mtu {
                 bridge = bridge.mtu(mtu);
             }
-            ignore(libc::EEXIST, self.handle.link().add(bridge.build()).execute().await, || format!("add bridge {name}"))?;
+            ignore(libc::EEXIST, self.handle().link().add(bridge.build()).execute().await, || format!("add bridge {name}"))?;
         }
         let link = self.existing(name).await?;
         self.set_up(link.index).await?;
@@ -190,20 +212,20 @@ impl Netlink {
         let peer = with_end(LinkMessageBuilder::<LinkUnspec>::new().name(far.name), &far).build();
         let veth = with_end(LinkVeth::new(near.name, far.name), &near).up();
         let message = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
-        self.handle.link().add(message).execute().await.map_err(Error::netlink(step))
+        self.handle().link().add(message).execute().await.map_err(Error::netlink(step))
     }
 
     /// Makes a link a port of a bridge and brings it up.
     pub async fn join_bridge(&self, link: u32, bridge: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(link).controller(bridge).up().build();
-        self.handle.link().set(message).execute().await.map_err(Error::netlink("join a bridge"))
+        self.handle().link().set(message).execute().await.map_err(Error::netlink("join a bridge"))
     }
 
     /// Sets how a bridge treats one of its ports. With `hairpin`, frames may leave by the port they came in by; `isolated`
     /// ports reach the bridge's own address and nothing else.
     pub async fn set_port(&self, port: u32, hairpin: bool, isolated: bool) -> Result<()> {
         let port = LinkBridgePort::new(port).hairpin(hairpin).isolated(isolated).build();
-        self.handle.link().set_port(port).execute().await.map_err(Error::netlink("configure a bridge port"))
+        self.handle().link().set_port(port).execute().await.map_err(Error::netlink("configure a bridge port"))
     }
 
     /// Lets a link take IPv4 packets of so many bytes that are cut for the wire only later (segmentation offload), or not at
@@ -212,25 +234,25 @@ impl Netlink {
     pub async fn set_packets(&self, index: u32, bytes: u32) -> Result<()> {
         let mut message = LinkUnspec::new_with_index(index).build();
         message.attributes.extend([LinkAttribute::GsoIpv4MaxSize(bytes), LinkAttribute::GroIpv4MaxSize(bytes)]);
-        self.handle.link().set(message).execute().await.map_err(Error::netlink("let a link take larger packets"))
+        self.handle().link().set(message).execute().await.map_err(Error::netlink("let a link take larger packets"))
     }
 
     /// Brings a link up.
     pub async fn set_up(&self, index: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(message).execute().await.map_err(Error::netlink("bring a link up"))
+        self.handle().link().set(message).execute().await.map_err(Error::netlink("bring a link up"))
     }
 
     /// Takes a link down.
     pub async fn set_down(&self, index: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).down().build();
-        self.handle.link().set(message).execute().await.map_err(Error::netlink("take a link down"))
+        self.handle().link().set(message).execute().await.map_err(Error::netlink("take a link down"))
     }
 
     /// Deletes the link called `name`; none is fine.
     pub async fn delete_link(&self, name: &str) -> Result<()> {
         let message = LinkUnspec::new_with_name(name).build();
-        let deleted = self.handle.link().del_with_message(message).execute().await;
+        let deleted = self.handle().link().del_with_message(message).execute().await;
         ignore(libc::ENODEV, deleted, || format!("delete link {name}"))
     }
 
@@ -241,17 +263,17 @@ impl Netlink {
         const DOOMED: u32 = 0x6b6e_6172;
         for name in names {
             let message = LinkUnspec::new_with_name(name).link_group(DOOMED).build();
-            let marked = self.handle.link().set(message).execute().await;
+            let marked = self.handle().link().set(message).execute().await;
             ignore(libc::ENODEV, marked, || format!("mark link {name}"))?;
         }
         let group = LinkMessageBuilder::<LinkUnspec>::new().link_group(DOOMED).build();
-        let deleted = self.handle.link().del_with_message(group).execute().await;
+        let deleted = self.handle().link().del_with_message(group).execute().await;
         ignore(libc::ENODEV, deleted, || "delete links".to_owned())
     }
 
     /// Gives a link an address.
     pub async fn add_address(&self, link: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
-        let added = self.handle.address().add(link, IpAddr::V4(address), prefix).execute().await;
+        let added = self.handle().address().add(link, IpAddr::V4(address), prefix).execute().await;
         ignore(libc::EEXIST, added, || format!("add address {address}/{prefix}"))
     }
 
@@ -261,7 +283,7 @@ impl Netlink {
         let mut life = CacheInfo::default();
         // The kernel looks at addresses when they cease to be preferred, and at no other time of its own.
         (life.ifa_preferred, life.ifa_valid) = (seconds, seconds);
-        let mut request = self.handle.address().add(link, IpAddr::V4(address), prefix).replace();
+        let mut request = self.handle().address().add(link, IpAddr::V4(address), prefix).replace();
         request.message_mut().attributes.push(AddressAttribute::CacheInfo(life));
         request
             .execute()
@@ -276,7 +298,7 @@ impl Netlink {
         message.header.index = link;
         message.header.prefix_len = prefix;
         message.attributes.push(AddressAttribute::Local(address.into()));
-        let done = self.handle.address().del(message).execute().await;
+        let done = self.handle().address().del(message).execute().await;
         ignore(libc::EADDRNOTAVAIL, done, || format!("delete address {address}/{prefix}"))
     }
 
@@ -284,19 +306,19 @@ impl Netlink {
     pub async fn addresses(&self) -> Result<Vec<Address>> {
         let _listing = self.listing.lock().await;
         let all: Vec<_> =
-            self.handle.address().get().execute().try_collect().await.map_err(Error::netlink("list addresses"))?;
+            self.handle().address().get().execute().try_collect().await.map_err(Error::netlink("list addresses"))?;
         Ok(all.iter().filter_map(read_address).collect())
     }
 
     /// Adds a route, or replaces the one of the same destination and metric.
     pub async fn set_route(&self, route: Route) -> Result<()> {
-        let done = self.handle.route().add(route_message(route)).replace().execute().await;
+        let done = self.handle().route().add(route_message(route)).replace().execute().await;
         done.map_err(Error::netlink(format!("set route {}", route.destination)))
     }
 
     /// Removes a route; none is fine.
     pub async fn delete_route(&self, route: Route) -> Result<()> {
-        let done = self.handle.route().del(route_message(route)).execute().await;
+        let done = self.handle().route().del(route_message(route)).execute().await;
         ignore(libc::ESRCH, done, || format!("delete route {}", route.destination))
     }
 
@@ -305,7 +327,7 @@ impl Netlink {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let _listing = self.listing.lock().await;
         let all: Vec<RouteMessage> =
-            self.handle.route().get(request).execute().try_collect().await.map_err(Error::netlink("list routes"))?;
+            self.handle().route().get(request).execute().try_collect().await.map_err(Error::netlink("list routes"))?;
         let destination = |route: RouteMessage| {
             let prefix = route.header.destination_prefix_length;
             route.attributes.into_iter().find_map(|a| match a {
@@ -315,6 +337,15 @@ impl Netlink {
         };
         Ok(all.into_iter().filter_map(destination).collect())
     }
+}
+
+/// Runs something that needs tokio on a thread in the namespace.
+fn inside<T: Send + 'static>(namespace: OwnedFd, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let runtime = tokio::runtime::Handle::current();
+    netns::within_fd(namespace, move || {
+        let _inside = runtime.enter();
+        work()
+    })
 }
 
 /// Fills in what one end of a veth pair has.
@@ -399,4 +430,21 @@ pub(crate) fn ignore(
 fn stable_mac(name: &str) -> Vec<u8> {
     let hash = crate::hash(name).to_be_bytes();
     vec![0x02, hash[1], hash[2], hash[3], hash[4], hash[5]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_connection_is_opened_anew() {
+        let netlink = Netlink::new().unwrap();
+        let before = netlink.existing("lo").await.unwrap();
+        let clone = netlink.clone();
+        netlink.connection.lock().task.abort();
+        while !netlink.connection.lock().task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(clone.existing("lo").await.unwrap(), before);
+    }
 }
