@@ -160,7 +160,7 @@ impl Core {
         // Hierarchies that only these resources need exist from here on.
         let description = shim::ContainerSpec { cgroup: self.cgroups.spec(&container.cgroup), ..description };
         let start = Request::StartContainer(Box::new(description));
-        match self.soon("the container's first process", shim.call(&start)).await? {
+        match self.soon("the container's first process", shim.start(&start)).await? {
             Reply::Started(started) => container.change(|record| {
                 record.started_ns = started.started_ns;
                 record.pid = started.pid;

@@ -93,7 +93,11 @@ impl Core {
         let cgroup = self.cgroups.spec(&container.cgroup);
         let spec = ExecSpec { container: container.id.clone(), process, cgroup };
         let exec = self.soon("the command", shim.exec(spec, streams)).await;
-        let exec = exec.map_err(|error| Error::Failed(format!("failed to exec in container: {}", chain(&error))))?;
+        let exec = exec.map_err(|error| {
+            let text = format!("failed to exec in container: {}", chain(&error));
+            // A probe that gets no answer in time has failed; one that cannot be made says nothing.
+            if matches!(error, Error::Timeout(_)) { Error::Timeout(text) } else { Error::Failed(text) }
+        })?;
         Ok((shim, exec))
     }
 
@@ -114,6 +118,11 @@ impl Core {
             Ok(code)
         };
         let Ok(code) = tokio::time::timeout(patience, run).await else {
+            if unfinished.is_none() {
+                // Does its shim stand still? Probes go on asking.
+                let shim = container.sandbox.shim()?;
+                tokio::spawn(async move { shim.is_alive().await });
+            }
             let seconds = timeout.as_secs();
             let text = format!("failed to exec in container: timeout {seconds}s exceeded: context deadline exceeded");
             return Err(Error::Timeout(text));

@@ -100,7 +100,7 @@ impl Core {
         shim: &Shim,
         description: shim::SandboxSpec,
     ) -> Result<SandboxRecord> {
-        let pause = match self.soon("the pause process", shim.call(&Request::StartSandbox(description))).await? {
+        let pause = match self.soon("the pause process", shim.start(&Request::StartSandbox(description))).await? {
             Reply::Sandbox(pid) => pid,
             other => return Err(Error::Failed(format!("shim gave an unexpected answer: {other:?}"))),
         };

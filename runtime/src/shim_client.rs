@@ -215,7 +215,6 @@ impl Shim {
     /// An answer that takes a shim no time. One that stands still is not asked again before something has come of it: requests that
     /// nobody reads, and descriptors with them, would pile up.
     async fn at_once<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
-        let silence = || Error::Timeout("the pod's shim does not answer".to_owned());
         if self.silent.load(Ordering::Relaxed) {
             return Err(silence());
         }
@@ -226,6 +225,32 @@ impl Shim {
                 Err(silence())
             }
         }
+    }
+
+    /// An answer that may take its time, of a shim that goes on meanwhile.
+    async fn in_its_time<T>(&self, answer: impl Future<Output = Result<T>>) -> Result<T> {
+        if self.silent.load(Ordering::Relaxed) {
+            return Err(silence());
+        }
+        let stands_still = async {
+            loop {
+                tokio::time::sleep(self.patience / 10).await;
+                if !self.is_alive().await {
+                    return;
+                }
+                tokio::time::sleep(self.patience).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = stands_still => Err(silence()),
+        }
+    }
+
+    /// Has the shim start its pause process, or a container.
+    pub async fn start(&self, request: &Request) -> Result<Reply> {
+        self.in_its_time(self.call(request)).await
     }
 
     /// Has the shim end its pod and itself, or kills it if it stands still. Fails if it goes on, but the pod's processes don't end.
@@ -259,7 +284,7 @@ impl Shim {
     }
 
     /// Sends a request and waits for its answer.
-    pub async fn call(&self, request: &Request) -> Result<Reply> {
+    async fn call(&self, request: &Request) -> Result<Reply> {
         let (sender, receiver) = oneshot::channel();
         self.send(request, Waiting::Reply(sender), Vec::new()).await?;
         match receiver.await.map_err(|_| gone())? {
@@ -277,10 +302,11 @@ impl Shim {
     }
 
     /// Runs a process in a container with these standard streams. One that begins when nobody waits for it any more is killed.
-    pub async fn exec(self: &Arc<Self>, spec: ExecSpec, streams: [&OwnedFd; 3]) -> Result<Exec> {
-        if self.silent.load(Ordering::Relaxed) {
-            return Err(Error::Timeout("the pod's shim does not answer".to_owned()));
-        }
+    pub async fn exec(&self, spec: ExecSpec, streams: [&OwnedFd; 3]) -> Result<Exec> {
+        self.in_its_time(self.begin_exec(spec, streams)).await
+    }
+
+    async fn begin_exec(&self, spec: ExecSpec, streams: [&OwnedFd; 3]) -> Result<Exec> {
         let (sender, receiver) = oneshot::channel();
         let descriptors = streams.map(OwnedFd::try_clone).into_iter().collect::<std::io::Result<_>>();
         let descriptors = descriptors.step("share the process' streams")?;
@@ -401,6 +427,10 @@ impl Shim {
         }
         Ok(())
     }
+}
+
+fn silence() -> Error {
+    Error::Timeout("the pod's shim does not answer".to_owned())
 }
 
 fn gone() -> Error {

@@ -12,7 +12,11 @@ use support::{NoNetwork, Node, Place, eventually, script};
 
 /// A node that is soon out of patience.
 async fn impatient(place: Place) -> Node {
-    let config = Config { shim_patience: Some(Duration::from_millis(500)), ..place.config() };
+    waiting(place, Duration::from_millis(500)).await
+}
+
+async fn waiting(place: Place, patience: Duration) -> Node {
+    let config = Config { shim_patience: Some(patience), ..place.config() };
     let runtime = Runtime::start_with(config, Arc::new(NoNetwork)).await.unwrap();
     let node = Node::of(place, runtime);
     node.runtime.images().import(support::image::busybox().as_slice()).unwrap();
@@ -53,7 +57,7 @@ async fn nothing_is_left(node: &Node, sandbox: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_no_shim_goes_on_and_the_rest_fails_in_time() {
-    let node = impatient(Place::new()).await;
+    let node = waiting(Place::new(), Duration::from_secs(2)).await;
     let (sandbox, id, shim) = pod(&node).await;
     signal(shim, libc::SIGSTOP);
     assert_eq!(node.status(&id).await.state(), cri::ContainerState::ContainerRunning);
@@ -61,22 +65,28 @@ async fn what_needs_no_shim_goes_on_and_the_rest_fails_in_time() {
     assert!(node.cri().container_stats(stats).await.unwrap().into_inner().stats.unwrap().memory.is_some());
     let late = try_exec(&node, &id, 1).await.unwrap_err();
     assert_eq!(late.message(), "failed to exec in container: timeout 1s exceeded: context deadline exceeded");
-    let reopen = async || {
-        let request = cri::ReopenContainerLogRequest { container_id: id.clone() };
-        node.cri().reopen_container_log(request).await.unwrap_err().message().to_owned()
-    };
-    for _ in 0..2 {
-        assert_eq!(reopen().await, "the pod's shim does not answer");
-    }
-    // From then on nothing is asked that would have to wait.
-    let none = try_exec(&node, &id, 1000).await.unwrap_err();
-    assert_eq!(none.message(), "failed to exec in container: the pod's shim does not answer");
+    // That a probe got no answer is enough to ask no more.
+    let stands_still = "failed to exec in container: the pod's shim does not answer";
+    eventually("it is known", async || {
+        let failed = try_exec(&node, &id, 1).await.unwrap_err();
+        assert_eq!(failed.code(), tonic::Code::DeadlineExceeded, "the probe has failed");
+        (failed.message() == stands_still).then_some(())
+    })
+    .await;
+    assert_eq!(try_exec(&node, &id, 1000).await.unwrap_err().message(), stands_still);
+    let request = cri::ReopenContainerLogRequest { container_id: id.clone() };
+    let failed = node.cri().reopen_container_log(request).await.unwrap_err();
+    assert_eq!(failed.message(), "the pod's shim does not answer");
     signal(shim, libc::SIGCONT);
     let ran = eventually("the shim answers again", async || try_exec(&node, &id, 10).await.ok()).await;
     assert_eq!(ran.exit_code, 3);
     // What was begun for nobody has been ended, not run beside.
     let (left, ..) = node.exec(&id, &["sh", "-c", "ps | grep -c '/ra[n]'"]).await;
     assert_eq!(left, "0\n");
+    signal(shim, libc::SIGSTOP);
+    assert_eq!(try_exec(&node, &id, 1000).await.unwrap_err().message(), stands_still, "without a probe, too");
+    signal(shim, libc::SIGCONT);
+    eventually("the shim answers again", async || try_exec(&node, &id, 10).await.ok()).await;
     let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 30 };
     node.cri().stop_container(request).await.unwrap();
     assert_eq!(node.status(&id).await.exit_code, 5, "it ends as it would have");
