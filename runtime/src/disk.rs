@@ -86,7 +86,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// Removes a directory with all that is in it; an absent one is fine.
 pub fn remove_dir(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
+    match process::tree::remove(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).step_with(|| format!("remove {}", path.display()))
         }

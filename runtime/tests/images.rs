@@ -172,6 +172,11 @@ fn hostile_layers_stay_inside_or_are_refused() {
     let at = wrong.windows(5).position(|window| window == b"right").unwrap();
     wrong[at..at + 5].copy_from_slice(b"wrong");
     assert!(error(&wrong).starts_with("layer's digest is"));
+    let deep = Layer::new().file(&format!("{}f", "d/".repeat(1_000)), 0o644, b"");
+    assert_eq!(
+        error(&docker_archive("test.local/d:1", &[deep.finish()], json!({}))),
+        "a name in the layer has too many parts"
+    );
     // A name that is compressed to little and would fill the memory.
     let long = Layer::new().raw(EntryType::GNULongName, "long", "", &vec![b'a'; 8 << 20]).file("f", 0o644, b"");
     let long = docker_archive("test.local/l:1", &[long.finish()], json!({}));

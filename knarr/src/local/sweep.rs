@@ -26,7 +26,7 @@ pub fn exists(name: &str) -> Result<bool> {
 
 fn remove_folder(folder: &Path) -> Result<()> {
     unmount_below(folder)?;
-    match fs::remove_dir_all(folder) {
+    match process::tree::remove(folder) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e).with_context(|| format!("remove {}", folder.display())),
         _ => Ok(()),
     }

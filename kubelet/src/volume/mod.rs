@@ -161,7 +161,7 @@ impl Volumes {
         if let Some(mount) = mounts_below(&dir).first() {
             return Err(VolumeError::io("unmounting", mount, io::Error::from_raw_os_error(libc::EBUSY)));
         }
-        match fs::remove_dir_all(&dir) {
+        match process::tree::remove(&dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(VolumeError::io("removing", &dir, e)),
             _ => Ok(()),
         }

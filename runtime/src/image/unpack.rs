@@ -22,6 +22,8 @@ const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
 /// Directories and files in one layer; a full node's worth of inodes is not for one archive to take.
 const ENTRY_LIMIT: usize = 2_000_000;
+/// Parts of a name.
+const NAME_DEPTH: usize = 256;
 /// Bytes that describe one entry beside its own header; Go's reader takes 1 MiB for each kind of them.
 const DESCRIPTION_LIMIT: u64 = 4 << 20;
 
@@ -145,7 +147,10 @@ fn clean(name: &Path) -> Result<PathBuf> {
             }
         }
     }
-    Ok(clean)
+    match clean.components().count() {
+        0..=NAME_DEPTH => Ok(clean),
+        _ => Err(Error::Invalid("a name in the layer has too many parts".to_owned())),
+    }
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd> {
@@ -299,7 +304,7 @@ impl Layer {
             error if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             error if error.raw_os_error() == Some(libc::EISDIR) => {
                 let path = Path::new("/proc/self/fd").join(dir.to_string()).join(OsStr::from_bytes(name.as_bytes()));
-                std::fs::remove_dir_all(path)
+                process::tree::remove(&path)
             }
             error => Err(error),
         }
