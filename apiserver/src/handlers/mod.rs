@@ -27,6 +27,7 @@ use crate::{
     security::guard::{self, Refusal},
     wire::{
         body::Pieces,
+        compress,
         negotiate::{self, Encoding, Form, Shape},
         options::Query,
     },
@@ -159,6 +160,7 @@ fn random_id() -> uuid::fmt::Hyphenated {
 async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
     let pretty = request.uri().query().and_then(|query| crate::request::query_value(query, "pretty"));
     let form = negotiate::of_errors(request.headers(), pretty.as_deref());
+    let zip = compress::wanted(request.headers());
     let result = async {
         let request = match guard::admit(&app.gate, request).await {
             Err(Refusal::Answered(response)) => return Ok(*response),
@@ -179,7 +181,10 @@ async fn handle(app: &Arc<App>, request: Request<Body>) -> Response {
             return Ok(too_many());
         }
         let _counted = app.metrics.in_flight(reading);
-        let work = route(app, user, info, request);
+        let work = async {
+            let response = route(app, user, info, request).await?;
+            Ok(if zip { compress::large(response).await } else { response })
+        };
         tokio::time::timeout(patience, work)
             .await
             .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))

@@ -28,7 +28,6 @@ use crate::{
     registry::{Entry, Registry, check_key, check_place},
     wire::{
         body::Pieces,
-        compress,
         negotiate::{self, Encoding, For, Shape},
         options::{ListOptions, Match, read_revision},
     },
@@ -329,14 +328,13 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     }
     let meta = list_meta(entry, &options, &listing);
     let objects = listing.objects;
-    let zip = compress::wanted(&ask.headers);
     if form.encoding == Encoding::Protobuf {
-        return Ok(respond(VecDeque::from([protobuf(entry, form, &meta, &objects)?]), zip, form.content_type()));
+        return Ok(respond(VecDeque::from([protobuf(entry, form, &meta, &objects)?]), form.content_type()));
     }
     match form.shape {
         Shape::Object if form.encoding == Encoding::Json && !form.pretty => {
             let pieces = pieces(entry, &meta, &objects);
-            Ok(respond(pieces, zip, form.content_type()))
+            Ok(respond(pieces, form.content_type()))
         }
         Shape::Object | Shape::Unfit(_) => {
             let all: Vec<u8> = pieces(entry, &meta, &objects).iter().flat_map(|p| p.to_vec()).collect();
@@ -347,11 +345,11 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
             for object in &objects {
                 table.row(&cells(entry, ask, object.json()), &entry.encoded(object));
             }
-            Ok(whole(form, table.finish(), zip))
+            Ok(whole(form, table.finish()))
         }
         Shape::Metadata(_) => {
             let json = partial_metadata_list(&meta, objects.iter().map(|o| &o.json()[..]));
-            Ok(whole(form, json, zip))
+            Ok(whole(form, json))
         }
     }
 }
@@ -368,9 +366,9 @@ pub fn list_meta(entry: &Entry, options: &ListOptions, listing: &Listing) -> Lis
     meta
 }
 
-fn whole(form: negotiate::Form, json: Vec<u8>, zip: bool) -> Response {
+fn whole(form: negotiate::Form, json: Vec<u8>) -> Response {
     if form.encoding == Encoding::Json && !form.pretty {
-        return respond(VecDeque::from([Bytes::from(json)]), zip, form.content_type());
+        return respond(VecDeque::from([Bytes::from(json)]), form.content_type());
     }
     super::encoded(StatusCode::OK, form, json.into())
 }
@@ -442,20 +440,8 @@ fn protobuf(entry: &Entry, form: negotiate::Form, meta: &ListMeta, objects: &[Ar
     write().map_err(|e: api::protobuf::Error| error::not_marshalable(&e))
 }
 
-fn respond(pieces: VecDeque<Bytes>, zip: bool, kind: &'static str) -> Response {
-    let length: usize = pieces.iter().map(Bytes::len).sum();
-    let zipped = (zip && compress::worthwhile(length)).then(|| compress::gzip(pieces.iter().map(|p| &p[..]))).flatten();
-    let is_zipped = zipped.is_some();
-    let body = match zipped {
-        Some(bytes) => Body::from(bytes),
-        None => Body::new(Pieces::new(pieces)),
-    };
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    if is_zipped {
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    }
+fn respond(pieces: VecDeque<Bytes>, kind: &'static str) -> Response {
+    let mut response = Response::new(Body::new(Pieces::new(pieces)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
