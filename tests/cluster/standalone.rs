@@ -41,6 +41,12 @@ impl Part {
         signal(self.child.borrow().id().into(), which)
     }
 
+    /// Says how many descriptors it may have from now on; those that it has stay.
+    pub fn limit_descriptors(&self, most: u32) -> Result<()> {
+        let pid = self.child.borrow().id().to_string();
+        succeeded(Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={most}:")])).map(drop)
+    }
+
     /// Its exit code, once it has ended by itself.
     pub fn ended(&self, most: Duration) -> Result<Option<i32>> {
         eventually("see it end", most, || Ok(self.child.borrow_mut().try_wait()?.map(|status| status.code())))

@@ -167,6 +167,20 @@ fn a_virtual_address_leads_to_a_living_server() -> Result<()> {
         liar.kill()?;
     }
 
+    // Its holder takes no more connections, but for those that it has it could go on for ever.
+    on_first.limit_descriptors(3)?;
+    let took = link.await_served(2)?;
+    println!("out of descriptors: the other server answered after {took:?}");
+    assert!(took < MOST, "{took:?}");
+    on_first.limit_descriptors(1024)?;
+    link.await_ready("$A")?;
+    link.stays(&link.address, &[2])?;
+    on_second.signal(Signal::SIGTERM)?;
+    link.await_served(1)?;
+    on_second.ended(SECONDS_60)?;
+    on_second = machines.start(2, "second-again", &second)?;
+    link.await_ready("$B")?;
+
     // Its holder is killed: the other one takes it, and the same commands work.
     on_first.kill()?;
     let took = link.ask("get namespaces")?;

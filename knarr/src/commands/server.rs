@@ -225,7 +225,8 @@ impl Args {
             );
         }
         let ranges = vec![control_plane::PODS.parse()?, Cidr::new(services.0, services.1)];
-        Ok(Some(virtual_address::Plan { address, own, port: self.server.secure_port, ranges }))
+        let authority = self.server.data_dir.join("pki/ca.crt");
+        Ok(Some(virtual_address::Plan { address, own, port: self.server.secure_port, authority, ranges }))
     }
 }
 

@@ -101,7 +101,7 @@ pub async fn join(plan: Plan, shutdown: &CancellationToken) -> Result<Joined> {
 }
 
 /// A client that reaches whichever server answers.
-fn client(servers: &Arc<Servers>, authority: Option<&str>, user: &Value) -> Result<Client> {
+pub fn client(servers: &Arc<Servers>, authority: Option<&str>, user: &Value) -> Result<Client> {
     let server = format!("https://{SERVER_NAME}");
     let cluster = match authority {
         Some(pem) => json!({"server": server, "certificate-authority-data": STANDARD.encode(pem)}),

@@ -4,7 +4,8 @@
 //!   Lease knarr-virtual-address-ADDRESS ──renewed every second──▶ ADDRESS/32 on the link for 3 s more ──▶ announced by ARP
 //! ```
 //!
-//! Each server elects through its own API server, so one that cannot write loses the address. The deadlines are short, and each leaves
+//! Each server elects through its own API server, so one that cannot write loses the address. So does one that no longer takes
+//! connections (it is out of descriptors, say): the holder asks itself as its clients do, each second anew. The deadlines are short, and each leaves
 //! room for the next:
 //!
 //! - every second the holder renews its lease, and with it the time for which its kernel keeps the address;
@@ -17,25 +18,31 @@
 //!
 //! Servers with different addresses elect apart from each other: each address leads to those that have been given it.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use client::leader::{self, LeaderElector};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, api::ListParams, client::Body};
 use net::{
     Cidr,
     virtual_address::{LATE, VirtualAddress, lifetime},
 };
+use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+use super::join;
+use crate::balance::Servers;
 
 const LEASE: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a new place is announced, a second apart: such frames can get lost.
 const ANNOUNCEMENTS: u32 = 5;
+/// How often the holder asks itself whether it serves; it gives up after [`DEADLINE`] without an answer.
+const PROBE: Duration = Duration::from_secs(1);
 /// How often the holder asks the link whether somebody else has the address as well.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -48,6 +55,8 @@ pub struct Plan {
     pub own: Ipv4Addr,
     /// The API server's port.
     pub port: u16,
+    /// The file with the authority of the API server's certificate.
+    pub authority: PathBuf,
     /// Ranges that the cluster gives addresses from.
     pub ranges: Vec<Cidr>,
 }
@@ -89,6 +98,7 @@ impl Plan {
     pub async fn run(&self, client: Client, shutdown: CancellationToken) -> Result<()> {
         self.tell_of_others(&client).await;
         while !shutdown.is_cancelled() {
+            self.serves().await?;
             let ours = self.open().await?;
             let elector = LeaderElector::new(client.clone(), self.lease(), None);
             let renewals = elector.renewals();
@@ -104,6 +114,31 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Asks the API server as clients do, by a connection of its own. Any answer is one: not everybody may be told how it is.
+    async fn serves(&self) -> Result<()> {
+        let ask = async {
+            let authority = tokio::fs::read_to_string(&self.authority).await?;
+            let own = Servers::new(vec![format!("{}:{}", self.own, self.port)]);
+            let client = join::client(&own, Some(&authority), &json!({}))?;
+            client.send(http::Request::get("/livez").body(Body::empty())?).await?;
+            anyhow::Ok(())
+        };
+        let answered = tokio::time::timeout(DEADLINE, ask).await.unwrap_or_else(|_| bail!("no answer within {DEADLINE:?}"));
+        answered.with_context(|| {
+            format!("the API server cannot be asked at {}:{}, and leads nobody to itself", self.own, self.port)
+        })
+    }
+
+    /// Asks again and again; returns why it was in vain.
+    async fn fails(&self) -> anyhow::Error {
+        loop {
+            if let Err(error) = self.serves().await {
+                return error;
+            }
+            tokio::time::sleep(PROBE).await;
+        }
     }
 
     /// Has the address until `stop` fires.
@@ -131,6 +166,7 @@ impl Plan {
         }
         tracing::info!(%address, link, "this server has the virtual address");
         let (mut announcements, mut looked) = (ANNOUNCEMENTS, Instant::now());
+        let mut fails = std::pin::pin!(self.fails());
         loop {
             let renewed = *renewals.borrow_and_update();
             if !extend(ours, renewed.context("find out since when the lease is held")?).await? {
@@ -150,9 +186,10 @@ impl Plan {
                 }
                 looked = Instant::now();
             }
-            match stop.run_until_cancelled(renewals.changed()).await {
-                Some(Ok(())) => {}
-                _ => return Ok(()),
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                error = &mut fails => return Err(error),
+                renewed = renewals.changed() => if renewed.is_err() { return Ok(()) },
             }
         }
     }
@@ -211,8 +248,6 @@ fn held(leases: &[Lease], now: Timestamp) -> impl Iterator<Item = (&str, &str)> 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
