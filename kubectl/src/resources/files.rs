@@ -50,6 +50,8 @@ impl From<&PlainFileArgs> for FileArgs {
 pub struct Document {
     /// Its content.
     pub value: Value,
+    /// How JSON says it, for messages; YAML is told as what it comes to.
+    pub text: Option<String>,
     /// The file, `STDIN` or URL.
     pub source: String,
     /// The number of the text that it is part of.
@@ -186,9 +188,9 @@ impl Read {
     fn take(&mut self, text: &[u8], source: &str) {
         self.streams += 1;
         let stream = self.streams;
-        for document in documents_in(text) {
+        for document in contents_in(text) {
             match document {
-                Ok(value) => self.documents.push(Document { value, source: source.to_owned(), stream }),
+                Ok((value, text)) => self.documents.push(Document { value, text, source: source.to_owned(), stream }),
                 Err(why) => {
                     self.failed(plain(format!("error parsing {source}: {why}")));
                     return;
@@ -270,6 +272,13 @@ fn fits(pattern: &str, name: &str) -> bool {
 /// The documents of a text: YAML between `---` lines, or JSON values one after another. Empty ones are left out; after the
 /// first that does not parse comes nothing.
 pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
+    contents_in(text).into_iter().map(|content| content.map(|(value, _)| value)).collect()
+}
+
+/// A document, and how JSON says it.
+type Content = (Value, Option<String>);
+
+fn contents_in(text: &[u8]) -> Vec<Result<Content, String>> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let Ok(text) = std::str::from_utf8(text) else {
         return vec![Err("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())];
@@ -281,7 +290,7 @@ pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
     for document in split(text) {
         match api::schema::yaml::parse(document.as_bytes()) {
             Ok(parsed) if parsed.value.is_null() => {}
-            Ok(parsed) => out.push(Ok(parsed.value)),
+            Ok(parsed) => out.push(Ok((parsed.value, None))),
             Err(error) => {
                 out.push(Err(format!("error converting YAML to JSON: {error}")));
                 return out;
@@ -292,13 +301,13 @@ pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
 }
 
 /// JSON values one after another.
-fn json_in(text: &str) -> Vec<Result<Value, String>> {
+fn json_in(text: &str) -> Vec<Result<Content, String>> {
     let (mut out, mut at) = (Vec::new(), 0);
     loop {
         match json::first(&text.as_bytes()[at..]) {
             First::Value(Value::Null, length) => at += length,
             First::Value(value, length) => {
-                out.push(Ok(value));
+                out.push(Ok((value, text.get(at..at + length).map(|text| text.trim().to_owned()))));
                 at += length;
             }
             First::Nothing => return out,

@@ -1,6 +1,6 @@
 //! Objects from files: which documents are valid, what kind they are of, and where they belong.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use api::{field::go_quote, schema::go};
 use serde_json::Value;
@@ -109,7 +109,7 @@ impl Query<'_> {
 
     /// The objects of one document: one, or a list's items.
     async fn read(&self, cx: &Context, document: Document, at: usize) -> Result<Contents, Failure> {
-        let Document { value, source, .. } = document;
+        let Document { value, text: written, source, .. } = document;
         let undecoded = |why: String| plain(format!("unable to decode {}: {why}", go_quote(&source)));
         if !value.is_object() {
             let found = go::kind(&value);
@@ -139,8 +139,10 @@ impl Query<'_> {
             )));
         }
         for (field, name) in [(&kind, "Kind"), (&api_version, "apiVersion")] {
-            if field.is_empty() {
-                return Err(undecoded(format!("Object '{name}' is missing in '{value}'")));
+            // Who does not go by types asks for the kind in whatever version there is.
+            if field.is_empty() && (self.typed || name == "Kind") {
+                let written = written.unwrap_or_else(|| value.to_string());
+                return Err(undecoded(format!("Object '{name}' is missing in '{written}'")));
             }
         }
         self.decoded(&value).map_err(undecoded)?;
@@ -148,7 +150,10 @@ impl Query<'_> {
             if item.is_null() {
                 *item = Value::Object(serde_json::Map::new());
             }
-            if text(item, "kind").is_empty() && text(item, "apiVersion").is_empty() {
+            // A list of any kinds leaves them to its items, as far as types go; one of a certain kind does not.
+            let bare = text(item, "kind").is_empty() && text(item, "apiVersion").is_empty();
+            let inherits = if self.typed { kind != "List" } else { bare };
+            if inherits {
                 item["kind"] = kind.trim_end_matches("List").into();
                 item["apiVersion"] = api_version.clone().into();
             }
@@ -159,39 +164,70 @@ impl Query<'_> {
             cx.discovery()?;
         }
         let mapping = self.mapping(cx, &api_version, &kind).await.map_err(|failure| match failure {
-            Failure::NoKind(..) => plain(format!(
-                "resource mapping not found for name: {} namespace: {} from {}: {}\nensure CRDs are installed first",
-                go_quote(&name),
-                go_quote(&namespace),
-                go_quote(&source),
-                failure.message()
-            )),
+            Failure::NoKind(..) => {
+                let why = match api_version.is_empty() {
+                    true => format!("no matches for kind {} in version \"\"", go_quote(&kind)),
+                    false => failure.message(),
+                };
+                plain(format!(
+                    "resource mapping not found for name: {} namespace: {} from {}: {why}\nensure CRDs are installed first",
+                    go_quote(&name),
+                    go_quote(&namespace),
+                    go_quote(&source),
+                ))
+            }
             other => plain(format!("unable to recognize {}: {}", go_quote(&source), other.message())),
         })?;
         match items {
-            None => Ok(vec![(None, self.placed(cx, mapping, value, source, None))]),
-            Some(items) => self.items(cx, items, &source, at).await,
+            None => {
+                let object = self.placed(cx, mapping, value, source, None);
+                let versioned = self.local || self.by_kind || !api_version.is_empty();
+                let unversioned = |object: Object| match versioned {
+                    true => object,
+                    false => {
+                        let mapping = Mapping { version: String::new(), ..(*object.mapping).clone() };
+                        Object { mapping: Arc::new(mapping), ..object }
+                    }
+                };
+                Ok(vec![(None, object.map(unversioned))])
+            }
+            Some(items) => {
+                let texts = written.as_deref().map(items_of).unwrap_or_default().into_iter().map(Some);
+                let items = items.into_iter().zip(texts.chain(std::iter::repeat(None))).collect();
+                self.items(cx, items, &source, at).await
+            }
         }
     }
 
     /// What upstream finds in a list, which goes by a number of its own.
-    async fn items(&self, cx: &Context, items: Vec<Value>, source: &str, list: usize) -> Result<Contents, Failure> {
+    async fn items(
+        &self,
+        cx: &Context,
+        items: VecDeque<(Value, Option<String>)>,
+        source: &str,
+        list: usize,
+    ) -> Result<Contents, Failure> {
         let list = Some(list);
         let mut out = Contents::new();
-        let mut all = std::collections::VecDeque::from(items);
+        let mut all = items;
         let mut flat = Vec::new();
-        while let Some(mut item) = all.pop_front() {
+        while let Some((mut item, written)) = all.pop_front() {
             match item.get_mut("items") {
-                Some(Value::Array(inner)) if self.typed => all.extend(inner.drain(..)),
+                Some(Value::Array(inner)) if self.typed => all.extend(inner.drain(..).map(|item| (item, None))),
                 Some(Value::Array(_)) => {
                     return Err(plain("*unstructured.Unstructured is not a list: no Items field in this object"));
                 }
-                _ => flat.push(item),
+                _ => flat.push((item, written)),
             }
         }
         if self.typed {
-            let wrong = flat.iter().filter_map(|item| match (text(item, "apiVersion"), text(item, "kind")) {
-                (_, kind) if kind.is_empty() => Some(format!("Object 'Kind' is missing in '{item}'")),
+            let missing = |name, item: &Value, written: Option<&String>| {
+                let written = written.cloned().unwrap_or_else(|| item.to_string());
+                Some(format!("Object '{name}' is missing in '{written}'"))
+            };
+            let wrong = flat.iter().filter_map(|(item, written)| match (text(item, "apiVersion"), text(item, "kind")) {
+                (_, kind) if kind.is_empty() => missing("Kind", item, written.as_ref()),
+                (api_version, _) if api_version.is_empty() => missing("apiVersion", item, written.as_ref()),
                 (api_version, kind) if typed::is_registered(&api_version, &kind) => self.decoded(item).err(),
                 _ => None,
             });
@@ -200,7 +236,7 @@ impl Query<'_> {
                 return Err(Failure::Many(wrong));
             }
         }
-        for item in flat {
+        for (item, _) in flat {
             let (api_version, kind) = (text(&item, "apiVersion"), text(&item, "kind"));
             let missing = match (kind.as_str(), api_version.as_str()) {
                 _ if self.typed && !typed::is_registered(&api_version, &kind) => Some((
@@ -437,4 +473,15 @@ async fn reachable(cx: &Context) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(_) => client.call(Call::get("/openapi/v2").soon()).await.map(drop).map_err(|failure| failure.unread().message()),
     }
+}
+
+/// How the items of a list are written.
+fn items_of(list: &str) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct List<'a> {
+        #[serde(borrow)]
+        items: Vec<&'a serde_json::value::RawValue>,
+    }
+    let items = serde_json::from_str::<List<'_>>(list).map(|list| list.items).unwrap_or_default();
+    items.into_iter().map(|item| item.get().to_owned()).collect()
 }

@@ -139,6 +139,9 @@ pub struct Query<'a> {
     pub validate: &'static str,
     /// Objects from files are decoded into types that the client has compiled in.
     pub typed: bool,
+    /// Requests go to the version that the server has of a kind where a file names none. Else they go to the file's, which nobody
+    /// serves.
+    pub by_kind: bool,
     /// That something is not there is no failure.
     pub ignore_not_found: bool,
     /// Objects from files must say what namespace they are in.

@@ -59,7 +59,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let min = args.min;
         return Err(plain(format!("--max=MAXPODS must be larger or equal to --min=MINPODS, max: {max}, min: {min}")));
     }
-    let query = Query { args: &args.arguments, files: Some(&args.files), ..Query::default() };
+    let query = Query { args: &args.arguments, files: Some(&args.files), by_kind: true, ..Query::default() };
     let mut count = 0;
     let autoscale = async |object: Object| {
         one(&args, cx, &object, max, dry_run).await?;

@@ -113,6 +113,23 @@ fn split(path: &str) -> (String, String) {
     }
 }
 
+/// Makes a folder and those above it. The error is about the first of them that is something else, or cannot be made.
+fn make_folder(path: &str) -> Result<(), (String, io::Error)> {
+    let failed = |error| Err((path.to_owned(), error));
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => return failed(io::Error::from_raw_os_error(nix::libc::ENOTDIR)),
+        Err(_) => {}
+    }
+    if let Some((above, _)) = path.trim_end_matches('/').rsplit_once('/').filter(|(above, _)| !above.is_empty()) {
+        make_folder(above)?;
+    }
+    match std::fs::create_dir(path) {
+        Err(error) if !Path::new(path).is_dir() => failed(error),
+        _ => Ok(()),
+    }
+}
+
 /// A path without leading `../`, slashes and lone dots.
 fn without_shortcuts(path: &str) -> String {
     let mut path = path;
@@ -345,9 +362,9 @@ fn unpack(source: impl Read, from: &Spec, to: &str) -> Result<(), Failure> {
             continue;
         }
         let folder = split(&target).0;
-        std::fs::create_dir_all(&folder).map_err(|error| to_do("mkdir", &folder, error))?;
+        make_folder(&folder).map_err(|(at, error)| to_do("mkdir", &at, error))?;
         match entry.header().entry_type() {
-            EntryType::Directory => std::fs::create_dir_all(&target).map_err(|error| to_do("mkdir", &target, error))?,
+            EntryType::Directory => make_folder(&target).map_err(|(at, error)| to_do("mkdir", &at, error))?,
             EntryType::Symlink => {
                 let link = entry.link_name_bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
                 let skipped =

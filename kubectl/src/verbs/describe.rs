@@ -48,6 +48,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         all_namespaces: args.all_namespaces,
         type_suffices: true,
         chunk_size: args.chunk_size,
+        by_kind: true,
         ..Query::default()
     };
     let found = query.objects(cx).await?;

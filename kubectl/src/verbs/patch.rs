@@ -74,6 +74,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         files: Some(&args.files),
         local: args.local,
         subresource: &args.subresource,
+        by_kind: true,
         ..Query::default()
     };
     let mut count = 0;
