@@ -224,7 +224,12 @@ fn taints(taints: &[Taint], path: &Path, errors: &mut FieldErrors) {
         }
         taint_effect(&taint.effect, &path.child("effect"), errors);
         if !seen.insert((taint.key.as_str(), taint.effect.as_str())) {
-            errors.push(ErrorKind::Duplicate, path, &quoted::TAINT.quote(taint), "taints must be unique by key and effect pair");
+            errors.push(
+                ErrorKind::Duplicate,
+                path,
+                &quoted::TAINT.quote(taint),
+                "taints must be unique by key and effect pair",
+            );
         }
     }
 }

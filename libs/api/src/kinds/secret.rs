@@ -135,7 +135,9 @@ fn check_json(content: Option<&ByteString>, key: &str, path: &Path, errors: &mut
     let Some(content) = content else { return errors.required(path.key(key), "") };
     let reason = match json::parse_to_check(&content.0) {
         Ok(json::Parsed { value: Value::Object(_) | Value::Null, .. }) => return,
-        Ok(other) => format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go::kind(&other.value)),
+        Ok(other) => {
+            format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", go::kind(&other.value))
+        }
         Err(error) => error.to_string(),
     };
     // Never the content.

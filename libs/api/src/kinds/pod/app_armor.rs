@@ -73,9 +73,8 @@ pub fn warnings(pod: &Pod) -> Vec<String> {
     let Some(spec) = pod.spec.as_ref().filter(|spec| !is_for_windows(spec)) else { return Vec::new() };
     let of_the_pod = spec.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let lacking = containers.filter(|container| {
-        container.security_context.as_ref().is_none_or(|context| context.app_armor_profile.is_none())
-    });
+    let lacking = containers
+        .filter(|container| container.security_context.as_ref().is_none_or(|context| context.app_armor_profile.is_none()));
     let warning = |name: &str| {
         let key = format!("{APP_ARMOR}{name}");
         let said = pod.metadata.annotations.as_ref()?.get(&key)?;
