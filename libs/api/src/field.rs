@@ -191,7 +191,7 @@ fn is_unprintable(c: char) -> bool {
 }
 
 /// JSON as Go's `json.Marshal` writes it: what HTML gives a meaning to is escaped. It occurs within strings only.
-fn escape_html(json: &str) -> String {
+pub(crate) fn escape_html(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

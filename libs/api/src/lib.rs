@@ -27,6 +27,7 @@ pub mod selector;
 pub mod servers;
 pub mod status;
 pub mod table;
+pub mod unified_diff;
 pub mod yaml;
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! What an update of a pod may change, at each place it may be updated.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRuleOnExitCodes, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod,
     PodSpec, PodStatus,
@@ -10,7 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{security, text};
-use crate::{field::FieldErrors, field_path::Path, names, quoted};
+use crate::{
+    field::FieldErrors,
+    field_path::Path,
+    names,
+    quoted::{self, Shape},
+    unified_diff::unified_diff,
+};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
     `spec.tolerations` (only additions to existing tolerations),\
@@ -54,8 +58,8 @@ pub fn pod(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
     }
     let munged = with_allowed_changes_undone(new_spec, &old_spec, &path, errors);
     if munged != old_spec {
-        let message =
-            format!("pod updates may not change fields other than {UPDATABLE}\n{}", difference(&old_spec, &munged));
+        let difference = difference(quoted::POD_SPEC, &internal(&old_spec), &internal(&munged));
+        let message = format!("pod updates may not change fields other than {UPDATABLE}\n{difference}");
         errors.forbidden(path, message);
     }
 }
@@ -204,22 +208,22 @@ fn only_additions(new: &NodeSelectorTerm, old: &NodeSelectorTerm) -> bool {
         && begins(new.match_fields.as_deref(), old.match_fields.as_deref())
 }
 
-/// The fields in which two objects differ, one `-` and one `+` line each.
-fn difference(old: &impl Serialize, new: &impl Serialize) -> String {
-    let fields = |object: serde_json::Result<Value>| match object {
-        Ok(Value::Object(fields)) => fields.into_iter().collect(),
-        _ => BTreeMap::new(),
-    };
-    let (old, new) = (fields(serde_json::to_value(old)), fields(serde_json::to_value(new)));
-    let show = |value: Option<&Value>| value.map_or_else(|| "null".to_owned(), Value::to_string);
-    let mut out = String::new();
-    for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
-        let (before, after) = (old.get(name), new.get(name));
-        if before != after {
-            out.push_str(&format!("-\t{name}: {}\n+\t{name}: {}\n", show(before), show(after)));
-        }
-    }
-    out
+/// What upstream appends (`util/diff`): the lines in which two objects differ, of JSON under the names of Go.
+fn difference(shape: Shape, old: &impl Serialize, new: &impl Serialize) -> String {
+    unified_diff(&shape.quote(old).pretty(), &shape.quote(new).pretty())
+}
+
+/// Upstream's internal pod keeps what it shares with the host in its security context, which is always there.
+fn internal(spec: &PodSpec) -> Value {
+    let mut context = serde_json::to_value(spec.security_context.clone().unwrap_or_default()).unwrap_or_default();
+    context["hostNetwork"] = spec.host_network.into();
+    context["hostPID"] = spec.host_pid.into();
+    context["hostIPC"] = spec.host_ipc.into();
+    context["shareProcessNamespace"] = spec.share_process_namespace.into();
+    context["hostUsers"] = spec.host_users.into();
+    let mut spec = serde_json::to_value(spec).unwrap_or_default();
+    spec["securityContext"] = context;
+    spec
 }
 
 /// An update at `/ephemeralcontainers`: containers may be added.
@@ -236,7 +240,7 @@ pub fn ephemeral_containers(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
         match find(&old.name) {
             None => errors.forbidden(path, format!("existing ephemeral containers {:?} may not be removed\n", old.name)),
             Some(new) if new != old => {
-                let difference = difference(old, new);
+                let difference = difference(quoted::EPHEMERAL_CONTAINER, old, new);
                 let message = format!("existing ephemeral containers {:?} may not be changed\n{difference}", old.name);
                 errors.forbidden(path, message);
             }
@@ -352,6 +356,51 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn changes_are_told_under_the_names_of_go() {
+        let said = |old: Value, new: Value| {
+            let of = |mut spec: Value| -> Pod {
+                spec["containers"] = json!([]);
+                serde_json::from_value(json!({"spec": spec})).unwrap()
+            };
+            let mut errors = FieldErrors::default();
+            pod(&of(new), &of(old), &mut errors);
+            errors
+                .0
+                .iter()
+                .filter_map(|error| error.detail.split_once('\n').map(|said| said.1.to_owned()))
+                .collect::<String>()
+        };
+        let expected = [
+            "@@ -12,7 +12,7 @@",
+            r#"  "AutomountServiceAccountToken": null,"#,
+            r#"  "NodeName": "","#,
+            r#"  "SecurityContext": {"#,
+            r#"-  "HostNetwork": false,"#,
+            r#"+  "HostNetwork": true,"#,
+            r#"   "HostPID": false,"#,
+            r#"   "HostIPC": false,"#,
+            r#"   "ShareProcessNamespace": null,"#,
+            "",
+        ];
+        assert_eq!(said(json!({}), json!({"hostNetwork": true})), expected.join("\n"));
+        let volumes = said(json!({}), json!({"volumes": [{"name": "<a>", "emptyDir": {"sizeLimit": "1Gi"}}]}));
+        let expected = [
+            "@@ -1,5 +1,42 @@",
+            " {",
+            r#"- "Volumes": null,"#,
+            r#"+ "Volumes": ["#,
+            "+  {",
+            r#"+   "Name": "\u003ca\u003e","#,
+            r#"+   "HostPath": null,"#,
+            r#"+   "EmptyDir": {"#,
+            r#"+    "Medium": "","#,
+            r#"+    "SizeLimit": "1Gi""#,
+            "+   },",
+        ];
+        assert_eq!(volumes.lines().take(expected.len()).collect::<Vec<_>>(), expected);
+    }
 
     #[test]
     fn who_may_run_again_after_an_end() {
