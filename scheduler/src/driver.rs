@@ -296,7 +296,7 @@ impl Scheduler {
             String::new()
         } else {
             Metrics::global().tried_to_preempt();
-            match preemption::preempt(&self.plugins, pod, &self.snapshot, unfit) {
+            match preemption::preempt(&self.plugins, pod, &mut self.snapshot, self.start, unfit) {
                 Err(reason) => reason,
                 Ok(victims) => {
                     Metrics::global().preempted(victims.pods.len());
