@@ -8,7 +8,7 @@ use std::{
 use client::{Change, Informer, Informers, Key, Options, Recorder};
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod, Service};
 use kube::{
     Api, Client,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
@@ -53,6 +53,8 @@ enum Input {
     NodeGone(Arc<Node>),
     Namespace(Arc<Namespace>),
     NamespaceGone(Arc<Namespace>),
+    Service(Arc<Service>),
+    ServiceGone(Arc<Service>),
     /// A binding ended.
     Bound {
         pod: Arc<PodInfo>,
@@ -72,16 +74,24 @@ pub async fn run(config: &Config, client: Client, recorder: Recorder, shutdown: 
     let pods: Informer<Pod> = informers.get_with(&(), live);
     let nodes: Informer<Node> = informers.get();
     let namespaces: Informer<Namespace> = informers.get();
+    let services: Informer<Service> = informers.get();
     // Nodes before pods: the first decision should know all of them.
     tokio::select! {
         () = shutdown.cancelled() => return,
-        _ = async { tokio::join!(pods.synced(), nodes.synced(), namespaces.synced()) } => {}
+        _ = async { tokio::join!(pods.synced(), nodes.synced(), namespaces.synced(), services.synced()) } => {}
     }
     let tell = inputs.clone();
     namespaces.on_change(move |change| {
         let _ = tell.send(match change {
             Change::Added(n) | Change::Updated(_, n) => Input::Namespace(n.clone()),
             Change::Deleted(n) => Input::NamespaceGone(n.clone()),
+        });
+    });
+    let tell = inputs.clone();
+    services.on_change(move |change| {
+        let _ = tell.send(match change {
+            Change::Added(s) | Change::Updated(_, s) => Input::Service(s.clone()),
+            Change::Deleted(s) => Input::ServiceGone(s.clone()),
         });
     });
     let tell = inputs.clone();
@@ -168,6 +178,22 @@ impl Scheduler {
             }
             Input::NamespaceGone(namespace) => {
                 self.snapshot.namespaces.remove(&*Key::of(&namespace.metadata).name);
+                Events::NONE
+            }
+            Input::Service(service) => {
+                let key = Key::of(&service.metadata);
+                let selector = service.spec.as_ref().and_then(|s| s.selector.clone()).unwrap_or_default();
+                self.snapshot.services.entry(key.namespace.to_string()).or_default().insert(key.name.to_string(), selector);
+                Events::NONE
+            }
+            Input::ServiceGone(service) => {
+                let key = Key::of(&service.metadata);
+                if let Some(others) = self.snapshot.services.get_mut(&*key.namespace) {
+                    others.remove(&*key.name);
+                    if others.is_empty() {
+                        self.snapshot.services.remove(&*key.namespace);
+                    }
+                }
                 Events::NONE
             }
             Input::Bound { pod, node, error, attempt } => self.bound(&pod, &node, error, attempt),

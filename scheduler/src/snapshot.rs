@@ -119,6 +119,8 @@ pub struct Snapshot {
     places: HashMap<String, Arc<str>>,
     /// Labels of namespaces, for namespace selectors.
     pub namespaces: HashMap<String, BTreeMap<String, String>>,
+    /// What Services select, by namespace and name.
+    pub services: HashMap<String, HashMap<String, BTreeMap<String, String>>>,
     /// Pods that preempted others and wait for their node, by node.
     pub nominated: HashMap<String, Vec<Arc<PodInfo>>>,
 }
@@ -222,6 +224,16 @@ impl Snapshot {
     /// A namespace's labels.
     pub fn namespace_labels(&self, name: &str) -> Option<BTreeMap<String, String>> {
         self.namespaces.get(name).cloned()
+    }
+
+    /// The labels that all Services together ask for that select the pod; `None` if none does.
+    pub fn asked_for(&self, pod: &PodInfo) -> Option<BTreeMap<&str, &str>> {
+        let labels = pod.pod.metadata.labels.as_ref()?;
+        let selects =
+            |selector: &&BTreeMap<String, String>| selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let all = self.services.get(&*pod.key.namespace)?.values().filter(selects).flatten();
+        let all: BTreeMap<&str, &str> = all.map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        (!all.is_empty()).then_some(all)
     }
 
     /// Remembers that `pod` waits for room on `node`, and nowhere else.

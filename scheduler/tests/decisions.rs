@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use knarr_scheduler::{plugins::default_plugins, pod::PodInfo, schedule, snapshot::Snapshot};
 use serde_json::{Value, json};
 
-/// A cluster in lines: `node NAME JSON` (labels, spec, allocatable) and `pod NAME NODE JSON` (labels, spec).
+/// A cluster in lines: `node NAME JSON` (labels, spec, allocatable), `pod NAME NODE JSON` (labels, spec) and `service NAME
+/// JSON` (its selector).
 fn cluster(text: &str) -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.namespaces.insert("default".to_owned(), Default::default());
@@ -15,6 +16,10 @@ fn cluster(text: &str) -> Snapshot {
         if kind == "node" {
             let (name, facts) = rest.split_once(' ').unwrap_or((rest, "{}"));
             snapshot.set_node(&Arc::new(node(name, &read(facts))));
+        } else if kind == "service" {
+            let (name, selector) = rest.split_once(' ').expect("a selector");
+            let selector = serde_json::from_str(selector).expect("labels");
+            snapshot.services.entry("default".to_owned()).or_default().insert(name.to_owned(), selector);
         } else {
             let (name, rest) = rest.split_once(' ').expect("a name");
             let (node, facts) = rest.split_once(' ').unwrap_or((rest, "{}"));
@@ -231,6 +236,27 @@ fn replicas_are_spread_by_default_and_those_that_are_leaving_do_not_count() {
         "#,
         r#"
         {"owner": "set"} => a
+        "#,
+    );
+}
+
+#[test]
+fn pods_without_a_controller_are_spread_by_the_services_that_select_them() {
+    decides(
+        r#"
+        node a {}
+        node b {}
+        service web {"app": "web"}
+        service blue {"color": "blue"}
+        service nobody {}
+        pod web a {"labels": {"app": "web", "color": "blue"}}
+        pod red b {"labels": {"app": "web", "color": "red"}, "requests": {"cpu": "1"}}
+        pod batch b {"labels": {"app": "batch"}, "requests": {"cpu": "1"}}
+        "#,
+        r#"
+        {"labels": {"app": "batch"}} => a
+        {"labels": {"app": "web", "color": "blue"}} => b
+        {"labels": {"color": "blue"}} => b
         "#,
     );
 }

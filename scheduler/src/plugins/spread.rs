@@ -1,10 +1,13 @@
 //! Topology spread: pods that match a selector are kept even over the values of a node label.
 //!
-//! Pods that name no constraints are spread softly over hosts and zones by their controller (upstream's system defaults,
-//! whose selector comes from the pod's Services and controllers; counting by controller is the same for all pods of a
-//! Deployment's newest ReplicaSet and costs a look-up a node).
+//! Pods that name no constraints are spread softly over hosts and zones (upstream's system defaults, whose selector comes from
+//! the pod's controller and Services): by their controller, which is the same for all pods of a ReplicaSet and costs a look-up a
+//! node, or, without one, by what their Services select.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use api::selector::Selector;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
@@ -54,7 +57,7 @@ impl Constraint<'_> {
     }
 
     fn matching(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let same = |other: &&std::sync::Arc<PodInfo>| {
+        let same = |other: &&Arc<PodInfo>| {
             other.key.namespace == pod.key.namespace
                 && other.pod.metadata.deletion_timestamp.is_none()
                 && self.selector.matches_opt(other.pod.metadata.labels.as_ref())
@@ -154,7 +157,7 @@ impl Plugin for PodTopologySpread {
         let named =
             pod.pod.spec.as_ref().is_some_and(|s| s.topology_spread_constraints.as_ref().is_some_and(|c| !c.is_empty()));
         if !named {
-            return by_owner(pod, nodes);
+            return by_default(pod, snapshot, nodes);
         }
         let constraints = constraints(pod, "ScheduleAnyway");
         if constraints.is_empty() {
@@ -177,21 +180,35 @@ impl Plugin for PodTopologySpread {
     }
 }
 
-fn by_owner(pod: &PodInfo, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-    let owner = pod.owner.as_ref()?;
-    let count = |node: &NodeInfo| node.owners.get(owner).copied().unwrap_or(0);
+fn by_default(pod: &PodInfo, snapshot: &Snapshot, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
+    if let Some(owner) = &pod.owner {
+        return Some(by_count(nodes, |node| node.owners.get(owner).copied().unwrap_or(0)));
+    }
+    let asked_for = snapshot.asked_for(pod)?;
+    let serves = |other: &&Arc<PodInfo>| {
+        let labels = other.pod.metadata.labels.as_ref();
+        other.key.namespace == pod.key.namespace
+            && other.pod.metadata.deletion_timestamp.is_none()
+            && labels.is_some_and(|labels| asked_for.iter().all(|(k, v)| labels.get(*k).is_some_and(|has| has == v)))
+    };
+    Some(by_count(nodes, |node| node.pods.values().filter(serves).count() as i64))
+}
+
+/// Scores by how many pods of a kind a node, and its zone, have.
+fn by_count(nodes: &[&NodeInfo], count: impl Fn(&NodeInfo) -> i64) -> Vec<i64> {
+    let counts: Vec<i64> = nodes.iter().map(|node| count(node)).collect();
     let mut zones: HashMap<&str, i64> = HashMap::new();
-    for node in nodes {
+    for (node, count) in nodes.iter().zip(&counts) {
         if let Some(zone) = node.label(ZONE) {
-            *zones.entry(zone).or_default() += count(node);
+            *zones.entry(zone).or_default() += count;
         }
     }
     let (of_hosts, of_zones) = (weight(nodes.len()), weight(zones.len()));
-    let node_cost = |node: &&NodeInfo| {
+    let node_cost = |(node, count): (&&NodeInfo, &i64)| {
         let [(_, host_skew), (_, zone_skew)] = SYSTEM_DEFAULTS;
-        let host = cost(count(node), of_hosts, host_skew);
+        let host = cost(*count, of_hosts, host_skew);
         let zone = node.label(ZONE).and_then(|z| zones.get(z)).map_or(0.0, |c| cost(*c, of_zones, zone_skew));
         Some(host + zone)
     };
-    Some(by_cost(&nodes.iter().map(node_cost).collect::<Vec<_>>()))
+    by_cost(&nodes.iter().zip(&counts).map(node_cost).collect::<Vec<_>>())
 }
