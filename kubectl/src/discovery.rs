@@ -95,12 +95,18 @@ impl Mapping {
         format!("{}/{name}", self.type_name())
     }
 
+    /// The path of its group's version: `/api/v1`, `/apis/apps/v1`; without a version that of the group.
+    pub fn version_path(&self) -> String {
+        let mut path = if self.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", self.group) };
+        if !self.version.is_empty() {
+            path.push_str(&format!("/{}", self.version));
+        }
+        path
+    }
+
     /// The path of the collection in a namespace (or everywhere), or of one object.
     pub fn path(&self, namespace: Option<&str>, name: Option<&str>) -> String {
-        let mut path = match self.group.as_str() {
-            "" => format!("/api/{}", self.version),
-            group => format!("/apis/{group}/{}", self.version),
-        };
+        let mut path = self.version_path();
         if let Some(namespace) = namespace.filter(|n| self.namespaced && !n.is_empty()) {
             path.push_str(&format!("/namespaces/{}", escape(namespace, "")));
         }

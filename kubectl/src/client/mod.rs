@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{
-    client::legacy::Client as Pool,
+    client::legacy::{Client as Pool, connect::capture_connection},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use serde_json::Value;
@@ -136,6 +136,8 @@ pub struct Stream {
     rest: Vec<u8>,
     /// How far `rest` is known to hold no newline.
     searched: usize,
+    /// When its time is over.
+    ends: Option<Ends>,
 }
 
 impl Stream {
@@ -144,7 +146,9 @@ impl Stream {
     /// # Errors
     /// If the connection breaks.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
-        while let Some(frame) = self.body.frame().await {
+        loop {
+            let frame = in_time(self.ends, self.body.frame()).await;
+            let Some(frame) = frame.ok_or_else(|| plain(format!("{CANCELED} {UNREAD}")))? else { return Ok(None) };
             match frame {
                 Ok(frame) => match frame.into_data() {
                     Ok(data) => return Ok(Some(data)),
@@ -153,7 +157,6 @@ impl Stream {
                 Err(error) => return Err(plain(broken(&error))),
             }
         }
-        Ok(None)
     }
 
     /// The next line without its newline; the last one may have none. `None` at the end.
@@ -198,6 +201,27 @@ impl Stream {
         }
         Ok(Some((kind, object)))
     }
+}
+
+/// Go's words for time that is over.
+const CANCELED: &str = "net/http: request canceled";
+const UNANSWERED: &str = "(Client.Timeout exceeded while awaiting headers)";
+const UNREAD: &str = "(Client.Timeout or context cancellation while reading body)";
+
+/// When a request's time is over, kept with its answer.
+#[derive(Clone, Copy)]
+struct Ends(tokio::time::Instant);
+
+/// What comes of work in its time.
+async fn in_time<T>(ends: Option<Ends>, work: impl Future<Output = T>) -> Option<T> {
+    match ends {
+        Some(ends) => tokio::time::timeout_at(ends.0, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+async fn whole_body(body: Incoming) -> Result<Bytes, String> {
+    body.collect().await.map(http_body_util::Collected::to_bytes).map_err(|error| broken(&error))
 }
 
 /// A method as Go names it in errors: `Get`.
@@ -287,8 +311,9 @@ impl Client {
     /// Compares the server's version to ours.
     async fn match_versions(&self) -> Result<(), Failure> {
         let unread = |why: String| plain(format!("couldn't read version from server: {why}"));
-        let response = self.transmit(&Call::get("/version").soon()).await.map_err(|failure| unread(failure.message()))?;
-        let body = response.into_body().collect().await.map_err(|error| unread(broken(&error)))?.to_bytes();
+        let call = Call::get("/version").soon();
+        let response = self.transmit(&call).await.map_err(|failure| unread(failure.message()))?;
+        let body = whole_body(response.into_body()).await.map_err(unread)?;
         let server: Value = serde_json::from_slice(&body).map_err(|error| unread(error.to_string()))?;
         crate::verbs::version::matches(&server).map_err(plain)
     }
@@ -304,6 +329,10 @@ impl Client {
         if let Some(why) = &endpoint.unreachable {
             return Err(failed(why.clone()));
         }
+        // It was over before it began.
+        if !endpoint.timeout.is_zero() && endpoint.timeout < Duration::from_micros(1) {
+            return Err(Failure::Plain("context deadline exceeded".to_owned()));
+        }
         let uri = format!("{}://{}{}{target}", endpoint.scheme, endpoint.authority, endpoint.prefix);
         let mut request = http::Request::new(whole(call.body.clone()));
         *request.method_mut() = call.method.clone();
@@ -313,40 +342,24 @@ impl Client {
         for (name, value) in endpoint.headers.iter().chain(&call.headers) {
             headers.append(name, value.clone());
         }
+        let connection = capture_connection(&mut request);
         log::request(call, request.uri(), request.headers());
         let uri = request.uri().clone();
         let begun = std::time::Instant::now();
-        let sent = self.0.pool.request(request).await;
-        log::response(call, &uri, &sent, begun.elapsed());
-        let response = sent.map_err(|error| failed(why_unsent(&error)))?;
-        self.0.warnings.note(response.headers());
-        Ok(response)
-    }
-
-    async fn limited<T>(&self, call: &Call, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let endpoint = &self.0.endpoint;
-        if endpoint.timeout.is_zero() {
-            return work.await;
-        }
-        let over = "context deadline exceeded".to_owned();
-        // It was over before it began.
-        if endpoint.timeout < Duration::from_micros(1) {
-            return Err(Failure::Plain(over));
-        }
-        match tokio::time::timeout(endpoint.timeout, work).await {
-            Ok(done) => done,
-            Err(_) => {
-                let target = call.target(&endpoint.timeout_told);
-                Err(Failure::Connection {
-                    host: endpoint.authority.clone(),
-                    request: format!("{} {}", in_words(&call.method), go_quote(&format!("{}{target}", endpoint.url()))),
-                    reason: match endpoint.timeout < Duration::from_millis(1) {
-                        true => over,
-                        false => "net/http: request canceled (Client.Timeout exceeded while awaiting headers)".to_owned(),
-                    },
-                })
+        let ends = Some(endpoint.timeout).filter(|t| !t.is_zero()).map(|timeout| Ends((begun + timeout).into()));
+        let work = async { self.0.pool.request(request).await.map_err(|error| why_unsent(&error)) };
+        let sent = match in_time(ends, work).await {
+            Some(sent) => sent,
+            None if connection.connection_metadata().is_none() => {
+                Err(format!("{CANCELED} while waiting for connection {UNANSWERED}"))
             }
-        }
+            None => Err(format!("{CANCELED} {UNANSWERED}")),
+        };
+        log::response(call, &uri, &sent, begun.elapsed());
+        let mut response = sent.map_err(failed)?;
+        self.0.warnings.note(response.headers());
+        ends.map(|ends| response.extensions_mut().insert(ends));
+        Ok(response)
     }
 
     /// Asks and reads the answer whole, whatever its code.
@@ -354,13 +367,14 @@ impl Client {
     /// # Errors
     /// If the server cannot be reached.
     pub async fn raw(&self, call: Call) -> Result<Answer, Failure> {
-        let work = async {
-            let (parts, body) = self.send(&call).await?.into_parts();
-            let body = body.collect().await.map_err(|e| plain(broken(&e)))?.to_bytes();
-            log::answered(&body);
-            Ok(Answer { status: parts.status, headers: parts.headers, body })
-        };
-        self.limited(&call, work).await
+        let (parts, body) = self.send(&call).await?.into_parts();
+        let read = in_time(parts.extensions.get::<Ends>().copied(), whole_body(body)).await;
+        let body = read.unwrap_or_else(|| Err(format!("{CANCELED} {UNREAD}"))).map_err(|why| {
+            log::error("request.go:1332", &format!("Unexpected error when reading response body: {why}"));
+            plain(format!("unexpected error when reading response body. Please retry. Original error: {why}"))
+        })?;
+        log::answered(&body);
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
     /// Asks and reads the answer whole.
@@ -386,12 +400,12 @@ impl Client {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub async fn open(&self, call: Call) -> Result<Stream, Failure> {
-        let response = self.limited(&call, self.send(&call)).await?;
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.send(&call).await?.into_parts();
         if parts.status.is_success() {
-            return Ok(Stream { body, rest: Vec::new(), searched: 0 });
+            let ends = parts.extensions.get::<Ends>().copied();
+            return Ok(Stream { body, rest: Vec::new(), searched: 0, ends });
         }
-        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let body = whole_body(body).await.unwrap_or_default();
         let answer = Answer { status: parts.status, headers: parts.headers, body };
         Err(refused(&call.method, &call.path, &answer))
     }
@@ -403,14 +417,14 @@ impl Client {
     pub async fn upgrade(&self, mut call: Call) -> Result<Upgrade, Failure> {
         // Container runtimes that serve streams themselves answer 406 to one who accepts only JSON.
         call.headers.remove(header::ACCEPT);
-        let mut response = self.limited(&call, self.send(&call)).await?;
+        let mut response = self.send(&call).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let headers = std::mem::take(response.headers_mut());
             let io = hyper::upgrade::on(response).await.map_err(|e| plain(broken(&e)))?;
             return Ok(Upgrade::Done(TokioIo::new(io), headers));
         }
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+        let body = whole_body(body).await.unwrap_or_default();
         Ok(Upgrade::Refused(Answer { status: parts.status, headers: parts.headers, body }))
     }
 
@@ -439,5 +453,56 @@ impl Client {
             }
         }
         self.0.pool.request(request.map(BodyExt::boxed_unsync)).await.map_err(|error| why_unsent(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A client of a server that says `said` to a request and then nothing more.
+    async fn stuck(scheme: &str, said: &'static str) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            while connection.read(&mut request).await.is_ok_and(|read| read > 0) {
+                connection.write_all(said.as_bytes()).await.unwrap();
+            }
+        });
+        let tls = (scheme == "https").then(|| Arc::new(tls::config(&tls::Material::default()).unwrap()));
+        let (host, authority) = ("127.0.0.1".to_owned(), format!("127.0.0.1:{port}"));
+        let timeout = Duration::from_millis(50);
+        Client::new(Endpoint { scheme: scheme.to_owned(), authority, host, port, tls, timeout, ..Endpoint::default() })
+    }
+
+    #[tokio::test]
+    async fn time_that_is_over_is_told_by_what_it_was_spent_on() {
+        const CUT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{";
+        let read = "unexpected error when reading response body. Please retry. Original error: net/http: request canceled \
+                    (Client.Timeout or context cancellation while reading body)";
+        for (scheme, said, want) in [
+            ("https", "", "while waiting for connection (Client.Timeout exceeded while awaiting headers)"),
+            ("http", "", "net/http: request canceled (Client.Timeout exceeded while awaiting headers)"),
+            ("http", CUT, read),
+        ] {
+            let failure = stuck(scheme, said).await.raw(Call::get("/x")).await.unwrap_err();
+            assert!(failure.message().ends_with(want), "{scheme} {said:?}: {failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_end_in_time_too() {
+        let client = stuck("http", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{").await;
+        let mut stream = client.open(Call::get("/x")).await.unwrap();
+        assert_eq!(stream.chunk().await.unwrap().unwrap(), "{");
+        let failure = stream.chunk().await.unwrap_err();
+        assert!(failure.message().ends_with("while reading body)"), "{failure}");
     }
 }

@@ -64,13 +64,22 @@ pub struct Read {
     /// In order.
     pub documents: Vec<Document>,
     /// What could not be read or is no YAML.
-    pub failures: Vec<Failure>,
-    /// For each failure, how many documents came before it.
-    pub failed_at: Vec<usize>,
+    pub failures: Vec<Unread>,
     /// Whether one file was named.
     pub single: bool,
     /// How many texts have been read.
     streams: usize,
+}
+
+/// Something that could not be read.
+#[derive(Debug)]
+pub struct Unread {
+    /// Why.
+    pub why: Failure,
+    /// How many documents came before it.
+    pub at: usize,
+    /// The number of the text that it is about.
+    pub stream: usize,
 }
 
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
@@ -143,7 +152,10 @@ impl FileArgs {
                     let source = file.display().to_string();
                     match std::fs::read(&file) {
                         Ok(text) => out.take(&text, &source),
-                        Err(error) => out.failed(file_error("open", &source, &error)),
+                        Err(error) => {
+                            out.streams += 1;
+                            out.failed(file_error("open", &source, &error));
+                        }
                     }
                 }
             }
@@ -181,8 +193,7 @@ impl FileArgs {
 
 impl Read {
     fn failed(&mut self, failure: Failure) {
-        self.failures.push(failure);
-        self.failed_at.push(self.documents.len());
+        self.failures.push(Unread { why: failure, at: self.documents.len(), stream: self.streams });
     }
 
     fn take(&mut self, text: &[u8], source: &str) {

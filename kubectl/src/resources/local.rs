@@ -31,7 +31,7 @@ impl Query<'_> {
         let Some(files) = self.files else { return Err(missing()) };
         if let Err(failure) = files.no_kustomization() {
             let mut out = Targets::default();
-            out.failed(failure, None);
+            out.failed(failure, None, 0);
             return Ok(out);
         }
         let read = files.read().await?;
@@ -39,38 +39,47 @@ impl Query<'_> {
         let selector = self.selector()?.filter(|_| !self.latest);
         let mut out = Targets { single: read.single, ..Targets::default() };
         let mut bad = None;
-        let mut reading = read.failures.into_iter().zip(read.failed_at).peekable();
+        let mut reading = read.failures.into_iter().peekable();
         for (at, document) in read.documents.into_iter().enumerate() {
-            while let Some((failure, _)) = reading.next_if(|(_, before)| *before <= at) {
-                out.failed(failure, None);
+            while let Some(unread) = reading.next_if(|unread| unread.at <= at) {
+                if bad != Some(unread.stream) || !self.stops {
+                    out.failed(unread.why, None, unread.stream);
+                }
             }
-            if bad == Some(document.stream) {
+            let stream = document.stream;
+            if bad == Some(stream) {
                 continue;
             }
             if let Err(failure) = self.check(cx, &document).await {
                 // No more is read of where something invalid was found.
-                bad = Some(document.stream);
-                out.failed(failure, None);
+                bad = Some(stream);
+                out.failed(failure, None, stream);
                 continue;
             }
             let read = match self.read(cx, document, at).await {
                 Ok(read) => read,
                 Err(failure) => {
-                    out.failed(failure, None);
+                    bad = self.stops.then_some(stream).or(bad);
+                    out.failed(failure, None, stream);
                     continue;
                 }
             };
             for (list, object) in read {
                 match object {
                     Ok(object) if selector.as_ref().is_none_or(|wanted| wanted.matches_object(&object.value)) => {
-                        out.targets.push(Target::Local(object));
+                        out.targets.push(Target::Local(Object { stream, ..object }));
                     }
                     Ok(_) => {}
-                    Err(failure) => out.failed(failure, list),
+                    Err(failure) => {
+                        bad = self.stops.then_some(stream).or(bad);
+                        out.failed(failure, list, stream);
+                    }
                 }
             }
         }
-        reading.for_each(|(failure, _)| out.failed(failure, None));
+        for unread in reading.filter(|unread| bad != Some(unread.stream) || !self.stops) {
+            out.failed(unread.why, None, unread.stream);
+        }
         Ok(out)
     }
 
@@ -303,7 +312,7 @@ impl Query<'_> {
         list: Option<usize>,
     ) -> Result<Object, Failure> {
         let (name, namespace) = (text(&value["metadata"], "name"), text(&value["metadata"], "namespace"));
-        let mut object = Object { mapping, namespace: None, name, value, source, list };
+        let mut object = Object { mapping, namespace: None, name, value, source, list, stream: 0 };
         self.place(cx, &mut object, &namespace)?;
         Ok(object)
     }

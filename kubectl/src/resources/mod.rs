@@ -44,6 +44,8 @@ pub struct Object {
     pub source: String,
     /// The list in a file that it is part of: what goes wrong with parts of one list is told together.
     pub list: Option<usize>,
+    /// The number of the file that it came from; zero for what the server has.
+    pub stream: usize,
 }
 
 impl Object {
@@ -77,7 +79,7 @@ impl Object {
     pub fn received(mapping: &Arc<Mapping>, value: Value) -> Self {
         let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
         let namespace = mapping.namespaced.then(|| text("namespace"));
-        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), list: None, value }
+        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), list: None, stream: 0, value }
     }
 }
 
@@ -156,6 +158,8 @@ pub struct Query<'a> {
     pub chunk_size: i64,
     /// A type for arguments that are bare names (`logs POD`).
     pub default_type: Option<&'a str>,
+    /// What is wrong in a file keeps the rest of it from being looked at, but no other file; only the first such thing is told.
+    pub stops: bool,
 }
 
 /// What was asked for and what could not be made out of it.
@@ -177,6 +181,8 @@ struct Failed {
     at: usize,
     /// The list that it is about.
     list: Option<usize>,
+    /// The number of the file.
+    stream: usize,
 }
 
 /// The objects that were asked for and what could not be had.
@@ -191,8 +197,8 @@ pub struct Found {
 }
 
 impl Targets {
-    fn failed(&mut self, why: Failure, list: Option<usize>) {
-        self.failures.push(Failed { why, at: self.targets.len(), list });
+    fn failed(&mut self, why: Failure, list: Option<usize>, stream: usize) {
+        self.failures.push(Failed { why, at: self.targets.len(), list, stream });
     }
 
     /// Whether there is anything that went wrong.

@@ -37,6 +37,14 @@ impl Sources {
     }
 }
 
+/// What one file says, or all arguments together: where something is wrong the rest of it may not be looked at.
+#[derive(Debug)]
+pub struct Part {
+    stream: usize,
+    /// With the list that each is part of.
+    targets: Vec<(Option<usize>, Result<Target, Failure>)>,
+}
+
 impl Wrong {
     fn told(self) -> Result<(), Failure> {
         let mut all = self.objects;
@@ -47,18 +55,18 @@ impl Wrong {
 }
 
 impl Targets {
-    /// Targets and failures in the order in which upstream comes by them, with the list that each is part of.
-    pub fn in_order(self) -> Vec<(Option<usize>, Result<Target, Failure>)> {
+    /// Targets and failures in the order in which upstream comes by them, with the list and the file that each is part of.
+    pub fn in_order(self) -> Vec<(Option<usize>, usize, Result<Target, Failure>)> {
         let mut out = Vec::new();
         let mut failures = self.failures.into_iter().peekable();
         for (at, target) in self.targets.into_iter().enumerate() {
             while let Some(failed) = failures.next_if(|failed| failed.at <= at) {
-                out.push((failed.list, Err(failed.why)));
+                out.push((failed.list, failed.stream, Err(failed.why)));
             }
-            let list = if let Target::Local(object) = &target { object.list } else { None };
-            out.push((list, Ok(target)));
+            let (list, stream) = if let Target::Local(object) = &target { (object.list, object.stream) } else { (None, 0) };
+            out.push((list, stream, Ok(target)));
         }
-        out.extend(failures.map(|failed| (failed.list, Err(failed.why))));
+        out.extend(failures.map(|failed| (failed.list, failed.stream, Err(failed.why))));
         out
     }
 
@@ -77,7 +85,7 @@ impl Targets {
 
     async fn each(self, query: &Query<'_>, cx: &Context, mut act: impl AsyncFnMut(Object) -> Result<(), Failure>) -> Wrong {
         let mut wrong = Wrong::default();
-        for (list, target) in self.in_order() {
+        for (list, _, target) in self.in_order() {
             let target = match target {
                 Ok(target) => target,
                 Err(failure) => {
@@ -128,43 +136,33 @@ impl Query<'_> {
         Ok(Found { objects, failures, single })
     }
 
-    /// The objects that come before the first thing that is wrong, and what that is: for verbs that go no further.
+    /// What was asked for, file by file; what arguments name is one part.
     ///
     /// # Errors
     /// If it cannot be made out what was asked for.
-    pub async fn objects_before_failure(&self, cx: &Context) -> Result<(Vec<Object>, Option<Failure>), Failure> {
-        let (mut objects, mut wrong, mut of) = (Vec::new(), Sources::default(), None);
-        for (list, target) in self.targets(cx).await?.in_order() {
-            // Of the list with the first thing that is wrong, the rest is looked at.
-            if !wrong.failures.is_empty() && (list.is_none() || list != of) {
-                break;
-            }
-            let found = match target {
-                Ok(target) => self.objects_of(cx, &target).await,
-                Err(failure) => Err(failure),
-            };
-            match found {
-                Ok(found) => objects.extend(found),
-                Err(failure) => {
-                    of = list;
-                    wrong.add(list, failure);
-                }
+    pub async fn parts(&self, cx: &Context) -> Result<Vec<Part>, Failure> {
+        let mut parts: Vec<Part> = Vec::new();
+        for (list, stream, target) in self.targets(cx).await?.in_order() {
+            match parts.last_mut().filter(|part| part.stream == stream) {
+                Some(part) => part.targets.push((list, target)),
+                None => parts.push(Part { stream, targets: vec![(list, target)] }),
             }
         }
-        Ok((objects, wrong.failures.pop()))
+        Ok(parts)
     }
 
-    /// Does the same to each object up to the first that it goes wrong with; of a list's parts, to all.
+    /// Does the same to each object of a part up to the first that it goes wrong with; of a list's parts, to all.
     ///
     /// # Errors
-    /// If it cannot be made out what was asked for; else what went wrong first.
-    pub async fn visit_before_failure(
+    /// What went wrong first.
+    pub async fn visit_part(
         &self,
         cx: &Context,
+        part: Part,
         mut act: impl AsyncFnMut(Object) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let (mut wrong, mut of) = (Sources::default(), None);
-        for (list, target) in self.targets(cx).await?.in_order() {
+        for (list, target) in part.targets {
             if !wrong.failures.is_empty() && (list.is_none() || list != of) {
                 break;
             }
@@ -180,6 +178,22 @@ impl Query<'_> {
             }
         }
         Failure::of(wrong.failures)
+    }
+
+    /// Visits all parts, whatever is wrong with one of them.
+    ///
+    /// # Errors
+    /// If it cannot be made out what was asked for; else what went wrong first.
+    pub async fn visit_parts(
+        &self,
+        cx: &Context,
+        mut act: impl AsyncFnMut(Object) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut first = Ok(());
+        for part in self.parts(cx).await? {
+            first = first.and(self.visit_part(cx, part, &mut act).await);
+        }
+        first
     }
 
     async fn objects_of(&self, cx: &Context, target: &Target) -> Result<Vec<Object>, Failure> {
@@ -198,6 +212,7 @@ impl Query<'_> {
             if let Target::Local(local) = target {
                 object.source.clone_from(&local.source);
                 object.list = local.list;
+                object.stream = local.stream;
             }
             object
         };

@@ -221,7 +221,15 @@ async fn expand(cx: &Context, query: &Query<'_>, mut targets: Targets) -> Result
         match target {
             Target::Local(object) => objects.push(object),
             Target::Named { mapping, namespace, name } => {
-                objects.push(Object { mapping, namespace, name, value: Value::Null, source: String::new(), list: None });
+                objects.push(Object {
+                    mapping,
+                    namespace,
+                    name,
+                    value: Value::Null,
+                    source: String::new(),
+                    list: None,
+                    stream: 0,
+                });
             }
             Target::List { ref mapping, .. } => match query.fetch(cx.client()?, &target, crate::client::JSON).await {
                 Ok(pages) => {

@@ -87,13 +87,9 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     // Upstream makes two clients, the first of which it can do without: who is asked for a name is asked again.
     cx.client().or_else(|_| cx.client())?;
     let (live, merged) = (directory("LIVE-")?, directory("MERGED-")?);
-    let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
-    // Upstream stops at the first thing that is wrong.
-    let (objects, wrong) = query.objects_before_failure(cx).await?;
-    let compared = futures::stream::iter(objects).map(async |object| (both(&args, cx, &object).await, object));
-    let mut compared = std::pin::pin!(compared.buffered(args.concurrency.max(1).unsigned_abs()));
-    while let Some((pair, object)) = compared.next().await {
-        let (mut from, mut to) = pair?;
+    let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), stops: true, ..Query::default() };
+    let written = async |object: Object| {
+        let (mut from, mut to) = both(&args, cx, &object).await?;
         let mut absent = None;
         if !args.show_managed_fields {
             from.iter_mut().for_each(hide_managed_fields);
@@ -110,11 +106,13 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
         if from.is_some_and(|from| !from["metadata"]["deletionTimestamp"].is_null()) {
             warn(&format!("Detected changes to resource {} which is currently being deleted.", object.name));
         }
-    }
-    match wrong {
-        Some(failure) => Err(failure),
-        None => show(live.path(), merged.path()),
-    }
+        Ok(())
+    };
+    // So many files at a time; of each, one object after the other.
+    let parts = futures::stream::iter(query.parts(cx).await?).map(|part| query.visit_part(cx, part, &written));
+    let visited: Vec<_> = parts.buffer_unordered(args.concurrency.max(1).unsigned_abs()).collect().await;
+    visited.into_iter().collect::<Result<(), _>>()?;
+    show(live.path(), merged.path())
 }
 
 fn directory(prefix: &str) -> Result<TempDir, Failure> {

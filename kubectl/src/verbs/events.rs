@@ -73,7 +73,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         let call = Call::get(path).query_if("fieldSelector", &fields).query("limit", "500").query("watch", "true");
         let mut stream = client.open(call).await?;
         let mut printed = 0;
-        while let Some((kind, event)) = stream.event().await? {
+        loop {
+            let (kind, event) = match stream.event().await {
+                Ok(Some(event)) => event,
+                // A watch whose connection breaks, or whose time is over, has ended.
+                Ok(None) | Err(Failure::Plain(_)) => return Ok(()),
+                Err(failure) => return Err(failure),
+            };
             if kind == "DELETED" || !wanted(&event) {
                 continue;
             }
@@ -83,7 +89,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
             }
             printed += 1;
         }
-        return Ok(());
     }
     let (mut events, mut token) = (Vec::new(), String::new());
     loop {

@@ -183,12 +183,15 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
     }
     args.validate()?;
     if let Some(raw) = &args.raw {
-        let answer = cx.client()?.call(Call::get(raw.as_str()).accept(ANY)).await.map_err(|failure| match failure {
+        let mut answer = cx.client()?.open(Call::get(raw.as_str()).accept(ANY)).await.map_err(|failure| match failure {
             // Of the time that it had.
             Failure::Plain(why) => Failure::Verbatim(format!("Unable to connect to the server: {why}"), 1),
             other => other,
         })?;
-        return Ok(std::io::stdout().write_all(&answer.body)?);
+        while let Some(chunk) = answer.chunk().await? {
+            std::io::stdout().write_all(&chunk)?;
+        }
+        return Ok(());
     }
     if args.watch || args.watch_only {
         if args.sort_field().is_some() {
@@ -216,7 +219,7 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
     let by_name = !targets.failed_at_all() && targets.targets.iter().all(|target| matches!(target, Target::Named { .. }));
     let client = cx.client()?;
     let (mut pages, mut failures): (Vec<(Target, Vec<Value>)>, Sources) = (Vec::new(), Sources::default());
-    for (list, target) in targets.in_order() {
+    for (list, _, target) in targets.in_order() {
         let found = match target {
             Ok(target) => fetch_tables(args, &query, client, &target).await.map(|found| (target, found)),
             Err(failure) => Err(failure),

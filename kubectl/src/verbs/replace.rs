@@ -72,8 +72,7 @@ pub async fn run(mut args: Args, cx: &Context) -> Result<(), Failure> {
         ..Query::default()
     };
     if args.how.force {
-        let found = query.objects(cx).await?;
-        return by_force(&args, cx, (found.objects, found.failures), propagation, validation, &show).await;
+        return by_force(&args, cx, query, propagation, validation, &show).await;
     }
     let replace = async |mut object: Object| {
         args.save_config.annotate(&mut object.value, applied::untyped);
@@ -107,13 +106,13 @@ fn hold_stdin(files: &mut FileArgs) -> Result<Vec<tempfile::TempDir>, Failure> {
     Ok(held)
 }
 
-/// Deletes all objects, waits until they are gone and creates them again.
+/// Deletes all objects, waits until they are gone and creates them again from the files, which are checked only then.
 async fn by_force(
     args: &Args,
     cx: &Context,
-    (objects, failures): (Vec<Object>, Vec<Failure>),
+    query: Query<'_>,
     propagation: &'static str,
-    validation: &str,
+    validation: &'static str,
     show: &Show,
 ) -> Result<(), Failure> {
     let grace_period = if args.how.grace_period == 0 { 1 } else { args.how.grace_period };
@@ -126,23 +125,21 @@ async fn by_force(
         output: args.print.split().0.to_owned(),
         dry_run: DryRun::None,
     };
-    deletion.run(cx, objects.clone(), failures).await?;
-    for object in &objects {
+    let found = query.objects(cx).await?;
+    deletion.run(cx, found.objects.clone(), found.failures).await?;
+    for object in &found.objects {
         gone(cx.client()?, object, None, args.how.within().unwrap_or(PATIENCE)).await?;
     }
-    if objects.is_empty() {
-        return Err(plain("no objects passed to replace"));
-    }
-    let mut failures = Vec::new();
-    for mut object in objects {
+    let mut any = false;
+    let create = async |mut object: Object| {
         args.save_config.annotate(&mut object.value, applied::untyped);
         let helper = Helper::new(cx, &object.mapping).manager(&args.field_manager).validation(validation);
-        match helper.create(object.namespace.as_deref().unwrap_or_default(), &object.value).await {
-            Ok(created) => show.print(&created)?,
-            Err(failure) => failures.push(failure),
-        }
-    }
-    Failure::of(failures)
+        let created = helper.create(object.namespace.as_deref().unwrap_or_default(), &object.value).await?;
+        any = true;
+        show.print(&created)
+    };
+    Query { validate: validation, ..query }.visit(cx, create).await?;
+    if any { Ok(()) } else { Err(plain("no objects passed to replace")) }
 }
 
 fn check(args: &Args, dry_run: DryRun) -> Result<(), Failure> {

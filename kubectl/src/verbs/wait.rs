@@ -161,7 +161,26 @@ fn condition_met(object: &Value, name: &str, status: &str) -> bool {
 pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let mut results = args.output.results("condition met", DryRun::None)?;
     cx.client()?;
-    let goal = Goal::parse(&args.condition)?;
+    let files = FileArgs::from(&args.files);
+    let mut query = Query {
+        args: &args.args,
+        files: Some(&files),
+        labels: args.selector.as_deref(),
+        fields: args.field_selector.as_deref(),
+        type_suffices: args.all,
+        all_namespaces: args.all_namespaces,
+        latest: true,
+        local: args.local,
+        ..Query::default()
+    };
+    let goal = match Goal::parse(&args.condition) {
+        Ok(goal) => goal,
+        Err(failure) => {
+            query.look_up(cx).await;
+            return Err(failure);
+        }
+    };
+    query.ignore_not_found = matches!(goal, Goal::Deleted);
     let timeout = match Duration::try_from(args.timeout) {
         Ok(timeout) => timeout,
         Err(_) => Duration::from_secs(168 * 3600),
@@ -170,19 +189,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if args.local && !args.args.is_empty() {
         return Err(missing_locally());
     }
-    let files = FileArgs::from(&args.files);
-    let query = Query {
-        args: &args.args,
-        files: Some(&files),
-        labels: args.selector.as_deref(),
-        fields: args.field_selector.as_deref(),
-        type_suffices: args.all,
-        all_namespaces: args.all_namespaces,
-        latest: true,
-        ignore_not_found: matches!(goal, Goal::Deleted),
-        local: args.local,
-        ..Query::default()
-    };
     if matches!(goal, Goal::Created) {
         created(&query, cx, deadline).await?;
     }
@@ -195,12 +201,15 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if found || matches!(goal, Goal::Deleted) { Ok(()) } else { Err(plain("no matching resources found")) }
 }
 
-/// Upstream asks twice a second: what is waited for may be anything that arguments can say.
+/// Upstream asks twice a second: what is waited for may be anything that arguments can say. What a file names is not waited for, as
+/// the failure of a file is not known for what it is.
 async fn created(query: &Query<'_>, cx: &Context, deadline: Instant) -> Result<(), Failure> {
     loop {
         match query.objects(cx).await?.all() {
             Ok(_) => return Ok(()),
-            Err(failure) if !failure.is_not_found() => return Err(failure),
+            Err(failure) if !failure.is_not_found() || query.files.is_some_and(|files| !files.is_empty()) => {
+                return Err(failure);
+            }
             Err(_) => {}
         }
         if Instant::now() + Duration::from_millis(500) > deadline {

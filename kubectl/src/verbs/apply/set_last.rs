@@ -39,7 +39,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "configured", dry_run)?;
     let files = FileArgs { filename: args.filename.clone(), ..FileArgs::default() };
     let mut patches = Vec::new();
-    let query = Query { files: Some(&files), ..Query::default() };
+    let query = Query { files: Some(&files), stops: true, ..Query::default() };
     let changed = async |object: Object| {
         let text = format!("{}\n", typed::sorted(&object.value));
         let mut annotated = object.value.clone();
@@ -66,7 +66,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         }
         Ok(())
     };
-    query.visit_before_failure(cx, changed).await?;
+    query.visit_parts(cx, changed).await?;
     for (object, current, patch) in patches {
         let mut result = current;
         if dry_run != DryRun::Client {

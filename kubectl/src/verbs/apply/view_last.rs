@@ -43,6 +43,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         labels: args.selector.as_deref(),
         all: args.all,
         latest: true,
+        stops: true,
         type_suffices: cx.explicit_namespace().is_some(),
         ..Query::default()
     };
@@ -58,7 +59,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         }
         Ok(())
     };
-    query.visit_before_failure(cx, remembered).await?;
+    query.visit_parts(cx, remembered).await?;
     for text in texts {
         let value: Value = serde_json::from_str(&text)?;
         match args.output.as_str() {

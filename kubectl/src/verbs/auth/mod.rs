@@ -2,7 +2,7 @@
 
 pub mod reconcile;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     client::Call,
     context::Context,
+    discovery::Mapping,
     failure::{Failure, plain},
     output::{OutputArgs, Printer, json, table::TabWriter},
 };
@@ -122,10 +123,13 @@ async fn can_i(args: &CanI, cx: &Context) -> Result<(), Failure> {
         json!({"nonResourceAttributes": {"verb": verb, "path": what}})
     } else {
         let (kind, name) = what.split_once('/').unwrap_or((what, ""));
-        let (group, resource, namespaced) = resource(cx, kind).await?;
+        let found = resource(cx, kind).await?;
+        let (group, resource) = found.as_ref().map_or(("", kind), |found| (&found.group, &found.resource));
         if !args.all_namespaces {
-            if !namespaced {
-                warn(&match group.as_str() {
+            if let Some(found) = &found
+                && !namespaced(cx, found).await?
+            {
+                warn(&match group {
                     "" => format!("resource '{resource}' is not namespace scoped"),
                     group => format!("resource '{resource}' is not namespace scoped in group '{group}'"),
                 });
@@ -137,8 +141,8 @@ async fn can_i(args: &CanI, cx: &Context) -> Result<(), Failure> {
         let all = [
             ("namespace", namespace.as_str()),
             ("verb", verb),
-            ("group", &group),
-            ("resource", &resource),
+            ("group", group),
+            ("resource", resource),
             ("subresource", &args.subresource),
             ("name", name),
         ];
@@ -164,14 +168,14 @@ async fn can_i(args: &CanI, cx: &Context) -> Result<(), Failure> {
     if allowed { Ok(()) } else { Err(Failure::Silent(1)) }
 }
 
-/// Group, resource, and whether it lives in namespaces. What the server does not know is taken as it is, with a warning.
-async fn resource(cx: &Context, kind: &str) -> Result<(String, String, bool), Failure> {
+/// What the server has by that name. What it does not know is taken as it is, with a warning.
+async fn resource(cx: &Context, kind: &str) -> Result<Option<Arc<Mapping>>, Failure> {
     if kind == "*" {
-        return Ok((String::new(), kind.to_owned(), true));
+        return Ok(None);
     }
     let lower = kind.to_lowercase();
     if let Ok(Some(found)) = cx.discovery()?.find(|catalog| catalog.argument(&lower).cloned()).await {
-        return Ok((found.group.clone(), found.resource.clone(), found.namespaced));
+        return Ok(Some(found));
     }
     let (name, group) = lower.split_once('.').unwrap_or((&lower, ""));
     if !["users", "groups"].contains(&lower.as_str()) {
@@ -180,7 +184,15 @@ async fn resource(cx: &Context, kind: &str) -> Result<(String, String, bool), Fa
             group => format!("the server doesn't have a resource type '{name}' in group '{group}'"),
         });
     }
-    Ok((String::new(), kind.to_owned(), true))
+    Ok(None)
+}
+
+/// Whether a resource lives in namespaces, as the server has it now; one that does not say is believed to.
+async fn namespaced(cx: &Context, resource: &Mapping) -> Result<bool, Failure> {
+    let Ok(list) = cx.client()?.json(Call::get(resource.version_path())).await else { return Ok(true) };
+    let resources = list["resources"].as_array();
+    let found = resources.into_iter().flatten().find(|found| found["name"] == resource.resource);
+    Ok(found.is_none_or(|found| found["namespaced"] == true))
 }
 
 /// A rule that names one resource or one path.
