@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
-    memory::Memory,
+    memory::{Memory, StartFailure},
     record::{PodRecord, Record, State},
     spec::{self, Member, Role},
 };
@@ -268,7 +268,10 @@ fn want(
         d.waiting.push(CrashWait { name: name.clone(), until, pause });
         return;
     }
-    match memory.failure.filter(|f| f.retry_at > o.now) {
+    // What was made and did not start has ended like one that ran: the pause between restarts counts for it, of which the first
+    // is none.
+    let ended = |failure: &StartFailure| failure.reason == "RunContainerError" && after.is_some();
+    match memory.failure.filter(|f| f.retry_at > o.now && !ended(f)) {
         Some(failure) => d.wake(failure.retry_at),
         None => wanted.push((name.clone(), after)),
     }

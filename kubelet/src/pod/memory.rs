@@ -16,7 +16,7 @@ pub struct StartFailure {
     pub message: String,
     /// When.
     pub at: Timestamp,
-    /// The next try is not before.
+    /// The next try is not before; of a container that was made and has ended, [`ContainerMemory::crash`] says that.
     pub retry_at: Timestamp,
 }
 

@@ -169,14 +169,32 @@ fn a_start_under_way_is_no_crash_loop() {
 fn a_failed_start_waits_for_its_retry_while_others_go_on() {
     let p = pod(json!({"containers": [{"name": "a"}, {"name": "b"}]}));
     let mut memory = mounted();
-    memory.container_mut("a").failure = Some(crate::pod::memory::StartFailure {
-        reason: "ErrImagePull".into(),
-        message: "no".into(),
-        at: at(99),
-        retry_at: at(109),
-    });
+    memory.container_mut("a").failure =
+        Some(StartFailure { reason: "ErrImagePull".into(), message: "no".into(), at: at(99), retry_at: at(109) });
     let d = look(&p, &ready(vec![]), &memory);
     assert_eq!(d, Decision { actions: vec![start("b")], wake_at: Some(at(109)), ..Decision::default() });
+}
+
+/// Upstream's order (`doBackOff`): at once, after 10 s, after 20 s, each from when the last one ended.
+#[test]
+fn what_was_made_and_did_not_start_is_tried_again_at_once_and_then_with_the_pauses_of_restarts() {
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    let mut memory = mounted();
+    let failed =
+        |reason: &str| Some(StartFailure { reason: reason.into(), message: "no".into(), at: at(100), retry_at: at(110) });
+    memory.container_mut("a").failure = failed("RunContainerError");
+    let ended = ready(vec![record("a", "1", exited(128, 100))]);
+    assert_eq!(look(&p, &ended, &memory), only(Action::Start { name: "a".into(), after: Some(at(100)) }));
+    for (pause, until) in [(10, 110), (20, 120)] {
+        memory.container_mut("a").crash.next(at(100), at(100), LONGEST);
+        let waiting = vec![CrashWait { name: "a".into(), until: at(until), pause: Duration::from_secs(pause) }];
+        assert_eq!(look(&p, &ended, &memory), Decision { wake_at: Some(at(110)), waiting, ..Decision::default() });
+    }
+    // One that was not even made, or whose end is not known, has no such pause.
+    let later = Decision { wake_at: Some(at(110)), ..Decision::default() };
+    assert_eq!(look(&p, &ready(vec![record("a", "1", State::Created)]), &memory), later);
+    memory.container_mut("a").failure = failed("CreateContainerError");
+    assert_eq!(look(&p, &ready(vec![]), &memory), later);
 }
 
 #[test]
