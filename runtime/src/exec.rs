@@ -19,10 +19,12 @@ use crate::error::{Error, Result, Step, chain};
 use crate::shim_client::{self, Exec, Shim};
 use crate::state::Container;
 
-/// What an exec may say; the rest is dropped, as upstream does.
-const OUTPUT_LIMIT: usize = 16 << 20;
+/// What an exec may say on each of its streams, so that both fit into one message; the rest is dropped, as upstream does.
+const OUTPUT_LIMIT: usize = cri::MAX_MESSAGE_BYTES / 2 - 1024;
 /// For ever.
 const UNBOUNDED: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long a program waits for the size of its client's terminal, which clients say as soon as they may, if they have one.
+const FIRST_SIZE: Duration = Duration::from_millis(200);
 /// How long output may come after its process has ended, from others that hold its pipes.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
@@ -186,12 +188,17 @@ impl Core {
         command: &[String],
         stdin: Option<streaming::stream::Receive>,
         stdout: Option<streaming::stream::Send>,
-        resize: Option<streaming::command::Resizes>,
+        mut resize: Option<streaming::command::Resizes>,
     ) -> Result<i32> {
         let (main, peer) = open_terminal(container.record().pid).step("open a terminal in the container")?;
+        let main = Arc::new(End::new(main)?);
+        if let Some(resize) = &mut resize
+            && let Ok(Some(size)) = tokio::time::timeout(FIRST_SIZE, resize.next()).await
+        {
+            set_size(&main, size);
+        }
         let (_, exec) = self.spawn(container, command, true, [&peer; 3]).await?;
         drop(peer);
-        let main = Arc::new(End::new(main)?);
         let (fed, sized) = (main.clone(), main.clone());
         let feeding = tokio::spawn(async move {
             if let Some(stdin) = stdin {

@@ -32,6 +32,12 @@ async fn exec_sync() {
     assert!(began.elapsed() < Duration::from_secs(5));
     let large = node.cri().exec_sync(request(&["sh", "-c", "head -c 300000 /dev/zero"], 10)).await.unwrap().into_inner();
     assert_eq!(large.stdout.len(), 300_000);
+    // However much it says: a kubelet takes the answer.
+    let talkative = request(&["sh", "-c", "head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2; exit 3"], 20);
+    let mut kubelet = node.cri().max_decoding_message_size(cri::MAX_MESSAGE_BYTES);
+    let answer = kubelet.exec_sync(talkative).await.unwrap().into_inner();
+    let said = [answer.stdout.len(), answer.stderr.len()];
+    assert!(said[0] == said[1] && said[0] > 8_000_000 && answer.exit_code == 3, "{said:?} {}", answer.exit_code);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,25 @@ async fn a_terminal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_asks_for_its_terminals_size_at_once_is_told() {
+    let node = Node::start().await;
+    let id = node.container("size", script("main", "sleep 1000")).await;
+    let options = Options { stdin: true, stdout: true, stderr: false, tty: true };
+    for wire in [Wire::Spdy, Wire::WebSocket].repeat(5) {
+        let url = exec(&node, &id, "stty size", options).await;
+        let mut client = command(&url, wire, options).await;
+        // On the way from the client.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        client.resize(Size { width: 100, height: 30 }).await.unwrap();
+        assert_eq!(all(client.stdout.as_mut().unwrap()).await, "30 100\r\n");
+    }
+    // Who has no size runs all the same.
+    let url = exec(&node, &id, "echo there", options).await;
+    let mut client = command(&url, Wire::WebSocket, options).await;
+    assert_eq!(all(client.stdout.as_mut().unwrap()).await, "there\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attaching() {
     let node = Node::start().await;
     let mut config = script("main", "while read line; do echo out $line; echo err $line >&2; done; echo end");
