@@ -19,10 +19,10 @@ use super::unpack::{decompress, each_entry, hex};
 use crate::error::{Error, Result, Step};
 
 /// Manifests, indexes and configurations are small.
-const DOCUMENT_LIMIT: u64 = 8 << 20;
+pub(super) const DOCUMENT_LIMIT: u64 = 8 << 20;
 const FILE_LIMIT: usize = 10_000;
 /// How deep indexes may nest.
-const DEPTH_LIMIT: usize = 4;
+pub(super) const DEPTH_LIMIT: usize = 4;
 
 /// Files by their names in the archive.
 struct Files {
@@ -41,33 +41,42 @@ struct DockerImage {
     layers: Vec<PathBuf>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    digest: String,
+/// What a manifest says of a blob, or an index of a manifest.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+pub(super) struct Descriptor {
+    pub digest: String,
     #[serde(default)]
-    size: u64,
+    pub size: u64,
     #[serde(default)]
-    platform: Option<Platform>,
+    pub platform: Option<Platform>,
     #[serde(default)]
-    annotations: Option<HashMap<String, String>>,
+    pub annotations: Option<HashMap<String, String>>,
 }
 
-#[derive(Deserialize)]
-struct Platform {
+#[derive(Debug, PartialEq, Deserialize)]
+pub(super) struct Platform {
     architecture: String,
     os: String,
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// Whether it is this machine's.
+    pub fn fits(&self) -> bool {
+        self.os == "linux" && self.architecture == architecture()
+    }
 }
 
 /// A manifest or an index, by what is there.
 #[derive(Deserialize)]
-struct Document {
+pub(super) struct Document {
     #[serde(default)]
-    manifests: Option<Vec<Descriptor>>,
+    pub manifests: Option<Vec<Descriptor>>,
     #[serde(default)]
-    config: Option<Descriptor>,
+    pub config: Option<Descriptor>,
     #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
+    pub layers: Option<Vec<Descriptor>>,
 }
 
 /// Installs every image in the archive.
@@ -112,8 +121,7 @@ fn oci_image(
     outer_name: Option<&str>,
     depth: usize,
 ) -> Result<Vec<ImageRecord>> {
-    let fits = |platform: &Platform| platform.os == "linux" && platform.architecture == architecture();
-    if depth > DEPTH_LIMIT || descriptor.platform.as_ref().is_some_and(|platform| !fits(platform)) {
+    if depth > DEPTH_LIMIT || descriptor.platform.as_ref().is_some_and(|platform| !platform.fits()) {
         return Ok(Vec::new());
     }
     let name = descriptor.annotations.as_ref().and_then(image_name).or(outer_name);
@@ -135,7 +143,7 @@ fn oci_image(
     // A bare tag in the annotation names nothing.
     if let Some(reference) = name.filter(|name| name.contains(['/', ':'])).and_then(|name| normalize(name).ok()) {
         tags.push(reference.whole());
-        digests.push(format!("{}/{}@{}", reference.registry(), reference.repository(), descriptor.digest));
+        digests.push(format!("{}@{}", reference.bare(), descriptor.digest));
     }
     let size = blobs.iter().chain([config]).map(|blob| blob.size).sum();
     Ok(vec![store.install(&NewImage { config: config_bytes, layers, tags, digests, size: Some(size) })?])

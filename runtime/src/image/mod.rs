@@ -8,6 +8,7 @@
 
 mod archive;
 mod config;
+mod distribution;
 mod name;
 mod pull;
 mod store;

@@ -1,14 +1,37 @@
 //! Images' names: `[registry/]repository[:tag][@digest]`, as docker made them known.
 //!
-//! Taken apart by hand: the regular expression by which `oci-client` does it counts up to 127 characters of any script, takes
-//! 15 MiB of memory when it is first used, and keeps them.
-
-use oci_client::Reference;
+//! Taken apart by hand: the regular expression by which others do it takes 15 MiB of memory when it is first used.
 
 use crate::error::{Error, Result};
 
 const HUB: &str = "docker.io";
 const LONGEST_REPOSITORY: usize = 255;
+
+/// A complete name; it has a tag or a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// `host[:port]`.
+    pub registry: String,
+    /// Without the registry.
+    pub repository: String,
+    /// Without its colon.
+    pub tag: Option<String>,
+    /// `sha256:...`
+    pub digest: Option<String>,
+}
+
+impl Reference {
+    /// Without tag and digest.
+    pub fn bare(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// With everything that it has.
+    pub fn whole(&self) -> String {
+        let part = |mark: char, part: &Option<String>| part.as_ref().map(|part| format!("{mark}{part}")).unwrap_or_default();
+        format!("{}{}{}", self.bare(), part(':', &self.tag), part('@', &self.digest))
+    }
+}
 
 /// A name as people write it, complete: with registry, and a tag where neither tag nor digest is given.
 pub fn normalize(name: &str) -> Result<Reference> {
@@ -36,12 +59,8 @@ fn parse(text: &str) -> std::result::Result<Reference, &'static str> {
     if repository.len() > LONGEST_REPOSITORY {
         return Err("repository name must not be more than 255 characters");
     }
-    let tag = tag.map(str::to_owned);
-    Ok(match (tag, digest.map(str::to_owned)) {
-        (Some(tag), Some(digest)) => Reference::with_tag_and_digest(registry, repository, tag, digest),
-        (None, Some(digest)) => Reference::with_digest(registry, repository, digest),
-        (tag, None) => Reference::with_tag(registry, repository, tag.unwrap_or_else(|| "latest".to_owned())),
-    })
+    let tag = tag.or(digest.is_none().then_some("latest")).map(str::to_owned);
+    Ok(Reference { registry, repository, tag, digest: digest.map(str::to_owned) })
 }
 
 /// Components, of which the first may be a host instead if others follow.
@@ -75,7 +94,8 @@ fn is_tag(text: &str) -> bool {
         && text.chars().all(|c| is_word(c) || matches!(c, '.' | '-'))
 }
 
-fn check_digest(digest: &str) -> std::result::Result<(), &'static str> {
+/// Whether it has a digest's form.
+pub(super) fn check_digest(digest: &str) -> std::result::Result<(), &'static str> {
     let (algorithm, hex) = digest.split_once(':').ok_or("invalid reference format")?;
     if hex.len() < 32 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err("invalid reference format");
@@ -106,78 +126,47 @@ fn split_registry(path: &str) -> (String, String) {
 mod tests {
     use super::*;
 
-    /// `oci-client`'s own reading, which knows every rule.
+    /// As docker's own reading, which others' expressions repeat, has them.
     #[test]
     fn names_are_read_as_others_read_them() {
         let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
-        let (at, short, other) =
-            (format!("a@{digest}"), format!("a@{}", &digest[..50]), format!("a@md5:{}", "0".repeat(32)));
-        let (both, long, long_tag) = (format!("r.io:1/a/b:t@{digest}"), "a".repeat(256), format!("a:{}", "t".repeat(129)));
-        let names = [
-            "busybox",
-            "busybox:1.36",
-            "me/app",
-            "Me/app",
-            "me/App",
-            "ME/a/b",
-            "localhost/hello:1",
-            "localhost:5000/x/y:z",
-            "a:5000",
-            "test.com:tag",
-            "test.com/repo:tag",
-            "index.docker.io/nginx",
-            "docker.io/nginx",
-            "docker.io/library/nginx:1",
-            "",
-            ":",
-            "/",
-            "a/",
-            "/a",
-            "a//b",
-            "a:",
-            "a:b:c",
-            "a:b/c",
-            "host:/a",
-            "host:1x/a",
-            "-a/b",
-            "a-/b",
-            "a--b",
-            "a__b",
-            "a___b",
-            "a._b",
-            "a..b",
-            "a-.b",
-            ".a",
-            "a.",
-            "a.b/",
-            "h..t/a",
-            "a@",
-            "a@b",
-            "a:t@",
-            "a b",
-            "ä",
-            "a:ä",
-            "a:-x",
-            "a:.x",
-            "a:_x.-9",
-            "A",
-            "a/b/C",
-            "x.y:80/a_b/c-d:E",
-            "foo_bar.com:8080",
-            "foo_bar.com:8080/a",
-            "xn--n3h.com/i:t",
-            "a:b@c@d",
-            &at,
-            &short,
-            &other,
-            &both,
-            &long,
-            &long_tag,
+        let (at, both) = (format!("a@{digest}"), format!("r.io:1/a/b:t@{digest}"));
+        let complete = [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("busybox:1.36", "docker.io/library/busybox:1.36"),
+            ("me/app", "docker.io/me/app:latest"),
+            ("Me/app", "docker.io/Me/app:latest"),
+            ("ME/a/b", "docker.io/ME/a/b:latest"),
+            ("localhost/hello:1", "localhost/hello:1"),
+            ("localhost:5000/x/y:z", "localhost:5000/x/y:z"),
+            ("a:5000", "docker.io/library/a:5000"),
+            ("test.com:tag", "docker.io/library/test.com:tag"),
+            ("test.com/repo:tag", "test.com/repo:tag"),
+            ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("docker.io/library/nginx:1", "docker.io/library/nginx:1"),
+            ("a--b", "docker.io/library/a--b:latest"),
+            ("a__b", "docker.io/library/a__b:latest"),
+            ("a:_x.-9", "docker.io/library/a:_x.-9"),
+            ("x.y:80/a_b/c-d:E", "x.y:80/a_b/c-d:E"),
+            ("foo_bar.com:8080", "docker.io/library/foo_bar.com:8080"),
+            ("xn--n3h.com/i:t", "xn--n3h.com/i:t"),
+            (&at, &format!("docker.io/library/a@{digest}")),
+            (&both, &both),
         ];
-        let whole = |reference: Option<Reference>| reference.map(|r| (r.registry().to_owned(), r.whole()));
-        for name in names {
-            let theirs = if name == "a:ä" { None } else { name.parse().ok() };
-            assert_eq!(whole(parse(name).ok()), whole(theirs), "{name:?}");
+        for (name, whole) in complete {
+            assert_eq!(parse(name).map(|reference| reference.whole()), Ok(whole.to_owned()), "{name:?}");
+        }
+        let (short, other) = (&at[..52], format!("a@md5:{}", "0".repeat(32)));
+        let (long, long_tag) = ("a".repeat(256), format!("a:{}", "t".repeat(129)));
+        #[rustfmt::skip]
+        let malformed = [
+            "me/App", "", ":", "/", "a/", "/a", "a//b", "a:", "a:b:c", "a:b/c", "host:/a", "host:1x/a", "-a/b", "a-/b", "a___b",
+            "a._b", "a..b", "a-.b", ".a", "a.", "a.b/", "h..t/a", "a@", "a@b", "a:t@", "a b", "ä", "a:ä", "a:-x", "a:.x", "A",
+            "a/b/C", "foo_bar.com:8080/a", "a:b@c@d", short, &other, &long, &long_tag,
+        ];
+        for name in malformed {
+            assert!(parse(name).is_err(), "{name:?}");
         }
     }
 }

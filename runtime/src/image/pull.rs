@@ -3,15 +3,16 @@
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::FutureExt;
 use futures::stream::{StreamExt, TryStreamExt};
-use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
-use oci_client::manifest::OciDescriptor;
-use oci_client::secrets::RegistryAuth;
 
+use super::archive::Descriptor;
+use super::distribution::Client;
+use super::name::Reference;
 use super::normalize;
 use super::store::{ImageRecord, ImageStore, NewImage, NewLayer};
 use crate::error::{Error, Result, Step};
@@ -37,8 +38,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    fn auth(settings: Option<&Registry>) -> RegistryAuth {
-        settings.and_then(|registry| registry.credentials.as_ref()).map_or(RegistryAuth::Anonymous, Credentials::auth)
+    fn credentials(settings: Option<&Registry>) -> Credentials {
+        settings.and_then(|registry| registry.credentials.clone()).unwrap_or_default()
     }
 }
 
@@ -83,71 +84,60 @@ impl Credentials {
         let (user, password) = text.split_once(':').ok_or_else(invalid)?;
         Ok(Credentials::Basic(user.to_owned(), password.trim_end_matches('\0').to_owned()))
     }
-
-    fn auth(&self) -> RegistryAuth {
-        match self {
-            Credentials::Anonymous => RegistryAuth::Anonymous,
-            Credentials::Basic(user, password) => RegistryAuth::Basic(user.clone(), password.clone()),
-            Credentials::Bearer(token) => RegistryAuth::Bearer(token.clone()),
-        }
-    }
 }
 
 /// Pulls the image and installs it.
 pub async fn pull(store: Arc<ImageStore>, registries: &[Registry], name: &str, who: &Credentials) -> Result<ImageRecord> {
     let reference = normalize(name)?;
-    let configured = registries.iter().find(|registry| registry.host == reference.registry());
+    let configured = registries.iter().find(|registry| registry.host == reference.registry);
     let mirrors = configured.map(|registry| registry.mirrors.as_slice()).unwrap_or_default();
     for mirror in mirrors {
-        let mut through = reference.clone();
-        through.set_mirror_registry(mirror.clone());
         let settings = registries.iter().find(|registry| registry.host == *mirror);
-        match pull_from(&store, &client(settings, mirror)?, &through, &Registry::auth(settings)).await {
+        let client = client(settings, mirror, &reference, Registry::credentials(settings))?;
+        match pull_from(&store, &client, &reference).await {
             Ok(record) => return Ok(record),
             Err(error) => {
                 tracing::info!(mirror, image = name, error = crate::error::chain(&error), "mirror did not serve the image")
             }
         }
     }
-    let client = client(configured, reference.registry())?;
-    let auth = if *who == Credentials::Anonymous { Registry::auth(configured) } else { who.auth() };
-    pull_from(&store, &client, &reference, &auth).await.step_with(|| format!("failed to pull image {name:?}"))
+    let who = if *who == Credentials::Anonymous { Registry::credentials(configured) } else { who.clone() };
+    let client = client(configured, &reference.registry, &reference, who)?;
+    pull_from(&store, &client, &reference).await.step_with(|| format!("failed to pull image {name:?}"))
 }
 
 /// A client for one registry. Registries on this machine are spoken to plainly unless something else is configured.
-fn client(registry: Option<&Registry>, host: &str) -> Result<Client> {
+pub(super) fn client(settings: Option<&Registry>, host: &str, reference: &Reference, who: Credentials) -> Result<Client> {
     // Whoever composes the program may have chosen one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let local = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    let plain = registry.map_or(local, |registry| registry.plain_http);
-    let mut config = ClientConfig {
-        protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-        connect_timeout: Some(std::time::Duration::from_secs(10)),
-        read_timeout: Some(std::time::Duration::from_secs(60)),
-        platform_resolver: Some(Box::new(oci_client::client::current_platform_resolver)),
-        user_agent: "knarr",
-        ..ClientConfig::default()
-    };
-    if let Some(registry) = registry {
-        config.accept_invalid_certificates = registry.skip_verify;
-        if let Some(file) = &registry.ca_file {
-            let data = std::fs::read(file).step_with(|| format!("read {}", file.display()))?;
-            config.extra_root_certificates = vec![Certificate { encoding: CertificateEncoding::Pem, data }];
-        }
+    let plain = settings.map_or(local, |registry| registry.plain_http);
+    let mut http = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(Duration::from_secs(60))
+        .user_agent("knarr")
+        .tls_danger_accept_invalid_certs(settings.is_some_and(|registry| registry.skip_verify));
+    if let Some(file) = settings.and_then(|registry| registry.ca_file.as_ref()) {
+        let data = std::fs::read(file).step_with(|| format!("read {}", file.display()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&data);
+        http = http.tls_certs_merge(certificates.step_with(|| format!("use {}", file.display()))?);
     }
-    Client::try_from(config).step("set up registry client")
+    Ok(Client {
+        http: http.build().step("set up registry client")?,
+        scheme: if plain { "http" } else { "https" },
+        host: host.to_owned(),
+        repository: reference.repository.clone(),
+        mirrored: (host != reference.registry).then(|| reference.registry.clone()),
+        who,
+        authorization: Default::default(),
+    })
 }
 
-async fn pull_from(
-    store: &Arc<ImageStore>,
-    client: &Client,
-    reference: &oci_client::Reference,
-    auth: &RegistryAuth,
-) -> Result<ImageRecord> {
-    let (manifest, digest, config, list) =
-        client.pull_manifest_and_config_and_list_digest(reference, auth).await.step("fetch manifest")?;
-    let parsed: super::ImageConfig = serde_json::from_str(&config).step("decode image configuration")?;
+async fn pull_from(store: &Arc<ImageStore>, client: &Client, reference: &Reference) -> Result<ImageRecord> {
+    let manifest = client.manifest(reference).await.step("fetch manifest")?;
+    let config = client.config(&manifest.config).await.step("fetch image configuration")?;
+    let parsed: super::ImageConfig = serde_json::from_slice(&config).step("decode image configuration")?;
     if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
         return Err(Error::Invalid("manifest and configuration disagree about the number of layers".to_owned()));
     }
@@ -157,14 +147,14 @@ async fn pull_from(
     if !present {
         let mut fetches = Vec::new();
         for (number, layer) in manifest.layers.iter().enumerate() {
-            fetches.push(fetch(client, reference, layer, scratch.path().join(number.to_string())).boxed());
+            fetches.push(fetch(client, layer, scratch.path().join(number.to_string())).boxed());
         }
         futures::stream::iter(fetches).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await?;
     }
-    let bare = format!("{}/{}", reference.registry(), reference.repository());
-    let size = manifest.layers.iter().map(|layer| layer.size.max(0) as u64).sum::<u64>() + config.len() as u64;
-    let tags = reference.tag().map(|tag| format!("{bare}:{tag}")).into_iter().collect();
-    let digests = vec![format!("{bare}@{}", list.unwrap_or(digest))];
+    let bare = reference.bare();
+    let size = manifest.layers.iter().fold(config.len() as u64, |sum, layer| sum.saturating_add(layer.size));
+    let tags = reference.tag.iter().map(|tag| format!("{bare}:{tag}")).collect();
+    let digests = vec![format!("{bare}@{}", manifest.digest)];
     let store = store.clone();
     let install = move || {
         let layers = parsed.rootfs.diff_ids.iter().enumerate().map(|(number, diff_id)| {
@@ -172,16 +162,15 @@ async fn pull_from(
             let open = move || std::fs::File::open(&path).map(|file| Box::new(file) as Box<dyn Read>);
             NewLayer { diff_id: diff_id.clone(), open: Box::new(open) }
         });
-        store.install(&NewImage { config: config.into_bytes(), layers: layers.collect(), tags, digests, size: Some(size) })
+        store.install(&NewImage { config, layers: layers.collect(), tags, digests, size: Some(size) })
     };
     tokio::task::spawn_blocking(install).await.step("install image")?
 }
 
-/// Fetches a blob, whose digest the client checks.
-async fn fetch(client: &Client, reference: &oci_client::Reference, layer: &OciDescriptor, path: PathBuf) -> Result<()> {
+async fn fetch(client: &Client, layer: &Descriptor, path: PathBuf) -> Result<()> {
     let file = tokio::fs::File::create(&path).await.step("make temporary file")?;
     let mut file = tokio::io::BufWriter::with_capacity(1 << 18, file);
-    client.pull_blob(reference, layer, &mut file).await.step_with(|| format!("fetch layer {}", layer.digest))?;
+    client.blob(layer, &mut file).await.step_with(|| format!("fetch layer {}", layer.digest))?;
     tokio::io::AsyncWriteExt::flush(&mut file).await.step("write temporary file")
 }
 

@@ -399,8 +399,8 @@ fn find<'a>(index: &'a Index, name: &str) -> Option<&'a ImageRecord> {
     }
     let reference = normalize(name).ok()?;
     // A digest says more than the tag beside it.
-    let whole = match reference.digest() {
-        Some(digest) => format!("{}/{}@{digest}", reference.registry(), reference.repository()),
+    let whole = match &reference.digest {
+        Some(digest) => format!("{}@{digest}", reference.bare()),
         None => reference.whole(),
     };
     index.images.values().find(|record| record.tags.contains(&whole) || record.digests.contains(&whole))
