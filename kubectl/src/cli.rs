@@ -435,12 +435,20 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
     }
 }
 
+/// What upstream's commands are suggested for, as other programs call the like.
+const CALLED: [(&str, &[&str]); 3] = [("get", &["list", "ps"]), ("wait", &["list", "ps"]), ("delete", &["rm"])];
+
 fn unknown_command(root: &clap::Command, unknown: &str) -> Failure {
     let near: Vec<&str> = root
         .get_subcommands()
         .filter(|s| !s.is_hide_set())
         .map(clap::Command::get_name)
-        .filter(|name| distance(unknown, name) <= 2 || name.to_lowercase().starts_with(&unknown.to_lowercase()))
+        .filter(|name| {
+            let mut called = CALLED.iter().filter(|(command, _)| command == name).flat_map(|(_, called)| *called);
+            distance(unknown, name) <= 2
+                || name.to_lowercase().starts_with(&unknown.to_lowercase())
+                || called.any(|called| called.eq_ignore_ascii_case(unknown))
+        })
         .collect();
     let mut message = format!("Error: unknown command {} for \"kubectl\"", api::field::go_quote(unknown));
     if !near.is_empty() {
@@ -507,6 +515,10 @@ mod tests {
         assert_eq!(
             failure("gett"),
             "Error: unknown command \"gett\" for \"kubectl\"\n\nDid you mean this?\n\tset\n\tget\n\n"
+        );
+        assert_eq!(
+            failure("list"),
+            "Error: unknown command \"list\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\twait\n\n"
         );
         for line in ["frobnicate", "frobnicate --foo", "frobnicate -Z x", "frobnicate --help"] {
             assert_eq!(failure(line), "Error: unknown command \"frobnicate\" for \"kubectl\"", "{line}");

@@ -307,6 +307,12 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
+impl From<api::yaml::ControlCharacter> for Failure {
+    fn from(error: api::yaml::ControlCharacter) -> Self {
+        Self::Plain(error.to_string())
+    }
+}
+
 impl From<api::jsonpath::Error> for Failure {
     fn from(error: api::jsonpath::Error) -> Self {
         Self::Plain(error.0)

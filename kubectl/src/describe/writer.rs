@@ -4,7 +4,7 @@
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
 use serde_json::Value;
 
-const PADDING: usize = 2;
+use crate::output::tabs::Tabs;
 
 /// The moment and place that descriptions are read in.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl Writer {
 
     /// All of it, aligned.
     pub fn finish(self) -> String {
-        align(&self.text)
+        Tabs { least: 0, padding: 2, remembered: None }.align(&self.text)
     }
 }
 
@@ -116,51 +116,9 @@ pub fn escape(text: &str) -> std::borrow::Cow<'_, str> {
     }
 }
 
-/// Aligns cells: a column is a run of lines that all have a tab behind their nth cell, two spaces apart from the next.
-fn align(text: &str) -> String {
-    let lines: Vec<Vec<&str>> = text.split('\n').map(|line| line.split(['\t', '\x0b']).collect()).collect();
-    let mut widths: Vec<Vec<usize>> = lines.iter().map(|cells| vec![0; cells.len() - 1]).collect();
-    column(&lines, &mut widths, 0, 0, lines.len());
-    let mut out = String::with_capacity(text.len() * 2);
-    for (n, (cells, widths)) in lines.iter().zip(&widths).enumerate() {
-        if n > 0 {
-            out.push('\n');
-        }
-        for (index, cell) in cells.iter().enumerate() {
-            out.push_str(cell);
-            let width = widths.get(index).copied().unwrap_or(0);
-            out.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
-        }
-    }
-    out
-}
-
-/// Sets the widths of the `index`th column's runs among lines `from..to`, and of the columns right of it within each run.
-fn column(lines: &[Vec<&str>], widths: &mut [Vec<usize>], index: usize, from: usize, to: usize) {
-    let mut at = from;
-    while at < to {
-        let run = lines[at..to].iter().take_while(|cells| cells.len() > index + 1).count();
-        if run == 0 {
-            at += 1;
-            continue;
-        }
-        let width = lines[at..at + run].iter().map(|cells| cells[index].chars().count()).max().unwrap_or(0) + PADDING;
-        widths[at..at + run].iter_mut().for_each(|line| line[index] = width);
-        column(lines, widths, index + 1, at, at + run);
-        at += run;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_runs_of_lines() {
-        let text = "Name:\tx\nNamespace:\ty\nLabels:\n  a\tb\tc\n  long\t\td\n\tz\n";
-        let want = "Name:       x\nNamespace:  y\nLabels:\n  a     b  c\n  long     d\n        z\n";
-        assert_eq!(align(text), want);
-    }
 
     #[test]
     fn times_have_a_zone() {

@@ -3,6 +3,7 @@
 pub mod columns;
 pub mod json;
 pub mod table;
+pub mod tabs;
 pub mod template;
 
 use api::{field::go_quote, jsonpath::JsonPath};
@@ -223,7 +224,7 @@ impl Printer {
     pub fn print(&self, object: &Value, before: usize) -> Result<String, Failure> {
         Ok(match self {
             Self::Json => format!("{}\n", json::pretty(object)),
-            Self::Yaml => format!("{}{}", if before > 0 { "---\n" } else { "" }, api::yaml::to_string(object)),
+            Self::Yaml => format!("{}{}", if before > 0 { "---\n" } else { "" }, api::yaml::of_json(object)?),
             Self::Name => names(object),
             Self::JsonPath(path, text) => path.execute(object).map_err(|e| jsonpath_failure(&e.0, text, object))?,
             Self::JsonPathAsJson(path, text) => {

@@ -2,40 +2,25 @@
 
 use serde_json::{Map, Value};
 
+use super::tabs::Tabs;
 use crate::discovery::{Mapping, type_name};
 
 /// Columns as kubectl's tab writer aligns them: at least six wide, three spaces between, the last one as long as it is.
 /// Widths are remembered, so that what is printed later (a watch) stays in line.
-#[derive(Clone, Debug, Default)]
-pub struct TabWriter {
-    widths: Vec<usize>,
+#[derive(Clone, Debug)]
+pub struct TabWriter(Tabs);
+
+impl Default for TabWriter {
+    fn default() -> Self {
+        Self(Tabs { least: 6, padding: 3, remembered: Some(Vec::new()) })
+    }
 }
 
-const MIN_WIDTH: usize = 6;
-const PADDING: usize = 3;
-
 impl TabWriter {
-    /// Rows of cells as lines.
+    /// Rows of cells as lines. Tabs in a cell make several of it, newlines several rows.
     pub fn lines(&mut self, rows: &[Vec<String>]) -> String {
-        for row in rows {
-            for (at, cell) in row.iter().enumerate().take(row.len().saturating_sub(1)) {
-                if self.widths.len() <= at {
-                    self.widths.push(MIN_WIDTH);
-                }
-                self.widths[at] = self.widths[at].max(cell.chars().count() + PADDING);
-            }
-        }
-        let mut out = String::new();
-        for row in rows {
-            for (at, cell) in row.iter().enumerate() {
-                out.push_str(cell);
-                if at + 1 < row.len() {
-                    (cell.chars().count()..self.widths[at]).for_each(|_| out.push(' '));
-                }
-            }
-            out.push('\n');
-        }
-        out
+        let text: String = rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect();
+        self.0.align(&text)
     }
 }
 

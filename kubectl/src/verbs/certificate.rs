@@ -18,6 +18,9 @@ use crate::{
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
+    /// What else there is; nothing of it means anything.
+    #[arg(hide = true)]
+    ignored: Vec<String>,
 }
 
 /// What can be done with requests.

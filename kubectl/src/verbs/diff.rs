@@ -170,7 +170,7 @@ fn write(directory: &Path, name: &str, object: Option<&Value>) -> Result<(), Fai
     options.write(true).create(true).truncate(true).mode(0o700);
     let mut file = options.open(directory.join(name.replace('/', "_")))?;
     if let Some(object) = object {
-        std::io::Write::write_all(&mut file, api::yaml::to_string(object).as_bytes())?;
+        std::io::Write::write_all(&mut file, api::yaml::of_json(object)?.as_bytes())?;
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         match args.output.as_str() {
             // The text's own line end stays.
             "json" => println!("{}", json::pretty_with(&value, "  ")),
-            "yaml" => print!("{}", api::yaml::to_string(&value)),
+            "yaml" => print!("{}", api::yaml::of_json(&value)?),
             other => {
                 let wrong = format!("Unexpected -o output mode: {other}, the flag 'output' must be one of yaml|json");
                 return Err(usage("apply view-last-applied", wrong));

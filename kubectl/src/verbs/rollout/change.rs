@@ -83,7 +83,11 @@ pub async fn run(args: Args, cx: &Context, change: Change) -> Result<(), Failure
     if failures.is_empty() && !found.failures.is_empty() && !args.which.files.is_empty() {
         return Err(Failure::Many(found.failures));
     }
-    let mut all = Failure::grouped(found.failures, failures.is_empty());
+    let mut all = match found.failures.as_slice() {
+        // What is wrong with one name is told as it is.
+        [_] if args.which.files.is_empty() => found.failures,
+        _ => Failure::grouped(found.failures, failures.is_empty()),
+    };
     all.append(&mut failures);
     Failure::of(all)
 }

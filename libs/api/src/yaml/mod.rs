@@ -15,6 +15,76 @@ const WIDTH: usize = 80;
 /// Longer keys are written as `? key`.
 const SIMPLE_KEY: usize = 128;
 
+/// Why a value is no YAML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlCharacter;
+
+impl std::fmt::Display for ControlCharacter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("yaml: control characters are not allowed")
+    }
+}
+
+impl std::error::Error for ControlCharacter {}
+
+/// [`to_string`] as sigs.k8s.io/yaml has it of objects: it writes JSON first and reads that as YAML, to which U+0085 in a text is the
+/// end of a line, and where other control characters that JSON does not escape may not stand.
+///
+/// # Errors
+/// There is such a character.
+pub fn of_json(value: &Value) -> Result<String, ControlCharacter> {
+    Ok(match read_as_it_is(value)? {
+        true => to_string(value),
+        false => to_string(&read(value)),
+    })
+}
+
+/// Whether YAML reads all texts of a value as they are.
+fn read_as_it_is(value: &Value) -> Result<bool, ControlCharacter> {
+    let text =
+        |text: &str| match text.chars().any(|c| c != '\u{85}' && matches!(c, '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}'))
+        {
+            true => Err(ControlCharacter),
+            false => Ok(!text.contains('\u{85}')),
+        };
+    Ok(match value {
+        Value::String(string) => text(string)?,
+        Value::Array(items) => items.iter().try_fold(true, |all, item| Ok(read_as_it_is(item)? && all))?,
+        Value::Object(map) => {
+            map.iter().try_fold(true, |all, (key, value)| Ok(text(key)? && read_as_it_is(value)? && all))?
+        }
+        _ => true,
+    })
+}
+
+fn read(value: &Value) -> Value {
+    match value {
+        Value::String(text) => joined(text).into(),
+        Value::Array(items) => items.iter().map(read).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (joined(key), read(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Lines of a quoted text joined: one end of a line is a space, of several all but the first stay; the spaces around them go.
+fn joined(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find([' ', '\u{85}']) {
+        let (before, blank) = rest.split_at(at);
+        let after = blank.trim_start_matches([' ', '\u{85}']);
+        let blank = &blank[..blank.len() - after.len()];
+        out.push_str(before);
+        match blank.matches('\u{85}').count() {
+            0 => out.push_str(blank),
+            1 => out.push(' '),
+            several => out.extend(std::iter::repeat_n('\n', several - 1)),
+        }
+        rest = after;
+    }
+    out + rest
+}
+
 /// A value as one document, with a newline at its end.
 pub fn to_string(value: &Value) -> String {
     let mut emitter = Emitter { out: String::new(), column: 0 };
@@ -145,15 +215,21 @@ impl Emitter {
 
     fn single(&mut self, text: &str, indent: usize, fold: bool) {
         let characters: Vec<char> = text.chars().collect();
-        let mut spaces = false;
+        let (mut spaces, mut broken) = (false, false);
         self.put("'");
         for (at, c) in characters.iter().enumerate() {
+            if std::mem::replace(&mut broken, is_break(*c)) && !broken {
+                self.put(&" ".repeat(indent));
+            }
             let inside = at > 0 && at + 1 < characters.len();
             if *c == ' ' && fold && !spaces && self.column > WIDTH && inside && characters.get(at + 1) != Some(&' ') {
                 self.indent(indent);
             } else {
                 self.put(if *c == '\'' { "'" } else { "" });
                 self.put(c.encode_utf8(&mut [0; 4]));
+            }
+            if broken {
+                self.column = 0;
             }
             spaces = *c == ' ';
         }
@@ -163,10 +239,12 @@ impl Emitter {
     fn double(&mut self, text: &str, indent: usize, fold: bool) {
         let characters: Vec<char> = text.chars().collect();
         let mut spaces = false;
+        // libyaml looks for a byte order mark where a text begins, whatever character of it is looked at.
+        let marked = text.starts_with('\u{feff}');
         self.put("\"");
         for (at, c) in characters.iter().enumerate() {
             let inside = at > 0 && at + 1 < characters.len();
-            if !printable(*c) || is_break(*c) || matches!(c, '"' | '\\' | '\u{feff}') {
+            if marked || !printable(*c) || is_break(*c) || matches!(c, '"' | '\\' | '\u{feff}') {
                 self.put(&escape(*c));
             } else if *c == ' ' && fold && !spaces && self.column > WIDTH && inside {
                 self.indent(indent);
@@ -283,6 +361,25 @@ mod tests {
             ("\u{1b}", "\"\\e\""),
         ] {
             assert_eq!(to_string(&json!({"m": {"k": text}})), format!("m:\n  k: {want}\n"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn texts_are_what_yaml_reads_of_them() {
+        for (text, want) in [
+            ("a\u{85}b", "a b"),
+            ("a \u{85} b", "a b"),
+            ("a\u{85}\u{85}\u{85} b\u{85}", "\"a\\n\\nb \""),
+            ("\u{85}", "' '"),
+            ("a\u{85}\nb", "\"a \\nb\""),
+            ("a  b", "a  b"),
+            ("\u{feff}bé", "\"\\uFEFF\\x62\\xE9\""),
+            ("a\u{2028}b", "'a\u{2028}  b'"),
+        ] {
+            assert_eq!(of_json(&json!(text)), Ok(format!("{want}\n")), "{text:?}");
+        }
+        for text in ["a\u{7f}", "\u{80}", "\u{ffff}"] {
+            assert_eq!(of_json(&json!({"a": [text]})), Err(ControlCharacter), "{text:?}");
         }
     }
 
