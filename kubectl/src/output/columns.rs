@@ -4,7 +4,10 @@ use api::jsonpath::{JsonPath, go_format};
 use serde_json::Value;
 
 use super::table::TabWriter;
-use crate::failure::{Failure, plain};
+use crate::{
+    describe::writer::escape,
+    failure::{Failure, plain},
+};
 
 /// Headers and what stands under them.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ impl CustomColumns {
         for item in items {
             let cells = self.columns.iter().filter_map(|(_, path)| path.as_ref().ok()).map(|path| {
                 let found: Vec<String> = path.find(item)?.iter().flatten().map(|v| go_format(v)).collect();
-                Ok(if found.is_empty() { "<none>".to_owned() } else { found.join(",") })
+                Ok(if found.is_empty() { "<none>".to_owned() } else { escape(&found.join(",")).into_owned() })
             });
             rows.push(cells.collect::<Result<_, api::jsonpath::Error>>()?);
         }

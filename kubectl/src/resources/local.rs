@@ -264,7 +264,7 @@ impl Query<'_> {
                 continue;
             }
             match self.mapping(cx, &api_version, &kind).await {
-                Ok(mapping) => out.push((None, self.placed(cx, mapping, item, source.to_owned(), list))),
+                Ok(mapping) => out.push((list, self.placed(cx, mapping, item, source.to_owned(), list))),
                 Err(failure) => {
                     let why = format!("unable to recognize {}", failure.message());
                     out.push((list, Err(plain(why))));

@@ -303,6 +303,11 @@ async fn whoami(output: &OutputArgs, cx: &Context) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    // An empty form is one all the same: a message about an object without a name.
+    if output.output.as_deref() == Some("") {
+        println!("selfsubjectreview.authentication.k8s.io/<unknown>");
+        return Ok(());
+    }
     let user = &answer["status"]["userInfo"];
     let mut rows = vec![vec!["ATTRIBUTE".to_owned(), "VALUE".to_owned()]];
     for (field, name) in [("username", "Username"), ("uid", "UID")] {

@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain, usage},
     output::{DryRun, DryRunArgs, message},
-    resources::{Object, Query, items, missing, nameless},
+    resources::{Object, Query, items, missing},
     write::{Helper, path, warn},
 };
 
@@ -132,16 +132,13 @@ fn check_names(verb: &str, names: &[String], selector: Option<&str>) -> Result<(
 
 async fn nodes(cx: &Context, names: &[String], selector: Option<&str>) -> Result<Vec<Object>, Failure> {
     cx.client()?;
-    if names.iter().any(String::is_empty) {
-        return Err(nameless());
-    }
-    let labels = selector.filter(|s| !s.is_empty());
-    let arguments: Vec<String> = match labels {
+    let types = ["nodes".to_owned()];
+    let query = match selector.filter(|s| !s.is_empty()) {
         None if names.is_empty() => return Err(missing()),
-        None => names.iter().map(|name| if name.contains('/') { name.clone() } else { format!("nodes/{name}") }).collect(),
-        Some(_) => vec!["nodes".to_owned()],
+        None => Query { args: names, default_type: Some("nodes"), ..Query::default() },
+        labels => Query { args: &types, labels, ..Query::default() },
     };
-    let query = Query { args: &arguments, labels, latest: true, exact: true, single_type: true, ..Query::default() };
+    let query = Query { latest: true, exact: true, single_type: true, ..query };
     let mut nodes = Vec::new();
     let visited = query.visit(cx, async |object| {
         let mapping = &object.mapping;
