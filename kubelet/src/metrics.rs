@@ -3,9 +3,10 @@
 use std::{sync::OnceLock, time::Duration};
 
 use jiff::SignedDuration;
+use process::metrics::{Row, encode_rows};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeLabelSet},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
@@ -194,15 +195,6 @@ impl Metrics {
     }
 }
 
-type Row<'a> = (&'a str, &'a str, &'a dyn EncodeMetric);
-
-fn encode(mut encoder: DescriptorEncoder, rows: &[Row]) -> Result<(), std::fmt::Error> {
-    for (name, help, metric) in rows {
-        metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-    }
-    Ok(())
-}
-
 /// What `/metrics` shows of [`Metrics`].
 #[derive(Debug)]
 pub struct Shown(pub &'static Metrics);
@@ -210,7 +202,7 @@ pub struct Shown(pub &'static Metrics);
 impl Collector for Shown {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let m = self.0;
-        let rows: [Row; 9] = [
+        let rows: [Row<'_>; 9] = [
             ("kubelet_runtime_operations", "Cumulative number of runtime operations by operation type", &m.calls),
             (
                 "kubelet_runtime_operations_errors",
@@ -233,7 +225,7 @@ impl Collector for Shown {
             ),
             ("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", &m.evictions),
         ];
-        encode(encoder, &rows)
+        encode_rows(encoder, &rows)
     }
 }
 
@@ -244,11 +236,11 @@ pub struct ShownProbes(pub &'static Metrics);
 impl Collector for ShownProbes {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let help = "Cumulative number of a liveness, readiness or startup probe for a container by result";
-        let rows: [Row; 2] = [
+        let rows: [Row<'_>; 2] = [
             ("prober_probe", help, &self.0.probes),
             ("prober_probe_duration_seconds", "Duration in seconds for a probe response", &self.0.probe_seconds),
         ];
-        encode(encoder, &rows)
+        encode_rows(encoder, &rows)
     }
 }
 

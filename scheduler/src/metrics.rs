@@ -4,9 +4,10 @@
 
 use std::sync::OnceLock;
 
+use process::metrics::{Row, encode_rows};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeLabelSet},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
@@ -111,8 +112,8 @@ impl Metrics {
 }
 
 impl Collector for Metrics {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let metrics: [(&str, &str, &dyn EncodeMetric); 8] = [
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let rows: [Row<'_>; 8] = [
             ("scheduler_schedule_attempts", "Number of attempts to schedule pods, by the result", &self.attempts),
             (
                 "scheduler_scheduling_attempt_duration_seconds",
@@ -130,9 +131,6 @@ impl Collector for Metrics {
             ("scheduler_preemption_victims", "Number of selected preemption victims", &self.victims),
             ("scheduler_pod_scheduling_attempts", "Number of attempts to successfully schedule a pod", &self.tries),
         ];
-        for (name, help, metric) in metrics {
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-        }
-        Ok(())
+        encode_rows(encoder, &rows)
     }
 }

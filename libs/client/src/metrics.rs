@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
+use process::metrics::{Row, encode_rows};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    encoding::{DescriptorEncoder, EncodeLabelSet},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
@@ -79,8 +80,8 @@ impl Metrics {
 }
 
 impl Collector for Metrics {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let metrics: [(&str, &str, &dyn EncodeMetric); 6] = [
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let rows: [Row<'_>; 6] = [
             ("workqueue_depth", "Current depth of workqueue", &self.depth),
             ("workqueue_adds", "Total number of adds handled by workqueue", &self.adds),
             ("workqueue_retries", "Total number of retries handled by workqueue", &self.retries),
@@ -92,10 +93,7 @@ impl Collector for Metrics {
             ("workqueue_work_duration_seconds", "How long in seconds processing an item from workqueue takes", &self.worked),
             ("leader_election_master_status", "Whether this process holds the lease (1) or not (0)", &self.leading),
         ];
-        for (name, help, metric) in metrics {
-            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
-        }
-        Ok(())
+        encode_rows(encoder, &rows)
     }
 }
 

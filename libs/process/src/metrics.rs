@@ -12,7 +12,7 @@ use prometheus_client::{
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
-    registry::{Metric, Registry, Unit},
+    registry::{Metric, Registry},
 };
 
 use crate::version;
@@ -62,6 +62,17 @@ impl Metrics {
     }
 }
 
+/// One metric to print: its name, what it counts, and its values.
+pub type Row<'a> = (&'a str, &'a str, &'a dyn EncodeMetric);
+
+/// Prints metrics that a [`Collector`] keeps by itself.
+pub fn encode_rows(mut out: DescriptorEncoder<'_>, rows: &[Row<'_>]) -> Result<(), std::fmt::Error> {
+    for (name, help, metric) in rows {
+        metric.encode(out.encode_descriptor(name, help, None, metric.metric_type())?)?;
+    }
+    Ok(())
+}
+
 /// OpenMetrics as the older text format: a counter is described by the name that it is printed with, there are no units, and
 /// the text just ends.
 fn plain(open: &str) -> String {
@@ -100,7 +111,7 @@ struct Build {
 struct BuildInfo;
 
 impl Collector for BuildInfo {
-    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+    fn encode(&self, out: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let build = Build {
             major: version::MAJOR,
             minor: version::MINOR,
@@ -112,7 +123,7 @@ impl Collector for BuildInfo {
         };
         let info = Family::<Build, Gauge>::default();
         info.get_or_create(&build).set(1);
-        info.encode(out.encode_descriptor("kubernetes_build_info", "What this is; always 1", None, info.metric_type())?)
+        encode_rows(out, &[("kubernetes_build_info", "What this is; always 1", &info)])
     }
 }
 
@@ -152,36 +163,28 @@ fn most_descriptors(limits: &str) -> Option<i64> {
 }
 
 impl Collector for Process {
-    fn encode(&self, mut out: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+    fn encode(&self, out: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         // Linux fixes USER_HZ at 100; pages are 4 KiB on the platforms we build for.
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let Some(figures) = parse_stat(&stat, 100.0, 4096) else { return Ok(()) };
-        let cpu = ConstCounter::new(figures.cpu_seconds);
-        cpu.encode(out.encode_descriptor(
-            "process_cpu",
-            "Total user and system CPU time spent in seconds",
-            Some(&Unit::Seconds),
-            cpu.metric_type(),
-        )?)?;
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        if let Some(booted) = booted(&read("/proc/stat")) {
-            let start = ConstGauge::new(booted + figures.started);
-            let help = "Start time of the process since unix epoch in seconds";
-            start.encode(out.encode_descriptor("process_start_time", help, Some(&Unit::Seconds), start.metric_type())?)?;
-        }
-        let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as i64);
-        let most = most_descriptors(&read("/proc/self/limits")).unwrap_or(-1);
-        let gauges = [
-            ("process_virtual_memory", "Virtual memory size in bytes", Some(&Unit::Bytes), figures.virtual_bytes as i64),
-            ("process_resident_memory", "Resident memory size in bytes", Some(&Unit::Bytes), figures.resident_bytes as i64),
-            ("process_open_fds", "Number of open file descriptors", None, descriptors),
-            ("process_max_fds", "Maximum number of open file descriptors", None, most),
+        let cpu = ConstCounter::new(figures.cpu_seconds);
+        let started = booted(&read("/proc/stat")).map(|booted| ConstGauge::new(booted + figures.started));
+        let [virtual_bytes, resident_bytes] =
+            [figures.virtual_bytes, figures.resident_bytes].map(|bytes| ConstGauge::new(bytes as i64));
+        let open = ConstGauge::new(std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as i64));
+        let most = ConstGauge::new(most_descriptors(&read("/proc/self/limits")).unwrap_or(-1));
+        let mut rows: Vec<Row<'_>> = vec![
+            ("process_cpu_seconds", "Total user and system CPU time spent in seconds", &cpu),
+            ("process_virtual_memory_bytes", "Virtual memory size in bytes", &virtual_bytes),
+            ("process_resident_memory_bytes", "Resident memory size in bytes", &resident_bytes),
+            ("process_open_fds", "Number of open file descriptors", &open),
+            ("process_max_fds", "Maximum number of open file descriptors", &most),
         ];
-        for (name, help, unit, value) in gauges {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(out.encode_descriptor(name, help, unit, gauge.metric_type())?)?;
+        if let Some(started) = &started {
+            rows.push(("process_start_time_seconds", "Start time of the process since unix epoch in seconds", started));
         }
-        Ok(())
+        encode_rows(out, &rows)
     }
 }
 
