@@ -1,20 +1,14 @@
 //! What the node and its pods use: read from the kernel, the runtime and the disk when somebody asks.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    ffi::CStr,
+    collections::{BTreeMap, HashMap},
     fs,
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use cri::v1;
 use k8s_openapi::api::core::v1::Pod;
-use nix::{
-    dir::{Dir, Type},
-    fcntl::{AtFlags, OFlag},
-    sys::stat::{FileStat, Mode, fstat, fstatat},
-};
+use process::tree::{Size, size};
 
 use super::{
     decide::{Levels, Usage},
@@ -175,60 +169,6 @@ pub async fn of_volumes(ctx: &Ctx, pods: Vec<Pod>) -> HashMap<String, Vec<OfVolu
     tokio::task::spawn_blocking(search).await.unwrap_or_default()
 }
 
-/// What a directory holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Size {
-    /// On disk.
-    pub bytes: i64,
-    /// Files and directories.
-    pub inodes: i64,
-}
-
-/// The size of a directory that containers write to: no link is followed and no other file system entered.
-pub fn size(path: &Path) -> Size {
-    let mut size = Size::default();
-    let Ok(dir) = Dir::open(path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) else {
-        return size;
-    };
-    let Ok(stat) = fstat(&dir) else { return size };
-    size.count(&stat);
-    let mut linked = HashSet::new();
-    size.search(dir, stat.st_dev, &mut linked, 0);
-    size
-}
-
-impl Size {
-    /// Descriptors are held on the way down; whoever nests deeper than this is counted that far.
-    const DEPTH: usize = 512;
-
-    fn count(&mut self, stat: &FileStat) {
-        self.bytes += stat.st_blocks * 512;
-        self.inodes += 1;
-    }
-
-    fn search(&mut self, mut dir: Dir, device: u64, linked: &mut HashSet<u64>, depth: usize) {
-        let entries: Vec<(std::ffi::CString, Option<Type>)> =
-            dir.iter().flatten().map(|e| (e.file_name().to_owned(), e.file_type())).collect();
-        for (name, kind) in entries {
-            if [c".", c".."].contains(&name.as_c_str()) {
-                continue;
-            }
-            let Ok(stat) = fstatat(dir.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
-            if stat.st_dev != device || (stat.st_nlink > 1 && kind != Some(Type::Directory) && !linked.insert(stat.st_ino)) {
-                continue;
-            }
-            self.count(&stat);
-            if stat.st_mode & libc::S_IFMT == libc::S_IFDIR && depth < Self::DEPTH {
-                let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let name: &CStr = &name;
-                if let Ok(below) = Dir::openat(dir.as_fd(), name, flags, Mode::empty()) {
-                    self.search(below, device, linked, depth + 1);
-                }
-            }
-        }
-    }
-}
-
 /// Sums by container, for those who compare.
 pub fn by_pod(pods: Vec<Pod>, mut usage: HashMap<String, Usage>, processes: &HashMap<String, i64>) -> Vec<(Pod, Usage)> {
     let with = |pod: Pod| {
@@ -243,22 +183,6 @@ pub fn by_pod(pods: Vec<Pod>, mut usage: HashMap<String, Usage>, processes: &Has
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn links_are_neither_followed_nor_counted_twice() {
-        let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: usize| fs::write(dir.path().join(name), vec![1; bytes]).unwrap();
-        write("big", 1 << 20);
-        fs::create_dir(dir.path().join("measured")).unwrap();
-        write("measured/file", 100_000);
-        let empty = size(&dir.path().join("measured"));
-        fs::hard_link(dir.path().join("measured/file"), dir.path().join("measured/again")).unwrap();
-        std::os::unix::fs::symlink(dir.path(), dir.path().join("measured/out")).unwrap();
-        let linked = size(&dir.path().join("measured"));
-
-        assert_eq!((empty.inodes, linked.inodes), (2, 3));
-        assert!((100_000..200_000).contains(&linked.bytes), "{linked:?}");
-    }
 
     #[test]
     fn this_machine_has_levels() {

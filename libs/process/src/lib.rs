@@ -1,6 +1,6 @@
 //! What every long-running component shares with its neighbours: flags in upstream's spelling, logging, metrics, health
 //! endpoints, an orderly end, tasks that may not be lost, work that blocks, waiting for files to change, opening
-//! paths that others may be changing, removing folders however deep, connections on which nobody asks for anything, and the version. Nothing here knows Kubernetes
+//! paths that others may be changing, counting and removing folders however deep, connections on which nobody asks for anything, and the version. Nothing here knows Kubernetes
 //! objects or clients.
 
 pub mod blocking;

@@ -1,9 +1,11 @@
 //! Folders that somebody else has filled: a container may nest its own deeper than a stack is, or than there are descriptors.
 //!
 //! `std::fs::remove_dir_all` calls itself, and holds a descriptor, for each level: 20,000 of them end the process by its stack, or
-//! stay for ever where fewer descriptors are allowed. Here what lies too deep is moved up first.
+//! stay for ever where fewer descriptors are allowed. Here what lies too deep is moved up before it is removed, and what is
+//! counted is gone through with one folder open at a time.
 
 use std::{
+    collections::HashSet,
     ffi::{CStr, CString},
     fs, io,
     os::fd::{AsFd, OwnedFd},
@@ -14,7 +16,7 @@ use nix::{
     dir::{Dir, Type},
     errno::Errno,
     fcntl::{AtFlags, OFlag, open, openat, renameat},
-    sys::stat::{Mode, SFlag, fstatat},
+    sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
     unistd::{UnlinkatFlags, unlinkat},
 };
 
@@ -94,6 +96,83 @@ fn gone(removed: nix::Result<()>) -> io::Result<()> {
     }
 }
 
+/// What a folder holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// On disk.
+    pub bytes: i64,
+    /// Files and folders, itself among them.
+    pub inodes: i64,
+}
+
+/// What a folder and all those in it hold, as far as they can be read: no link is followed, no other file system entered, and a
+/// file of several names counts once. Folders that are moved meanwhile may be missing.
+pub fn size(path: &Path) -> Size {
+    let mut search = Search::default();
+    let Ok(mut here) = open(path, FOLDER, Mode::empty()) else { return search.size };
+    let Ok(top) = fstat(&here) else { return search.size };
+    search.count(&top);
+    // The way from the top to here, and at each step the folders that are still to be looked at.
+    let mut way = vec![(top.st_ino, search.list(&here, top.st_dev))];
+    while let Some((_, ahead)) = way.last_mut() {
+        let next = match ahead.pop() {
+            Some(name) => openat(&here, name.as_c_str(), FOLDER, Mode::empty()),
+            None => {
+                way.pop();
+                let Some((above, _)) = way.last() else { break };
+                let Ok(up) = openat(&here, c"..", FOLDER, Mode::empty()) else { break };
+                if !fstat(&up).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (top.st_dev, *above)) {
+                    break;
+                }
+                here = up;
+                continue;
+            }
+        };
+        if let Ok(below) = next
+            && let Ok(stat) = fstat(&below)
+            && stat.st_dev == top.st_dev
+        {
+            way.push((stat.st_ino, search.list(&below, top.st_dev)));
+            here = below;
+        }
+    }
+    search.size
+}
+
+#[derive(Default)]
+struct Search {
+    size: Size,
+    /// Of files with several names.
+    seen: HashSet<u64>,
+}
+
+impl Search {
+    fn count(&mut self, stat: &FileStat) {
+        self.size.bytes += stat.st_blocks * 512;
+        self.size.inodes += 1;
+    }
+
+    /// Counts what is in a folder; returns the folders among it.
+    fn list(&mut self, dir: &OwnedFd, device: u64) -> Vec<CString> {
+        let mut folders = Vec::new();
+        let Ok(mut listed) = openat(dir, c".", FOLDER, Mode::empty()).and_then(Dir::from_fd) else { return folders };
+        for entry in listed.iter().flatten() {
+            let name = entry.file_name();
+            let Ok(stat) = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
+            let folder = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+            let again = !folder && stat.st_nlink > 1 && !self.seen.insert(stat.st_ino);
+            if name == c"." || name == c".." || stat.st_dev != device || again {
+                continue;
+            }
+            self.count(&stat);
+            if folder {
+                folders.push(name.to_owned());
+            }
+        }
+        folders
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use nix::sys::stat::mkdirat;
@@ -134,5 +213,30 @@ mod tests {
         assert_eq!(remove(&deep).unwrap_err().kind(), io::ErrorKind::NotFound);
         remove(&outside).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    #[test]
+    fn depth_is_counted_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("deep");
+        nest(&deep, 3_000);
+        // Beside those that lie in each other: its own, two files and four folders, and a file in every hundredth.
+        assert_eq!(size(&deep).inodes, 3_000 + 1 + 2 + 4 + 30);
+        remove(&deep).unwrap();
+        assert_eq!(size(&deep), Size::default());
+    }
+
+    #[test]
+    fn links_are_neither_followed_nor_counted_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: usize| fs::write(dir.path().join(name), vec![1; bytes]).unwrap();
+        write("big", 1 << 20);
+        fs::create_dir(dir.path().join("measured")).unwrap();
+        write("measured/file", 100_000);
+        let empty = size(&dir.path().join("measured"));
+        fs::hard_link(dir.path().join("measured/file"), dir.path().join("measured/again")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("measured/out")).unwrap();
+        let linked = size(&dir.path().join("measured"));
+        assert_eq!((empty.inodes, linked.inodes), (2, 3));
+        assert!((100_000..200_000).contains(&linked.bytes), "{linked:?}");
     }
 }
