@@ -15,6 +15,7 @@ use crate::disk;
 use crate::error::{Error, Result, chain};
 use crate::propagation;
 use crate::sandbox::{GROUPS, kill_group, remove_dir};
+use crate::shim_client;
 use crate::spec::{self, Inputs, signal};
 use crate::state::{Container, ContainerRecord, Exit, container_name, now_ns};
 
@@ -212,17 +213,17 @@ impl Core {
             let signal = signal::stop_signal(&container.config, &container.record().run.stop_signal);
             let gently = async {
                 await_handler(&container, signal).await;
-                shim.kill(&container.id, signal, false).await?;
+                // Not by its shim, which may stand still: what runs may end in order all the same.
+                shim_client::signal_first(container.record().pid, &container.id, signal)?;
                 container.wait().await;
                 Ok(())
             };
             match tokio::time::timeout(patience, gently).await {
-                Ok(Err(Error::Timeout(_))) => {}
                 Ok(done) => return done,
                 Err(_) => tracing::debug!(container = container.id, "killing a container that does not stop"),
             }
         }
-        match shim.kill(&container.id, libc::SIGKILL, true).await {
+        match shim.kill(&container.id).await {
             // It stands still, and nothing of its pod can end as long as it does. The pod is made anew.
             Err(Error::Timeout(_)) => shim.kill_itself().await?,
             killed => killed?,

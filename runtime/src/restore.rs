@@ -21,6 +21,9 @@ use crate::state::{
     sandbox_name,
 };
 
+/// Between two tries to connect to a shim that does not get round to it.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 impl Core {
     /// Finds sandboxes and containers again.
     pub(crate) async fn restore(self: &Arc<Self>) -> Result<()> {
@@ -103,7 +106,24 @@ impl Core {
     }
 
     async fn find_shim(&self, id: &str, dir: &Path) -> Option<Connection> {
-        let connection = shim_client::connect(dir).await.ok()?;
+        let connecting = async {
+            loop {
+                match shim_client::connect(dir).await {
+                    // As many wait as may.
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => tokio::time::sleep(PAUSE).await,
+                    connected => return connected.ok(),
+                }
+            }
+        };
+        let Ok(connection) = tokio::time::timeout(self.shim_patience(), connecting).await else {
+            tracing::error!(sandbox = id, "a shim takes no connections; its pod is given up");
+            match tokio::time::timeout(self.shim_patience(), shim_client::kill_in(dir)).await {
+                Ok(Ok(Some(()))) => {}
+                other => tracing::error!(sandbox = id, ?other, "a shim that takes no connections goes on"),
+            }
+            return None;
+        };
+        let connection = connection?;
         let (sender, news) = mpsc::unbounded_channel();
         let shim = Shim::new(id, connection, self.shim_patience(), sender);
         let error = match tokio::time::timeout(self.shim_patience(), shim.hello()).await {

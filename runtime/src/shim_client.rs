@@ -79,18 +79,17 @@ impl Process {
     fn of_peer(stream: &UnixStream, dir: &std::fs::File) -> std::io::Result<Process> {
         let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         let process = Process::open(pid)?;
-        let (here, its) = (dir.metadata()?, std::fs::metadata(format!("/proc/{pid}/cwd"))?);
-        match (here.dev(), here.ino()) == (its.dev(), its.ino()) {
+        match is_in(pid, &dir.metadata()?)? {
             true => Ok(process),
             false => Err(std::io::Error::other(format!("process {pid} is not the shim"))),
         }
     }
 
-    /// Kills it, and with it whatever it has started (`PR_SET_PDEATHSIG`). One that is gone is fine.
-    pub fn kill(&self) -> std::io::Result<()> {
+    /// Sends it a signal; SIGKILL ends a shim with whatever it has started (`PR_SET_PDEATHSIG`). One that is gone is fine.
+    fn signal(&self, signal: i32) -> std::io::Result<()> {
         let (no_info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
         // SAFETY: numbers, and no pointer to anything.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, no_info, flags) };
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_info, flags) };
         match std::io::Error::last_os_error() {
             error if sent < 0 && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
             _ => Ok(()),
@@ -103,6 +102,35 @@ impl Process {
         let watched = unsafe { AsyncFd::register_with_interest(self.0.try_clone()?, Interest::READABLE) }?;
         watched.readable().await.map(drop)
     }
+}
+
+fn is_in(pid: u32, dir: &std::fs::Metadata) -> std::io::Result<bool> {
+    let its = std::fs::metadata(format!("/proc/{pid}/cwd"))?;
+    Ok((dir.dev(), dir.ino()) == (its.dev(), its.ino()))
+}
+
+/// Kills the shim in this directory, which takes no connections, and waits for its end; `None` if there is none.
+pub async fn kill_in(dir: &Path) -> std::io::Result<Option<()>> {
+    let dir = std::fs::metadata(dir)?;
+    let pids = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids {
+        // Whoever it is now, it stays so.
+        let Ok(process) = Process::open(pid) else { continue };
+        let named = std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"knarr-shim\0"));
+        if named && is_in(pid, &dir).unwrap_or(false) {
+            process.signal(libc::SIGKILL)?;
+            return process.ended().await.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Sends a signal to a container's first process, past its shim; one that has ended is fine.
+pub fn signal_first(pid: u32, container: &str, signal: i32) -> Result<()> {
+    let Ok(process) = Process::open(pid) else { return Ok(()) };
+    // Is it still that process, and not another one that has got its number?
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    if groups.contains(container) { process.signal(signal).step("signal the container's first process") } else { Ok(()) }
 }
 
 fn seal(program: &[u8]) -> std::io::Result<OwnedFd> {
@@ -267,7 +295,7 @@ impl Shim {
 
     /// Sends SIGKILL, no more.
     pub fn kill_now(&self) -> Result<()> {
-        self.process.kill().step("kill shim")
+        self.process.signal(libc::SIGKILL).step("kill shim")
     }
 
     /// Kills the shim, and so its pod, and waits until nothing more can come of it.
@@ -319,9 +347,10 @@ impl Shim {
         }
     }
 
-    /// Sends a signal to a container.
-    pub async fn kill(&self, container: &str, signal: i32, all: bool) -> Result<()> {
-        self.order(&Request::Kill(KillSpec { container: container.to_owned(), exec: 0, signal, all })).await
+    /// Kills all of a container.
+    pub async fn kill(&self, container: &str) -> Result<()> {
+        let all = KillSpec { container: container.to_owned(), exec: 0, signal: libc::SIGKILL, all: true };
+        self.order(&Request::Kill(all)).await
     }
 
     /// Whoever asks may give up meanwhile (a probe that is ended); the frame is sent whole, or the shim would understand none that

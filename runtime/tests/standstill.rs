@@ -27,7 +27,7 @@ async fn waiting(place: Place, patience: Duration) -> Node {
 async fn pod(node: &Node) -> (String, String, i32) {
     let pod = node.pod("pod");
     let sandbox = node.run(&pod).await;
-    let text = "trap 'exit 5' TERM; echo ready; (sleep 1000) & while :; do sleep 0.05; done";
+    let text = "trap 'touch /told; exit 5' TERM; echo ready; (sleep 1000) & while :; do sleep 0.05; done";
     let id = node.create(&sandbox, &pod, script("main", text)).await;
     node.start_container(&id).await.unwrap();
     node.says(&id, |log| log.contains("ready")).await;
@@ -98,9 +98,12 @@ async fn a_container_of_one_can_be_stopped() {
     let node = impatient(Place::new()).await;
     let (sandbox, id, shim) = pod(&node).await;
     signal(shim, libc::SIGSTOP);
-    let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 30 };
+    let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 2 };
     node.cri().stop_container(request).await.unwrap();
     let status = node.status(&id).await;
+    let told =
+        std::process::Command::new("find").arg(node.place.dir.path()).args(["-name", "told"]).output().unwrap().stdout;
+    assert!(!told.is_empty(), "it could end in order first");
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "Error"));
     assert_eq!(status.message, "the pod's shim has ended, and its containers with it");
     nothing_is_left(&node, &sandbox).await;
@@ -131,6 +134,29 @@ async fn a_pod_that_cannot_be_taken_over_is_ended() {
     let (sandbox, id, shim) = pod(&node).await;
     let place = node.stop().await;
     signal(shim, libc::SIGSTOP);
+    let node = impatient(place).await;
+    assert!(node.place.shims().is_empty(), "nobody could end it later");
+    let status = node.status(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+    nothing_is_left(&node, &sandbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_shim_takes_no_connections_is_ended() {
+    let node = impatient(Place::new()).await;
+    let (sandbox, id, shim) = pod(&node).await;
+    let place = node.stop().await;
+    signal(shim, libc::SIGSTOP);
+    let dir = std::fs::File::open(place.dir.path().join("state/sandboxes").join(&sandbox)).unwrap();
+    let socket = format!("/proc/self/fd/{}/{}", std::os::fd::AsRawFd::as_raw_fd(&dir), shim::SOCKET);
+    let mut queue = Vec::new();
+    let full = loop {
+        match tokio::net::UnixStream::connect(&socket).await {
+            Ok(waiting) => queue.push(waiting),
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(full, std::io::ErrorKind::WouldBlock);
     let node = impatient(place).await;
     assert!(node.place.shims().is_empty(), "nobody could end it later");
     let status = node.status(&id).await;
