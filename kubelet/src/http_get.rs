@@ -1,9 +1,17 @@
 //! One HTTP request as probes and lifecycle hooks make it: no proxy, no pool, certificates not checked, time limited.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::{
     api::core::v1::{Container, HTTPGetAction, TCPSocketAction},
@@ -144,8 +152,9 @@ fn handshake_error(error: &std::io::Error) -> String {
 
 async fn exchange<S>(target: &Target, stream: S) -> Result<(u16, Option<String>, String), String>
 where
-    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    S: Read + Write + Unpin + Send + 'static,
 {
+    let stream = AskFirst { stream, asked: false, listening: None };
     // Names as Go's client writes them: servers that are shell scripts know no others.
     let client = hyper::client::conn::http1::Builder::new().title_case_headers(true).handshake(stream).await;
     let (mut sender, connection) = client.map_err(|e| e.to_string())?;
@@ -176,6 +185,41 @@ where
     .await;
     connection.abort();
     answer
+}
+
+/// A connection on which nothing is heard before something was said. Servers that are shell scripts answer whoever connects, and
+/// hyper gives up a connection on which an answer comes before its question; Go's client mostly has asked by then.
+struct AskFirst<S> {
+    stream: S,
+    asked: bool,
+    listening: Option<Waker>,
+}
+
+impl<S: Read + Unpin> Read for AskFirst<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.asked {
+            return Pin::new(&mut self.stream).poll_read(cx, to);
+        }
+        self.listening = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<S: Write + Unpin> Write for AskFirst<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        self.asked = true;
+        self.listening.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
@@ -236,5 +280,18 @@ mod tests {
         assert_eq!(redirect(&target, "/b").unwrap().url(), "http://10.42.0.2:80/b");
         assert_eq!(redirect(&target, "https://10.42.0.2/b").unwrap().url(), "https://10.42.0.2:443/b");
         assert_eq!(redirect(&target, "http://elsewhere/b"), None);
+    }
+    #[tokio::test]
+    async fn a_server_may_answer_before_it_is_asked() {
+        use tokio::io::AsyncWriteExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let action: HTTPGetAction = serde_json::from_value(json!({"port": address.port()})).unwrap();
+        let target = Target::of(&action, &Container::default(), "127.0.0.1").unwrap();
+        let stream = connect("127.0.0.1", address.port()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        stream.readable().await.unwrap();
+        assert_eq!(exchange(&target, TokioIo::new(stream)).await, Ok((200, None, "ok".to_owned())));
     }
 }
