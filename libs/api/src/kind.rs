@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::{
     field::{self, FieldErrors},
     meta, pluck,
+    schema::{nulls, table},
 };
 
 /// A kind's fixed facts, as discovery prints them.
@@ -420,6 +421,9 @@ fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
 fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
     let mut object = serde_json::to_value(object).map_err(Refused::Malformed)?;
     crate::normalize::drop_empty_names(&mut object);
+    if let Some(ty) = table().by_kind(T::INFO.group, T::INFO.version, T::INFO.kind) {
+        nulls::write(&mut object, ty);
+    }
     Ok(object)
 }
 

@@ -120,7 +120,11 @@ impl Resource for Event {
 
     /// Of the stored form.
     fn fields_of(bytes: &[u8]) -> Vec<(&'static str, String)> {
-        let stored = serde_json::from_slice(bytes).map(Self::from_stored);
+        let stored = serde_json::from_slice(bytes).map(|stored| {
+            let mut event = Self::from_stored(stored);
+            Self::complete(&mut event);
+            event
+        });
         stored.and_then(serde_json::from_value::<Self>).map(|event| event.fields()).unwrap_or_default()
     }
 
@@ -136,7 +140,10 @@ impl Resource for Event {
     fn complete(object: &mut Value) {
         if let Some(series) = object.get_mut("series").and_then(Value::as_object_mut) {
             series.entry("count").or_insert_with(|| 0.into());
-            series.entry("lastObservedTime").or_insert_with(|| NEVER.into());
+            let at = series.entry("lastObservedTime").or_insert(Value::Null);
+            if at.is_null() {
+                *at = NEVER.into();
+            }
         }
     }
 

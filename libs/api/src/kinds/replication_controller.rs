@@ -57,6 +57,8 @@ impl Resource for ReplicationController {
     fn prepare_for_update(&mut self, old: &Self, at: Option<Subresource>, _ctx: &Context) {
         if at == Some(Subresource::Status) {
             self.spec.clone_from(&old.spec);
+            // Upstream's decoder gives the labels of its template to whatever it reads without labels.
+            self.set_defaults();
         } else {
             self.status.clone_from(&old.status);
         }

@@ -17,8 +17,12 @@ fn golden_objects_of_every_kind_survive() {
         if let Some(status) = golden.get("status") {
             stored["status"] = status.clone();
         }
-        if again(&stored) != stored {
-            wrong.push(format!("{file}: {:#} became {:#}", stored, again(&stored)));
+        let ty = table().by_kind(info.group, info.version, info.kind).unwrap();
+        let mut read = again(&stored);
+        // Messages leave out what JSON says is null.
+        [&mut stored, &mut read].into_iter().for_each(|object| crate::schema::nulls::write(object, ty));
+        if read != stored {
+            wrong.push(format!("{file}: {stored:#} became {read:#}"));
         }
         let meta = json!({"resourceVersion": "7", "continue": "x", "remainingItemCount": 3});
         let list = json!({"kind": format!("{}List", info.kind), "apiVersion": info.api_version(), "metadata": meta, "items": [stored]});

@@ -5,6 +5,7 @@ pub mod check;
 pub mod docs;
 pub mod go;
 pub mod json;
+pub mod nulls;
 pub mod openapi;
 mod proto;
 mod scalars;
