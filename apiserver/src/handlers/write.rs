@@ -50,8 +50,10 @@ pub fn decode(
     let (raw, duplicates) = parse(bytes, media_type(headers)?, ty).map_err(refuse)?;
     let text = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or_default();
     let own = api::meta::api_version(group, version);
-    let same =
-        (text("kind").is_empty() || text("kind") == kind) && (text("apiVersion").is_empty() || text("apiVersion") == own);
+    // Evictions are also taken in their older version, whose fields are the same.
+    let is_older = (kind, text("apiVersion")) == ("Eviction", "policy/v1beta1");
+    let same = (text("kind").is_empty() || text("kind") == kind)
+        && (text("apiVersion").is_empty() || text("apiVersion") == own || is_older);
     match ty {
         Some(ty) if same => {
             let json = media_type(headers)? == MediaType::Json;
@@ -61,13 +63,16 @@ pub fn decode(
                 }
                 problems
             };
-            let decoded = conform(raw, duplicates, ty, options.field_validation).map_err(|error| {
+            let mut decoded = conform(raw, duplicates, ty, options.field_validation).map_err(|error| {
                 refuse(match error {
                     DecodeError::Strict(problems) => DecodeError::Strict(ordered(problems)),
                     DecodeError::Type(why) if json => DecodeError::Type(first_mismatch(bytes, ty).unwrap_or(why)),
                     other => other,
                 })
             })?;
+            if is_older {
+                decoded.object["apiVersion"] = own.into();
+            }
             Ok((decoded.object, ordered(decoded.warnings)))
         }
         _ => Ok((raw, Vec::new())),
@@ -237,9 +242,10 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
     let kind = patch_type(ask, &body)?;
     let options = WriteOptions::parse(&ask.query, "PatchOptions")?;
     let (patch, mut warnings) = parse_patch_of(app, entry, ask, kind, &options, body).await?;
-    let (mut unknown, mut twice) = (Vec::new(), None);
+    let (mut unknown, mut twice, mut applied) = (Vec::new(), None, false);
     let write = Write { user: &ask.user, now: ask.now, options: &options };
     let mut wish = |current: &Value| {
+        applied = true;
         let object;
         (object, unknown) = patched(&patch, current, entry.info(), &warnings, &options)?;
         let mut object = object;
@@ -250,7 +256,7 @@ pub async fn patch(app: &App, entry: &Entry, ask: &Ask, at: Option<Subresource>,
         Ok(object)
     };
     let written = app.registry.update(entry, place(entry, ask), at, write, &mut wish).await;
-    if options.field_validation == FieldValidation::Warn {
+    if options.field_validation == FieldValidation::Warn && applied {
         warnings.extend(unknown);
     } else {
         warnings.clear();

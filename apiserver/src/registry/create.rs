@@ -46,6 +46,7 @@ impl Registry {
 
     async fn create_named(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
         let info = entry.info();
+        let revision = metadata::text(&object, "resourceVersion").parse().unwrap_or(0);
         let uid = uuid::Uuid::new_v4().to_string();
         metadata::stamp_new(&mut object, &uid, write.now);
         let name = metadata::text(&object, "name").to_owned();
@@ -72,7 +73,9 @@ impl Registry {
                 if let Some(found) = entry.cache.get(namespace, &name) {
                     return Err(taken(&entry.decode(&found)));
                 }
-                let json = if entry.converts() { entry.show(&bytes) } else { bytes };
+                // As upstream, which gives back what it was given.
+                let json = if revision == 0 { bytes } else { with_revision(&bytes, revision) };
+                let json = if entry.converts() { entry.show(&json) } else { json };
                 return Ok(Written { json, warnings, created: true });
             }
             let key: std::sync::Arc<str> = entry.cache.key(namespace, &name).into();

@@ -152,6 +152,11 @@ async fn unknown_and_repeated_fields_are_refused_warned_of_or_dropped() {
     assert!(told.2.ends_with("}\": strict decoding error: unknown field \"extra\""), "{}", told.2);
     let warned = door.merge(&format!("{MAPS}/b"), &patch).await;
     assert_eq!((warned.status, warned.warnings()), (200, vec!["299 - \"unknown field \\\"extra\\\"\""]));
+    let (kind, twice) = ("application/merge-patch+json", r#"{"data": {"k": "1", "k": "2"}}"#);
+    for (name, code, want) in [("b", 200, vec!["299 - \"duplicate field \\\"data.k\\\"\""]), ("none", 404, Vec::new())] {
+        let answer = door.ask("PATCH", &format!("{MAPS}/{name}"), &[("content-type", kind)], twice).await;
+        assert_eq!((answer.status, answer.warnings()), (code, want));
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ async fn every_verb_can_be_tried_without_a_trace() {
     let made = door.post(&dry(MAPS), &map("b", "1")).await.ok();
     assert!(made["metadata"]["uid"].is_string() && made["metadata"].get("resourceVersion").is_none(), "{made}");
     assert_eq!(door.post(&dry(MAPS), &map("a", "1")).await.told().1, "AlreadyExists");
+    let revised = json!({"metadata": {"name": "b", "resourceVersion": "5"}});
+    assert_eq!(door.post(&dry(MAPS), &revised).await.ok()["metadata"]["resourceVersion"], "5");
     let service =
         json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30100}]}});
     let shown = door.post(&dry(SERVICES), &service).await.ok();
@@ -31,6 +33,8 @@ async fn every_verb_can_be_tried_without_a_trace() {
     assert_eq!(door.post(&dry(&format!("{pod_path}/binding")), &binding).await.status, 201);
     let eviction = json!({"metadata": {"name": "p"}});
     assert_eq!(door.post(&dry(&format!("{pod_path}/eviction")), &eviction).await.status, 201);
+    let older = json!({"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": "p"}});
+    assert_eq!(door.post(&dry(&format!("{pod_path}/eviction")), &older).await.status, 201);
     door.delete(&dry(&map_path), &Value::Null).await.ok();
     door.delete(&pod_path, &json!({"dryRun": ["All"]})).await.ok();
     door.delete(&dry(MAPS), &Value::Null).await.ok();

@@ -418,6 +418,16 @@ fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
     serde_json::from_value(object).map_err(Refused::Malformed)
 }
 
+/// An object of ours. What another kind has stored may lack what this one's type cannot be without.
+fn read<T: Resource>(object: &Value) -> serde_json::Result<T> {
+    if T::INFO.stored_as.is_none() {
+        return T::deserialize(object);
+    }
+    let mut object = object.clone();
+    T::complete(&mut object);
+    serde_json::from_value(object)
+}
+
 fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
     let mut object = serde_json::to_value(object).map_err(Refused::Malformed)?;
     crate::normalize::drop_empty_names(&mut object);
@@ -460,14 +470,7 @@ impl<T: Resource> Hooks for Typed<T> {
 
     fn update(&self, object: Value, old: &Value, at: Option<Subresource>, ctx: &Context) -> Result<Admitted, Refused> {
         let mut new: T = decode(object)?;
-        let mut old: T = if T::INFO.stored_as.is_some() {
-            let mut old = old.clone();
-            T::complete(&mut old);
-            serde_json::from_value(old)
-        } else {
-            serde::Deserialize::deserialize(old)
-        }
-        .map_err(Refused::Malformed)?;
+        let mut old: T = read(old).map_err(Refused::Malformed)?;
         new.set_defaults();
         // What an older version stored lacks newer defaults; without them unchanged fields would look changed.
         old.set_defaults();
@@ -505,7 +508,7 @@ impl<T: Resource> Hooks for Typed<T> {
     }
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        T::deserialize(object).map(|o: T| o.fields()).unwrap_or_default()
+        read(object).map(|o: T| o.fields()).unwrap_or_default()
     }
 
     fn fields_from_bytes(&self, bytes: &[u8]) -> Vec<(&'static str, String)> {
@@ -513,7 +516,7 @@ impl<T: Resource> Hooks for Typed<T> {
     }
 
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
-        T::deserialize(object).map(|o: T| o.cells(now)).unwrap_or_default()
+        read(object).map(|o: T| o.cells(now)).unwrap_or_default()
     }
 
     fn cells_from_bytes(&self, bytes: &[u8], now: jiff::Timestamp) -> Vec<Value> {

@@ -145,6 +145,8 @@ const POINTERS: &[(&str, &str)] = &[
     ("drivers", "allocatable"),
     ("endpoints", "hostname"),
     ("endpoints", "nodeName"),
+    ("ephemeralContainers", "ports"),
+    ("ephemeralContainers", "resizePolicy"),
     ("ephemeralContainers", "restartPolicy"),
     ("initContainers", "restartPolicy"),
     ("notReadyAddresses", "nodeName"),

@@ -134,7 +134,7 @@ fn ephemeral(rules: &Rules, path: &Path, errors: &mut FieldErrors) {
         let resources = container.resources.as_ref().is_some_and(|resources| *resources != Default::default());
         for (field, set) in [
             // In the order in which Go's type has them.
-            ("ports", container.ports.as_ref().is_some_and(|ports| !ports.is_empty())),
+            ("ports", container.ports.is_some()),
             ("resources", resources),
             ("resizePolicy", container.resize_policy.is_some()),
             ("restartPolicy", container.restart_policy.is_some()),

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerRestartRuleOnExitCodes, ContainerStatus, EphemeralContainer, NodeAffinity, NodeSelectorTerm, Pod,
-    PodSpec, PodStatus,
+    PodResourceClaim, PodSpec, PodStatus,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -278,7 +278,50 @@ pub fn status(new: &Pod, old: &Pod, errors: &mut FieldErrors) {
         let restarts = |name: &str, code| restarts(containers.iter().find(|c| c.name == name), policy, code);
         transitions(new, &old, restarts, field, errors);
     }
+    claims(&status, spec_of(new).resource_claims.as_deref().unwrap_or_default(), errors);
     addresses(&status, errors);
+    let os = spec.os.as_ref().map_or("linux", |os| os.name.as_str());
+    for (statuses, field) in lists(&status).iter().zip(fields) {
+        users(statuses, os, field, errors);
+    }
+}
+
+/// `validatePodResourceClaimStatuses`.
+fn claims(status: &PodStatus, known: &[PodResourceClaim], errors: &mut FieldErrors) {
+    let statuses = status.resource_claim_statuses.as_deref().unwrap_or_default();
+    for (i, claim) in statuses.iter().enumerate() {
+        let path = Path::root("status.resourceClaimStatuses");
+        let path = path.index(i);
+        let path = path.child("name");
+        if !known.iter().any(|known| known.name == claim.name) {
+            errors.invalid(path, &claim.name, "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if statuses[..i].iter().any(|other| other.name == claim.name) {
+            errors.duplicate(path, &claim.name);
+        }
+        if let Some(name) = &claim.resource_claim_name {
+            errors.each(&path, name, names::dns1123_subdomain(name));
+        }
+    }
+}
+
+/// `validateContainerStatusUsers`.
+fn users(statuses: &[ContainerStatus], os: &str, field: &str, errors: &mut FieldErrors) {
+    for (i, status) in statuses.iter().enumerate() {
+        let Some(user) = status.user.as_ref().and_then(|user| user.linux.as_ref()) else { continue };
+        let path = format!("status.{field}[{i}].linux");
+        let path = Path::root(&path);
+        if os == "windows" {
+            errors.forbidden(path, "cannot be set for a windows pod");
+            continue;
+        }
+        let mut check = |path: &Path, id: i64| errors.each(path, &id, names::in_range(id, 0, i64::from(i32::MAX)));
+        check(&path.child("uid"), user.uid);
+        check(&path.child("gid"), user.gid);
+        for (j, group) in user.supplemental_groups.iter().flatten().enumerate() {
+            check(&path.child("supplementalGroups").index(j), *group);
+        }
+    }
 }
 
 /// Whether a container that has ended so may run again: its own rules come first, then its own policy, then the pod's.
@@ -356,6 +399,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kind::{Context, Kind, Refused, Requester, Subresource};
 
     #[test]
     fn changes_are_told_under_the_names_of_go() {
@@ -400,6 +444,56 @@ mod tests {
             "+   },",
         ];
         assert_eq!(volumes.lines().take(expected.len()).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn users_and_claims_in_a_status_are_looked_at() {
+        let of = |os: &str, status: Value| -> Pod {
+            let spec = json!({"containers": [], "os": {"name": os}, "resourceClaims": [{"name": "a"}]});
+            serde_json::from_value(json!({"spec": spec, "status": status})).unwrap()
+        };
+        let said = |os: &str, new: Value| {
+            let mut errors = FieldErrors::default();
+            status(&of(os, new), &of(os, json!({})), &mut errors);
+            errors.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let user = |uid: i64, group: i64| {
+            let user = json!({"linux": {"uid": uid, "gid": 1, "supplementalGroups": [1, group]}});
+            let status = json!({"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "user": user});
+            json!({"containerStatuses": [status]})
+        };
+        assert_eq!(said("linux", user(1, 2)), Vec::<String>::new());
+        let expected = [
+            "status.containerStatuses[0].linux.uid: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+            "status.containerStatuses[0].linux.supplementalGroups[1]: Invalid value: -2: must be between 0 and 2147483647, inclusive",
+        ];
+        assert_eq!(said("linux", user(-1, -2)), expected);
+        let expected = ["status.containerStatuses[0].linux: Forbidden: cannot be set for a windows pod"];
+        assert_eq!(said("windows", user(1, 2)), expected);
+        let claims =
+            json!({"resourceClaimStatuses": [{"name": "a", "resourceClaimName": "x"}, {"name": "b"}, {"name": "a"}]});
+        let expected = [
+            "status.resourceClaimStatuses[1].name: Invalid value: \"b\": must match the name of an entry in `spec.resourceClaims`",
+            "status.resourceClaimStatuses[2].name: Duplicate value: \"a\"",
+        ];
+        assert_eq!(said("linux", claims), expected);
+    }
+
+    #[test]
+    fn an_ephemeral_container_has_no_list_of_ports_not_even_an_empty_one() {
+        let kind = Kind::of::<Pod>();
+        let pod = |spec: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n", "resourceVersion": "1"}, "spec": spec});
+        let containers = json!([{"name": "c", "image": "i"}]);
+        let context =
+            Context { now: "2026-01-02T03:04:05Z".parse().unwrap(), user: "tester", requester: Requester::UNKNOWN };
+        let old = kind.hooks.create(pod(json!({"containers": containers})), &context).unwrap().object;
+        let ephemeral = json!([{"name": "e", "image": "i", "ports": []}]);
+        let mut new = old.clone();
+        new["spec"]["ephemeralContainers"] = ephemeral;
+        let refused = kind.hooks.update(new, &old, Some(Subresource::EphemeralContainers), &context);
+        let Err(Refused::Invalid(errors)) = refused else { panic!("taken") };
+        let expected = "spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container";
+        assert_eq!(errors.to_string(), expected);
     }
 
     #[test]
