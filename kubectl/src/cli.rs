@@ -230,7 +230,7 @@ pub enum Command {
     /// Experimental: Wait for a specific condition on one or many resources
     Wait(verbs::wait::Args),
     /// Build a kustomization target from a directory or URL
-    Kustomize(verbs::absent::Kustomize),
+    Kustomize(verbs::kustomize::Args),
     /// Update the labels on a resource
     Label(verbs::label::Args),
     /// Update the annotations on a resource
@@ -303,7 +303,7 @@ impl Command {
             Self::Completion(args) => Box::pin(verbs::completion::run(args, cx)).await,
             Self::Plugin(args) => Box::pin(verbs::plugin::run(args, cx)).await,
             Self::Alpha(args) => Box::pin(verbs::absent::alpha(args, cx)).await,
-            Self::Kustomize(args) => Box::pin(verbs::absent::kustomize(args, cx)).await,
+            Self::Kustomize(args) => Box::pin(verbs::kustomize::run(args, cx)).await,
             Self::Debug(args) => Box::pin(verbs::absent::debug(args, cx)).await,
             Self::Proxy(args) => Box::pin(verbs::proxy::run(args, cx)).await,
         }

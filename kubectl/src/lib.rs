@@ -17,6 +17,7 @@ pub mod failure;
 pub mod flags;
 pub mod help;
 pub mod kubeconfig;
+mod kustomize;
 pub mod order;
 pub mod output;
 pub mod pods;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     client::{Call, Client, Endpoint, tls},
     failure::{Failure, file_error, plain},
+    kustomize,
 };
 
 /// `-f`, `-k` and `-R`.
@@ -20,7 +21,7 @@ pub struct FileArgs {
     /// Files, directories or URLs that hold the resources; - is stdin.
     #[arg(long, short = 'f', value_delimiter = ',')]
     pub filename: Vec<String>,
-    /// A kustomization directory (not supported).
+    /// A directory with a kustomization.
     #[arg(long, short = 'k')]
     pub kustomize: Option<String>,
     /// Process the directories of -f with everything below them.
@@ -98,7 +99,7 @@ impl FileArgs {
         if self.is_empty() { Err(plain("must specify one of -f and -k")) } else { self.validate() }
     }
 
-    /// Refuses wrong combinations, and kustomizations.
+    /// Refuses wrong combinations.
     ///
     /// # Errors
     /// What is wrong.
@@ -108,16 +109,6 @@ impl FileArgs {
             (Some(_), _, true) => Err(plain("the -k flag can't be used with -f or -R")),
             _ => Ok(()),
         }
-    }
-
-    /// Refuses a kustomization: first for what upstream would refuse it for.
-    ///
-    /// # Errors
-    /// If `-k` was given.
-    pub fn no_kustomization(&self) -> Result<(), Failure> {
-        let Some(directory) = self.kustomize.as_deref() else { return Ok(()) };
-        kustomization(directory)?;
-        Err(plain("kustomizations (-k) are not supported by this kubectl; render them and use -f"))
     }
 
     /// What is wrong with paths: they are not there, or hold nothing.
@@ -132,6 +123,13 @@ impl FileArgs {
     /// If a path is not there or a directory holds nothing to read.
     pub async fn read(&self) -> Result<Read, Failure> {
         let mut out = Read { single: self.filename.len() == 1, ..Read::default() };
+        if let Some(directory) = self.kustomize.as_deref() {
+            out.single = true;
+            match kustomize::build(directory, false) {
+                Ok(built) => out.take(built.text.as_bytes(), directory),
+                Err(failure) => out.failed(failure),
+            }
+        }
         let mut stdin_used = false;
         for name in &self.filename {
             if name == "-" {
@@ -351,32 +349,6 @@ fn split(text: &str) -> Vec<&str> {
     out.push(&text[start..]);
     out.retain(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
     out
-}
-
-/// Whether there is a kustomization in a directory.
-///
-/// # Errors
-/// There is none, in upstream's words.
-pub fn kustomization(directory: &str) -> Result<(), Failure> {
-    let here = std::env::current_dir().unwrap_or_default();
-    let path = here.join(directory);
-    let Ok(path) = path.canonicalize() else {
-        return Err(plain(format!(
-            "must build at directory: not a valid directory: evalsymlink failure on '{directory}' : lstat {}: no such file or directory",
-            path.display()
-        )));
-    };
-    if !path.is_dir() {
-        let place = path.display();
-        return Err(plain(format!("must build at directory: '{directory}': file is not directory ({place})")));
-    }
-    if ["kustomization.yaml", "kustomization.yml", "Kustomization"].iter().any(|name| path.join(name).is_file()) {
-        return Ok(());
-    }
-    Err(plain(format!(
-        "unable to find one of 'kustomization.yaml', 'kustomization.yml' or 'Kustomization' in directory '{}'",
-        path.display()
-    )))
 }
 
 /// Downloads a URL, three times at most.

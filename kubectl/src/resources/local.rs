@@ -29,11 +29,6 @@ impl Query<'_> {
             return Err(plain("resource/name arguments cannot be provided when a path is specified"));
         }
         let Some(files) = self.files else { return Err(missing()) };
-        if let Err(failure) = files.no_kustomization() {
-            let mut out = Targets::default();
-            out.failed(failure, None, 0);
-            return Ok(out);
-        }
         let read = files.read().await?;
         // Of what is asked for again, the answers' labels count.
         let selector = self.selector()?.filter(|_| !self.latest);

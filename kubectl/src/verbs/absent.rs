@@ -5,7 +5,6 @@ use clap::{Arg, ArgAction, ArgMatches};
 use crate::{
     context::Context,
     failure::{Failure, plain},
-    resources::kustomization,
 };
 
 /// Any arguments.
@@ -18,27 +17,6 @@ pub struct Args {
 /// A flag that is read like upstream's and then refused with its command: its letter, its name, its default (a switch's is
 /// `true` or `false`, a list's is `[]`), and what it means with upstream.
 type Refused = (Option<char>, &'static str, &'static str, &'static str);
-
-const OF_KUSTOMIZE: &[Refused] = &[
-    (None, "as-current-user", "false", "Run functions as the user who runs kubectl"),
-    (None, "enable-alpha-plugins", "false", "Allow plugins"),
-    (None, "enable-helm", "false", "Allow Helm charts"),
-    (Some('e'), "env", "[]", "Variables of functions"),
-    (None, "helm-api-versions", "[]", "The API versions that Helm is told of"),
-    (None, "helm-command", "helm", "The Helm to run"),
-    (None, "helm-debug", "false", "Let Helm say what it does"),
-    (None, "helm-kube-version", "", "The version of Kubernetes that Helm is told of"),
-    (
-        None,
-        "load-restrictor",
-        "LoadRestrictionsRootOnly",
-        "Whether files may lie outside the directory: LoadRestrictionsNone",
-    ),
-    (None, "mount", "[]", "What functions may read of the file system"),
-    (None, "network", "false", "Let functions use the network"),
-    (None, "network-name", "bridge", "The network of functions"),
-    (Some('o'), "output", "", "The file to write to"),
-];
 
 const OF_DEBUG: &[Refused] = &[
     (None, "arguments-only", "false", "What follows -- are arguments, not a command"),
@@ -110,31 +88,7 @@ macro_rules! unread {
     };
 }
 
-unread! { KustomizeFlags OF_KUSTOMIZE }
 unread! { DebugFlags OF_DEBUG }
-
-/// What `kustomize` takes.
-#[derive(clap::Args, Debug)]
-pub struct Kustomize {
-    #[command(flatten)]
-    _flags: KustomizeFlags,
-    /// The directory.
-    args: Vec<String>,
-}
-
-/// `kubectl kustomize`.
-///
-/// # Errors
-/// Always.
-pub async fn kustomize(args: Kustomize, _: &Context) -> Result<(), Failure> {
-    let directory = match args.args.as_slice() {
-        [] => ".",
-        [directory] => directory.as_str(),
-        _ => return Err(plain("specify one path to kustomization.yaml")),
-    };
-    kustomization(directory)?;
-    Err(plain("kustomizations are not supported by this kubectl"))
-}
 
 /// `kubectl alpha`.
 ///

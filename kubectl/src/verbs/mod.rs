@@ -24,6 +24,7 @@ pub mod exec;
 pub mod explain;
 pub mod expose;
 pub mod get;
+pub mod kustomize;
 pub mod label;
 mod labels;
 pub mod logs;

@@ -6,6 +6,7 @@ use crate::{
     client::Call,
     context::Context,
     failure::{Failure, plain},
+    kustomize,
     output::json,
 };
 
@@ -14,6 +15,7 @@ const VERSION: &str = "v1.35.0+knarr1";
 const MINOR: i64 = 35;
 const ORDER: &[&str] = &[
     "clientVersion",
+    "kustomizeVersion",
     "serverVersion",
     "major",
     "minor",
@@ -100,7 +102,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     if !args.args.is_empty() {
         return Err(plain(format!("extra arguments: [{}]", args.args.join(" "))));
     }
-    let mut versions = json!({"clientVersion": ours()});
+    let mut versions = json!({"clientVersion": ours(), "kustomizeVersion": kustomize::VERSION});
     let mut failure = None;
     if !args.client {
         cx.client()?;
@@ -114,6 +116,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         "yaml" => print!("{}", api::yaml::to_string(&versions)),
         _ => {
             println!("Client Version: {VERSION}");
+            println!("Kustomize Version: {}", kustomize::VERSION);
             if let Some(version) = versions["serverVersion"]["gitVersion"].as_str() {
                 println!("Server Version: {version}");
             }

@@ -50,7 +50,7 @@ macro_rules! scripts {
     };
 }
 
-scripts! { apply basics change complete config connect create describe edges edit events files get lists mistakes odd order output patches proxy run set shell streams templates usage verbs }
+scripts! { apply basics change complete config connect create describe edges edit events files get kustomize lists mistakes odd order output patches proxy run set shell streams templates usage verbs }
 
 /// What `$T` is, in seconds, try by try.
 const TIMES: [&str; 4] = ["0.5", "2", "6", "20"];

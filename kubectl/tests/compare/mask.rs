@@ -36,6 +36,11 @@ static FLAG_ERROR: LazyLock<Regex> = LazyLock::new(|| {
 static COMMAND_FAILED: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r#"^E\d{4} \S+ +\d+ run\.go:\d+\] "command failed" err="(.*)"\n$"#).expect("a pattern"));
 
+/// Errors of several lines.
+static COMMAND_FAILED_AT_LENGTH: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"^E\d{4} \S+ +\d+ run\.go:\d+\] "command failed" err=<\n((?:\t.*\n)+) >\n$"#).expect("a pattern")
+});
+
 static TEMPORARY: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\b(kubectl-edit-|LIVE-|MERGED-|kubectl_replace_)[A-Za-z0-9]+").expect("a pattern"));
 static FILE_TIME: LazyLock<Regex> =
@@ -51,6 +56,9 @@ pub fn mask(text: &str, folder: &str) -> String {
     text = PORT.replace_all(&text, "SERVER").into_owned();
     if let Some(found) = COMMAND_FAILED.captures(&text) {
         text = format!("error: {}\n", found[1].replace("\\\"", "\""));
+    }
+    if let Some(found) = COMMAND_FAILED_AT_LENGTH.captures(&text) {
+        text = format!("error: {}\n", found[1].trim_end_matches('\n').replace("\n\t", "\n").trim_start_matches('\t'));
     }
     text = REFLECTOR.replace_all(&text, "").into_owned();
     text = FLAG_ERROR.replace(&text, "error: ${1}").into_owned();

@@ -24,6 +24,13 @@ pub const MAX_DEPTH: usize = 250;
 /// The parser's stack. Only what is used of it takes memory.
 const STACK: usize = 32 << 20;
 
+/// Options under which only `true` and `false` are booleans, as in YAML 1.2.
+fn options_1_2() -> Options {
+    let mut options = options(DuplicateKeyPolicy::Error);
+    options.strict_booleans = true;
+    options
+}
+
 fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -283,7 +290,16 @@ fn begins(text: &str) -> Result<(), String> {
 
 /// Parses every document of a stream (`---` between them); empty documents are left out. JSON is YAML too.
 pub fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let read = || serde_saphyr::from_multiple_with_options::<Node>(text, options(DuplicateKeyPolicy::LastWins));
+    documents_with(text, || options(DuplicateKeyPolicy::LastWins))
+}
+
+/// The same as YAML 1.2 has it, which is what kustomize reads: `yes` and `on` are strings, and no key may come twice.
+pub fn documents_1_2(text: &str) -> Result<Vec<Value>, String> {
+    documents_with(text, options_1_2)
+}
+
+fn documents_with(text: &str, options: impl Fn() -> Options + Send + Sync) -> Result<Vec<Value>, String> {
+    let read = || serde_saphyr::from_multiple_with_options::<Node>(text, options());
     let values = with_room(|| {
         let mut values: Vec<Value> = read().map_err(|e| message(text, &e))?.into_iter().map(|Node(value)| value).collect();
         values.iter_mut().for_each(whole_numbers);
