@@ -295,10 +295,27 @@ fn containers(cluster: &Cluster) -> Result<BTreeSet<String>> {
     Ok(statuses.collect())
 }
 
-/// The control plane's process is killed and comes back later: pods, services and open connections never notice.
+/// A pod on the node that will be killed, with a volume in memory that has to be renewed.
+const INITIATE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: initiate}
+spec:
+  nodeName: NODE
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: reads, image: "localhost/hello:1", imagePullPolicy: Never, volumeMounts: [{name: secret, mountPath: /secret}]}
+  volumes: [{name: secret, secret: {secretName: secret}}]
+"#;
+
+/// The control plane's process is killed and comes back later: pods, services and open connections never notice, and volumes go on
+/// being renewed.
 #[test]
 fn without_a_control_plane_everything_serves_and_nothing_restarts_when_it_is_back() -> Result<()> {
     let cluster = with_example(&["--nodes", "2"])?;
+    cluster.kubectl(&["create", "secret", "generic", "secret", "--from-literal=word=old"])?;
+    cluster.apply(&INITIATE.replace("NODE", &format!("{}-1", cluster.name)))?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/initiate", "--timeout=30s"])?;
     let before = containers(&cluster)?;
     let second = cluster.address(2)?;
     answers_again(&cluster, 2)?;
@@ -331,6 +348,11 @@ fn without_a_control_plane_everything_serves_and_nothing_restarts_when_it_is_bac
     open.read_to_string(&mut page)?;
     assert!(page.contains("Hello from hello-"), "{page}");
     assert_eq!((containers(&cluster)?, asking.failures()), (before, 0), "away for {away:?}");
+    cluster.kubectl(&["patch", "secret", "secret", "-p", r#"{"stringData": {"word": "new"}}"#])?;
+    eventually("see the secret renewed in the pod", SECONDS_30, || {
+        let word = cluster.kubectl(&["exec", "initiate", "--", "cat", "/secret/word"])?;
+        Ok((word.trim() == "new").then_some(()))
+    })?;
     Ok(())
 }
 

@@ -101,6 +101,11 @@ pub fn settle() -> Result<()> {
         mount(Some(kind), &hierarchy.mount, Some(kind), flags, options)
             .with_context(|| format!("mount {}", hierarchy.mount.display()))?;
     }
+    join()
+}
+
+/// The same where that is mounted already.
+pub fn join() -> Result<()> {
     for hierarchy in hierarchies()? {
         // Controllers are passed down only once nobody is left above: version 2 makes a group with both a threaded one, and
         // those below it take no processes then.

@@ -2,7 +2,7 @@
 //!
 //! The cgroup namespace is made by the node's first process and kept as a file in the node's folder. A later one joins it:
 //! it could not make the same again, since a version 2 group whose controllers are passed down takes no more members, and a
-//! cgroup namespace begins where its maker is.
+//! cgroup namespace begins where its maker is. The mount namespace is kept by the shims of pods that run on.
 
 use std::{
     fs::File,
@@ -41,6 +41,11 @@ pub fn node(cluster: &str, node: &str) -> Result<()> {
     // Pods on the node's network are called what the node is called.
     unshare(CloneFlags::CLONE_NEWUTS).context("make a hostname namespace")?;
     nix::unistd::sethostname(node).context("set the node's hostname")?;
+    // Volumes in memory of pods that run on since an earlier process lie in its mount namespace, to be renewed there.
+    if let Some(earlier) = mounts_of_a_shim(cluster, node) {
+        setns(earlier, CloneFlags::CLONE_NEWNS).context("enter the node's mount namespace")?;
+        return cgroup::join();
+    }
     unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
     // What the host mounts later shows up here; what we mount stays here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
@@ -49,6 +54,17 @@ pub fn node(cluster: &str, node: &str) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
         .context("share the node's mounts with its pods")?;
     cgroup::settle()
+}
+
+/// The mount namespace of a shim of this node, which is the one of the process that started it.
+fn mounts_of_a_shim(cluster: &str, node: &str) -> Option<File> {
+    let sandboxes = layout::node_folder(cluster, node).join("runtime/sandboxes");
+    let is_shim = |process: &PathBuf| {
+        let named = std::fs::read(process.join("cmdline")).is_ok_and(|line| line.starts_with(b"knarr-shim\0"));
+        named && std::fs::read_link(process.join("cwd")).is_ok_and(|folder| folder.starts_with(&sandboxes))
+    };
+    let processes = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    processes.filter(is_shim).find_map(|shim| File::open(shim.join("ns/mnt")).ok())
 }
 
 fn kept(cluster: &str, node: &str) -> PathBuf {
