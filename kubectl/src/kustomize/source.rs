@@ -1,8 +1,8 @@
 //! The edge: files and folders, which are read from inside of a kustomization's own folder only.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use crate::failure::go_io;
+use crate::{failure::go_io, resources::cleaned};
 
 /// What a kustomization's file may be called.
 pub const NAMES: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
@@ -16,20 +16,6 @@ pub struct Folder {
     above: Vec<PathBuf>,
     /// Whether files outside of it are refused (`--load-restrictor`).
     restricted: bool,
-}
-
-/// A path without detours, as Go joins paths: `/a/../b//c` is `/b/c`.
-fn cleaned(path: &Path) -> PathBuf {
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir if matches!(out.components().next_back(), Some(Component::Normal(_))) => drop(out.pop()),
-            Component::ParentDir if out.has_root() => {}
-            part => out.push(part),
-        }
-    }
-    out
 }
 
 /// The path behind links; the error says which part of it is not there.

@@ -225,13 +225,14 @@ fn walk(directory: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> std::io:
     Ok(())
 }
 
-/// A path without detours, as Go joins paths: `./a/../b//c` is `b/c`.
-fn cleaned(path: &Path) -> PathBuf {
+/// A path without detours, as Go joins paths: `./a/../b//c` is `b/c`, `/../a` is `/a`.
+pub fn cleaned(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
             Component::CurDir => {}
             Component::ParentDir if matches!(out.components().next_back(), Some(Component::Normal(_))) => drop(out.pop()),
+            Component::ParentDir if out.has_root() => {}
             part => out.push(part),
         }
     }
@@ -415,7 +416,7 @@ mod tests {
     #[test]
     fn paths_take_no_detours() {
         for (path, want) in
-            [("./a.yaml", "a.yaml"), ("d//x/../b", "d/b"), ("../a", "../a"), ("/../a", "/../a"), ("a/./b", "a/b")]
+            [("./a.yaml", "a.yaml"), ("d//x/../b", "d/b"), ("../a", "../a"), ("/../a", "/a"), ("a/./b", "a/b")]
         {
             assert_eq!(cleaned(Path::new(path)), Path::new(want), "{path}");
         }

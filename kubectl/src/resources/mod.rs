@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use self::{
     arguments::has_names,
-    files::{Document, FileArgs, PlainFileArgs, documents_in, parse_text, read_url},
+    files::{Document, FileArgs, PlainFileArgs, cleaned, documents_in, parse_text, read_url},
     follow::Follower,
     local::mistyped,
     visit::Sources,
