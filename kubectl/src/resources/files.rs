@@ -291,7 +291,8 @@ type Content = (Value, Option<String>);
 fn contents_in(text: &[u8]) -> Vec<Result<Content, String>> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let Ok(text) = std::str::from_utf8(text) else {
-        return vec![Err("error converting YAML to JSON: yaml: invalid leading UTF-8 octet".to_owned())];
+        let why = api::schema::yaml::parse(text).err().unwrap_or_default();
+        return vec![Err(format!("error converting YAML to JSON: {why}"))];
     };
     if text.trim_start().starts_with('{') {
         return json_in(text);

@@ -105,7 +105,7 @@ pub fn parse(bytes: &[u8], media: MediaType, expected: Option<TypeId>) -> Result
             Ok((object, parsed.duplicates.iter().map(told).collect()))
         }
         MediaType::Yaml => {
-            let parsed = yaml::parse(bytes).map_err(DecodeError::Syntax)?;
+            let parsed = yaml::parse_to_check(bytes).map_err(DecodeError::Syntax)?;
             Ok((identified(parsed.value)?, parsed.duplicates))
         }
         MediaType::Protobuf => {

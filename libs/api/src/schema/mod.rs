@@ -11,7 +11,6 @@ mod proto;
 mod scalars;
 pub mod table;
 pub mod yaml;
-mod yaml_words;
 
 pub use self::{
     body::{DecodeError, Decoded, FieldValidation, MediaType, decode},

@@ -11,7 +11,7 @@ pub(super) fn reads_as_string(text: &str) -> bool {
         return false;
     }
     match text.as_bytes()[0] {
-        b'.' => !go_float(text),
+        b'.' => !yaml_float(text),
         b'0'..=b'9' | b'+' | b'-' => {
             let bare = text.replace('_', "");
             !(timestamp(text) || integer(&bare) || yaml_float(&bare) || binary(&bare) || base60(text))
@@ -53,7 +53,7 @@ fn binary(text: &str) -> bool {
 }
 
 /// `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
-fn yaml_float(text: &str) -> bool {
+pub(crate) fn yaml_float(text: &str) -> bool {
     let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
     let whole = digits(rest);
     rest = &rest[whole..];
@@ -73,10 +73,6 @@ fn yaml_float(text: &str) -> bool {
             !exponent.is_empty() && digits(exponent) == exponent.len()
         }
     }
-}
-
-fn go_float(text: &str) -> bool {
-    yaml_float(text)
 }
 
 /// `[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?`
@@ -113,7 +109,7 @@ fn number(text: &str, low: u32, high: u32) -> Option<(u32, &str)> {
 }
 
 /// `2006-1-2`, `2006-1-2T15:4:5.999999999Z07:00`, the same with `t` or a space, the latter also without a zone.
-fn timestamp(text: &str) -> bool {
+pub(crate) fn timestamp(text: &str) -> bool {
     if digits(text) != 4 || text.as_bytes().get(4) != Some(&b'-') {
         return false;
     }

@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
+pub(crate) use self::implicit::{timestamp as is_timestamp, yaml_float as is_float};
 use self::style::{Facts, Style, escape, is_break, printable};
 
 /// Where lines are folded.
@@ -281,13 +282,13 @@ impl Emitter {
     }
 }
 
-/// Go's `%g` with the shortest digits.
-fn float_text(float: f64) -> String {
+/// Go's `%g` with the shortest digits, of an [`f32`] or an [`f64`].
+pub(crate) fn float_text(float: impl std::fmt::Display + std::fmt::LowerExp) -> String {
     let text = format!("{float:e}");
     let Some((digits, exponent)) = text.split_once('e') else { return text };
     let power: i32 = exponent.parse().unwrap_or_default();
     if (-4..6).contains(&power) {
-        return format!("{float}");
+        return float.to_string();
     }
     let sign = if power < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", power.abs())
