@@ -94,6 +94,11 @@ const DEFAULTS: &[(&str, &str, &str)] = &[
     ("resource.v1beta2.DeviceToleration", "operator", "\"Equal\""),
 ];
 
+/// The values of enumerations whose Go constants are spelled by those of other packages.
+pub fn values(definition: &str, field: &str) -> Option<&'static str> {
+    ((short(definition), field) == ("discovery.v1.EndpointSlice", "addressType")).then_some("FQDN|IPv4|IPv6")
+}
+
 /// Fields that k8s-openapi requires and upstream does not: every kind's metadata, and what has a default.
 pub fn optional(definition: &str, field: &str, is_kind: bool) -> bool {
     (is_kind && field == "metadata") || DEFAULTS.iter().any(|(o, f, _)| (*o, *f) == (short(definition), field))

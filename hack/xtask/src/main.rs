@@ -194,7 +194,13 @@ fn render(sources: &[Source]) -> Result<(String, String)> {
                 source.merges.get(name).map(|m| (m.strategy.as_str(), m.keys.as_slice())),
             ));
             if let Some(path) = numbers.get(&source.definition).and_then(|n| n.get(name)) {
-                line.push_str(&format!(" n={}", path.replace(':', " g=")));
+                let mut parts = path.split(':');
+                for (flag, part) in ["n", "g"].iter().zip(&mut parts) {
+                    line.push_str(&format!(" {flag}={part}"));
+                }
+                if let Some(values) = facts::values(&source.definition, name).or(parts.next()) {
+                    line.push_str(&format!(" e={values}"));
+                }
             }
             writeln!(types, "{line}")?;
         }

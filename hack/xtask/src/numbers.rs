@@ -1,7 +1,9 @@
-//! Protobuf's field numbers, and the names of types that are no structs, read from the Go types that define the Kubernetes API.
+//! Protobuf's field numbers, the names of types that are no structs and the values of enumerations, read from the Go types that
+//! define the Kubernetes API.
 //!
-//! k8s-openapi's sources know neither. Numbers never change once given, so what was read is kept in `numbers.txt`
-//! (a type a line: its name, then `field=number`, and `:v1.Protocol` behind it where Go's type has a name of its own); this
+//! k8s-openapi's sources know none of them. Numbers never change once given, so what was read is kept in `numbers.txt`
+//! (a type a line: its name, then `field=number`, behind it `:v1.Protocol` where Go's type has a name of its own, and behind that
+//! `:SCTP|TCP|UDP` where it is an enumeration, with `_` for a space); this
 //! reads it anew from checkouts of the Go modules when a version adds fields. A field that JSON shows inside its owner but protobuf in a message of its own has a path (`2.5`), and so has a list
 //! whose type has a name (`Verbs`): protobuf makes a message of it whose field 1 is the list. `~` marks fields for which zero is
 //! the same as unset.
@@ -16,7 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Paths of numbers by type and field, with `~` where zero is unset, and the name of Go's type.
+/// Paths of numbers by type and field, with `~` where zero is unset, the name of Go's type, and its values.
 pub type Numbers = BTreeMap<String, BTreeMap<String, String>>;
 
 /// What is checked in.
@@ -62,12 +64,25 @@ struct Types {
     structs: BTreeMap<String, Vec<Field>>,
     /// Types that have a name and are no structs, with what they are.
     named: BTreeMap<String, String>,
+    /// Those among them that are marked as enumerations.
+    enumerations: BTreeSet<String>,
+    /// The constants of such types, sorted.
+    constants: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Types {
     /// What is behind a name.
     fn behind(&self, (package, name): &(String, String)) -> Option<&str> {
         self.named.get(&format!("{package}.{name}")).map(String::as_str)
+    }
+
+    /// The values of an enumeration, or of one that a list or a map holds.
+    fn values(&self, ty: &str, scope: &Scope) -> Option<&BTreeSet<String>> {
+        let ty = ty.strip_prefix('*').unwrap_or(ty);
+        let held = ty.strip_prefix("[]").or_else(|| ty.strip_prefix("map[")?.split_once(']').map(|(_, value)| value));
+        let (package, name) = scope.resolve(held.unwrap_or(ty));
+        let name = format!("{package}.{name}");
+        if self.enumerations.contains(&name) { self.constants.get(&name) } else { None }
     }
 
     /// Go's name of a type as its errors tell it, and whether one without a struct is part of it.
@@ -97,7 +112,9 @@ impl Types {
 
 /// Reads modules given as `NAME=FOLDER` (`io.k8s.api=../api`) and renders the file for the types in `known`.
 pub fn read(modules: &[String], known: &BTreeSet<&str>) -> Result<String> {
-    let mut out = String::from("# Protobuf field numbers of API types, read by `xtask numbers`.\n");
+    let mut out = String::from(
+        "# Protobuf field numbers of API types, names of Go types that are no structs, and values of enumerations, read by `xtask numbers`.\n",
+    );
     for module in modules {
         let (name, folder) = module.split_once('=').context("modules are given as NAME=FOLDER")?;
         let mut types = Types::default();
@@ -136,12 +153,23 @@ fn read_file(text: &str, package: &str, types: &mut Types) {
     });
     let scope = Rc::new(Scope { package: package.to_owned(), imports: imports.collect() });
     let mut current: Option<(String, Vec<Field>)> = None;
+    let mut marked = false;
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix("type ").and_then(|l| l.strip_suffix(" struct {")) {
+        if let Some(comment) = line.strip_prefix("//") {
+            marked |= comment.trim() == "+enum";
+            continue;
+        }
+        let marked = std::mem::take(&mut marked);
+        if let Some((ty, value)) = constant(line) {
+            types.constants.entry(format!("{package}.{ty}")).or_default().insert(value.to_owned());
+        } else if let Some(name) = line.strip_prefix("type ").and_then(|l| l.strip_suffix(" struct {")) {
             current = Some((format!("{package}.{name}"), Vec::new()));
         } else if let Some((name, ty)) = line.strip_prefix("type ").and_then(|l| l.split_once(' ')) {
             if !["=", "interface", "func", "struct"].iter().any(|word| ty.starts_with(word)) {
                 types.named.insert(format!("{package}.{name}"), ty.to_owned());
+                if marked {
+                    types.enumerations.insert(format!("{package}.{name}"));
+                }
             }
         } else if line == "}" {
             types.structs.extend(current.take());
@@ -149,6 +177,20 @@ fn read_file(text: &str, package: &str, types: &mut Types) {
             fields.extend(read_field(line.trim(), &scope));
         }
     }
+}
+
+/// The type and value of a constant that has a type and is a text: `PodPending PodPhase = "Pending"`, `PathTypeExact =
+/// PathType("Exact")`.
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let (left, right) = line.split_once(" = ")?;
+    let (converted, text) = right.split_once('"')?;
+    let words: Vec<&str> = left.trim_start_matches("const ").split_whitespace().collect();
+    let ty = match (&words[..], converted) {
+        ([_, ty], "") => ty,
+        ([_], _) => converted.strip_suffix('(')?,
+        _ => return None,
+    };
+    Some((ty, text.split_once('"')?.0))
 }
 
 fn tag<'a>(line: &'a str, name: &str) -> Option<&'a str> {
@@ -183,7 +225,12 @@ fn flatten(types: &Types, name: &str, prefix: &str, out: &mut Vec<String>) {
                 let message = if list { ".1" } else { "" };
                 let zero = if field.zero_is_unset && !list { "~" } else { "" };
                 let go = match types.go_name(&field.ty, &field.scope) {
-                    (name, true) => format!(":{name}"),
+                    (name, true) => match types.values(&field.ty, &field.scope) {
+                        Some(values) => {
+                            format!(":{name}:{}", values.iter().map(|v| v.replace(' ', "_")).collect::<Vec<_>>().join("|"))
+                        }
+                        None => format!(":{name}"),
+                    },
                     _ => String::new(),
                 };
                 out.push(format!("{}={prefix}{}{message}{zero}{go}", field.json, field.number));

@@ -164,6 +164,9 @@ fn schema(out: &mut Message, map: &Map<String, Value>) {
         out.message(5, |m| m.bytes(2, format!("{default}\n").as_bytes()));
     }
     out.texts(19, map.get("required"));
+    for value in map.get("enum").and_then(Value::as_array).into_iter().flatten() {
+        out.message(20, |m| m.bytes(2, format!("{value}\n").as_bytes()));
+    }
     if let Some(Value::Object(inner)) = map.get("additionalProperties") {
         out.message(21, |m| m.message(1, |m| schema(m, inner)));
     }

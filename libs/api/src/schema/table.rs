@@ -6,7 +6,7 @@
 //! A line that begins with neither space nor `@` names a type: `NAME object`, or `NAME = TYPE` for one with an encoding of
 //! its own. `@GROUP VERSION KIND PLURAL N|C` gives its kind. ` FIELD TYPE FLAGS` is a field: `!` required, `l=` list type,
 //! `k=` list map keys, `p=` patch strategy, `m=` patch merge key, `r` retains keys, `t=` map type, `d=` default,
-//! `n=` protobuf numbers, `g=` Go's type.
+//! `n=` protobuf numbers, `g=` Go's type, `e=` the values of an enumeration (`_` for a space).
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -106,6 +106,8 @@ pub struct Field {
     pub zero_is_unset: bool,
     /// Go's type, where it has a name and is no struct, or is made of such (`v1.Protocol`, `[]v1.Capability`); else empty.
     pub go: &'static str,
+    /// The values that an enumeration knows, sorted, with `|` between them and `_` for a space; of a list or a map, those of what it holds. Else empty.
+    pub values: &'static str,
 }
 
 /// A kind's group, version and names.
@@ -276,6 +278,7 @@ fn parse_field(line: &'static str, ids: &HashMap<&str, TypeId>) -> Field {
         path: "",
         zero_is_unset: false,
         go: "",
+        values: "",
     };
     for flag in parts {
         match flag.split_once('=').unwrap_or((flag, "")) {
@@ -294,6 +297,7 @@ fn parse_field(line: &'static str, ids: &HashMap<&str, TypeId>) -> Field {
                 field.zero_is_unset = path.ends_with('~');
             }
             ("g", name) => field.go = name,
+            ("e", values) => field.values = values,
             _ => {}
         }
     }

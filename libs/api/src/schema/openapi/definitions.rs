@@ -88,6 +88,18 @@ pub(super) fn group_version_kind(group: &str, version: &str, kind: &str) -> Valu
 
 fn property(table: &Table, field: &Field, flavor: Flavor, description: &str) -> Value {
     let mut out = plain(table, &field.ty, flavor);
+    let mut description = description.to_owned();
+    if !field.values.is_empty() {
+        let values: Vec<String> = field.values.split('|').map(|value| value.replace('_', " ")).collect();
+        match ["items", "additionalProperties"].into_iter().find(|held| out.contains_key(*held)) {
+            Some(held) => out[held]["enum"] = json!(values),
+            None => {
+                description.push_str("\n\nPossible enum values:");
+                description.extend(values.iter().map(|value| format!("\n - `\"{value}\"`")));
+                out.insert("enum".to_owned(), json!(values));
+            }
+        }
+    }
     // In 3.0 nothing may stand beside a reference.
     if flavor == Flavor::V3
         && let Some(reference) = out.remove("$ref")

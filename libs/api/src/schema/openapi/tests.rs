@@ -108,3 +108,39 @@ fn protobuf_holds_the_definitions() {
     let names: Vec<&[u8]> = properties.iter().map(|(_, p)| fields(p)[0].1).collect();
     assert_eq!(names, [&b"apiVersion"[..], b"kind", b"metadata", b"spec", b"status"]);
 }
+
+#[test]
+fn enumerations_name_their_values() {
+    let kinds = kinds();
+    let kinds: Vec<&KindInfo> = kinds.iter().collect();
+    let v3: Value = serde_json::from_slice(&v3(&kinds, "", "v1").unwrap()).unwrap();
+    let property = |ty: &str, field: &str| v3["components"]["schemas"][ty]["properties"][field].clone();
+    let policy = property("io.k8s.api.core.v1.PodSpec", "restartPolicy");
+    assert_eq!(policy["enum"], json!(["Always", "Never", "OnFailure"]));
+    let description = policy["description"].as_str().unwrap();
+    assert!(
+        description.ends_with("\n\nPossible enum values:\n - `\"Always\"`\n - `\"Never\"`\n - `\"OnFailure\"`"),
+        "{description}"
+    );
+    // A list's are its elements', and not told in words.
+    let families = property("io.k8s.api.core.v1.ServiceSpec", "ipFamilies");
+    assert_eq!(families["items"]["enum"], json!(["", "IPv4", "IPv6"]));
+    assert!(!families["description"].as_str().unwrap().contains("Possible enum values"));
+    assert_eq!(property("io.k8s.api.core.v1.PodSpec", "nodeName").get("enum"), None);
+
+    let bytes = v2_protobuf(&kinds);
+    let document = fields(&bytes);
+    let definitions = fields(document.iter().find(|(n, _)| *n == 9).unwrap().1);
+    let spec = definitions
+        .into_iter()
+        .map(|(_, named)| fields(named))
+        .find(|named| named[0].1 == b"io.k8s.api.core.v1.PodSpec")
+        .unwrap();
+    let schema = fields(spec[1].1);
+    let properties = fields(schema.iter().find(|(n, _)| *n == 25).unwrap().1);
+    let policy =
+        properties.into_iter().map(|(_, named)| fields(named)).find(|named| named[0].1 == b"restartPolicy").unwrap();
+    let values: Vec<Vec<u8>> =
+        fields(policy[1].1).iter().filter(|(n, _)| *n == 20).map(|(_, any)| fields(any)[0].1.to_vec()).collect();
+    assert_eq!(values, [&b"\"Always\"\n"[..], b"\"Never\"\n", b"\"OnFailure\"\n"]);
+}
