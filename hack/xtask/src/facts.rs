@@ -129,7 +129,7 @@ pub fn flags(definition: &str, field: &str, merge: Option<(&str, &[String])>) ->
     let is = |table: &[(&str, &str)]| table.contains(&(owner, field));
     let mut out = String::new();
     match merge {
-        Some(("list::map", keys)) if !keys.is_empty() && keys != ["metadata"] => {
+        Some(("list::map", keys)) if !keys.is_empty() && keys != ["metadata.name"] => {
             let apply = APPLY_KEYS.iter().find(|(o, f, _)| (*o, *f) == (owner, field)).map(|(_, _, k)| k.join(","));
             match apply.unwrap_or_else(|| keys.join(",")) {
                 keys if keys.is_empty() => out.push_str(" l=atomic"),

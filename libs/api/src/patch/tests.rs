@@ -75,6 +75,16 @@ fn retain_keys_clear_the_others() {
 }
 
 #[test]
+fn claims_of_a_stateful_set_are_replaced() {
+    let set = table().by_kind("apps", "v1", "StatefulSet").unwrap();
+    let with = |name: &str| json!({"spec": {"volumeClaimTemplates": [{"metadata": {"name": name}}]}});
+    let patch = two_way_strategic(&with("a"), &with("b"), set).unwrap();
+    assert_eq!(patch, with("b"));
+    let (patch, _) = Patch::parse(PatchType::Strategic, &serde_json::to_vec(&patch).unwrap()).unwrap();
+    assert_eq!(patch.apply(&with("a"), Some(set)).unwrap(), with("b"));
+}
+
+#[test]
 fn errors_have_upstreams_codes_and_words() {
     let object = json!({"spec": {"containers": [{"name": "a"}]}});
     let error = strategic(&object, &json!({"spec": {"containers": [{"image": "x"}]}})).unwrap_err();

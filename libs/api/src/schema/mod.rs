@@ -14,5 +14,6 @@ pub mod yaml;
 
 pub use self::{
     body::{DecodeError, Decoded, FieldValidation, MediaType, decode},
+    scalars::from_base64,
     table::{Field, ListType, PatchStrategy, Table, Type, TypeDef, TypeId, table},
 };

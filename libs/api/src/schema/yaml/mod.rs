@@ -390,6 +390,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nobody_looks_at_what_follows_on_a_document() {
+        for (text, want) in [
+            ("# c\n{a: 1}\n{b: 2}\n", json!({"a": 1})),
+            ("[é] x\n", json!(["é"])),
+            ("a: 1\n---\nb: [", json!({"a": 1})),
+            (" a: 1\nb: 2\n", json!({"a": 1})),
+        ] {
+            assert_eq!(parse(text.as_bytes()).map(|parsed| parsed.value), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
     fn scalars_are_upstreams() {
         for (text, want) in [
             ("a: yes", json!({"a": true})),
