@@ -324,13 +324,9 @@ pub fn file_error(operation: &str, path: impl fmt::Display, error: &std::io::Err
     Failure::Plain(format!("{operation} {path}: {}", go_io(error)))
 }
 
-/// Go's complaint about base64: where the first wrong byte is, or the beginning of a last group that is too short.
-pub fn go_base64(text: &str, why: &base64::DecodeError) -> String {
-    let at = match why {
-        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => *at,
-        _ => text.trim_end().len() / 4 * 4,
-    };
-    format!("illegal base64 data at input byte {at}")
+/// Bytes in base64, read as Go reads them, with its complaint.
+pub fn from_base64(text: &str) -> Result<Vec<u8>, String> {
+    api::schema::from_base64(text).map_err(|at| format!("illegal base64 data at input byte {at}"))
 }
 
 /// What Go calls an operating system's error.

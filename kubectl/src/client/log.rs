@@ -106,7 +106,6 @@ fn in_full(failure: &Failure) {
         Failure::Connection { request, reason, .. } => {
             at(4, "helpers.go:264", &format!("Connection error: {}: {reason}", request.replace('"', "")));
         }
-        Failure::Many(failures) => failures.iter().for_each(in_full),
         _ => {}
     }
 }

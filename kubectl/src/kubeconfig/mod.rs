@@ -51,11 +51,9 @@ impl Entry {
     /// # Errors
     /// If neither can be read though one is named.
     pub fn data(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
-        use base64::Engine;
         let encoded = self.text(&format!("{name}-data"));
         if !encoded.is_empty() {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(encoded.replace(['\n', '\r'], ""));
-            return decoded.map(Some).map_err(|e| plain(crate::failure::go_base64(encoded, &e)));
+            return crate::failure::from_base64(encoded).map(Some).map_err(plain);
         }
         match self.path(name) {
             None => Ok(None),

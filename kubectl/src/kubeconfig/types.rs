@@ -1,10 +1,9 @@
 //! The types that a kubeconfig is made of, and Go's complaints about one that does not have them.
 
 use api::schema::go;
-use base64::Engine;
 use serde_json::{Map, Value};
 
-use crate::failure::go_base64;
+use crate::failure::from_base64;
 
 /// The type of a value.
 pub enum Type {
@@ -122,11 +121,7 @@ impl Type {
             (_, Value::Null) | (Anything, _) | (Text | Named(_), Value::String(_)) | (Flag, Value::Bool(_)) => Ok(()),
             // Go takes numbers too.
             (Bytes, Value::Array(_)) => Ok(()),
-            (Bytes, Value::String(text)) => {
-                let text = text.replace(['\n', '\r'], "");
-                let decoded = base64::engine::general_purpose::STANDARD.decode(&text);
-                decoded.map(drop).map_err(|error| go_base64(&text, &error))
-            }
+            (Bytes, Value::String(text)) => from_base64(text).map(drop),
             (List(item), Value::Array(items)) => items.iter_mut().try_for_each(|value| item.check(value, owner, path)),
             (Mapping(item), Value::Object(map)) => map.values_mut().try_for_each(|value| item.check(value, owner, path)),
             (Of(of) | Pointer(of), Value::Object(map)) => of.check(map, path),
@@ -140,7 +135,7 @@ impl Type {
 
     /// What Go's `%v` makes of a value.
     fn shown(&self, value: &Value) -> String {
-        let bytes = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+        let bytes = |text: &str| from_base64(text).unwrap_or_default();
         match (self, value) {
             (Pointer(_), _) => "<nil>".to_owned(),
             (Flag, value) => value.as_bool().unwrap_or_default().to_string(),

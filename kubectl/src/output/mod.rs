@@ -203,7 +203,7 @@ impl Results {
     pub fn print_as(&mut self, object: &Value, operation: Option<&str>) -> Result<(), Failure> {
         let text = match &self.printer {
             None => message(object, operation.unwrap_or(&self.operation)),
-            Some(printer) => printer.print_with(object, self.printed, self.show_managed_fields)?,
+            Some(printer) => printer.print_with(object, self.printed, self.show_managed_fields, json::compact)?,
         };
         self.printed += 1;
         print!("{text}");
@@ -222,6 +222,11 @@ impl Printer {
     /// # Errors
     /// If a template does not apply.
     pub fn print(&self, object: &Value, before: usize) -> Result<String, Failure> {
+        self.print_as(object, before, json::compact)
+    }
+
+    /// `compact` is how who is told of a mistake in a template sees the object.
+    fn print_as(&self, object: &Value, before: usize, compact: fn(&Value) -> String) -> Result<String, Failure> {
         Ok(match self {
             Self::Json => format!("{}\n", json::pretty(object)),
             Self::Yaml => format!("{}{}", if before > 0 { "---\n" } else { "" }, api::yaml::of_json(object)?),
@@ -234,7 +239,7 @@ impl Printer {
                 let mut out = String::new();
                 if let Err(why) = template.execute(object, &mut out) {
                     print!("{out}");
-                    return Err(template_failure(&why, text, object));
+                    return Err(template_failure(&why, text, object, compact));
                 }
                 out
             }
@@ -242,13 +247,20 @@ impl Printer {
         })
     }
 
-    /// The same with managedFields left out of JSON and YAML unless they are wanted.
+    /// The same with managedFields left out of JSON and YAML unless they are wanted; `compact` is how who is told of a mistake in
+    /// a template sees the object.
     ///
     /// # Errors
     /// If a template does not apply.
-    pub fn print_with(&self, object: &Value, before: usize, managed_fields: bool) -> Result<String, Failure> {
+    pub fn print_with(
+        &self,
+        object: &Value,
+        before: usize,
+        managed_fields: bool,
+        compact: fn(&Value) -> String,
+    ) -> Result<String, Failure> {
         if managed_fields || !matches!(self, Self::Json | Self::Yaml) {
-            return self.print(object, before);
+            return self.print_as(object, before, compact);
         }
         let mut object = object.clone();
         hide_managed_fields(&mut object);
@@ -264,11 +276,11 @@ fn jsonpath_failure(why: &str, template: &str, object: &Value) -> Failure {
     ))
 }
 
-fn template_failure(why: &str, template: &str, object: &Value) -> Failure {
+fn template_failure(why: &str, template: &str, object: &Value, compact: fn(&Value) -> String) -> Failure {
     // Upstream prints what it was given on stdout and fails with one line.
     print!(
         "Error executing template: {why}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{template}\n\traw data was:\n\t\t{}\n\tobject given to template engine was:\n\t\t{}\n\n",
-        json::compact(object),
+        compact(object),
         api::jsonpath::go_format(object)
     );
     plain(format!("error executing template {}: {why}", go_quote(template)))

@@ -1,14 +1,17 @@
 //! Files, directories, stdin and URLs: documents in YAML or JSON.
 
-use std::path::{Component, Path, PathBuf};
-
-use api::{
-    field::go_quote,
-    schema::json::{self, First},
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::Cursor,
+    path::{Component, Path, PathBuf},
 };
+
+use api::field::go_quote;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::documents::Documents;
 use crate::{
     client::{Call, Client, Endpoint, tls},
     failure::{Failure, file_error, plain},
@@ -46,41 +49,42 @@ impl From<&PlainFileArgs> for FileArgs {
     }
 }
 
-/// A document and where it came from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Document {
-    /// Its content.
-    pub value: Value,
-    /// How JSON says it, for messages; YAML is told as what it comes to.
-    pub text: Option<String>,
-    /// The file, `STDIN` or URL.
-    pub source: String,
-    /// The number of the text that it is part of.
-    pub stream: usize,
-}
-
-/// What files hold.
-#[derive(Debug, Default)]
-pub struct Read {
-    /// In order.
-    pub documents: Vec<Document>,
-    /// What could not be read or is no YAML.
-    pub failures: Vec<Unread>,
-    /// Whether one file was named.
-    pub single: bool,
-    /// How many texts have been read.
-    streams: usize,
-}
-
-/// Something that could not be read.
+/// Where documents come from. Nothing of it has been read yet.
 #[derive(Debug)]
-pub struct Unread {
-    /// Why.
-    pub why: Failure,
-    /// How many documents came before it.
-    pub at: usize,
-    /// The number of the text that it is about.
-    pub stream: usize,
+pub enum Origin {
+    /// The directory of a kustomization.
+    Kustomization(String),
+    /// Standard input.
+    Stdin,
+    /// What a server sends.
+    Url(String),
+    /// A file.
+    File(PathBuf),
+}
+
+impl Origin {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// If it cannot be built, fetched or opened.
+    pub async fn open(self) -> Result<Documents, Failure> {
+        match self {
+            Self::Kustomization(directory) => {
+                let built = kustomize::build(&directory, false)?;
+                Ok(Documents::new(directory, Cursor::new(built.text)))
+            }
+            Self::Stdin => Ok(Documents::new("STDIN", std::io::stdin())),
+            Self::Url(url) => {
+                let text = read_url(&url).await?;
+                Ok(Documents::new(url, Cursor::new(text)))
+            }
+            Self::File(path) => {
+                let source = path.display().to_string();
+                let file = File::open(&path).map_err(|error| file_error("open", &source, &error))?;
+                Ok(Documents::new(source, file))
+            }
+        }
+    }
 }
 
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
@@ -111,54 +115,34 @@ impl FileArgs {
         }
     }
 
-    /// What is wrong with paths: they are not there, or hold nothing.
-    pub fn check(&self) -> Vec<Failure> {
-        let local = |name: &&String| *name != "-" && !name.starts_with("http://") && !name.starts_with("https://");
-        self.filename.iter().filter(local).filter_map(|name| self.expand(name).err()).collect()
-    }
-
-    /// Reads everything. What is wrong with one document does not keep others from being read.
-    ///
-    /// # Errors
-    /// If a path is not there or a directory holds nothing to read.
-    pub async fn read(&self) -> Result<Read, Failure> {
-        let mut out = Read { single: self.filename.len() == 1, ..Read::default() };
-        if let Some(directory) = self.kustomize.as_deref() {
-            out.single = true;
-            match kustomize::build(directory, false) {
-                Ok(built) => out.take(built.text.as_bytes(), directory),
-                Err(failure) => out.failed(failure),
-            }
-        }
-        let mut stdin_used = false;
+    /// All that is named, in order; whether that is one file; and what is wrong: paths that are not there, or hold nothing.
+    pub fn origins(&self) -> (VecDeque<Origin>, bool, Vec<Failure>) {
+        let mut origins: VecDeque<Origin> = self.kustomize.clone().map(Origin::Kustomization).into_iter().collect();
+        let mut single = self.filename.len() == 1 || self.kustomize.is_some();
+        let mut wrong = Vec::new();
         for name in &self.filename {
             if name == "-" {
-                if std::mem::replace(&mut stdin_used, true) {
-                    return Err(plain("standard input cannot be used for multiple arguments"));
+                if origins.iter().any(|origin| matches!(origin, Origin::Stdin)) {
+                    wrong.push(plain("standard input cannot be used for multiple arguments"));
                 }
-                let mut text = Vec::new();
-                std::io::Read::read_to_end(&mut std::io::stdin(), &mut text)?;
-                out.single = false;
-                out.take(&text, "STDIN");
+                single = false;
+                origins.push_back(Origin::Stdin);
             } else if name.starts_with("http://") || name.starts_with("https://") {
-                let text = read_url(name).await?;
-                out.take(&text, name);
+                origins.push_back(Origin::Url(name.clone()));
             } else {
-                let files = self.expand(name)?;
-                out.single &= files.len() == 1;
-                for file in files {
-                    let source = file.display().to_string();
-                    match std::fs::read(&file) {
-                        Ok(text) => out.take(&text, &source),
-                        Err(error) => {
-                            out.streams += 1;
-                            out.failed(file_error("open", &source, &error));
-                        }
+                match self.expand(name) {
+                    Ok(files) => {
+                        single &= files.len() == 1;
+                        origins.extend(files.into_iter().map(Origin::File));
                     }
+                    Err(failure) => wrong.push(failure),
+                }
+                if origins.is_empty() && wrong.is_empty() {
+                    wrong.push(plain(format!("error reading [{name}]: recognized file extensions are [.json .yaml .yml]")));
                 }
             }
         }
-        Ok(out)
+        (origins, single, wrong)
     }
 
     /// The files of a path or pattern, in order of their names.
@@ -182,30 +166,7 @@ impl FileArgs {
                 files.push(root.clone());
             }
         }
-        if files.is_empty() {
-            return Err(plain(format!("error reading [{name}]: recognized file extensions are [.json .yaml .yml]")));
-        }
         Ok(files)
-    }
-}
-
-impl Read {
-    fn failed(&mut self, failure: Failure) {
-        self.failures.push(Unread { why: failure, at: self.documents.len(), stream: self.streams });
-    }
-
-    fn take(&mut self, text: &[u8], source: &str) {
-        self.streams += 1;
-        let stream = self.streams;
-        for document in contents_in(text) {
-            match document {
-                Ok((value, text)) => self.documents.push(Document { value, text, source: source.to_owned(), stream }),
-                Err(why) => {
-                    self.failed(plain(format!("error parsing {source}: {why}")));
-                    return;
-                }
-            }
-        }
     }
 }
 
@@ -279,80 +240,6 @@ fn fits(pattern: &str, name: &str) -> bool {
     regex::Regex::new(&expression).is_ok_and(|r| r.is_match(name))
 }
 
-/// The documents of a text: YAML between `---` lines, or JSON values one after another. Empty ones are left out; after the
-/// first that does not parse comes nothing.
-pub fn documents_in(text: &[u8]) -> Vec<Result<Value, String>> {
-    contents_in(text).into_iter().map(|content| content.map(|(value, _)| value)).collect()
-}
-
-/// A document, and how JSON says it.
-type Content = (Value, Option<String>);
-
-fn contents_in(text: &[u8]) -> Vec<Result<Content, String>> {
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let Ok(text) = std::str::from_utf8(text) else {
-        let why = api::schema::yaml::parse(text).err().unwrap_or_default();
-        return vec![Err(format!("error converting YAML to JSON: {why}"))];
-    };
-    if text.trim_start().starts_with('{') {
-        return json_in(text);
-    }
-    let mut out = Vec::new();
-    for document in split(text) {
-        match api::schema::yaml::parse(document.as_bytes()) {
-            Ok(parsed) if parsed.value.is_null() => {}
-            Ok(parsed) => out.push(Ok((parsed.value, None))),
-            Err(error) => {
-                out.push(Err(format!("error converting YAML to JSON: {error}")));
-                return out;
-            }
-        }
-    }
-    out
-}
-
-/// JSON values one after another.
-fn json_in(text: &str) -> Vec<Result<Content, String>> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    loop {
-        match json::first(&text.as_bytes()[at..]) {
-            First::Value(Value::Null, length) => at += length,
-            First::Value(value, length) => {
-                out.push(Ok((value, text.get(at..at + length).map(|text| text.trim().to_owned()))));
-                at += length;
-            }
-            First::Nothing => return out,
-            First::Cut => {
-                out.push(Err("unexpected EOF".to_owned()));
-                return out;
-            }
-            First::Wrong(error, offset) => {
-                out.push(Err(format!("json: offset {}: {error}", at + offset)));
-                return out;
-            }
-        }
-    }
-}
-
-/// Splits at lines that begin with `---` (what follows on such a line is dropped, as upstream does).
-fn split(text: &str) -> Vec<&str> {
-    let mut out = Vec::new();
-    let mut start = 0;
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        let end = at + line.len();
-        let rest = line.strip_prefix("---").map(str::trim);
-        if rest.is_some_and(|r| r.is_empty() || r.starts_with('#')) {
-            out.push(&text[start..at]);
-            start = end;
-        }
-        at = end;
-    }
-    out.push(&text[start..]);
-    out.retain(|d| d.lines().any(|l| !l.trim().is_empty() && !l.trim_start().starts_with('#')));
-    out
-}
-
 /// Downloads a URL, three times at most.
 ///
 /// # Errors
@@ -410,8 +297,6 @@ pub fn parse_text(text: &str) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -421,21 +306,6 @@ mod tests {
         {
             assert_eq!(cleaned(Path::new(path)), Path::new(want), "{path}");
         }
-    }
-
-    #[test]
-    fn streams_hold_documents() {
-        let values = |text: &str| documents_in(text.as_bytes()).into_iter().collect::<Result<Vec<_>, _>>();
-        assert_eq!(
-            values("---\n# c\n---\na: 1\n--- # x\nb: |\n  ---x\n"),
-            Ok(vec![json!({"a": 1}), json!({"b": "---x\n"})])
-        );
-        assert_eq!(values("{\"a\":1}\n{\"b\":2}"), Ok(vec![json!({"a": 1}), json!({"b": 2})]));
-        assert_eq!(
-            values("{a: 1}"),
-            Err("json: offset 2: invalid character 'a' looking for beginning of object key string".to_owned())
-        );
-        assert!(values("a: [").is_err_and(|e| e.starts_with("error converting YAML to JSON: yaml: ")));
     }
 
     #[test]

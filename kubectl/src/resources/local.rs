@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use api::{field::go_quote, schema::go};
+use api::{field::go_quote, schema::go, selector::Selector};
 use serde_json::Value;
 
-use super::{Document, Object, Query, Target, Targets, arguments, missing, schema::Definitions};
+use super::{Object, Query, Target, Targets, Turn, arguments, documents::Documents, files::Origin, schema::Definitions};
 use crate::{
     client::{Call, log},
     context::Context,
@@ -14,9 +14,132 @@ use crate::{
     typed,
 };
 
+/// A document and where it came from.
+struct Document {
+    value: Value,
+    /// How JSON says it, for messages; YAML is told as what it comes to.
+    text: Option<String>,
+    /// The file, `STDIN` or URL.
+    source: String,
+}
+
+/// What is known of something before its turn has come.
+#[derive(Debug)]
+pub enum Ready {
+    /// All there is to know.
+    Turn(Turn),
+    /// Its content.
+    Item(Item),
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub struct Item {
+    list: usize,
+    value: Value,
+    /// The list's.
+    source: String,
+}
+
+/// Files that were named, and what is left of them.
+#[derive(Debug, Default)]
+pub struct Files {
+    origins: VecDeque<Origin>,
+    /// The one that is being read.
+    open: Option<Documents>,
+    /// What chooses among the objects.
+    selector: Option<Selector>,
+    /// How many documents there were.
+    documents: usize,
+}
+
+impl Files {
+    async fn next(&mut self) -> Option<Result<Document, Failure>> {
+        loop {
+            if let Some(open) = &mut self.open {
+                let source = open.source.clone();
+                match open.next() {
+                    Some(Ok((value, text))) => return Some(Ok(Document { value, text, source })),
+                    Some(Err(why)) => return Some(Err(plain(format!("error parsing {source}: {why}")))),
+                    None => self.open = None,
+                }
+            }
+            match self.origins.pop_front()?.open().await {
+                Ok(documents) => self.open = Some(documents),
+                Err(failure) => return Some(Err(failure)),
+            }
+        }
+    }
+
+    /// Each file by itself.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        let Self { origins, selector, .. } = self;
+        origins.into_iter().map(move |origin| Self {
+            origins: VecDeque::from([origin]),
+            selector: selector.clone(),
+            ..Self::default()
+        })
+    }
+}
+
+impl Targets {
+    /// What comes next, read now if a file holds it.
+    pub async fn next(&mut self, query: &Query<'_>, cx: &Context) -> Option<Turn> {
+        loop {
+            if let Some(turn) = self.rest(query, cx).await {
+                return Some(turn);
+            }
+            let files = self.files.as_mut()?;
+            let failed = |failure| Some(Turn { list: None, target: Err(failure) });
+            let document = match files.next().await? {
+                Ok(document) => document,
+                Err(failure) => return failed(failure),
+            };
+            if let Err(failure) = query.check(cx, &document).await {
+                // No more is read of where something invalid was found.
+                files.open = None;
+                return failed(failure);
+            }
+            files.documents += 1;
+            match query.read(cx, document, files.documents).await {
+                Ok(found) => self.ready = found,
+                Err(failure) => return failed(failure),
+            }
+        }
+    }
+
+    /// What comes next of the document that was read last.
+    pub async fn rest(&mut self, query: &Query<'_>, cx: &Context) -> Option<Turn> {
+        loop {
+            let turn = match self.ready.pop_front()? {
+                Ready::Turn(turn) => turn,
+                Ready::Item(item) => query.item(cx, item).await,
+            };
+            let selector = self.files.as_ref().and_then(|files| files.selector.as_ref());
+            match (selector, &turn.target) {
+                (Some(chosen), Ok(Target::Local(object))) if !chosen.matches_object(&object.value) => {}
+                _ => return Some(turn),
+            }
+        }
+    }
+
+    /// What was asked for, file by file; what arguments name is one part.
+    pub fn parts(self) -> Vec<Self> {
+        match self.files {
+            Some(files) => files.apart().map(|files| Self { files: Some(files), ..Self::default() }).collect(),
+            None => vec![self],
+        }
+    }
+}
+
 impl Query<'_> {
     /// What files name.
-    pub(super) async fn by_files(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
+    pub(super) fn by_files(
+        &self,
+        origins: VecDeque<Origin>,
+        single: bool,
+        given: &arguments::Given,
+    ) -> Result<Targets, Failure> {
         if !given.types.is_empty() {
             return Err(plain(
                 "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well",
@@ -28,54 +151,10 @@ impl Query<'_> {
         if !given.pairs.is_empty() {
             return Err(plain("resource/name arguments cannot be provided when a path is specified"));
         }
-        let Some(files) = self.files else { return Err(missing()) };
-        let read = files.read().await?;
         // Of what is asked for again, the answers' labels count.
         let selector = self.selector()?.filter(|_| !self.latest);
-        let mut out = Targets { single: read.single, ..Targets::default() };
-        let mut bad = None;
-        let mut reading = read.failures.into_iter().peekable();
-        for (at, document) in read.documents.into_iter().enumerate() {
-            while let Some(unread) = reading.next_if(|unread| unread.at <= at) {
-                if bad != Some(unread.stream) || !self.stops {
-                    out.failed(unread.why, None, unread.stream);
-                }
-            }
-            let stream = document.stream;
-            if bad == Some(stream) {
-                continue;
-            }
-            if let Err(failure) = self.check(cx, &document).await {
-                // No more is read of where something invalid was found.
-                bad = Some(stream);
-                out.failed(failure, None, stream);
-                continue;
-            }
-            let read = match self.read(cx, document, at).await {
-                Ok(read) => read,
-                Err(failure) => {
-                    bad = self.stops.then_some(stream).or(bad);
-                    out.failed(failure, None, stream);
-                    continue;
-                }
-            };
-            for (list, object) in read {
-                match object {
-                    Ok(object) if selector.as_ref().is_none_or(|wanted| wanted.matches_object(&object.value)) => {
-                        out.targets.push(Target::Local(Object { stream, ..object }));
-                    }
-                    Ok(_) => {}
-                    Err(failure) => {
-                        bad = self.stops.then_some(stream).or(bad);
-                        out.failed(failure, list, stream);
-                    }
-                }
-            }
-        }
-        for unread in reading.filter(|unread| bad != Some(unread.stream) || !self.stops) {
-            out.failed(unread.why, None, unread.stream);
-        }
-        Ok(out)
+        let files = Files { origins, selector, ..Files::default() };
+        Ok(Targets { single, files: Some(files), ..Targets::default() })
     }
 
     /// Upstream's check of a document against what the server serves (`--validate`).
@@ -112,8 +191,8 @@ impl Query<'_> {
     }
 
     /// The objects of one document: one, or a list's items.
-    async fn read(&self, cx: &Context, document: Document, at: usize) -> Result<Contents, Failure> {
-        let Document { value, text: written, source, .. } = document;
+    async fn read(&self, cx: &Context, document: Document, at: usize) -> Result<VecDeque<Ready>, Failure> {
+        let Document { mut value, text: written, source } = document;
         let undecoded = |why: String| plain(format!("unable to decode {}: {why}", go_quote(&source)));
         if !value.is_object() {
             let found = go::kind(&value);
@@ -149,7 +228,7 @@ impl Query<'_> {
                 return Err(undecoded(format!("Object '{name}' is missing in '{written}'")));
             }
         }
-        self.decoded(&value).map_err(undecoded)?;
+        self.decoded(&mut value).map_err(undecoded)?;
         for item in items.iter_mut().flatten() {
             if item.is_null() {
                 *item = Value::Object(serde_json::Map::new());
@@ -184,7 +263,7 @@ impl Query<'_> {
         })?;
         match items {
             None => {
-                let object = self.placed(cx, mapping, value, source, None);
+                let object = self.placed(cx, mapping, value, source);
                 let versioned = self.local || self.by_kind || !api_version.is_empty();
                 let unversioned = |object: Object| match versioned {
                     true => object,
@@ -193,26 +272,24 @@ impl Query<'_> {
                         Object { mapping: Arc::new(mapping), ..object }
                     }
                 };
-                Ok(vec![(None, object.map(unversioned))])
+                let target = object.map(unversioned).map(Target::Local);
+                Ok(VecDeque::from([Ready::Turn(Turn { list: None, target })]))
             }
             Some(items) => {
                 let texts = written.as_deref().map(items_of).unwrap_or_default().into_iter().map(Some);
                 let items = items.into_iter().zip(texts.chain(std::iter::repeat(None))).collect();
-                self.items(cx, items, &source, at).await
+                self.items(items, &source, at)
             }
         }
     }
 
     /// What upstream finds in a list, which goes by a number of its own.
-    async fn items(
+    fn items(
         &self,
-        cx: &Context,
         items: VecDeque<(Value, Option<String>)>,
         source: &str,
         list: usize,
-    ) -> Result<Contents, Failure> {
-        let list = Some(list);
-        let mut out = Contents::new();
+    ) -> Result<VecDeque<Ready>, Failure> {
         let mut all = items;
         let mut flat = Vec::new();
         while let Some((mut item, written)) = all.pop_front() {
@@ -229,7 +306,7 @@ impl Query<'_> {
                 let written = written.cloned().unwrap_or_else(|| item.to_string());
                 Some(format!("Object '{name}' is missing in '{written}'"))
             };
-            let wrong = flat.iter().filter_map(|(item, written)| match (text(item, "apiVersion"), text(item, "kind")) {
+            let wrong = flat.iter_mut().filter_map(|(item, written)| match (text(item, "apiVersion"), text(item, "kind")) {
                 (_, kind) if kind.is_empty() => missing("Kind", item, written.as_ref()),
                 (api_version, _) if api_version.is_empty() => missing("apiVersion", item, written.as_ref()),
                 (api_version, kind) if typed::is_registered(&api_version, &kind) => self.decoded(item).err(),
@@ -240,37 +317,39 @@ impl Query<'_> {
                 return Err(Failure::Many(wrong));
             }
         }
-        for (item, _) in flat {
-            let (api_version, kind) = (text(&item, "apiVersion"), text(&item, "kind"));
-            let missing = match (kind.as_str(), api_version.as_str()) {
-                _ if self.typed && !typed::is_registered(&api_version, &kind) => Some((
-                    "runtime.Unknown",
-                    "no kind is registered for the type runtime.Unknown in scheme \"pkg/scheme/scheme.go:28\"",
-                )),
-                ("", _) => Some(("unstructured.Unstructured", "Object 'Kind' is missing in 'object has no kind field '")),
-                (_, "") => {
-                    Some(("unstructured.Unstructured", "Object 'apiVersion' is missing in 'object has no apiVersion field'"))
-                }
-                _ => None,
-            };
-            if let Some((ty, what)) = missing {
-                let why = format!("unable to get type info from the object \"*{ty}\": {what}");
-                out.push((list, Err(plain(why))));
-                continue;
+        let item = |(value, _)| Ready::Item(Item { list, value, source: source.to_owned() });
+        Ok(flat.into_iter().map(item).collect())
+    }
+
+    /// Looks up what a part of a list is.
+    async fn item(&self, cx: &Context, item: Item) -> Turn {
+        let Item { list, value, source } = item;
+        Turn { list: Some(list), target: self.object(cx, value, source).await.map(Target::Local) }
+    }
+
+    async fn object(&self, cx: &Context, value: Value, source: String) -> Result<Object, Failure> {
+        let (api_version, kind) = (text(&value, "apiVersion"), text(&value, "kind"));
+        let missing = match (kind.as_str(), api_version.as_str()) {
+            _ if self.typed && !typed::is_registered(&api_version, &kind) => Some((
+                "runtime.Unknown",
+                "no kind is registered for the type runtime.Unknown in scheme \"pkg/scheme/scheme.go:28\"",
+            )),
+            ("", _) => Some(("unstructured.Unstructured", "Object 'Kind' is missing in 'object has no kind field '")),
+            (_, "") => {
+                Some(("unstructured.Unstructured", "Object 'apiVersion' is missing in 'object has no apiVersion field'"))
             }
-            match self.mapping(cx, &api_version, &kind).await {
-                Ok(mapping) => out.push((list, self.placed(cx, mapping, item, source.to_owned(), list))),
-                Err(failure) => {
-                    let why = format!("unable to recognize {}", failure.message());
-                    out.push((list, Err(plain(why))));
-                }
-            }
+            _ => None,
+        };
+        if let Some((ty, what)) = missing {
+            return Err(plain(format!("unable to get type info from the object \"*{ty}\": {what}")));
         }
-        Ok(out)
+        let mapping = self.mapping(cx, &api_version, &kind).await;
+        let mapping = mapping.map_err(|failure| plain(format!("unable to recognize {}", failure.message())))?;
+        self.placed(cx, mapping, value, source)
     }
 
     /// What decoding an object fails on: into its type if the verb goes by types, else into its metadata.
-    fn decoded(&self, value: &Value) -> Result<(), String> {
+    fn decoded(&self, value: &mut Value) -> Result<(), String> {
         if !self.typed {
             return mistyped(&value["metadata"]).map_or(Ok(()), |why| Err(format!("json: cannot unmarshal {why}")));
         }
@@ -284,10 +363,7 @@ impl Query<'_> {
                 "no kind {kind} is registered for version {api_version} in scheme \"pkg/scheme/scheme.go:28\""
             ));
         }
-        match typed::type_of(value) {
-            Some(ty) => api::schema::check::check(&mut value.clone(), ty).map(drop),
-            None => Ok(()),
-        }
+        typed::decode(value)
     }
 
     async fn mapping(&self, cx: &Context, api_version: &str, kind: &str) -> Result<Arc<Mapping>, Failure> {
@@ -298,16 +374,9 @@ impl Query<'_> {
         }
     }
 
-    fn placed(
-        &self,
-        cx: &Context,
-        mapping: Arc<Mapping>,
-        value: Value,
-        source: String,
-        list: Option<usize>,
-    ) -> Result<Object, Failure> {
+    fn placed(&self, cx: &Context, mapping: Arc<Mapping>, value: Value, source: String) -> Result<Object, Failure> {
         let (name, namespace) = (text(&value["metadata"], "name"), text(&value["metadata"], "namespace"));
-        let mut object = Object { mapping, namespace: None, name, value, source, list, stream: 0 };
+        let mut object = Object { mapping, namespace: None, name, value, source };
         self.place(cx, &mut object, &namespace)?;
         Ok(object)
     }
@@ -316,18 +385,16 @@ impl Query<'_> {
     /// then, and stops when it cannot.
     async fn unchecked(&self, cx: &Context, api_version: &str, kind: &str) -> Result<bool, Failure> {
         let (group, version) = split_api_version(api_version);
-        if cx.discovery()?.find(|catalog| catalog.kind(group, version, kind).cloned()).await?.is_some() {
+        let catalog = cx.discovery()?.catalog().await?;
+        if catalog.kind(group, version, kind).is_some() {
             return Ok(false);
         }
-        let catalog = cx.discovery()?.catalog().await?;
-        let served = |wanted: &str, version: Option<&str>| {
-            catalog.mappings.iter().any(|m| m.group == wanted && version.is_none_or(|version| m.version == version))
-        };
-        let known = served(group, Some(version));
+        let customs = cx.client()?.call(Call::get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")).await;
+        let known = catalog.mappings.iter().any(|m| m.group == group && m.version == version);
         if !known && self.validate == "Warn" {
             unchecked_by_server();
         }
-        Ok(known && !served("apiextensions.k8s.io", None))
+        Ok(known && customs.is_err_and(|failure| failure.is_not_found()))
     }
 
     /// Gives an object from a file its namespace.
@@ -369,9 +436,6 @@ impl Query<'_> {
         Ok(())
     }
 }
-
-/// What a document holds: objects, or why there is none, then with the list that this is about.
-type Contents = Vec<(Option<usize>, Result<Object, Failure>)>;
 
 /// A field's text, or nothing.
 fn text(value: &Value, field: &str) -> String {
@@ -437,7 +501,7 @@ async fn valid_items(cx: &Context, list: &Value) -> Result<(), String> {
 fn unchecked_by_server() {
     const SKIPPED: &str =
         "cannot perform warn validation if server-side field validation is unsupported, skipping validation";
-    log::warning("schema.go:148", SKIPPED);
+    log::warning("schema.go:145", SKIPPED);
 }
 
 /// What in an object's metadata is of a wrong type: clients read that much of every object.

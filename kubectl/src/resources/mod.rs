@@ -4,26 +4,29 @@
 //! upstream's complaints about wrong combinations; [`Query::objects`] fetches all of it.
 
 mod arguments;
+mod documents;
 mod files;
 mod follow;
 mod local;
 mod schema;
 mod visit;
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use api::{field::go_quote, selector::Selector};
 use serde_json::Value;
 
+use self::local::{Files, Ready};
 pub use self::{
     arguments::has_names,
-    files::{Document, FileArgs, PlainFileArgs, cleaned, documents_in, parse_text, read_url},
+    documents::documents_in,
+    files::{FileArgs, PlainFileArgs, cleaned, parse_text, read_url},
     follow::Follower,
     local::mistyped,
     visit::Sources,
 };
 use crate::{
-    client::{Call, Client},
+    client::{Call, Client, JSON, log},
     context::Context,
     discovery::Mapping,
     failure::{Failure, plain},
@@ -42,10 +45,6 @@ pub struct Object {
     pub value: Value,
     /// The file or URL it came from; empty if it came from the server.
     pub source: String,
-    /// The list in a file that it is part of: what goes wrong with parts of one list is told together.
-    pub list: Option<usize>,
-    /// The number of the file that it came from; zero for what the server has.
-    pub stream: usize,
 }
 
 impl Object {
@@ -75,11 +74,20 @@ impl Object {
         client.json(Call::get(self.path())).await
     }
 
+    /// The same, where it also counts whether there is the namespace: what is not there for that reason is told so.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn current(&self, client: &Client) -> Result<Value, Failure> {
+        nameable(&self.name)?;
+        get(client, self.path(), self.namespace.as_deref(), JSON).await
+    }
+
     /// An object that the server sent.
     pub fn received(mapping: &Arc<Mapping>, value: Value) -> Self {
         let text = |name: &str| value["metadata"][name].as_str().unwrap_or_default().to_owned();
         let namespace = mapping.namespaced.then(|| text("namespace"));
-        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), list: None, stream: 0, value }
+        Self { mapping: mapping.clone(), namespace, name: text("name"), source: String::new(), value }
     }
 }
 
@@ -158,31 +166,26 @@ pub struct Query<'a> {
     pub chunk_size: i64,
     /// A type for arguments that are bare names (`logs POD`).
     pub default_type: Option<&'a str>,
-    /// What is wrong in a file keeps the rest of it from being looked at, but no other file; only the first such thing is told.
-    pub stops: bool,
 }
 
-/// What was asked for and what could not be made out of it.
+/// What was asked for, one after another. Files are read as their turns come: what one holds may be acted on before the next is
+/// looked at.
 #[derive(Debug, Default)]
 pub struct Targets {
-    /// In the order they were given.
-    pub targets: Vec<Target>,
-    /// What went wrong with others.
-    failures: Vec<Failed>,
     /// Whether exactly one thing was named.
     pub single: bool,
+    /// What comes next; of files, the rest of a document.
+    ready: VecDeque<Ready>,
+    files: Option<Files>,
 }
 
-/// Something that went wrong before there was a target.
+/// One thing that was asked for, or why it is not to be had.
 #[derive(Debug)]
-struct Failed {
-    why: Failure,
-    /// How many targets came before it.
-    at: usize,
-    /// The list that it is about.
-    list: Option<usize>,
-    /// The number of the file.
-    stream: usize,
+pub struct Turn {
+    /// The list in a file that this is about: what goes wrong with parts of one list is told together.
+    pub list: Option<usize>,
+    /// The thing.
+    pub target: Result<Target, Failure>,
 }
 
 /// The objects that were asked for and what could not be had.
@@ -197,20 +200,16 @@ pub struct Found {
 }
 
 impl Targets {
-    fn failed(&mut self, why: Failure, list: Option<usize>, stream: usize) {
-        self.failures.push(Failed { why, at: self.targets.len(), list, stream });
+    fn of(targets: Vec<Target>, single: bool) -> Self {
+        let ready = |target| Ready::Turn(Turn { list: None, target: Ok(target) });
+        let ready = targets.into_iter().map(ready).collect();
+        Self { single, ready, files: None }
     }
 
-    /// Whether there is anything that went wrong.
-    pub fn failed_at_all(&self) -> bool {
-        !self.failures.is_empty()
-    }
-
-    /// What went wrong.
-    pub fn failures(&mut self) -> Vec<Failure> {
-        let mut sources = Sources::default();
-        std::mem::take(&mut self.failures).into_iter().for_each(|failed| sources.add(failed.list, failed.why));
-        sources.failures
+    /// Whether all of it is objects by their names, given as arguments.
+    pub fn by_name(&self) -> bool {
+        let named = |ready: &Ready| matches!(ready, Ready::Turn(Turn { target: Ok(Target::Named { .. }), .. }));
+        self.files.is_none() && self.ready.iter().all(named)
     }
 }
 
@@ -238,7 +237,13 @@ Example resource specifications include:
 
 /// What upstream says before it asks for an object without a name.
 pub fn nameless() -> Failure {
-    plain("resource name may not be empty")
+    unsent("resource name may not be empty".to_owned())
+}
+
+/// A request that is not made.
+fn unsent(why: String) -> Failure {
+    log::at(4, "request.go:1178", &format!("Error in request: {why}"));
+    plain(why)
 }
 
 /// Upstream's check of what becomes a part of a path.
@@ -250,7 +255,7 @@ fn segment(what: &str, name: &str) -> Result<(), Failure> {
         name if name.contains('%') => "may not contain '%'",
         _ => return Ok(()),
     };
-    Err(plain(format!("invalid {what} {}: [{why}]", go_quote(name))))
+    Err(unsent(format!("invalid {what} {}: [{why}]", go_quote(name))))
 }
 
 /// Upstream's check of a name before it asks for an object.
@@ -282,10 +287,10 @@ impl Query<'_> {
         if !self.local {
             cx.namespace()?;
         }
-        let mut wrong = Vec::new();
+        let (mut origins, mut single, mut wrong) = (VecDeque::new(), false, Vec::new());
         if let Some(files) = self.files {
             files.validate()?;
-            wrong = files.check();
+            (origins, single, wrong) = files.origins();
         }
         if self.all && (selectors.0.is_some() || selectors.1.is_some()) {
             return Err(plain("setting 'all' parameter but found a non empty selector. "));
@@ -307,7 +312,7 @@ impl Query<'_> {
             selectors.0 = Some("");
         }
         if self.files.is_some_and(|f| !f.is_empty()) {
-            return self.by_files(cx, &given).await;
+            return self.by_files(origins, single, &given);
         }
         if selectors.0.is_some() || selectors.1.is_some() {
             return self.by_selector(cx, &given).await;
@@ -366,7 +371,7 @@ impl Query<'_> {
             let namespace = self.namespace(cx, &mapping, false)?;
             targets.push(Target::List { mapping, namespace });
         }
-        Ok(Targets { targets, ..Targets::default() })
+        Ok(Targets::of(targets, false))
     }
 
     async fn by_pairs(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
@@ -386,7 +391,8 @@ impl Query<'_> {
             let namespace = self.namespace(cx, &mapping, true)?;
             targets.push(Target::Named { mapping, namespace, name: name.clone() });
         }
-        Ok(Targets { single: targets.len() == 1, targets, ..Targets::default() })
+        let single = targets.len() == 1;
+        Ok(Targets::of(targets, single))
     }
 
     async fn by_names(&self, cx: &Context, given: &arguments::Given) -> Result<Targets, Failure> {
@@ -404,7 +410,8 @@ impl Query<'_> {
                 |name: &String| Target::Named { mapping: mapping.clone(), namespace: namespace.clone(), name: name.clone() };
             targets = given.names.iter().map(named).collect();
         }
-        Ok(Targets { single: targets.len() == 1, targets, ..Targets::default() })
+        let single = targets.len() == 1;
+        Ok(Targets::of(targets, single))
     }
 
     /// Fetches a target with the given `Accept`: one body for an object, one a chunk for a list.

@@ -4,7 +4,7 @@
 //! a failure of its own, in the order of the objects; what goes wrong with a source (a file, a list that cannot be had) is
 //! gathered by itself and comes after these, as one.
 
-use super::{Found, Object, Query, Target, Targets, items};
+use super::{Found, Object, Query, Target, Targets, Turn, items};
 use crate::{client::JSON, context::Context, failure::Failure};
 
 /// What went wrong.
@@ -37,14 +37,6 @@ impl Sources {
     }
 }
 
-/// What one file says, or all arguments together: where something is wrong the rest of it may not be looked at.
-#[derive(Debug)]
-pub struct Part {
-    stream: usize,
-    /// With the list that each is part of.
-    targets: Vec<(Option<usize>, Result<Target, Failure>)>,
-}
-
 impl Wrong {
     fn told(self) -> Result<(), Failure> {
         let mut all = self.objects;
@@ -55,21 +47,6 @@ impl Wrong {
 }
 
 impl Targets {
-    /// Targets and failures in the order in which upstream comes by them, with the list and the file that each is part of.
-    pub fn in_order(self) -> Vec<(Option<usize>, usize, Result<Target, Failure>)> {
-        let mut out = Vec::new();
-        let mut failures = self.failures.into_iter().peekable();
-        for (at, target) in self.targets.into_iter().enumerate() {
-            while let Some(failed) = failures.next_if(|failed| failed.at <= at) {
-                out.push((failed.list, failed.stream, Err(failed.why)));
-            }
-            let (list, stream) = if let Target::Local(object) = &target { (object.list, object.stream) } else { (None, 0) };
-            out.push((list, stream, Ok(target)));
-        }
-        out.extend(failures.map(|failed| (failed.list, failed.stream, Err(failed.why))));
-        out
-    }
-
     /// Does the same to each object. What goes wrong with one does not keep it from the others.
     ///
     /// # Errors
@@ -83,9 +60,14 @@ impl Targets {
         self.each(query, cx, act).await.told()
     }
 
-    async fn each(self, query: &Query<'_>, cx: &Context, mut act: impl AsyncFnMut(Object) -> Result<(), Failure>) -> Wrong {
+    async fn each(
+        mut self,
+        query: &Query<'_>,
+        cx: &Context,
+        mut act: impl AsyncFnMut(Object) -> Result<(), Failure>,
+    ) -> Wrong {
         let mut wrong = Wrong::default();
-        for (list, _, target) in self.in_order() {
+        while let Some(Turn { list, target }) = self.next(query, cx).await {
             let target = match target {
                 Ok(target) => target,
                 Err(failure) => {
@@ -136,36 +118,24 @@ impl Query<'_> {
         Ok(Found { objects, failures, single })
     }
 
-    /// What was asked for, file by file; what arguments name is one part.
-    ///
-    /// # Errors
-    /// If it cannot be made out what was asked for.
-    pub async fn parts(&self, cx: &Context) -> Result<Vec<Part>, Failure> {
-        let mut parts: Vec<Part> = Vec::new();
-        for (list, stream, target) in self.targets(cx).await?.in_order() {
-            match parts.last_mut().filter(|part| part.stream == stream) {
-                Some(part) => part.targets.push((list, target)),
-                None => parts.push(Part { stream, targets: vec![(list, target)] }),
-            }
-        }
-        Ok(parts)
-    }
-
-    /// Does the same to each object of a part up to the first that it goes wrong with; of a list's parts, to all.
+    /// Does the same to each object of a part (see [`Targets::parts`]) up to the first that it goes wrong with; of a list's parts,
+    /// to all.
     ///
     /// # Errors
     /// What went wrong first.
     pub async fn visit_part(
         &self,
         cx: &Context,
-        part: Part,
+        mut part: Targets,
         mut act: impl AsyncFnMut(Object) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let (mut wrong, mut of) = (Sources::default(), None);
-        for (list, target) in part.targets {
-            if !wrong.failures.is_empty() && (list.is_none() || list != of) {
-                break;
-            }
+        let mut wrong = Sources::default();
+        loop {
+            let turn = match wrong.failures.is_empty() {
+                true => part.next(self, cx).await,
+                false => part.rest(self, cx).await,
+            };
+            let Some(Turn { list, target }) = turn else { break };
             let mut visit = async |target: Result<Target, Failure>| {
                 for object in self.objects_of(cx, &target?).await? {
                     act(object).await?;
@@ -173,11 +143,13 @@ impl Query<'_> {
                 Ok(())
             };
             if let Err(failure) = visit(target).await {
-                of = list;
                 wrong.add(list, failure);
+                if list.is_none() {
+                    break;
+                }
             }
         }
-        Failure::of(wrong.failures)
+        Failure::of(Failure::flat(wrong.failures))
     }
 
     /// Visits all parts, whatever is wrong with one of them.
@@ -190,7 +162,7 @@ impl Query<'_> {
         mut act: impl AsyncFnMut(Object) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut first = Ok(());
-        for part in self.parts(cx).await? {
+        for part in self.targets(cx).await?.parts() {
             first = first.and(self.visit_part(cx, part, &mut act).await);
         }
         first
@@ -211,8 +183,6 @@ impl Query<'_> {
             let mut object = Object::received(target.mapping(), value);
             if let Target::Local(local) = target {
                 object.source.clone_from(&local.source);
-                object.list = local.list;
-                object.stream = local.stream;
             }
             object
         };

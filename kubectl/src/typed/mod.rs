@@ -94,6 +94,44 @@ pub fn known(mut object: Value) -> Value {
     object
 }
 
+/// Makes of an object what its type does: quantities in their usual form, and nothing of what the type leaves out, because it has
+/// no such field or because there is nothing in it. Objects of unknown types stay as they are.
+///
+/// # Errors
+/// What does not fit into the type, in Go's words.
+pub fn decode(object: &mut Value) -> Result<(), String> {
+    let Some(id) = type_of(object) else { return Ok(()) };
+    api::schema::check::check(object, id)?;
+    leave_out(object, &Type::Ref(id));
+    Ok(())
+}
+
+/// Leaves out fields that Go's `omitempty` does not write.
+fn leave_out(value: &mut Value, ty: &Type) {
+    match (table().resolve(ty), value) {
+        (Type::Ref(id), Value::Object(map)) => {
+            let (ty, fields) = (table().get(*id), fields_of(*id));
+            let always = |name: &str| fields.is_some_and(|f| f.iter().any(|(n, zero)| *n == name && zero.is_some()));
+            map.retain(|name, value| {
+                let Some(field) = ty.field(name) else { return true };
+                leave_out(value, &field.ty);
+                match &*value {
+                    Value::Null => false,
+                    _ if always(name) => true,
+                    Value::Array(items) => !items.is_empty(),
+                    Value::Object(map) => !(map.is_empty() && matches!(table().resolve(&field.ty), Type::Map(_))),
+                    Value::String(text) => !(field.zero_is_unset && text.is_empty()),
+                    Value::Number(number) => !(field.zero_is_unset && number.as_f64() == Some(0.0)),
+                    Value::Bool(flag) => !field.zero_is_unset || *flag,
+                }
+            });
+        }
+        (Type::Array(inner), Value::Array(list)) => list.iter_mut().for_each(|value| leave_out(value, inner)),
+        (Type::Map(inner), Value::Object(map)) => map.values_mut().for_each(|value| leave_out(value, inner)),
+        _ => {}
+    }
+}
+
 fn strip(value: &mut Value, ty: &Type) {
     match (table().resolve(ty), value) {
         (Type::Ref(id), Value::Object(map)) if fields_of(*id).is_some() => {
@@ -269,6 +307,21 @@ mod tests {
                 r#""spec":{"selector":null,"template":{"metadata":{"creationTimestamp":null},"#,
                 r#""spec":{"containers":[{"name":"c","resources":{}}]}},"strategy":{}},"status":{}}"#
             )
+        );
+    }
+
+    #[test]
+    fn types_leave_out_what_is_not_set() {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "labels": {}, "namespace": ""},
+            "spec": {"hostNetwork": false, "priority": 0, "nodeName": null, "volumes": [], "containers": [
+                {"name": "", "image": "", "tty": false, "env": [{"name": "A", "value": ""}], "securityContext": {},
+                    "resources": {"limits": {"cpu": 1.5, "memory": "1024Mi"}, "requests": {}}}]}});
+        decode(&mut pod).unwrap();
+        assert_eq!(
+            pod,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"priority": 0, "containers": [
+                {"name": "", "env": [{"name": "A"}], "securityContext": {},
+                    "resources": {"limits": {"cpu": "1500m", "memory": "1Gi"}}}]}})
         );
     }
 

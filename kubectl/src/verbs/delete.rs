@@ -11,7 +11,7 @@ use crate::{
     context::Context,
     failure::{Failure, plain},
     output::{DryRun, DryRunArgs},
-    resources::{FileArgs, Object, Query, Target, Targets, items},
+    resources::{FileArgs, Object, Query, Sources, Target, Targets, Turn, items},
     write::{Helper, gone, raw, warn},
 };
 
@@ -206,48 +206,48 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         output: args.output.clone(),
         dry_run,
     };
-    let (mut objects, failures) = expand(cx, &query, targets).await?;
-    if args.interactive {
-        let Some(confirmed) = confirm(objects)? else { return Ok(()) };
-        objects = confirmed;
+    if args.interactive && !confirm(&preview(cx, &query, deletion.ignore_not_found).await?)? {
+        return Ok(());
     }
-    deletion.run(cx, objects, failures).await
+    deletion.run(cx, &query, targets).await
 }
 
-/// The objects that targets stand for; only lists are asked for.
-async fn expand(cx: &Context, query: &Query<'_>, mut targets: Targets) -> Result<(Vec<Object>, Vec<Failure>), Failure> {
-    let (mut objects, mut failures) = (Vec::new(), targets.failures());
-    for target in targets.targets {
-        match target {
-            Target::Local(object) => objects.push(object),
-            Target::Named { mapping, namespace, name } => {
-                objects.push(Object {
-                    mapping,
-                    namespace,
-                    name,
-                    value: Value::Null,
-                    source: String::new(),
-                    list: None,
-                    stream: 0,
-                });
-            }
-            Target::List { ref mapping, .. } => match query.fetch(cx.client()?, &target, crate::client::JSON).await {
-                Ok(pages) => {
-                    let values = pages.into_iter().flat_map(items);
-                    objects.extend(values.map(|value| Object::received(mapping, value)));
-                }
-                Err(failure) => failures.push(failure),
-            },
+/// The objects that a target stands for; only lists are asked for.
+async fn expand(cx: &Context, query: &Query<'_>, target: Result<Target, Failure>) -> Result<Vec<Object>, Failure> {
+    match target? {
+        Target::Local(object) => Ok(vec![object]),
+        Target::Named { mapping, namespace, name } => {
+            let (value, source) = (Value::Null, String::new());
+            Ok(vec![Object { mapping, namespace, name, value, source }])
+        }
+        ref target @ Target::List { ref mapping, .. } => {
+            let pages = query.fetch(cx.client()?, target, crate::client::JSON).await?;
+            Ok(pages.into_iter().flat_map(items).map(|value| Object::received(mapping, value)).collect())
         }
     }
-    Ok((objects, failures))
 }
 
-/// Shows what would be deleted and asks. `None` is no.
-fn confirm(objects: Vec<Object>) -> Result<Option<Vec<Object>>, Failure> {
+/// All that would be deleted.
+async fn preview(cx: &Context, query: &Query<'_>, ignore_not_found: bool) -> Result<Vec<Object>, Failure> {
+    let (mut targets, mut objects, mut failures) = (query.targets(cx).await?, Vec::new(), Sources::default());
+    while let Some(Turn { list, target }) = targets.next(query, cx).await {
+        match expand(cx, query, target).await {
+            Ok(found) => objects.extend(found),
+            Err(failure) => failures.add(list, failure),
+        }
+    }
+    let mut failures = failures.failures;
+    if ignore_not_found {
+        failures = Failure::but_missing(failures);
+    }
+    Failure::of(failures).map(|()| objects)
+}
+
+/// Shows what would be deleted and asks.
+fn confirm(objects: &[Object]) -> Result<bool, Failure> {
     if objects.is_empty() {
         println!("No resources found");
-        return Ok(None);
+        return Ok(false);
     }
     println!("You are about to delete the following {} resource(s):", objects.len());
     objects.iter().for_each(|object| println!("{}", object.named()));
@@ -256,10 +256,10 @@ fn confirm(objects: Vec<Object>) -> Result<Option<Vec<Object>>, Failure> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if answer.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("y")) {
-        return Ok(Some(objects));
+        return Ok(true);
     }
     println!("deletion is cancelled");
-    Ok(None)
+    Ok(false)
 }
 
 impl Deletion {
@@ -285,39 +285,56 @@ impl Deletion {
         format!("{} \"{}\" {done}{tried}", object.mapping.type_name(), object.name)
     }
 
-    /// Deletes objects and waits for them.
+    /// Deletes what is asked for as it comes, and waits for it.
     ///
     /// # Errors
-    /// What was handed in, and what could not be deleted.
-    pub async fn run(&self, cx: &Context, objects: Vec<Object>, mut failures: Vec<Failure>) -> Result<(), Failure> {
+    /// What could not be read or deleted.
+    pub async fn run(&self, cx: &Context, query: &Query<'_>, mut targets: Targets) -> Result<(), Failure> {
         let mut warned = !self.warn_cluster_scope;
-        let mut deleted = Vec::new();
-        let mut seen = HashSet::new();
-        failures.retain(|failure| !(self.ignore_not_found && failure.is_not_found()));
-        let (found, mut refused, mut ignored) = (!objects.is_empty(), Vec::new(), false);
-        for object in objects {
-            if !warned && !object.mapping.namespaced {
-                warn("deleting cluster-scoped resources, not scoped to the provided namespace");
-                warned = true;
-            }
-            if self.dry_run == DryRun::Client {
-                println!("{}", self.line(&object));
-                continue;
-            }
-            let helper = Helper::new(cx, &object.mapping).dry_run(self.dry_run);
-            let namespace = object.namespace.as_deref().unwrap_or_default();
-            match helper.delete(namespace, &object.name, self.options()).await {
-                Ok(answer) => {
-                    println!("{}", self.line(&object));
-                    let uid = answer["details"]["uid"].as_str().or(answer["metadata"]["uid"].as_str()).map(str::to_owned);
-                    if seen.insert(object.path()) {
-                        deleted.push((object, uid));
-                    }
+        let (mut deleted, mut seen, mut failures) = (Vec::new(), HashSet::new(), Sources::default());
+        let (mut found, mut refused, mut ignored) = (false, Vec::new(), false);
+        while let Some(Turn { list, target }) = targets.next(query, cx).await {
+            let objects = match expand(cx, query, target).await {
+                Ok(objects) => objects,
+                Err(failure) => {
+                    failures.add(list, failure);
+                    continue;
                 }
-                Err(failure) if failure.is_not_found() && self.ignore_not_found => ignored = true,
-                Err(failure) => refused.push(failure.with_source("deleting", &object.source)),
+            };
+            for object in objects {
+                found = true;
+                if !warned && !object.mapping.namespaced {
+                    warn("deleting cluster-scoped resources, not scoped to the provided namespace");
+                    warned = true;
+                }
+                if self.dry_run == DryRun::Client {
+                    println!("{}", self.line(&object));
+                    continue;
+                }
+                let helper = Helper::new(cx, &object.mapping).dry_run(self.dry_run);
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                match helper.delete(namespace, &object.name, self.options()).await {
+                    Ok(answer) => {
+                        println!("{}", self.line(&object));
+                        let uid = answer["details"]["uid"].as_str().or(answer["metadata"]["uid"].as_str());
+                        let uid = uid.map(str::to_owned);
+                        if seen.insert(object.path()) {
+                            deleted.push((object, uid));
+                        }
+                    }
+                    Err(failure) if failure.is_not_found() && self.ignore_not_found => {
+                        ignored = true;
+                        // Whether it is gone is looked at all the same.
+                        if seen.insert(object.path()) {
+                            deleted.push((object, None));
+                        }
+                    }
+                    Err(failure) => refused.push(failure.with_source("deleting", &object.source)),
+                }
             }
         }
+        let mut failures = failures.failures;
+        failures.retain(|failure| !(self.ignore_not_found && failure.is_not_found()));
         // What could not be read comes last, as a list of errors in the list from which upstream takes the ignored ones.
         if ignored && refused.is_empty() && failures.len() == 1 {
             return Err(Failure::Many(failures));

@@ -4,7 +4,7 @@ use crate::{
     context::Context,
     describe::{Settings, describe},
     failure::{Failure, plain},
-    resources::{FileArgs, Object, Query},
+    resources::{FileArgs, Object, Query, nameable},
 };
 
 /// What `describe` takes.
@@ -84,6 +84,7 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
 }
 
 async fn text(cx: &Context, object: &Object, settings: Settings) -> Result<String, Failure> {
+    nameable(&object.name)?;
     describe(cx.client()?, &object.mapping, object.namespace.as_deref(), &object.name, settings).await
 }
 

@@ -87,7 +87,7 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
     // Upstream makes two clients, the first of which it can do without: who is asked for a name is asked again.
     cx.client().or_else(|_| cx.client())?;
     let (live, merged) = (directory("LIVE-")?, directory("MERGED-")?);
-    let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), stops: true, ..Query::default() };
+    let query = Query { files: Some(&args.files), labels: args.selector.as_deref(), ..Query::default() };
     let written = async |object: Object| {
         let (mut from, mut to) = both(&args, cx, &object).await?;
         let mut absent = None;
@@ -109,7 +109,7 @@ async fn compared(args: Args, cx: &Context) -> Result<(), Failure> {
         Ok(())
     };
     // So many files at a time; of each, one object after the other.
-    let parts = futures::stream::iter(query.parts(cx).await?).map(|part| query.visit_part(cx, part, &written));
+    let parts = futures::stream::iter(query.targets(cx).await?.parts()).map(|part| query.visit_part(cx, part, &written));
     let visited: Vec<_> = parts.buffer_unordered(args.concurrency.max(1).unsigned_abs()).collect().await;
     visited.into_iter().collect::<Result<(), _>>()?;
     show(live.path(), merged.path())
@@ -126,7 +126,7 @@ async fn both(args: &Args, cx: &Context, object: &Object) -> Result<(Option<Valu
     let mut tried = 0;
     loop {
         tried += 1;
-        let live = match helper.get(namespace, &object.name).await {
+        let live = match object.current(cx.client()?).await {
             Ok(live) => live,
             Err(failure) if failure.is_not_found() => {
                 return Ok((None, helper.create(namespace, &object.value).await?));

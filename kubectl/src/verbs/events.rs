@@ -84,7 +84,10 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
                 continue;
             }
             match &printer {
-                Some(printer) => print!("{}", printer.print_with(&event, printed, args.output.show_managed_fields)?),
+                Some(printer) => print!(
+                    "{}",
+                    printer.print_with(&event, printed, args.output.show_managed_fields, crate::output::json::compact)?
+                ),
                 None => print!("{}", table.rows(&[event], Timestamp::now())),
             }
             printed += 1;

@@ -15,7 +15,7 @@ use crate::{
         OutputArgs, Printer, hide_managed_fields, json,
         table::{Options, TabWriter, TablePrinter, kind_of},
     },
-    resources::{FileArgs, Query, Sources, Target, items, nameable},
+    resources::{FileArgs, Query, Sources, Target, Turn, items, nameable},
 };
 
 const TABLE: &str =
@@ -210,16 +210,17 @@ fn pardoned(args: &Args, failures: Vec<Failure>) -> Vec<Failure> {
     if args.ignore_not_found { Failure::but_missing(failures) } else { failures }
 }
 
+/// What upstream says of answers that are no tables.
+const NO_TABLE: &str =
+    "Unable to decode server response into a Table. Falling back to hardcoded types: attempt to decode non-Table object";
+
 async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
     let query = args.query();
     let mut targets = query.targets(cx).await?;
-    if targets.targets.is_empty() && targets.failed_at_all() {
-        return Err(Failure::Many(targets.failures()));
-    }
-    let by_name = !targets.failed_at_all() && targets.targets.iter().all(|target| matches!(target, Target::Named { .. }));
+    let by_name = targets.by_name();
     let client = cx.client()?;
     let (mut pages, mut failures): (Vec<(Target, Vec<Value>)>, Sources) = (Vec::new(), Sources::default());
-    for (list, _, target) in targets.in_order() {
+    while let Some(Turn { list, target }) = targets.next(&query, cx).await {
         let found = match target {
             Ok(target) => fetch_tables(args, &query, client, &target).await.map(|found| (target, found)),
             Err(failure) => Err(failure),
@@ -265,6 +266,11 @@ async fn tables(args: &Args, cx: &Context) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = pages[at..at + same]
             .iter()
             .flat_map(|(_, pages)| pages)
+            .inspect(|page| {
+                if args.server_print && page["kind"] != "Table" {
+                    log::at(2, "table_printer.go:45", NO_TABLE);
+                }
+            })
             .flat_map(|page| printer.rows(page, None, now))
             .collect();
         if !rows.is_empty() && !out.is_empty() && !args.no_headers {
@@ -379,10 +385,11 @@ async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
     let printer = args.printer();
     let query = args.query();
     let found = query.objects(cx).await?;
-    let failures = Failure::flat(pardoned(args, found.failures));
+    let failures = pardoned(args, found.failures);
     if found.single && !failures.is_empty() {
         return Failure::of(failures);
     }
+    let failures = Failure::flat(failures);
     let mut values: Vec<Value> = found.objects.into_iter().map(|o| o.value).collect();
     if values.is_empty() && args.ignore_not_found {
         return Failure::of(failures);
@@ -401,7 +408,6 @@ async fn objects(args: &Args, cx: &Context) -> Result<(), Failure> {
         hide_managed_fields(&mut value);
     }
     if args.server_print && matches!(printer, Printer::Name | Printer::Template(..)) {
-        const NO_TABLE: &str = "Unable to decode server response into a Table. Falling back to hardcoded types: attempt to decode non-Table object";
         log::at(2, "table_printer.go:45", NO_TABLE);
     }
     print!("{}", printer.print(&value, 0)?);
@@ -460,14 +466,20 @@ fn show_of(args: &Args, mapping: Option<&Arc<Mapping>>) -> Result<Show, Failure>
 
 async fn watch(args: &Args, cx: &Context) -> Result<(), Failure> {
     let query = Query { single_type: true, ..args.query() };
-    let mut targets = query.targets(cx).await?;
-    Failure::of(targets.failures())?;
-    let [target] = targets.targets.as_slice() else {
-        let same = targets.targets.windows(2).all(|pair| pair[0].mapping() == pair[1].mapping());
+    let (mut asked, mut targets, mut failures) = (query.targets(cx).await?, Vec::new(), Sources::default());
+    while let Some(Turn { list, target }) = asked.next(&query, cx).await {
+        match target {
+            Ok(target) => targets.push(target),
+            Err(failure) => failures.add(list, failure),
+        }
+    }
+    Failure::of(failures.failures)?;
+    let [target] = targets.as_slice() else {
+        let same = targets.windows(2).all(|pair| pair[0].mapping() == pair[1].mapping());
         if same {
-            let mut show = show_of(args, targets.targets.first().map(Target::mapping))?;
+            let mut show = show_of(args, targets.first().map(Target::mapping))?;
             let accept = if args.human() && args.server_print { TABLE } else { JSON };
-            for target in &targets.targets {
+            for target in &targets {
                 for page in query.fetch(cx.client()?, target, accept).await? {
                     show.print(args, &page, "ADDED")?;
                 }

@@ -125,11 +125,9 @@ async fn by_force(
         output: args.print.split().0.to_owned(),
         dry_run: DryRun::None,
     };
-    let found = query.objects(cx).await?;
-    deletion.run(cx, found.objects.clone(), found.failures).await?;
-    for object in &found.objects {
-        gone(cx.client()?, object, None, args.how.within().unwrap_or(PATIENCE)).await?;
-    }
+    deletion.run(cx, &query, query.targets(cx).await?).await?;
+    let patience = args.how.within().unwrap_or(PATIENCE);
+    query.visit(cx, async |object| gone(cx.client()?, &object, None, patience).await).await?;
     let mut any = false;
     let create = async |mut object: Object| {
         args.save_config.annotate(&mut object.value, applied::untyped);

@@ -229,6 +229,9 @@ async fn one(client: &Client, goal: &Goal, object: &Object, timeout: Duration, d
     if matches!(goal, Goal::Created) {
         return Ok(object.value.clone());
     }
+    if object.name.is_empty() {
+        return Err(plain("resource name must be provided"));
+    }
     if timeout.is_zero() {
         let now = object.latest(client).await;
         return match (goal, now) {

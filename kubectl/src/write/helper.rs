@@ -112,7 +112,6 @@ impl<'a> Helper<'a> {
     /// # Errors
     /// The server refuses.
     pub async fn replace(&self, namespace: &str, name: &str, overwrite: bool, object: &Value) -> Result<Value, Failure> {
-        named(name)?;
         let mut object = object.clone();
         let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         if version.is_empty() && overwrite {
@@ -121,6 +120,7 @@ impl<'a> Helper<'a> {
                 object["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
             }
         }
+        named(name)?;
         self.cx.client()?.json(self.with_options(Call::put(self.path(namespace, Some(name)), &object))).await
     }
 

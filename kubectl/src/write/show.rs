@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     failure::Failure,
-    output::{DryRun, OutputArgs, Printer, hide_managed_fields, message},
+    output::{DryRun, OutputArgs, Printer, hide_managed_fields, json, message},
     typed,
 };
 
@@ -48,9 +48,13 @@ impl Show {
     /// # Errors
     /// A template does not apply.
     pub fn print_as(&self, object: &Value, operation: &str) -> Result<(), Failure> {
+        self.show(object, operation, json::compact)
+    }
+
+    fn show(&self, object: &Value, operation: &str, compact: fn(&Value) -> String) -> Result<(), Failure> {
         let text = match &self.printer {
             None => message(object, &format!("{operation}{}", self.dry_run.suffix())),
-            Some(printer) => printer.print_with(object, self.printed.get(), self.managed_fields)?,
+            Some(printer) => printer.print_with(object, self.printed.get(), self.managed_fields, compact)?,
         };
         self.printed.set(self.printed.get() + 1);
         print!("{text}");
@@ -75,7 +79,7 @@ impl Show {
         }
         let mut object = typed::complete(object.clone());
         if !matches!(self.printer, Some(Printer::Json)) {
-            return self.print_as(&object, operation);
+            return self.show(&object, operation, typed::compact);
         }
         if !self.managed_fields {
             hide_managed_fields(&mut object);

@@ -84,11 +84,8 @@ pub(super) fn call(name: &str, args: &[Val]) -> Result<Val, String> {
             Ok(text(Value::Bool(found.is_ok_and(|v| !matches!(v, Val::Missing | Val::Json(Value::Null))))))
         }
         "base64decode" => {
-            use base64::Engine;
-            let given = args[0].printed();
-            let decoded = base64::engine::general_purpose::STANDARD.decode(given.replace(['\n', '\r'], ""));
-            let decoded = decoded
-                .map_err(|why| failed(format!("base64 decode failed: {}", crate::failure::go_base64(&given, &why))))?;
+            let decoded = crate::failure::from_base64(&args[0].printed());
+            let decoded = decoded.map_err(|why| failed(format!("base64 decode failed: {why}")))?;
             Ok(text(String::from_utf8_lossy(&decoded).into_owned().into()))
         }
         _ => Err(failed("there is no such function".to_owned())),

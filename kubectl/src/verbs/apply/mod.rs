@@ -205,10 +205,8 @@ impl Work<'_> {
         {
             return Err(plain(format!("from {prefix}: cannot use generate name with apply")));
         }
-        let namespace = object.namespace.clone().unwrap_or_default();
-        let helper = self.helper(&object);
         let modified = applied::modified(&object.value);
-        let current = match helper.get(&namespace, &object.name).await {
+        let current = match object.current(self.cx.client()?).await {
             Ok(current) => current,
             Err(failure) if failure.is_not_found() => return self.create(&object, modified).await,
             Err(failure) => {

@@ -39,13 +39,13 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
     let show = Show::new(&args.print, "configured", dry_run)?;
     let files = FileArgs { filename: args.filename.clone(), ..FileArgs::default() };
     let mut patches = Vec::new();
-    let query = Query { files: Some(&files), stops: true, ..Query::default() };
+    let query = Query { files: Some(&files), ..Query::default() };
     let changed = async |object: Object| {
         let text = format!("{}\n", typed::sorted(&object.value));
         let mut annotated = object.value.clone();
         annotated["metadata"]["annotations"][applied::ANNOTATION] = text.clone().into();
         let patch = two_way_json_merge(&object.value, &annotated);
-        let current = object.latest(cx.client()?).await.map_err(|failure| match failure.is_not_found() {
+        let current = object.current(cx.client()?).await.map_err(|failure| match failure.is_not_found() {
             true => failure,
             false => {
                 let doing = format!("retrieving current configuration of:\n{}\nfrom server for:", about(&object));

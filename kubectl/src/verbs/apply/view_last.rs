@@ -43,7 +43,6 @@ pub async fn run(args: Args, cx: &Context) -> Result<(), Failure> {
         labels: args.selector.as_deref(),
         all: args.all,
         latest: true,
-        stops: true,
         type_suffices: cx.explicit_namespace().is_some(),
         ..Query::default()
     };

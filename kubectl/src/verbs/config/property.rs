@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::edit::{change, current_file, default_file, entries, entries_mut, help_first};
 use crate::{
     context::Context,
-    failure::{Failure, go_base64, plain},
+    failure::{Failure, from_base64, plain},
 };
 
 /// A path: a list, the name of an entry (names may hold dots), and a field of it.
@@ -128,9 +128,8 @@ fn value_of(path: &str, takes: Takes, text: &str, raw: bool) -> Result<Value, Fa
         Takes::Flag => flag(text),
         Takes::Bytes if raw => Ok(base64::engine::general_purpose::STANDARD.encode(text).into()),
         Takes::Bytes => {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-            let why = |error| plain(format!("error decoding input value: {}", go_base64(text, &error)));
-            decoded.map(|_| text.into()).map_err(why)
+            let why = |why| plain(format!("error decoding input value: {why}"));
+            from_base64(text).map(|_| text.into()).map_err(why)
         }
         Takes::Texts => Err(plain("unrecognized slice type. string")),
         Takes::More => Err(plain(format!("can't set {path}: it has fields of its own"))),

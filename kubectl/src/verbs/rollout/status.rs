@@ -69,6 +69,9 @@ async fn follow(args: &Args, cx: &Context, object: &Object) -> Result<(), Failur
         Ok(progress.done || !args.watch)
     };
     let client = cx.client()?;
+    if progress::of(kind, group, &Value::Null, 0).is_none() {
+        told(&Value::Null)?;
+    }
     let mut follower = Follower::new(object);
     let mut now = follower.list(client).await?;
     let mut seen = false;

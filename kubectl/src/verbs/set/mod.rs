@@ -225,7 +225,7 @@ impl<S: Scope> Shared<S> {
         let mut new = object.value.clone();
         cx.globals().recording.annotate(&mut new);
         let patch = typed::type_of(&new).map(|ty| two_way_strategic(old, &new, ty)).transpose();
-        let patch = patch.map_err(|error| plain(error.to_string()))?.unwrap_or_default();
+        let patch = patch.map_err(|error| self.refused(object, &error.to_string()))?.unwrap_or_default();
         if patch == json!({}) {
             return Ok(());
         }
