@@ -106,7 +106,7 @@ pub fn optional(definition: &str, field: &str, is_kind: bool) -> bool {
 
 /// Fields that upstream requires and k8s-openapi does not.
 pub fn required(definition: &str, field: &str) -> bool {
-    (short(definition), field) == ("events.v1.Event", "eventTime")
+    [("events.v1.Event", "eventTime"), ("core.v1.Event", "metadata")].contains(&(short(definition), field))
 }
 
 /// The description every kind's `apiVersion` shares, in our words.
