@@ -24,7 +24,10 @@ use crate::{
     metrics::ApiMetrics,
     registry::{Entry, Registry, Written},
     request::RequestInfo,
-    security::guard::{self, Refusal},
+    security::{
+        guard::{self, Refusal},
+        tls::Peer,
+    },
     wire::{
         body::Pieces,
         compress,
@@ -101,12 +104,19 @@ pub async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     response
 }
 
-/// Whether a request is for no more than one host, and that can be one.
-fn has_host(headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next().map_or(&b""[..], HeaderValue::as_bytes);
+/// What is wrong with the host that a request is for, which one over a connection has to name.
+fn wrong_host(request: &Request<Body>) -> Option<&'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte);
-    hosts.next().is_none() && host.iter().all(plain)
+    match host {
+        None if request.version() == http::Version::HTTP_11 && request.extensions().get::<Peer>().is_some() => {
+            Some("400 Bad Request: missing required Host header")
+        }
+        Some(_) if hosts.next().is_some() => Some("400 Bad Request"),
+        Some(host) if !host.as_bytes().iter().all(plain) => Some("400 Bad Request: malformed Host header"),
+        _ => None,
+    }
 }
 
 /// An answer of the HTTP server that Go has, after which it hangs up.
@@ -120,6 +130,10 @@ fn last_words(request: &Request<Body>, status: StatusCode, text: &'static str) -
     if request.version() < http::Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    // Go says why beside the status, too.
+    if let Some(reason) = text.split_once(' ').map(|(_, reason)| reason).filter(|reason| reason.contains(": ")) {
+        response.extensions_mut().insert(hyper::ext::ReasonPhrase::from_static(reason.as_bytes()));
+    }
     response
 }
 
@@ -132,8 +146,11 @@ fn malformed(request: &Request<Body>) -> Option<Response> {
     if request.method() == Method::CONNECT {
         return Some(plain_text(StatusCode::NOT_FOUND, NOTHING));
     }
-    if !uri.path().starts_with('/') || !crate::request::is_escaped(uri.path()) || !has_host(request.headers()) {
+    if !uri.path().starts_with('/') || !crate::request::is_escaped(uri.path()) {
         return Some(last_words(request, StatusCode::BAD_REQUEST, "400 Bad Request"));
+    }
+    if let Some(why) = wrong_host(request) {
+        return Some(last_words(request, StatusCode::BAD_REQUEST, why));
     }
     let mut encodings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
     if encodings.next().is_some_and(|first| !first.as_bytes().eq_ignore_ascii_case(b"chunked") || encodings.next().is_some())

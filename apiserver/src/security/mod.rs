@@ -14,6 +14,7 @@ pub mod modes;
 pub mod node;
 pub mod pki;
 pub mod rbac;
+mod refusal;
 pub mod reviews;
 pub mod setup;
 mod socket;

@@ -38,7 +38,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::{pki::Pair, socket::Socket, x509};
+use super::{
+    pki::Pair,
+    refusal::{Asked, Telling},
+    socket::Socket,
+    x509,
+};
 use crate::identity::User;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -325,9 +330,12 @@ async fn handshake(acceptor: &tokio_rustls::TlsAcceptor, stream: TcpStream) -> i
 async fn connection(stream: Stream, peer: Peer, service: axum::Router, patience: Duration, shutdown: CancellationToken) {
     let address = peer.address;
     let idle = Idle::new();
-    let asked = idle.clone();
+    let counted = idle.clone();
+    let asked = Asked::new(idle.clone());
+    let stream = Telling::new(stream, asked.clone());
     let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        let under_way = asked.request();
+        asked.of(&request);
+        let under_way = counted.request();
         request.extensions_mut().insert(peer.clone());
         let answering = service.clone().oneshot(request);
         async move { answering.await.map(|answer| under_way.answered_by(answer)) }
@@ -457,6 +465,25 @@ mod tests {
             let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
             assert_eq!(body, said);
             let _ = tokio::time::timeout(FOREVER, connection).await.expect("the connection's end");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_speak_http_is_told_so() {
+        use tokio::io::AsyncReadExt;
+        let (_dir, pki, address, _end) = impatient(FOREVER).await;
+        for (request, told) in [
+            ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", "400 Bad Request"),
+            ("GET / HTTP/1.1\r\nHost: x\r\nNa me: v\r\n\r\n", "400 Bad Request: invalid header name"),
+            ("GET / HTTP/4.2\r\nHost: x\r\n\r\n", "505 HTTP Version Not Supported: unsupported protocol version"),
+        ] {
+            let mut stream = connect(address, &pki).await;
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let read = tokio::time::timeout(FOREVER, stream.read_to_string(&mut answer));
+            let _ = read.await.expect("the connection's end");
+            let fields = "Content-Type: text/plain; charset=utf-8\r\nConnection: close";
+            assert_eq!(answer, format!("HTTP/1.1 {told}\r\n{fields}\r\n\r\n{told}"));
         }
     }
 

@@ -38,13 +38,15 @@ pub struct Quantity {
     format: Format,
     /// What was parsed, where upstream keeps it verbatim (`1.500`, `+1`).
     text: Option<Box<str>>,
+    /// The power of ten in whose multiples upstream counts it in 64 bits; without one upstream holds it as a big decimal.
+    scale: Option<i32>,
 }
 
 const NANOS: i128 = 1_000_000_000;
 
 impl Default for Quantity {
     fn default() -> Self {
-        Self { nanos: 0, format: Format::DecimalSi, text: None }
+        Self { nanos: 0, format: Format::DecimalSi, text: None, scale: Some(0) }
     }
 }
 
@@ -83,12 +85,12 @@ pub fn canonical(text: &str) -> Result<String, ParseError> {
 impl Quantity {
     /// A whole number of units.
     pub fn from_units(value: i64, format: Format) -> Self {
-        Self { nanos: i128::from(value) * NANOS, format, text: None }
+        Self { nanos: i128::from(value) * NANOS, format, text: None, scale: Some(0) }
     }
 
     /// Thousandths.
     pub fn from_milli(value: i64, format: Format) -> Self {
-        Self { nanos: i128::from(value) * 1_000_000, format, text: None }
+        Self { nanos: i128::from(value) * 1_000_000, format, text: None, scale: Some(0) }
     }
 
     /// The amount of an object's quantity; what does not parse counts as nothing.
@@ -104,6 +106,15 @@ impl Quantity {
     /// Thousandths, rounded away from zero, within 64 bits.
     pub fn milli_value(&self) -> i64 {
         saturate(divide_up(self.nanos, 1_000_000))
+    }
+
+    /// Whether upstream takes it for an amount with a fraction: its thousandths, rounded away from zero, are counted in 64 bits. What
+    /// is left of them when they overflow is looked at, or nothing, as the steps go in which upstream multiplies.
+    pub fn seems_fractional(&self) -> bool {
+        let milli = divide_up(self.nanos, 1_000_000);
+        let at_once = self.scale.is_none_or(|scale| matches!(scale, -3..=0 | 3 | 6));
+        let counted = if at_once { milli as i64 } else { i64::try_from(milli).unwrap_or(0) };
+        counted % 1000 != 0
     }
 
     /// Units of 10^`scale` (at least -9), rounded away from zero, within 64 bits.
@@ -277,16 +288,13 @@ impl FromStr for Quantity {
         let suffix = suffix(rest)?;
         let digits = format!("{number}{fraction}");
         let significant = number.trim_start_matches('0');
-        let (magnitude, format, kept) = match suffix {
+        let (magnitude, format, held, kept) = match suffix {
             Suffix::Decimal(exponent, format) => {
                 let scale = i64::from(exponent) - fraction.len() as i64;
                 let scale = i32::try_from(scale).map_err(|_| ParseError::Numeric)?;
-                let kept = significant.len().max(1) + fraction.len() <= 18
-                    && scale >= -9
-                    && scale % 3 == 0
-                    && !significant.is_empty()
-                    && !digits.ends_with("000");
-                (decimal_nanos(digits, scale)?, format, kept)
+                let small = significant.len().max(1) + fraction.len() <= 18 && scale >= -9;
+                let kept = small && scale % 3 == 0 && !significant.is_empty() && !digits.ends_with("000");
+                (decimal_nanos(digits, scale)?, format, small.then_some(scale), kept)
             }
             Suffix::Binary(shift) => {
                 let nanos = binary_nanos(&digits, fraction.len(), shift)?;
@@ -294,11 +302,11 @@ impl FromStr for Quantity {
                 let precise = 15 - significant.len() as i64 - (shift as f32 * 3.0 / 10.0) as i64 > 0;
                 let kept = precise && whole.is_some_and(|v| v & 7 != 0);
                 let format = if nanos > 0 && nanos < NANOS { Format::DecimalSi } else { Format::BinarySi };
-                (nanos, format, kept)
+                (nanos, format, (precise && fraction.is_empty()).then_some(0), kept)
             }
         };
         let nanos = if negative { -magnitude } else { magnitude };
-        Ok(Self { nanos, format, text: kept.then(|| text.into()) })
+        Ok(Self { nanos, format, text: kept.then(|| text.into()), scale: held })
     }
 }
 
@@ -397,6 +405,29 @@ mod tests {
             ("1e", ParseError::Suffix),
         ] {
             assert_eq!(canonical(text), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn fractions_are_what_upstream_takes_for_them() {
+        for (text, want) in [
+            ("1", false),
+            ("1.5", true),
+            ("100m", true),
+            ("1.0001", true),
+            ("0.9999999", false),
+            ("1.5Ki", false),
+            ("10P", false),
+            ("9300P", false),
+            ("9223372036854775", false),
+            ("9223372036854776", true),
+            ("10000000000000001", true),
+            ("1E", false),
+            ("8Pi", false),
+            ("9Pi", true),
+            ("8Ei", false),
+        ] {
+            assert_eq!(text.parse::<Quantity>().unwrap().seems_fractional(), want, "{text}");
         }
     }
 

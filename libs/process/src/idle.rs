@@ -78,6 +78,11 @@ impl Idle {
         Request(self.clone())
     }
 
+    /// Whether no request is being answered.
+    pub fn is_quiet(&self) -> bool {
+        self.0.state.lock().requests == 0
+    }
+
     /// Returns when there was no request for so long. A request that is being answered, a watch for instance, counts however long
     /// it takes. One task may wait.
     pub async fn lasts(&self, patience: Duration) {

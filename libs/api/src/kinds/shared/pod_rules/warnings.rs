@@ -215,7 +215,7 @@ fn duplicates(spec: &PodSpec, prefix: &str, out: &mut Vec<String>) {
 
 fn fraction(list: Option<&BTreeMap<String, Written>>, resource: &str, path: &str, out: &mut Vec<String>) {
     let value = list.and_then(|list| list.get(resource));
-    if let Some(value) = value.filter(|value| !Quantity::of(value).is_whole()) {
+    if let Some(value) = value.filter(|value| Quantity::of(value).seems_fractional()) {
         out.push(format!("{path}[{resource}]: fractional byte value {} is invalid, must be an integer", go_quote(&value.0)));
     }
 }
