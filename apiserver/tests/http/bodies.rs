@@ -58,6 +58,7 @@ async fn bad_bodies_are_refused_in_upstreams_words() {
         ("PATCH", item.clone(), MERGE, json!({"metadata": {"name": "b"}}).to_string(), (400, "BadRequest", "the name of the object (b) does not match the name on the URL (a)".into())),
         ("PATCH", format!("{MAPS}/none"), MERGE, "{}".into(), (404, "NotFound", "configmaps \"none\" not found".into())),
         ("DELETE", item.clone(), JSON, json!({"propagationPolicy": "Sideways"}).to_string(), (422, "Invalid", "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"Sideways\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"".into())),
+        ("DELETE", item.clone(), JSON, json!({"dryRun": ["All", "x"]}).to_string(), (422, "Invalid", "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"All\",\"x\"]: supported values: \"All\"".into())),
         ("DELETE", item.clone(), JSON, json!({"preconditions": {"uid": "u"}}).to_string(), (409, "Conflict", String::new())),
         ("GET", format!("{MAPS}?labelSelector=a%3D%3D%3Db"), JSON, String::new(), (400, "BadRequest", "unable to parse requirement: found '=', expected: identifier".into())),
         ("GET", format!("{MAPS}?labelSelector=a+in+%28b"), JSON, String::new(), (400, "BadRequest", "unable to parse requirement: found '', expected: ',' or ')'".into())),

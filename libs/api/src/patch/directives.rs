@@ -12,9 +12,16 @@ pub(super) const RETAIN_KEYS: &str = "$retainKeys";
 pub(super) const DELETE_LIST: &str = "$deleteFromPrimitiveList";
 pub(super) const ORDER: &str = "$setElementOrder";
 
-/// Where in the schema a patch is; `None` is inside free-form data.
+/// Where in the schema a patch is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At(pub Option<TypeId>);
+pub(super) enum At {
+    /// In an object of a type.
+    In(TypeId),
+    /// In a map, the values of which nobody knows.
+    Free,
+    /// In a field that takes anything (a ControllerRevision's data): nothing in it can be merged.
+    Raw,
+}
 
 /// How a field is patched.
 #[derive(Clone, Copy, Debug)]
@@ -28,31 +35,39 @@ pub(super) struct Rule {
 
 fn element(ty: &Type) -> At {
     match ty {
-        Type::Ref(id) => At(Some(*id)),
+        Type::Ref(id) if matches!(table().get(*id).scalar, Some(Type::Any | Type::Object)) => At::Raw,
+        Type::Ref(id) => At::In(*id),
         Type::Array(inner) | Type::Map(inner) => element(inner),
-        _ => At(None),
+        _ => At::Free,
     }
 }
 
 impl At {
     /// That a list must be a field here, where it is known which fields there are.
     pub fn has_field(self, name: &str) -> Result<(), PatchError> {
-        let Some(ty) = self.0.map(|id| table().get(id)).filter(|ty| ty.field(name).is_none()) else { return Ok(()) };
-        let (ty, name) = (ty.short_name(), crate::field::go_quote(name));
+        let ty = match self {
+            Self::In(id) if table().get(id).field(name).is_none() => table().get(id).short_name(),
+            Self::Raw => "RawExtension",
+            _ => return Ok(()),
+        };
+        let name = crate::field::go_quote(name);
         Err(PatchError::Internal(format!("unable to find api field in struct {ty} for the json field {name}")))
     }
 
     pub fn field(self, name: &str) -> Rule {
-        let field: Option<&'static Field> = self.0.and_then(|id| table().get(id).field(name));
+        let field: Option<&'static Field> = match self {
+            Self::In(id) => table().get(id).field(name),
+            _ => None,
+        };
         match field {
             Some(field) => Rule {
                 strategy: field.strategy,
                 merge_key: field.merge_key,
                 retain_keys: field.retain_keys,
                 // The values of a map of objects are not reached by their key's name.
-                inside: if matches!(field.ty, Type::Map(_)) { At(None) } else { element(&field.ty) },
+                inside: if matches!(field.ty, Type::Map(_)) { At::Free } else { element(&field.ty) },
             },
-            None => Rule { strategy: PatchStrategy::Default, merge_key: None, retain_keys: false, inside: At(None) },
+            None => Rule { strategy: PatchStrategy::Default, merge_key: None, retain_keys: false, inside: At::Free },
         }
     }
 }
@@ -71,6 +86,33 @@ pub(super) fn go_text(value: &Value) -> String {
         Value::Object(map) => go_map_text(map),
         Value::Number(number) if !number.is_i64() => go_float(number.as_f64().unwrap_or_default()),
         other => other.to_string(),
+    }
+}
+
+/// A value as Go's `%s` prints it, which takes nothing for a text that is none.
+pub(super) fn go_as_text(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(" ");
+    match value {
+        Value::Null => "%!s(<nil>)".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(go_as_text).collect())),
+        Value::Object(map) => {
+            format!("map[{}]", joined(map.iter().map(|(key, value)| format!("{key}:{}", go_as_text(value))).collect()))
+        }
+        other => format!("%!s({}={})", go_type(other), go_text(other)),
+    }
+}
+
+/// The type that Go's decoder gives to a value.
+fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "%!s(<nil>)",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_i64() => "int64",
+        Value::Number(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
     }
 }
 
@@ -96,7 +138,7 @@ pub(super) fn no_merge_key(map: &Object, key: &str) -> PatchError {
 }
 
 pub(super) fn bad_kind(expected: &str, actual: &Value) -> PatchError {
-    PatchError::Internal(format!("expected a {expected}, but received a {}", go::kind(actual)))
+    PatchError::Internal(format!("expected a {expected}, but received a {}", go_type(actual)))
 }
 
 pub(super) fn as_object<'a>(value: &'a Value, key: &str) -> Result<&'a Object, PatchError> {

@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{
     PatchError,
     directives::{
-        At, DELETE_LIST, ORDER, Object, PATCH, RETAIN_KEYS, Rule, as_object, bad_kind, dedup_scalars, go_map_text, go_text,
-        is_object_list, key_of, position, reorder, same_kind,
+        At, DELETE_LIST, ORDER, Object, PATCH, RETAIN_KEYS, Rule, as_object, bad_kind, dedup_scalars, go_as_text,
+        go_map_text, go_text, is_object_list, key_of, position, reorder, same_kind,
     },
 };
 use crate::schema::{PatchStrategy, TypeId};
@@ -22,7 +22,7 @@ pub(super) enum Mode {
 
 /// The object with the patch applied.
 pub fn apply(object: Object, patch: Object, ty: TypeId) -> Result<Object, PatchError> {
-    merge_map(object, patch, At(Some(ty)), Mode::Apply)
+    merge_map(object, patch, At::In(ty), Mode::Apply)
 }
 
 fn malformed(what: &str) -> PatchError {
@@ -59,6 +59,9 @@ pub(super) fn merge_map(mut original: Object, mut patch: Object, at: At, mode: M
         }
         match original.get_mut(&key) {
             Some(old) if same_kind(old, &value) => {
+                if matches!((at, &value), (At::Raw, Value::Object(_) | Value::Array(_))) {
+                    at.has_field(&key)?;
+                }
                 let rule = at.field(&key);
                 let merged = match (old.take(), value) {
                     (Value::Object(old), Value::Object(new)) if rule.strategy != PatchStrategy::Replace => {
@@ -92,7 +95,7 @@ pub(super) fn merge_map(mut original: Object, mut patch: Object, at: At, mode: M
 }
 
 fn unknown_directive(directive: &Value, patch: &Object) -> PatchError {
-    PatchError::Internal(format!("unknown patch type: {} in map: {}", go_text(directive), go_map_text(patch)))
+    PatchError::Internal(format!("unknown patch type: {} in map: {}", go_as_text(directive), go_map_text(patch)))
 }
 
 fn retain_keys(original: &mut Object, patch: &mut Object, mode: Mode) -> Result<(), PatchError> {
@@ -185,8 +188,17 @@ fn check_order(list: &[Value], order: &[Value], merge_key: Option<&str>) -> Resu
         if let Some(key) = merge_key {
             key_of(value, key)?;
         }
-        let same = |other: &Value| position(std::slice::from_ref(other), value, merge_key).is_some();
-        if !ordered.any(same) {
+        let mut found = false;
+        for other in ordered.by_ref() {
+            if let Some(key) = merge_key {
+                key_of(other, key)?;
+            }
+            found = position(std::slice::from_ref(other), value, merge_key).is_some();
+            if found {
+                break;
+            }
+        }
+        if !found {
             let text = |l: &[Value]| format!("[{}]", l.iter().map(go_text).collect::<Vec<_>>().join(" "));
             return Err(PatchError::Internal(format!(
                 "The order in patch list:\n{}\n doesn't match {ORDER} list:\n{}\n",
@@ -262,6 +274,10 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, rule: Rule, mode: Mode, deletes:
                 // Elements that were added come with their nulls and nested directives.
                 if position(&server, &v, Some(key)).is_none() {
                     drop_nulls(&mut v);
+                    // A key that is null is a key.
+                    if let Some(element) = v.as_object_mut() {
+                        element.entry(key).or_insert(Value::Null);
+                    }
                     without_directives(v)
                 } else {
                     Some(v)

@@ -28,7 +28,7 @@ struct Wanted {
 /// The patch that makes `modified` of `original`.
 pub fn two_way(original: &Value, modified: &Value, ty: TypeId) -> Result<Value, PatchError> {
     let wanted = Wanted { changes: true, deletions: true, order: true, retain_keys: false };
-    diff_maps(&object(original)?, &object(modified)?, At(Some(ty)), wanted).map(Value::Object)
+    diff_maps(&object(original)?, &object(modified)?, At::In(ty), wanted).map(Value::Object)
 }
 
 /// kubectl's patch: what was in `original` (last applied) and is no longer in `modified` is deleted from `current`;
@@ -41,7 +41,7 @@ pub fn three_way(
     ty: TypeId,
     overwrite: bool,
 ) -> Result<Value, PatchError> {
-    let at = At(Some(ty));
+    let at = At::In(ty);
     let (original, modified, current) = (object(original)?, object(modified)?, object(current)?);
     let changes = Wanted { changes: true, deletions: false, order: true, retain_keys: false };
     let changes = diff_maps(&current, &modified, at, changes)?;

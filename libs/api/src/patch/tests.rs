@@ -187,6 +187,54 @@ fn arbitrary_pod() -> impl Strategy<Value = Value> {
     )
 }
 
+#[test]
+fn odd_directives_are_told_as_go_prints_them() {
+    let object = json!({"metadata": {"finalizers": ["a/b"]}, "spec": {"containers": [{"name": "c"}]}});
+    let told = |patch: Value| strategic(&object, &patch).unwrap_err().to_string();
+    for (directive, shown, listed) in [
+        (json!(null), "%!s(<nil>)", "<nil>"),
+        (json!(5), "%!s(int64=5)", "5"),
+        (json!(true), "%!s(bool=true)", "true"),
+        (json!(["x", 1]), "[x %!s(int64=1)]", "[x 1]"),
+        (json!("zz"), "zz", "zz"),
+    ] {
+        assert_eq!(told(json!({"$patch": directive})), format!("unknown patch type: {shown} in map: map[$patch:{listed}]"));
+    }
+    for (order, ty) in
+        [(json!(5), "int64"), (json!(1.5), "float64"), (json!(null), "%!s(<nil>)"), (json!({}), "map[string]interface {}")]
+    {
+        let patch = json!({"metadata": {"$setElementOrder/finalizers": order}});
+        assert_eq!(told(patch), format!("expected a []interface {{}}, but received a {ty}"));
+    }
+    let ordered =
+        |order: Value| told(json!({"spec": {"$setElementOrder/containers": order, "containers": [{"name": "c"}]}}));
+    assert_eq!(ordered(json!(["c"])), "expected a map[string]interface {}, but received a string");
+    assert_eq!(ordered(json!([{}])), "map: map[] does not contain declared merge key: name");
+}
+
+#[test]
+fn elements_whose_key_is_null_are_added() {
+    let object = json!({"spec": {"containers": [{"name": "c"}]}});
+    let added = strategic(&object, &json!({"spec": {"containers": [{"name": null, "image": null, "tty": true}]}})).unwrap();
+    assert_eq!(added["spec"]["containers"], json!([{"name": null, "tty": true}, {"name": "c"}]));
+}
+
+#[test]
+fn nothing_in_raw_data_is_merged() {
+    let revision = table().by_kind("apps", "v1", "ControllerRevision").unwrap();
+    let object = json!({"data": {"a": {"b": 1}, "l": [1], "s": "x"}});
+    let apply =
+        |data: Value| Patch::Strategic(json!({"data": data}).as_object().unwrap().clone()).apply(&object, Some(revision));
+    for (data, field) in
+        [(json!({"a": {}}), "a"), (json!({"l": [2]}), "l"), (json!({"$deleteFromPrimitiveList/l": [1]}), "l")]
+    {
+        let why = format!("unable to find api field in struct RawExtension for the json field \"{field}\"");
+        assert_eq!(apply(data).unwrap_err(), PatchError::Internal(why));
+    }
+    let applied = apply(json!({"s": "y", "a": 5, "n": {"b": 1}})).unwrap();
+    assert_eq!(applied["data"], json!({"a": 5, "l": [1], "n": {"b": 1}, "s": "y"}));
+}
+
 /// An emptied list and an absent one are the same to a patch.
 fn without_empty(value: &Value) -> Value {
     match value {
