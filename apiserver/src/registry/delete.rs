@@ -205,7 +205,12 @@ impl Registry {
                 services::release(entry, &current.value).add_to(&mut txn, &current.key);
             }
             match self.commit(txn).await? {
-                Ok(revision) => return Ok(self.answer(entry, &object, revision, gone)),
+                Ok(revision) => {
+                    if gone {
+                        services::take_endpoints(self, entry, (namespace, name), write).await;
+                    }
+                    return Ok(self.answer(entry, &object, revision, gone));
+                }
                 Err(mut found) => {
                     let first = if found.is_empty() { None } else { found.swap_remove(0) };
                     current = Self::current_from(entry, first).ok_or_else(missing)?;

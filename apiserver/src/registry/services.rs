@@ -12,8 +12,8 @@ use rand::Rng;
 use serde_json::{Value, json};
 use store::{Op, Txn};
 
-use super::{Entry, Registry};
-use crate::error::Result;
+use super::{Entry, Registry, Write};
+use crate::{error::Result, wire::options::DeleteOptions};
 
 /// How often a choice that was taken by someone faster is made again.
 pub const TRIES: usize = 8;
@@ -76,6 +76,20 @@ pub fn release(entry: &Entry, object: &Value) -> Claims {
         return Claims::default();
     }
     Claims { release: held(object).into_iter().map(Into::into).collect(), ..Claims::default() }
+}
+
+/// A Service that goes takes the Endpoints of its name with it, as upstream's: the next Service of that name must not lead there.
+pub async fn take_endpoints(registry: &Registry, entry: &Entry, place: (&str, &str), write: Write<'_>) {
+    if !concern(entry) {
+        return;
+    }
+    let options = DeleteOptions::default();
+    let gone = async { Box::pin(registry.delete(registry.core("endpoints")?, place, &options, write)).await };
+    if let Err(status) = gone.await
+        && !status.is("NotFound")
+    {
+        tracing::warn!(namespace = place.0, service = place.1, %status, "could not delete a Service's Endpoints");
+    }
 }
 
 fn invalid(name: &str, field: &str, value: &Value, detail: &str) -> Status {

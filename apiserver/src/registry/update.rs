@@ -102,7 +102,13 @@ impl Registry {
             claims.add_to(&mut txn, &current.key);
         }
         Ok(match self.commit(txn).await? {
-            Ok(revision) => Replaced::Done(Written { json: show(&bytes, revision), warnings, created: false }),
+            Ok(revision) => {
+                if gone {
+                    let place = (metadata::text(&current.value, "namespace"), metadata::text(&current.value, "name"));
+                    services::take_endpoints(self, entry, place, write).await;
+                }
+                Replaced::Done(Written { json: show(&bytes, revision), warnings, created: false })
+            }
             Err(mut found) => {
                 let first = if found.is_empty() { None } else { found.swap_remove(0) };
                 Replaced::Lost(Box::new(Self::current_from(entry, first)))

@@ -105,6 +105,30 @@ async fn a_node_port_is_for_one_port_of_a_service_in_each_protocol() {
 }
 
 #[tokio::test]
+async fn a_service_that_goes_takes_its_endpoints_with_it() {
+    let door = door().await;
+    let endpoints = SERVICES.replace("services", "endpoints");
+    for finalizers in [json!([]), json!(["a/b"])] {
+        let mut object = service("a", &json!({}));
+        object["metadata"]["finalizers"] = finalizers.clone();
+        door.post(SERVICES, &object).await.ok();
+        for name in ["a", "b"] {
+            door.post(&endpoints, &json!({"metadata": {"name": name}})).await;
+        }
+        door.delete(&format!("{SERVICES}/a?dryRun=All"), &Value::Null).await.ok();
+        door.get(&format!("{endpoints}/a")).await.ok();
+        door.delete(&format!("{SERVICES}/a"), &Value::Null).await.ok();
+        if finalizers != json!([]) {
+            door.get(&format!("{endpoints}/a")).await.ok();
+            object["metadata"]["finalizers"] = json!([]);
+            door.put(&format!("{SERVICES}/a"), &object).await.ok();
+        }
+        assert_eq!(door.get(&format!("{endpoints}/a")).await.told().0, 404);
+        door.get(&format!("{endpoints}/b")).await.ok();
+    }
+}
+
+#[tokio::test]
 async fn an_address_stays_whatever_an_update_leaves_out() {
     let door = door().await;
     let made = door.post(SERVICES, &service("a", &json!({"clusterIP": "10.43.9.9"}))).await.ok();

@@ -264,26 +264,9 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, rule: Rule, mode: Mode, deletes:
                 };
                 merged[at] = Value::Object(merge_map(there, change, rule.inside, mode)?);
             }
+            // With its nulls and directives, which are data then.
             None => merged.push(element.clone()),
         }
-    }
-    if mode == Mode::Apply {
-        merged = merged
-            .into_iter()
-            .filter_map(|mut v| {
-                // Elements that were added come with their nulls and nested directives.
-                if position(&server, &v, Some(key)).is_none() {
-                    drop_nulls(&mut v);
-                    // A key that is null is a key.
-                    if let Some(element) = v.as_object_mut() {
-                        element.entry(key).or_insert(Value::Null);
-                    }
-                    without_directives(v)
-                } else {
-                    Some(v)
-                }
-            })
-            .collect();
     }
     arrange(merged, &new, &server, Some(key))
 }

@@ -216,7 +216,7 @@ fn odd_directives_are_told_as_go_prints_them() {
 fn elements_whose_key_is_null_are_added() {
     let object = json!({"spec": {"containers": [{"name": "c"}]}});
     let added = strategic(&object, &json!({"spec": {"containers": [{"name": null, "image": null, "tty": true}]}})).unwrap();
-    assert_eq!(added["spec"]["containers"], json!([{"name": null, "tty": true}, {"name": "c"}]));
+    assert_eq!(added["spec"]["containers"], json!([{"name": null, "image": null, "tty": true}, {"name": "c"}]));
 }
 
 #[test]
