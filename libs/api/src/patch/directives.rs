@@ -48,7 +48,11 @@ impl At {
         let ty = match self {
             Self::In(id) if table().get(id).field(name).is_none() => table().get(id).short_name(),
             Self::Raw => "RawExtension",
-            _ => return Ok(()),
+            Self::Free => {
+                let why = "merging an object in json but data type is not struct, instead is: map";
+                return Err(PatchError::Internal(why.to_owned()));
+            }
+            Self::In(_) => return Ok(()),
         };
         let name = crate::field::go_quote(name);
         Err(PatchError::Internal(format!("unable to find api field in struct {ty} for the json field {name}")))
@@ -91,13 +95,17 @@ pub(super) fn go_text(value: &Value) -> String {
 
 /// A value as Go's `%s` prints it, which takes nothing for a text that is none.
 pub(super) fn go_as_text(value: &Value) -> String {
+    if value.is_null() { "%!s(<nil>)".to_owned() } else { go_part_as_text(value) }
+}
+
+fn go_part_as_text(value: &Value) -> String {
     let joined = |parts: Vec<String>| parts.join(" ");
     match value {
-        Value::Null => "%!s(<nil>)".to_owned(),
+        Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", joined(items.iter().map(go_as_text).collect())),
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(go_part_as_text).collect())),
         Value::Object(map) => {
-            format!("map[{}]", joined(map.iter().map(|(key, value)| format!("{key}:{}", go_as_text(value))).collect()))
+            format!("map[{}]", joined(map.iter().map(|(key, value)| format!("{key}:{}", go_part_as_text(value))).collect()))
         }
         other => format!("%!s({}={})", go_type(other), go_text(other)),
     }

@@ -4,6 +4,35 @@ use serde_json::{Map, Value};
 
 use super::PatchError;
 
+/// Carries out a merge patch as upstream's library does: objects in its lists come without what is null in them, too, unless the
+/// list takes an object's place.
+pub(super) fn apply(object: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else { return };
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let Value::Object(fields) = object else { return };
+    for (key, change) in changes {
+        match (fields.get_mut(key), change) {
+            (_, Value::Null) => drop(fields.remove(key)),
+            (Some(there @ Value::Object(_)), Value::Object(_)) => apply(there, change),
+            (Some(Value::Object(_)), other) => drop(fields.insert(key.clone(), other.clone())),
+            (_, other) => drop(fields.insert(key.clone(), without_nulls(other))),
+        }
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        other => other.clone(),
+    }
+}
+
 /// The patch that makes `modified` of `original`.
 pub fn two_way_json_merge(original: &Value, modified: &Value) -> Value {
     match (original, modified) {

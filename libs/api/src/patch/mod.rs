@@ -205,7 +205,7 @@ impl Patch {
             Self::Json(patch) => operations::apply(object.clone(), patch),
             Self::Merge(patch) => {
                 let mut object = object.clone();
-                json_patch::merge(&mut object, patch);
+                json_merge::apply(&mut object, patch);
                 Ok(object)
             }
             Self::Strategic(patch) => {

@@ -251,7 +251,7 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, rule: Rule, mode: Mode, deletes:
         return arrange(merged, &new, &old, None);
     }
     let Some(key) = rule.merge_key else {
-        return Err(PatchError::Internal("cannot merge lists without merge key".to_owned()));
+        return Err(PatchError::Internal("cannot merge lists without merge key for struct".to_owned()));
     };
     let server = old.clone();
     let (mut merged, new) = carry_out_directives(old, new, key)?;

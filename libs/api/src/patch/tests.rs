@@ -196,6 +196,7 @@ fn odd_directives_are_told_as_go_prints_them() {
         (json!(5), "%!s(int64=5)", "5"),
         (json!(true), "%!s(bool=true)", "true"),
         (json!(["x", 1]), "[x %!s(int64=1)]", "[x 1]"),
+        (json!({"a": null}), "map[a:<nil>]", "map[a:<nil>]"),
         (json!("zz"), "zz", "zz"),
     ] {
         assert_eq!(told(json!({"$patch": directive})), format!("unknown patch type: {shown} in map: map[$patch:{listed}]"));
@@ -217,6 +218,15 @@ fn elements_whose_key_is_null_are_added() {
     let object = json!({"spec": {"containers": [{"name": "c"}]}});
     let added = strategic(&object, &json!({"spec": {"containers": [{"name": null, "image": null, "tty": true}]}})).unwrap();
     assert_eq!(added["spec"]["containers"], json!([{"name": null, "image": null, "tty": true}, {"name": "c"}]));
+}
+
+#[test]
+fn lists_of_merge_patches_come_without_nulls() {
+    let patch = json!({"a": [{"b": null, "c": [{"d": null}, null]}], "e": {"f": null, "g": [{"h": null}]}, "i": [{"j": null}], "k": null});
+    let object = json!({"a": [1], "i": {"j": 1}, "k": 1});
+    let Ok((parsed, _)) = Patch::parse(PatchType::Merge, patch.to_string().as_bytes()) else { panic!("no patch") };
+    let want = json!({"a": [{"c": [{}, null]}], "e": {"g": [{}]}, "i": [{"j": null}]});
+    assert_eq!(parsed.apply(&object, None), Ok(want));
 }
 
 #[test]
