@@ -287,7 +287,7 @@ pub async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, 
         }
         registry.catch_up().await?;
         let at = u64::try_from(token.rv).ok().filter(|at| *at > 0).unwrap_or_else(|| registry.caches().applied().revision());
-        if entry.cache.last_change() <= at {
+        if entry.cache.last_change() <= at && registry.remembers(at) {
             // A token of a time to come is no token of ours.
             registry.reach(at).await?;
             // Nothing changed since: the cache still is that snapshot.

@@ -1,6 +1,10 @@
 //! Deletion: finalizers and grace periods decide whether an object goes, is marked, or stays as it is.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use api::status::{GroupResource, Status};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -254,18 +258,20 @@ impl Registry {
         stream::iter(deletions).buffered(DELETED_AT_ONCE).try_filter_map(|one| async { Ok(one) }).try_collect().await
     }
 
-    /// Forgets history older than `keep`, now and then, until `shutdown`.
+    /// Forgets now and then what was before the time before, until `shutdown`.
     pub async fn compact_regularly(&self, every: Duration, shutdown: tokio_util::sync::CancellationToken) {
-        let (mut done, mut last) = (0, 0);
+        let mut last = 0;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
                 () = shutdown.cancelled() => return,
             }
             // While nothing is written there is no history to forget.
-            if last > done {
+            if last > self.forgotten.load(Ordering::Acquire) {
                 match self.store().compact(last).await {
-                    Ok(_) => done = last,
+                    Ok(()) => drop(self.forgotten.fetch_max(last, Ordering::AcqRel)),
+                    // Another server was faster.
+                    Err(store::Error::Compacted { oldest, .. }) => drop(self.forgotten.fetch_max(oldest, Ordering::AcqRel)),
                     Err(error) => tracing::warn!(error = error::chain(&error), "could not compact the store"),
                 }
             }

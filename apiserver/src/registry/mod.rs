@@ -12,7 +12,10 @@ pub mod update;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -149,6 +152,8 @@ pub struct Registry {
     ranges: ServiceRanges,
     patience: Duration,
     names: fn(&str) -> String,
+    /// Before this revision history is forgotten, as far as this server knows.
+    forgotten: AtomicU64,
 }
 
 fn entry_key(group: &str, version: &str, plural: &str) -> String {
@@ -172,12 +177,17 @@ impl Registry {
             entries.insert(entry_key(kind.info.group, kind.info.version, kind.info.plural), Arc::new(entry));
         }
         let names = |base: &str| api::names::generate_name(base, &mut rand::rng());
-        Self { store, caches, entries, kinds, ranges, patience, names }
+        Self { store, caches, entries, kinds, ranges, patience, names, forgotten: AtomicU64::new(0) }
     }
 
     /// The same with another way to make names out of `generateName`.
     pub fn naming(self, names: fn(&str) -> String) -> Self {
         Self { names, ..self }
+    }
+
+    /// Whether history at a revision is still there, as far as this server knows: the store may know better.
+    pub fn remembers(&self, revision: Revision) -> bool {
+        revision >= self.forgotten.load(Ordering::Acquire)
     }
 
     /// The store below.

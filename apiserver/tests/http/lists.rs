@@ -1,5 +1,7 @@
 //! Pages, snapshots and what resourceVersion means to a list.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::ask::*;
@@ -44,6 +46,26 @@ async fn a_token_that_is_too_old_brings_another_that_goes_on_inconsistently() {
     assert_eq!(deleted.told(), (410, "Expired".into(), want.into()));
     let both = door.get(&format!("{MAPS}?continue=abc&resourceVersion=1")).await.told().2;
     assert!(both.starts_with("invalid continue token: "), "{both}");
+}
+
+#[tokio::test]
+async fn a_token_ages_also_while_nothing_of_its_kind_changes() {
+    let door = door_with(|config| config.compaction = Duration::from_millis(20)).await;
+    five(&door).await;
+    let first = door.get(&format!("{MAPS}?limit=2")).await.ok();
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let gone = async {
+        for n in 0.. {
+            door.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"name": format!("s{n}")}})).await.ok();
+            let next = door.get(&format!("{MAPS}?limit=2&continue={token}")).await;
+            if next.status != 200 {
+                return next.told();
+            }
+        }
+        unreachable!()
+    };
+    let (code, reason, _) = tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the token never ages");
+    assert_eq!((code, reason.as_str()), (410, "Expired"));
 }
 
 #[tokio::test]
