@@ -99,6 +99,11 @@ fn parse_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// What is wrong with a URL.
+pub fn check(url: &str) -> Result<(), String> {
+    parse_url(url).map(drop)
+}
+
 /// Where `https://host:6443/prefix`, `host` or `host:8080` is.
 pub fn parse(server: &str) -> Result<Endpoint, Failure> {
     let wrong = || plain(format!("host must be a URL or a host:port pair: {}", go_quote(server)));

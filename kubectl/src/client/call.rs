@@ -25,6 +25,8 @@ pub struct Call {
     pub body: Bytes,
     /// What the server is told of how long it has, where nothing was asked for.
     timeout: &'static str,
+    /// Whether nobody is told of it.
+    pub unlogged: bool,
 }
 
 impl Call {
@@ -32,7 +34,7 @@ impl Call {
     pub fn new(method: Method, path: impl Into<String>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(JSON));
-        Self { method, path: path.into(), query: Vec::new(), headers, body: Bytes::new(), timeout: "" }
+        Self { method, path: path.into(), query: Vec::new(), headers, body: Bytes::new(), timeout: "", unlogged: false }
     }
 
     /// A GET.
@@ -99,6 +101,13 @@ impl Call {
     #[must_use]
     pub fn json(self, body: &Value) -> Self {
         self.body(JSON, body.to_string())
+    }
+
+    /// As upstream asks those that are no servers of a cluster: `-v` does not tell of it.
+    #[must_use]
+    pub fn unlogged(mut self) -> Self {
+        self.unlogged = true;
+        self
     }
 
     /// With the time that discovery has where nothing else was asked for.

@@ -343,7 +343,9 @@ impl Client {
             headers.append(name, value.clone());
         }
         let connection = capture_connection(&mut request);
-        log::request(call, request.uri(), request.headers());
+        if !call.unlogged {
+            log::request(call, request.uri(), request.headers());
+        }
         let uri = request.uri().clone();
         let begun = std::time::Instant::now();
         let ends = Some(endpoint.timeout).filter(|t| !t.is_zero()).map(|timeout| Ends((begun + timeout).into()));
@@ -355,7 +357,9 @@ impl Client {
             }
             None => Err(format!("{CANCELED} {UNANSWERED}")),
         };
-        log::response(call, &uri, &sent, begun.elapsed());
+        if !call.unlogged {
+            log::response(call, &uri, &sent, begun.elapsed());
+        }
         let mut response = sent.map_err(failed)?;
         self.0.warnings.note(response.headers());
         ends.map(|ends| response.extensions_mut().insert(ends));
@@ -373,7 +377,9 @@ impl Client {
             log::error("request.go:1332", &format!("Unexpected error when reading response body: {why}"));
             plain(format!("unexpected error when reading response body. Please retry. Original error: {why}"))
         })?;
-        log::answered(&body);
+        if !call.unlogged {
+            log::answered(&body);
+        }
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 

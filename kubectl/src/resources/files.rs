@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::documents::Documents;
 use crate::{
-    client::{Call, Client, Endpoint, tls},
+    client::{Answer, Call, Client, tls},
     failure::{Failure, file_error, plain},
-    kustomize,
+    kustomize, server,
 };
 
 /// `-f`, `-k` and `-R`.
@@ -128,7 +128,14 @@ impl FileArgs {
                 single = false;
                 origins.push_back(Origin::Stdin);
             } else if name.starts_with("http://") || name.starts_with("https://") {
-                origins.push_back(Origin::Url(name.clone()));
+                match server::check(name) {
+                    Ok(()) => origins.push_back(Origin::Url(name.clone())),
+                    Err(why) => wrong.push(plain(format!(
+                        "the URL passed to filename {} is not valid: parse {}: {why}",
+                        go_quote(name),
+                        go_quote(name)
+                    ))),
+                }
             } else {
                 match self.expand(name) {
                     Ok(files) => {
@@ -240,47 +247,79 @@ fn fits(pattern: &str, name: &str) -> bool {
     regex::Regex::new(&expression).is_ok_and(|r| r.is_match(name))
 }
 
-/// Downloads a URL, three times at most.
+/// Downloads a URL, three times at most if the server is at fault.
 ///
 /// # Errors
 /// What the server said, or why it could not be reached.
 pub async fn read_url(url: &str) -> Result<Vec<u8>, Failure> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-    let (authority, path) = match rest.find('/') {
-        Some(at) => (&rest[..at], &rest[at..]),
-        None => (rest, "/"),
-    };
-    let default = if scheme == "https" { 443 } else { 80 };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, port.parse().unwrap_or(default)),
-        _ => (authority, default),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let tls = if scheme == "https" { Some(std::sync::Arc::new(tls::config(&tls::Material::default())?)) } else { None };
-    let (scheme, authority) = (scheme.to_owned(), authority.to_owned());
-    let client = Client::new(Endpoint { scheme, authority, host, port, tls, ..Endpoint::default() });
     let mut last = plain(format!("unable to read URL {}", go_quote(url)));
     for attempt in 0..3 {
         if attempt > 0 {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
-        match client.raw(Call::get(path)).await {
-            Ok(answer) if answer.status == http::StatusCode::OK => return Ok(answer.body.to_vec()),
-            Ok(answer) => {
-                let code = answer.status.as_u16();
-                last = plain(format!(
-                    "unable to read URL {}, server reported {}, status code={code}",
-                    go_quote(url),
-                    answer.status
-                ));
-                if code < 500 {
-                    break;
-                }
-            }
-            Err(other) => return Err(other),
+        let answer = follow(url).await?;
+        if answer.status == http::StatusCode::OK {
+            return Ok(answer.body.to_vec());
+        }
+        let code = answer.status.as_u16();
+        last = plain(format!("unable to read URL {}, server reported {}, status code={code}", go_quote(url), answer.status));
+        if code < 500 {
+            break;
         }
     }
     Err(last)
+}
+
+/// Asks for a URL, and for what it leads to, as far as Go goes.
+async fn follow(url: &str) -> Result<Answer, Failure> {
+    let mut url = url.to_owned();
+    let failed = |url: &str, reason: &str| Failure::Connection {
+        host: String::new(),
+        request: format!("Get {}", go_quote(url)),
+        reason: reason.to_owned(),
+    };
+    for _ in 0..10 {
+        let (origin, target) = split_url(&url);
+        if origin.ends_with("://") {
+            return Err(failed(&url, "http: no Host in request URL"));
+        }
+        let mut endpoint = server::parse(origin)?;
+        endpoint.proxy = server::proxy("", &endpoint)?;
+        if endpoint.scheme == "https" {
+            endpoint.tls = Some(std::sync::Arc::new(tls::config(&tls::Material::default())?));
+        }
+        let target = target.split('#').next().unwrap_or_default();
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        let answer = Client::new(endpoint).raw(Call::get(target).accept("*/*").unlogged()).await?;
+        let moved = matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+        let location = answer.headers.get(http::header::LOCATION).and_then(|to| to.to_str().ok());
+        match location.filter(|_| moved) {
+            Some(location) => url = joined(&url, location),
+            None => return Ok(answer),
+        }
+    }
+    Err(failed(&url, "stopped after 10 redirects"))
+}
+
+/// `https://host:1` and `/path?query`.
+fn split_url(url: &str) -> (&str, &str) {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    url.split_at(url[host..].find(['/', '?', '#']).map_or(url.len(), |at| host + at))
+}
+
+/// Where a redirection leads.
+fn joined(url: &str, location: &str) -> String {
+    let (origin, target) = split_url(url);
+    let scheme = origin.split("://").next().unwrap_or_default();
+    let directory = target.split(['?', '#']).next().and_then(|path| path.rsplit_once('/')).map_or("", |(before, _)| before);
+    match location {
+        to if to.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric())) => {
+            to.to_owned()
+        }
+        to if to.starts_with("//") => format!("{scheme}:{to}"),
+        to if to.starts_with('/') => format!("{origin}{to}"),
+        to => format!("{origin}{directory}/{to}"),
+    }
 }
 
 /// Parses JSON or YAML given on a command line (patches).
@@ -297,6 +336,8 @@ pub fn parse_text(text: &str) -> Result<Value, String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -306,6 +347,44 @@ mod tests {
         {
             assert_eq!(cleaned(Path::new(path)), Path::new(want), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn redirections_are_followed_ten_times() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let length = connection.read(&mut request).await.unwrap();
+                let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+                let answer = match path.as_str() {
+                    "/a/end" => "200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\na: b".to_owned(),
+                    path => {
+                        let to = if path == "/a/1" { "end".to_owned() } else { path.replace("x", "") };
+                        format!("302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    }
+                };
+                connection.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await.unwrap();
+            }
+        });
+        assert_eq!(read_url(&format!("http://{address}/a/x1")).await.unwrap(), b"a: b");
+        let failure = read_url(&format!("http://{address}/loop")).await.unwrap_err();
+        assert_eq!(failure.to_string(), "Unable to connect to the server: stopped after 10 redirects");
+    }
+
+    #[test]
+    fn redirections_are_read_beside_their_urls() {
+        for (location, want) in [
+            ("https://b/c", "https://b/c"),
+            ("//b:1/c", "http://b:1/c"),
+            ("/c?d=https://e", "http://a:1/c?d=https://e"),
+            ("c", "http://a:1/x/c"),
+        ] {
+            assert_eq!(joined("http://a:1/x/y?q=/z", location), want, "{location}");
+        }
+        assert_eq!(split_url("http://a:1?b"), ("http://a:1", "?b"));
     }
 
     #[test]
