@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     cli::Globals,
-    client::{Client, Endpoint, tls},
+    client::{Client, Endpoint, log, tls},
     credentials::{self, Credentials},
     discovery::Discovery,
     failure::{Failure, plain},
@@ -30,6 +30,8 @@ pub struct Context {
     lenient: Cell<bool>,
     client: OnceCell<Client>,
     discovery: OnceCell<Discovery>,
+    /// The pod's namespace, if it was looked for.
+    own_namespace: OnceCell<String>,
 }
 
 impl Context {
@@ -42,6 +44,7 @@ impl Context {
             lenient: Cell::new(false),
             client: OnceCell::new(),
             discovery: OnceCell::new(),
+            own_namespace: OnceCell::new(),
         }
     }
 
@@ -86,16 +89,10 @@ impl Context {
         if !namespace.is_empty() {
             return Ok(namespace);
         }
-        let config = self.kubeconfig()?;
-        if config.is_empty() && in_cluster().is_some() {
-            let own = std::env::var("POD_NAMESPACE")
-                .ok()
-                .or_else(|| std::fs::read_to_string(format!("{SERVICE_ACCOUNT}/namespace")).ok());
-            if let Some(own) = own.map(|o| o.trim().to_owned()).filter(|o| !o.is_empty()) {
-                return Ok(own);
-            }
+        match in_cluster(&self.globals) {
+            Some(_) => Ok(self.own_namespace.get_or_init(own_namespace).clone()),
+            None => Ok("default".to_owned()),
         }
-        Ok("default".to_owned())
     }
 
     /// `--namespace`, where it was given. With it, objects in files must not name another.
@@ -141,21 +138,20 @@ impl Context {
 
     /// What flags and kubeconfig choose.
     fn chosen(&self) -> Result<Chosen, Failure> {
-        let config = self.kubeconfig()?;
-        let mut chosen = kubeconfig::choose(config, &self.globals);
-        if config.is_empty()
-            && self.globals.server.is_none()
-            && let Some(cluster) = in_cluster()
-        {
-            chosen = cluster;
-        }
-        Ok(chosen)
+        Ok(kubeconfig::choose(self.kubeconfig()?, &self.globals))
     }
 
     fn endpoint(&self) -> Result<Endpoint, Failure> {
-        let chosen = self.chosen()?;
+        let mut chosen = self.chosen()?;
         kubeconfig::usable::connectable(&chosen)?;
         let (timeout, timeout_told) = server::timeout(self.globals.request_timeout.as_deref().unwrap_or("0"))?;
+        if chosen.names_nothing()
+            && timeout.is_zero()
+            && let Some(cluster) = in_cluster(&self.globals)
+        {
+            log::at(4, "merged_client_builder.go:121", "Using in-cluster configuration");
+            chosen = cluster;
+        }
         let mut endpoint = server::parse(chosen.cluster.text("server"))?;
         let server_name = chosen.cluster.text("tls-server-name");
         endpoint.server_name = Some(server_name.to_owned()).filter(|name| !name.is_empty());
@@ -179,20 +175,31 @@ impl Context {
     }
 }
 
-/// The cluster that this process is a pod of.
-fn in_cluster() -> Option<Chosen> {
-    let (host, port) = (std::env::var("KUBERNETES_SERVICE_HOST").ok()?, std::env::var("KUBERNETES_SERVICE_PORT").ok()?);
+/// The namespace of the pod that this process runs in.
+fn own_namespace() -> String {
+    log::at(4, "merged_client_builder.go:163", "Using in-cluster namespace");
+    let told = std::env::var("POD_NAMESPACE").ok().filter(|told| !told.is_empty());
+    let read = || std::fs::read_to_string(format!("{SERVICE_ACCOUNT}/namespace")).ok();
+    let own = told.or_else(read).map(|own| own.trim().to_owned());
+    own.filter(|own| !own.is_empty()).unwrap_or_else(|| "default".to_owned())
+}
+
+/// The cluster that this process is a pod of. Of the flags, a token and an authority stand in for the pod's own.
+fn in_cluster(globals: &Globals) -> Option<Chosen> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
     let token = format!("{SERVICE_ACCOUNT}/token");
-    std::fs::metadata(&token).ok()?;
+    std::fs::metadata(&token).ok().filter(|found| !found.is_dir())?;
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     let entry =
         |value: serde_json::Value| Entry { fields: value.as_object().cloned().unwrap_or_default(), origin: PathBuf::new() };
-    let cluster =
-        json!({"server": format!("https://{host}:{port}"), "certificate-authority": format!("{SERVICE_ACCOUNT}/ca.crt")});
+    let given = |flag: &Option<String>| flag.clone().filter(|value| !value.is_empty());
+    let authority = given(&globals.certificate_authority).unwrap_or_else(|| format!("{SERVICE_ACCOUNT}/ca.crt"));
+    let user = given(&globals.token).map_or_else(|| json!({"tokenFile": token}), |token| json!({"token": token}));
     Some(Chosen {
         context: Entry::default(),
-        cluster: entry(cluster),
-        user: entry(json!({"tokenFile": token})),
+        cluster: entry(json!({"server": format!("https://{host}:{port}"), "certificate-authority": authority})),
+        user: entry(user),
         ..Chosen::default()
     })
 }

@@ -298,6 +298,16 @@ pub struct Chosen {
     pub asked: bool,
 }
 
+impl Chosen {
+    /// Whether nothing that was chosen or given counts for a connection in the open: upstream asks the cluster around it then, if
+    /// there is one. Who one is, and a certificate's name and authority, count for nothing without TLS; as whom one acts does.
+    pub fn names_nothing(&self) -> bool {
+        let default = with_cluster_flags(Entry::default(), &Globals::default());
+        let acts = ["as", "as-uid", "as-groups", "as-user-extra"].iter().any(|field| self.user.fields.contains_key(*field));
+        self.cluster.text("server") == default.text("server") && self.cluster.text("proxy-url").is_empty() && !acts
+    }
+}
+
 /// Names that nothing has.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Strays {
@@ -419,6 +429,19 @@ mod tests {
         assert_eq!((servers(&usual), servers(&asked)), (vec!["https://one", "https://two:6443"], vec![]));
         let others = crate::server::others(&crate::server::parse(usual.text("server")).unwrap(), &servers(&usual));
         assert_eq!(others, [("two".to_owned(), 6443)]);
+    }
+
+    #[test]
+    fn a_pod_asks_its_own_cluster_unless_something_is_named() {
+        let text = |value: &str| Some(value.to_owned());
+        let asks = |globals: Globals| choose(&Kubeconfig::default(), &globals).names_nothing();
+        assert!(asks(Globals::default()));
+        assert!(asks(Globals { token: text("t"), certificate_authority: text("/ca"), ..Globals::default() }));
+        assert!(!asks(Globals { server: text("https://one"), ..Globals::default() }));
+        // It would not act as who is named.
+        assert!(!asks(Globals { impersonate: text("joe"), ..Globals::default() }));
+        let one = Kubeconfig::parse(ONE, Path::new("/x/one")).unwrap();
+        assert!(!choose(&one, &Globals::default()).names_nothing());
     }
 
     #[test]
