@@ -50,6 +50,33 @@ async fn ranges_run_out_and_fill_again() {
 }
 
 #[tokio::test]
+async fn a_condition_whose_time_nobody_gave_has_none() {
+    let door = door().await;
+    door.post(SERVICES, &service("a", &json!({}))).await.ok();
+    let path = format!("{SERVICES}/a");
+    let condition = json!({"type": "A", "status": "True", "reason": "R", "message": ""});
+    let patched = door.merge(&format!("{path}/status"), &json!({"status": {"conditions": [condition]}})).await.ok();
+    let mut want = condition.clone();
+    want["lastTransitionTime"] = Value::Null;
+    assert_eq!(patched["status"]["conditions"], json!([want]));
+    assert_eq!(door.get(&path).await.ok(), patched);
+    let proto = door.ask("GET", &path, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    // A time that is not set is not there in protobuf.
+    let mut bare = patched.clone();
+    bare["status"]["conditions"] = json!([condition]);
+    assert_eq!(api::protobuf::decode(&proto.body, None).unwrap(), bare);
+    // It goes on as a service does: in tables, in what is selected by its fields, and through further writes.
+    let table = door.ask("GET", SERVICES, &[("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")], "").await.json();
+    assert_eq!(table["rows"][0]["cells"][2], patched["spec"]["clusterIP"]);
+    let selected = door.get(&format!("{SERVICES}?fieldSelector=spec.type%3DClusterIP")).await.ok();
+    assert_eq!(selected["items"][0]["status"]["conditions"], json!([want]));
+    let labelled = door.merge(&path, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(labelled["status"]["conditions"], json!([want]));
+    let same = door.merge(&path, &json!({"metadata": {"labels": {"a": "b"}}})).await.ok();
+    assert_eq!(same["metadata"]["resourceVersion"], labelled["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
 async fn one_port_is_not_for_two_purposes() {
     let door = door().await;
     let spec = |health: u16| {

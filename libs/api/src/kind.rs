@@ -300,7 +300,8 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// [`Resource::cells`] of encoded bytes.
     fn cells_of(bytes: &[u8], now: jiff::Timestamp) -> Vec<Value> {
-        serde_json::from_slice::<Self>(bytes).map(|object| object.cells(now)).unwrap_or_default()
+        let object = serde_json::from_slice::<Self>(bytes).or_else(|_| read(&serde_json::from_slice(bytes)?));
+        object.map(|object| object.cells(now)).unwrap_or_default()
     }
 
     /// The `autoscaling/v1` Scale of the object, where it has one: (spec.replicas, status.replicas, status.selector).
@@ -317,7 +318,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
-    /// Adds what decoding needs and the wire may leave out.
+    /// Adds what decoding needs and the wire may leave out, or say as `null`.
     fn complete(_object: &mut Value) {}
 
     /// The object in the form of the kind it is stored as (`INFO.stored_as`).
@@ -418,14 +419,14 @@ fn decode<T: Resource>(mut object: Value) -> Result<T, Refused> {
     serde_json::from_value(object).map_err(Refused::Malformed)
 }
 
-/// An object of ours. What another kind has stored may lack what this one's type cannot be without.
+/// An object of ours. One that our type refuses may lack what the type cannot be without: what another kind has stored, or a time
+/// that is `null`.
 fn read<T: Resource>(object: &Value) -> serde_json::Result<T> {
-    if T::INFO.stored_as.is_none() {
-        return T::deserialize(object);
-    }
-    let mut object = object.clone();
-    T::complete(&mut object);
-    serde_json::from_value(object)
+    T::deserialize(object).or_else(|_| {
+        let mut object = object.clone();
+        T::complete(&mut object);
+        serde_json::from_value(object)
+    })
 }
 
 fn encode<T: Resource>(object: &T) -> Result<Value, Refused> {
@@ -524,7 +525,7 @@ impl<T: Resource> Hooks for Typed<T> {
     }
 
     fn scale(&self, object: &Value) -> Option<Scale> {
-        T::deserialize(object).ok().and_then(|o: T| o.scale())
+        read(object).ok().and_then(|o: T| o.scale())
     }
 
     fn with_scale(&self, object: Value, replicas: i32) -> Result<Value, Refused> {
@@ -534,7 +535,7 @@ impl<T: Resource> Hooks for Typed<T> {
     }
 
     fn grace_seconds(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
-        T::deserialize(object).ok().and_then(|o: T| o.grace_seconds(requested))
+        read(object).ok().and_then(|o: T| o.grace_seconds(requested))
     }
 
     fn to_stored(&self, object: Value) -> Value {

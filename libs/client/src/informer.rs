@@ -14,7 +14,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::StreamExt;
+use futures::{AsyncBufReadExt, StreamExt};
 use kube::{
     Client, Resource,
     api::{ListParams, WatchEvent, WatchParams},
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error, Key, Object, Queue,
     backoff::Backoff,
+    decode,
     queue::Item,
     revision_of,
     store::{BY_OWNER, Delta, Store},
@@ -370,7 +371,9 @@ impl<K: Object> Feed<K> {
         params.version_match = since.map(|_| VersionMatch::NotOlderThan);
         let request = kube::core::Request::new(&self.url);
         let request = if K::metadata_api() { request.list_metadata(&params) } else { request.list(&params) };
-        let list: kube::core::ObjectList<K> = self.client.request(request.map_err(kube::Error::BuildRequest)?).await?;
+        let text = self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
+        let list: kube::core::ObjectList<K> = decode::from_json(&text).map_err(kube::Error::SerdeError)?;
+        drop(text);
         let revision = list.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
         let mut objects = list.items;
         objects.iter_mut().for_each(self.options.transform);
@@ -389,10 +392,17 @@ impl<K: Object> Feed<K> {
         let from = from.to_string();
         let request = if K::metadata_api() { request.watch_metadata(&params, &from) } else { request.watch(&params, &from) };
         let request = request.map_err(kube::Error::BuildRequest)?;
-        let events = self.client.request_events::<K>(request).await?;
-        let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            match event? {
+        let lines = self.client.request_stream(request).await?.lines();
+        let mut lines = std::pin::pin!(lines);
+        // A connection that breaks has ended; what it had not said is asked for again.
+        while let Some(Ok(line)) = lines.next().await {
+            let event = match decode::from_json(&line) {
+                Ok(event) => event,
+                // The connection ended within the line.
+                Err(error) if error.is_eof() => break,
+                Err(error) => return Err(said(&line).unwrap_or(kube::Error::SerdeError(error))),
+            };
+            match event {
                 WatchEvent::Added(mut object) | WatchEvent::Modified(mut object) => {
                     (self.options.transform)(&mut object);
                     self.shared.change(revision_of(object.meta()), |store| Some(store.apply(object)));
@@ -411,6 +421,11 @@ impl<K: Object> Feed<K> {
         }
         Ok(Position::Watch(*self.shared.revision.borrow()))
     }
+}
+
+/// A refusal in place of an event.
+fn said(line: &str) -> Option<kube::Error> {
+    serde_json::from_str(line).ok().map(kube::Error::Api)
 }
 
 fn is_expired(error: &kube::Error) -> bool {

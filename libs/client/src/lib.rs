@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod batch;
 pub mod controller;
 pub mod correlate;
+mod decode;
 mod error;
 pub mod event;
 pub mod informer;

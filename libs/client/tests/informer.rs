@@ -7,7 +7,7 @@ use std::{
 
 use axum::{Router, body::Body, extract::RawQuery, response::IntoResponse, routing::get};
 use client::{Change, Informer, Key, Options};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use knarr_client as client;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -54,7 +54,7 @@ impl Server {
                 None => Body::from_stream(tokio_stream::pending::<Result<String, std::io::Error>>()).into_response(),
             }
         };
-        kube::Client::new(Router::new().route("/api/v1/configmaps", get(handler)), "default")
+        kube::Client::new(Router::new().route("/api/v1/{kind}", get(handler)), "default")
     }
 
     fn watch(&self) -> mpsc::UnboundedSender<String> {
@@ -112,6 +112,32 @@ async fn changes_survive_lost_history() {
     assert_eq!(lists, ["&resourceVersion=0", "&resourceVersion=14&resourceVersionMatch=NotOlderThan"]);
     let kept = informer.get(&Key::new("ns", "d")).expect("kept");
     assert_eq!(kept.metadata.managed_fields, None);
+}
+
+/// Upstream writes `null` for a time that nobody gave where our types require one.
+#[tokio::test]
+async fn times_that_are_not_given_stop_no_informer() {
+    let service = |name: &str, revision: u64| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": name, "uid": name,
+            "resourceVersion": revision.to_string()}, "status": {"conditions": [
+                {"type": "A", "status": "True", "reason": "R", "message": "m", "lastTransitionTime": null}]}})
+    };
+    let server = Server::default();
+    let listed = json!({"apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "10"},
+        "items": [service("a", 5)]});
+    server.lists.lock().expect("lock").push_back(listed);
+    let watch = server.watch();
+    let stop = CancellationToken::new();
+    let _guard = stop.clone().drop_guard();
+    let informer: Informer<Service> = Informer::start(server.client(), Options::default(), stop);
+    informer.synced().await;
+    watch.send(event("ADDED", &service("b", 11))).expect("connected");
+    informer.wait_for_revision(11).await.expect("caught up");
+    for name in ["a", "b"] {
+        let kept = informer.get(&Key::new("ns", name)).expect("kept");
+        let conditions = kept.status.as_ref().and_then(|status| status.conditions.as_ref()).expect("conditions");
+        assert_eq!(conditions[0].last_transition_time.0.to_string(), "0001-01-01T00:00:00Z");
+    }
 }
 
 #[tokio::test]

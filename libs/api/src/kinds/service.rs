@@ -109,8 +109,11 @@ impl Resource for Service {
     fn complete(object: &mut Value) {
         let conditions = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
         for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
-            // When it is not said, it is Go's zero time.
-            condition.entry("lastTransitionTime").or_insert_with(|| "0001-01-01T00:00:00Z".into());
+            // When it is not said, it is Go's zero time, which is written as null.
+            let at = condition.entry("lastTransitionTime").or_insert(Value::Null);
+            if at.is_null() {
+                *at = "0001-01-01T00:00:00Z".into();
+            }
         }
     }
 
@@ -369,6 +372,25 @@ mod tests {
             ],
         });
         assert_eq!(spec, want);
+    }
+
+    #[test]
+    fn a_condition_without_its_time_is_read_wherever_it_is_stored() {
+        let hooks = Kind::of::<Service>().hooks;
+        let old = stored(node_port());
+        let mut object = old.clone();
+        object["status"]["conditions"] = json!([{"type": "A", "status": "True", "reason": "R", "message": ""}]);
+        let new = hooks.update(object, &old, Some(Subresource::Status), &CTX).unwrap().object;
+        let want = json!({"type": "A", "status": "True", "reason": "R", "message": "", "lastTransitionTime": null});
+        assert_eq!(new["status"]["conditions"], json!([want]));
+        assert_eq!(hooks.update(new.clone(), &new, None, &CTX).unwrap().object, new);
+        assert_eq!(hooks.default(new.clone()).unwrap(), new);
+        let bytes = serde_json::to_vec(&new).unwrap();
+        let fields = vec![("spec.clusterIP", "10.43.0.5".to_owned()), ("spec.type", "NodePort".to_owned())];
+        assert_eq!((hooks.fields(&new), hooks.fields_from_bytes(&bytes)), (fields.clone(), fields));
+        let cells = hooks.cells(&new, CTX.now);
+        assert_eq!((&cells[1], &cells[2]), (&json!("NodePort"), &json!("10.43.0.5")));
+        assert_eq!(hooks.cells_from_bytes(&bytes, CTX.now), cells);
     }
 
     #[test]

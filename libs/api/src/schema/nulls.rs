@@ -23,6 +23,7 @@ const ALWAYS_WRITTEN: &[(&str, &str)] = &[
     ("io.k8s.api.rbac.v1.Role", "rules"),
     ("io.k8s.api.storage.v1.CSINodeDriver", "topologyKeys"),
     ("io.k8s.api.storage.v1.CSINodeSpec", "drivers"),
+    ("io.k8s.apimachinery.pkg.apis.meta.v1.Condition", "lastTransitionTime"),
 ];
 
 /// Go's zero time, where our types cannot leave a time out.
