@@ -29,7 +29,7 @@ async fn ensure(
     let write = Write { user: &user, now: Timestamp::now(), options: &options };
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if registry.current(entry, namespace, &name).await?.is_none() {
-        return match registry.create(entry, namespace, object, write).await {
+        return match Box::pin(registry.create(entry, namespace, object, write)).await {
             // Another server was faster, be it told of the name or of the address that the object has.
             Err(_) if registry.current(entry, namespace, &name).await?.is_some() => Ok(()),
             other => other.map(drop),

@@ -288,6 +288,20 @@ pub fn with_revision(stored: &[u8], revision: Revision) -> Bytes {
     encode_frame(stored, revision, Change::Modified).1
 }
 
+/// Encoded bytes without a revision with one as a client wrote it, for the answer to a creation that is only tried.
+pub fn with_revision_as_given(encoded: &[u8], revision: &str) -> Bytes {
+    let at = metadata_start(encoded).unwrap_or(encoded.len());
+    let mut out = encoded[..at].to_vec();
+    if at < encoded.len() {
+        out.extend_from_slice(b"\"resourceVersion\":");
+        write_json(&mut out, revision);
+        // Whoever is created has a name.
+        out.push(b',');
+    }
+    out.extend_from_slice(&encoded[at..]);
+    out.into()
+}
+
 #[derive(Deserialize)]
 struct OnlyMetadata<'a> {
     #[serde(borrow, default)]

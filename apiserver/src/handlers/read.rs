@@ -280,9 +280,10 @@ fn expired(error: &store::Error, after: Option<&str>) -> Status {
 
 /// The objects that a list is about.
 pub async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, options: &ListOptions) -> Result<Listing> {
+    let revision = options.revision.clone()?;
     if let Some(token) = &options.continue_token {
         let token = parse_token(token)?;
-        if options.revision.is_some_and(|r| r != 0) {
+        if revision.is_some_and(|r| r != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
         registry.catch_up().await?;
@@ -298,18 +299,18 @@ pub async fn listing(registry: &Registry, entry: &Entry, selection: &Selection, 
         }
         return range(registry, entry, selection, Some(&token.start), options.limit, at).await;
     }
-    if let (Some(at), Some(Match::Exact)) = (options.revision, options.revision_match) {
+    if let (Some(at), Some(Match::Exact)) = (revision, options.revision_match) {
         registry.reach(at).await?;
         return range(registry, entry, selection, None, options.limit, at).await;
     }
-    if let (Some(at), None, true) = (options.revision.filter(|r| *r > 0), options.revision_match, options.limit > 0) {
+    if let (Some(at), None, true) = (revision.filter(|r| *r > 0), options.revision_match, options.limit > 0) {
         // A limit with a bare resourceVersion means exactly that one, for compatibility.
         registry.reach(at).await?;
         return range(registry, entry, selection, None, options.limit, at).await;
     }
-    freshen(registry, options.revision).await?;
+    freshen(registry, revision).await?;
     // As upstream, who takes any state gets all of it.
-    let limit = if options.revision == Some(0) { 0 } else { options.limit };
+    let limit = if revision == Some(0) { 0 } else { options.limit };
     Ok(entry.cache.list(selection, None, limit))
 }
 
@@ -319,7 +320,7 @@ pub async fn list(app: &App, entry: &Entry, ask: &Ask) -> Result<Response> {
     check_include(ask, form)?;
     let options = ListOptions::parse(&ask.query, false)?;
     let selection = selection(entry, ask, &options)?;
-    if options.revision != Some(0) {
+    if options.revision.clone()? != Some(0) {
         check_key(entry.info(), &ask.info.namespace, "")?;
     }
     let listing = listing(&app.registry, entry, &selection, &options).await?;

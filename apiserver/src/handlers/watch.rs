@@ -109,14 +109,15 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response>
         }
         selection.name = Some(ask.info.name.clone());
     }
+    let revision = options.revision.clone()?;
     let named = || options.fields.as_ref().and_then(|fields| fields.requires("metadata.name"));
     if let (true, Some(name)) = (entry.info().namespaced, selection.name.as_deref().or_else(named)) {
         check_key(entry.info(), &ask.info.namespace, &format!("/{name}"))?;
     }
-    let with_initial = options.send_initial_events.unwrap_or(matches!(options.revision, None | Some(0)));
+    let with_initial = options.send_initial_events.unwrap_or(matches!(revision, None | Some(0)));
     let mut seen = 0;
     let (watcher, initial, initial_end) = if with_initial {
-        match options.revision {
+        match revision {
             None => app.registry.catch_up().await?,
             Some(0) => {}
             Some(revision) => app.registry.reach(revision).await?,
@@ -126,7 +127,7 @@ pub async fn watch(app: &App, entry: &Arc<Entry>, ask: &Ask) -> Answer<Response>
         let end = (options.send_initial_events == Some(true) && options.bookmarks).then_some(listing.revision);
         (watcher, listing.objects, end)
     } else {
-        let from = match options.revision {
+        let from = match revision {
             Some(revision) if revision > 0 => revision,
             _ => {
                 app.registry.catch_up().await?;

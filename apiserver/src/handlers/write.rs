@@ -25,7 +25,7 @@ use crate::{
     wire::{
         body,
         negotiate::{self, Encoding, For, Form},
-        options::{DeleteOptions, ListOptions, Match, Query, WriteOptions},
+        options::{DeleteOptions, ListOptions, Match, Query, WriteOptions, parse_number},
     },
 };
 
@@ -216,9 +216,13 @@ async fn put(
                 return Err(status);
             }
             app.gate.authorize.check_escalation(&ask.user, &ask.info, &object, None)?;
+            // As upstream to this day, an error without a reason.
+            let revision = metadata::text(&object, "resourceVersion");
+            if !revision.is_empty() {
+                parse_number(revision).map_err(Status::unexpected)?;
+            }
             may_create(app, ask)?;
-            metadata::of(&mut object).remove("resourceVersion");
-            app.registry.create(entry, namespace, object, write).await
+            app.registry.put_new(entry, namespace, object, write).await
         }
         other => other,
     }
@@ -388,15 +392,8 @@ pub async fn delete(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<R
 /// DELETE of everything selected.
 pub async fn delete_collection(app: &App, entry: &Entry, ask: &Ask, body: Body) -> Result<Response> {
     let form = negotiate::accept(&ask.headers, ask.query.get("pretty"), For::List)?;
-    let mut list = match ListOptions::parse(&ask.query, false) {
-        Err(status) if status.message.starts_with("invalid resource version") => {
-            // As upstream, who looks at the revision last.
-            delete_options(&ask.headers, &ask.query, body).await?;
-            return Err(status);
-        }
-        parsed => parsed?,
-    };
-    if list.revision_match.is_none() && list.continue_token.is_none() && list.revision.is_some_and(|revision| revision > 0) {
+    let mut list = ListOptions::parse(&ask.query, false)?;
+    if list.revision_match.is_none() && list.continue_token.is_none() && matches!(list.revision, Ok(Some(1..))) {
         // As upstream, who reads collections in pages, of which a bare resourceVersion is the one that they show.
         list.revision_match = Some(Match::Exact);
     }

@@ -7,7 +7,7 @@ use store::Txn;
 use super::{Entry, Registry, Write, Written, durability, metadata, put, services};
 use crate::{
     admission,
-    cache::object::{encode, with_revision},
+    cache::object::{encode, with_revision, with_revision_as_given},
     error::{self, Result},
     wire::options::parse_number,
 };
@@ -18,14 +18,24 @@ const NAME_TRIES: usize = 8;
 impl Registry {
     /// Creates an object in `namespace` (empty for cluster-scoped kinds).
     pub async fn create(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
-        let info = entry.info();
-        metadata::fit_kind(&mut object, info)?;
-        metadata::fit_namespace(&mut object, namespace, info.namespaced)?;
+        fit(entry, namespace, &mut object)?;
+        metadata::wipe(&mut object);
         // As upstream, where a dry run does not get as far as to where objects are kept, and what is no number says nothing.
         let revision = parse_number(metadata::text(&object, "resourceVersion")).unwrap_or(0);
         if !write.options.dry_run && revision != 0 {
             return Err(Status::unexpected("resourceVersion should not be set on objects to be created"));
         }
+        self.create_fitting(entry, namespace, object, write).await
+    }
+
+    /// Creates what was put where nothing is. As upstream, a revision is passed over then, and a time of deletion stays.
+    pub async fn put_new(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
+        fit(entry, namespace, &mut object)?;
+        self.create_fitting(entry, namespace, object, write).await
+    }
+
+    async fn create_fitting(&self, entry: &Entry, namespace: &str, object: Value, write: Write<'_>) -> Result<Written> {
+        let info = entry.info();
         let base = metadata::text(&object, "generateName").to_owned();
         let generated = metadata::text(&object, "name").is_empty() && !base.is_empty();
         let tries = if generated { NAME_TRIES } else { 1 };
@@ -46,7 +56,7 @@ impl Registry {
 
     async fn create_named(&self, entry: &Entry, namespace: &str, mut object: Value, write: Write<'_>) -> Result<Written> {
         let info = entry.info();
-        let revision = metadata::text(&object, "resourceVersion").parse().unwrap_or(0);
+        let revision = metadata::text(&object, "resourceVersion").to_owned();
         let uid = uuid::Uuid::new_v4().to_string();
         metadata::stamp_new(&mut object, &uid, write.now);
         let name = metadata::text(&object, "name").to_owned();
@@ -74,8 +84,8 @@ impl Registry {
                     return Err(taken(&entry.decode(&found)));
                 }
                 // As upstream, which gives back what it was given.
-                let json = if revision == 0 { bytes } else { with_revision(&bytes, revision) };
-                let json = if entry.converts() { entry.show(&json) } else { json };
+                let json = if entry.converts() { entry.show(&bytes) } else { bytes };
+                let json = if revision.is_empty() { json } else { with_revision_as_given(&json, &revision) };
                 return Ok(Written { json, warnings, created: true });
             }
             let key: std::sync::Arc<str> = entry.cache.key(namespace, &name).into();
@@ -100,6 +110,11 @@ impl Registry {
         }
         Err(Status::server_timeout(info.group_resource(), "create", 1))
     }
+}
+
+fn fit(entry: &Entry, namespace: &str, object: &mut Value) -> Result<()> {
+    metadata::fit_kind(object, entry.info())?;
+    metadata::fit_namespace(object, namespace, entry.info().namespaced)
 }
 
 /// What is said where another object has the name, which may be on its way out. As upstream, of whatever has a beginning of

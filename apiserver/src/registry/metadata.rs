@@ -132,10 +132,17 @@ pub fn fit_kind(object: &mut Value, info: &KindInfo) -> Result<()> {
     Ok(())
 }
 
+/// Takes out what nobody says of an object who posts it.
+pub fn wipe(object: &mut Value) {
+    let metadata = of(object);
+    metadata.remove("deletionTimestamp");
+    metadata.remove("deletionGracePeriodSeconds");
+}
+
 /// What no client sets on a new object; uid and time are handed in.
 pub fn stamp_new(object: &mut Value, uid: &str, now: Timestamp) {
     let metadata = of(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+    for field in ["selfLink", "resourceVersion", "managedFields"] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), uid.into());

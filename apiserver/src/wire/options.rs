@@ -66,14 +66,14 @@ pub enum Match {
 }
 
 /// `ListOptions`: list, watch and deletecollection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ListOptions {
     /// Label selector, if it selects anything at all.
     pub labels: Option<Selector>,
     /// Field selector likewise.
     pub fields: Option<FieldSelector>,
-    /// `resourceVersion`: `None` is unset.
-    pub revision: Option<Revision>,
+    /// `resourceVersion`: `None` is unset. As upstream, one that is none is told of after all else that is wrong.
+    pub revision: Result<Option<Revision>>,
     /// `resourceVersionMatch`.
     pub revision_match: Option<Match>,
     /// `allowWatchBookmarks`.
@@ -182,8 +182,8 @@ impl ListOptions {
             labels: labels.filter(|s| !s.is_empty()),
             fields: fields.filter(|s| !s.is_empty()),
             // Other ways to write 0 are numbers, but not the word for any state that there is.
-            revision: parse_revision(revision_text, watch)?
-                .filter(|revision| watch || *revision > 0 || revision_text == "0"),
+            revision: parse_revision(revision_text, watch)
+                .map(|said| said.filter(|revision| watch || *revision > 0 || revision_text == "0")),
             revision_match: match match_text {
                 "Exact" => Some(Match::Exact),
                 "NotOlderThan" => Some(Match::NotOlderThan),
@@ -382,8 +382,8 @@ mod tests {
 
     #[test]
     fn revisions_are_numbers() {
-        assert_eq!(list("resourceVersion=7", false).unwrap().revision, Some(7));
-        assert!(list("resourceVersion=x", false).is_err());
+        assert_eq!(list("resourceVersion=7", false).unwrap().revision, Ok(Some(7)));
+        assert!(list("resourceVersion=x", false).unwrap().revision.is_err());
     }
 
     #[test]

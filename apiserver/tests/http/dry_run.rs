@@ -19,6 +19,10 @@ async fn every_verb_can_be_tried_without_a_trace() {
     assert_eq!(door.post(&dry(MAPS), &map("a", "1")).await.told().1, "AlreadyExists");
     let revised = json!({"metadata": {"name": "b", "resourceVersion": "5"}});
     assert_eq!(door.post(&dry(MAPS), &revised).await.ok()["metadata"]["resourceVersion"], "5");
+    for said in ["0", "x\"y"] {
+        let revised = json!({"metadata": {"name": "b", "resourceVersion": said}});
+        assert_eq!(door.post(&dry(MAPS), &revised).await.ok()["metadata"]["resourceVersion"], said);
+    }
     let service =
         json!({"metadata": {"name": "s"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30100}]}});
     let shown = door.post(&dry(SERVICES), &service).await.ok();

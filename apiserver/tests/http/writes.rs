@@ -181,6 +181,12 @@ async fn revisions_are_numbers() {
     assert_eq!(watched.told(), (500, String::new(), field.clone()));
     let listed = door.get(&format!("{MAPS}?resourceVersion=-1")).await;
     assert_eq!(listed.told(), (400, "BadRequest".into(), format!("invalid resource version: {field}")));
+    // All else that is wrong comes first.
+    let label = "field label not supported: x";
+    for query in ["watch=1&resourceVersion=-1", "resourceVersion=-1"] {
+        let told = door.get(&format!("{PODS}?{query}&fieldSelector=x%3Dy")).await.told();
+        assert_eq!(told, (400, "BadRequest".into(), label.into()), "{query}");
+    }
     let gone = door.delete(&format!("{path}?resourceVersion=1"), &json!(null)).await;
     assert_eq!(gone.status, 409, "{}", gone.text());
     // Of a collection it is the revision that is looked at, too.
@@ -274,6 +280,33 @@ async fn a_new_object_has_no_revision_to_be_at() {
         let made = door.post(MAPS, &at(name, says_nothing)).await.ok();
         assert!(made["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{made}");
     }
+}
+
+#[tokio::test]
+async fn what_is_put_where_nothing_is_may_name_any_revision_and_be_on_its_way_out() {
+    let door = door().await;
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
+    let at = |revision: &str| json!({"metadata": {"name": "l", "resourceVersion": revision}});
+    let why = "strconv.ParseUint: parsing \"abc\": invalid syntax";
+    assert_eq!(door.put(path, &at("abc")).await.told(), (500, String::new(), why.into()));
+    assert_eq!(door.get(path).await.status, 404);
+    let tried = door.put(&format!("{path}?dryRun=All"), &at("7")).await;
+    assert_eq!((tried.status, &tried.json()["metadata"]["resourceVersion"]), (201, &json!("7")));
+    let mut lease = at("7");
+    lease["metadata"]["selfLink"] = json!("/l");
+    lease["metadata"]["deletionTimestamp"] = json!("2020-01-01T00:00:00Z");
+    let made = door.put(path, &lease).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let metadata = &made.json()["metadata"];
+    assert_ne!(metadata["resourceVersion"], "7");
+    assert_eq!((&metadata["deletionTimestamp"], metadata.get("selfLink")), (&json!("2020-01-01T00:00:00Z"), None));
+    assert_eq!(door.get(path).await.ok(), made.json());
+    door.delete(path, &Value::Null).await.ok();
+    assert_eq!(door.get(path).await.status, 404);
+    // Of what is posted nothing is on its way out.
+    let mut object = map("a", "1");
+    object["metadata"]["deletionTimestamp"] = json!("2020-01-01T00:00:00Z");
+    assert_eq!(door.post(MAPS, &object).await.ok()["metadata"].get("deletionTimestamp"), None);
 }
 
 #[tokio::test]
