@@ -23,7 +23,7 @@ pub struct Stage {
     pub config: knarr_kubelet::Config,
     pub shutdown: CancellationToken,
     task: Option<tokio::task::JoinHandle<Result<(), knarr_kubelet::Error>>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 pub const NODE: &str = "node-1";
@@ -68,7 +68,7 @@ impl Stage {
             ..knarr_kubelet::Config::default()
         };
         configure(&mut config);
-        let mut stage = Self { api, cri, channel, config, shutdown: CancellationToken::new(), task: None, _dir: dir };
+        let mut stage = Self { api, cri, channel, config, shutdown: CancellationToken::new(), task: None, dir };
         stage.run_kubelet();
         stage
     }
@@ -130,6 +130,12 @@ impl Drop for Stage {
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+        // Volumes in memory of pods that still ran.
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| std::path::Path::new(point).starts_with(self.dir.path())) {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
         }
     }
 }
