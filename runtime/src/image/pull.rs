@@ -113,18 +113,24 @@ pub(super) fn client(settings: Option<&Registry>, host: &str, reference: &Refere
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let local = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     let plain = settings.map_or(local, |registry| registry.plain_http);
-    let mut http = reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .read_timeout(Duration::from_secs(60))
-        .user_agent("knarr")
-        .tls_danger_accept_invalid_certs(settings.is_some_and(|registry| registry.skip_verify));
-    if let Some(file) = settings.and_then(|registry| registry.ca_file.as_ref()) {
-        let data = std::fs::read(file).step_with(|| format!("read {}", file.display()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&data);
-        http = http.tls_certs_merge(certificates.step_with(|| format!("use {}", file.display()))?);
-    }
+    let builder = || {
+        reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .read_timeout(Duration::from_secs(60))
+            .user_agent("knarr")
+            .tls_danger_accept_invalid_certs(settings.is_some_and(|registry| registry.skip_verify))
+    };
+    let http = match settings.and_then(|registry| registry.ca_file.as_ref()) {
+        Some(file) => {
+            let data = std::fs::read(file).step_with(|| format!("read {}", file.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&data);
+            builder().tls_certs_merge(certificates.step_with(|| format!("use {}", file.display()))?).build()
+        }
+        // A machine that has no authorities trusts nobody, and may ask plainly still.
+        None => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
+    };
     Ok(Client {
-        http: http.build().step("set up registry client")?,
+        http: http.step("set up registry client")?,
         scheme: if plain { "http" } else { "https" },
         host: host.to_owned(),
         repository: reference.repository.clone(),

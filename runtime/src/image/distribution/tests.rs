@@ -111,6 +111,18 @@ async fn a_token_an_index_and_a_blob_elsewhere() {
     assert_eq!(*asked_elsewhere.lock(), [["/bucket?signature=s".to_owned(), String::new()]], "not shown to anybody else");
 }
 
+/// A bare machine has none, and its list may be empty: a registry on it is asked without any.
+#[test]
+fn a_machine_without_authorities_pulls_plainly() {
+    let this = std::env::current_exe().unwrap();
+    let test = concat!(module_path!(), "::a_token_an_index_and_a_blob_elsewhere");
+    let (_, test) = test.split_once("::").unwrap();
+    let mut again = std::process::Command::new(this);
+    let ended = again.args(["--exact", test]).env("SSL_CERT_FILE", "/dev/null").env_remove("SSL_CERT_DIR").output().unwrap();
+    let printed = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && printed.contains("1 passed"), "{printed}");
+}
+
 #[tokio::test]
 async fn no_answer_is_taken_in_whole_whatever_its_size() {
     let (host, _) = serve(|path, _| says_ever_more(if path.contains("/broken/") { 500 } else { 200 })).await;
