@@ -4,6 +4,9 @@
 //! Whether a scalar is a key is known at the `:` behind it, so tokens wait in a queue while one of them may yet turn out to be
 //! the first of a key. What is wrong is told in libyaml's words, which people search for.
 
+mod properties;
+mod scalars;
+
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
@@ -261,6 +264,17 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Nothing but a comment, and the line's end.
+    fn end_of_line(&mut self) -> Done {
+        self.skip_blanks();
+        self.skip_comment();
+        if !self.is_break_or_end(0) {
+            return self.wrong("did not find expected comment or line break");
+        }
+        self.skip_break();
+        Ok(())
+    }
+
     fn push(&mut self, token: Token, line: usize) {
         self.queue.push_back(Placed { token, line });
     }
@@ -458,13 +472,19 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn dash(&mut self) -> Done {
-        if self.flow == 0 {
-            if !self.key_allowed {
-                return self.wrong("block sequence entries are not allowed in this context");
-            }
-            self.roll(self.mark.column, None, Token::SequenceStart, self.mark.line)?;
+    /// Where a block collection may begin, one may begin here.
+    fn block(&mut self, start: Token, what: &str) -> Done {
+        if self.flow > 0 {
+            return Ok(());
         }
+        if !self.key_allowed {
+            return self.wrong(&format!("{what} are not allowed in this context"));
+        }
+        self.roll(self.mark.column, None, start, self.mark.line)
+    }
+
+    fn dash(&mut self) -> Done {
+        self.block(Token::SequenceStart, "block sequence entries")?;
         self.drop_candidate()?;
         self.key_allowed = true;
         self.mark_of(Token::Dash);
@@ -472,12 +492,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn key(&mut self) -> Done {
-        if self.flow == 0 {
-            if !self.key_allowed {
-                return self.wrong("mapping keys are not allowed in this context");
-            }
-            self.roll(self.mark.column, None, Token::MappingStart, self.mark.line)?;
-        }
+        self.block(Token::MappingStart, "mapping keys")?;
         self.drop_candidate()?;
         self.key_allowed = self.flow == 0;
         self.mark_of(Token::Key);
@@ -494,420 +509,10 @@ impl<'a> Scanner<'a> {
             self.candidate_at.remove(&number);
             self.key_allowed = false;
         } else {
-            if self.flow == 0 {
-                if !self.key_allowed {
-                    return self.wrong("mapping values are not allowed in this context");
-                }
-                self.roll(self.mark.column, None, Token::MappingStart, self.mark.line)?;
-            }
+            self.block(Token::MappingStart, "mapping values")?;
             self.key_allowed = self.flow == 0;
         }
         self.mark_of(Token::Value);
-        Ok(())
-    }
-
-    fn anchor(&mut self, alias: bool) -> Done {
-        self.save_candidate()?;
-        self.key_allowed = false;
-        let line = self.mark.line;
-        self.skip();
-        let mut name = String::new();
-        while self.is_word() {
-            self.read(&mut name);
-        }
-        if name.is_empty() || !(self.is_space(0) || b"?:,]}%@`".contains(&self.byte(0))) {
-            return self.wrong("did not find expected alphabetic or numeric character");
-        }
-        self.push(if alias { Token::Alias(name) } else { Token::Anchor(name) }, line);
-        Ok(())
-    }
-
-    fn directive(&mut self) -> Done {
-        self.unroll(-1);
-        self.drop_candidate()?;
-        self.key_allowed = false;
-        let line = self.mark.line;
-        self.skip();
-        let mut name = String::new();
-        while self.is_word() {
-            self.read(&mut name);
-        }
-        if name.is_empty() {
-            return self.wrong("could not find expected directive name");
-        }
-        if !self.is_space(0) {
-            return self.wrong("found unexpected non-alphabetical character");
-        }
-        let token = match name.as_str() {
-            "YAML" => self.version()?,
-            "TAG" => self.tag_directive()?,
-            _ => return self.wrong("found unknown directive name"),
-        };
-        self.end_of_line()?;
-        self.push(token, line);
-        Ok(())
-    }
-
-    /// Nothing but a comment, and the line's end.
-    fn end_of_line(&mut self) -> Done {
-        self.skip_blanks();
-        self.skip_comment();
-        if !self.is_break_or_end(0) {
-            return self.wrong("did not find expected comment or line break");
-        }
-        self.skip_break();
-        Ok(())
-    }
-
-    fn version(&mut self) -> Result<Token, String> {
-        self.skip_blanks();
-        let major = self.version_number()?;
-        if self.byte(0) != b'.' {
-            return self.wrong("did not find expected digit or '.' character");
-        }
-        self.skip();
-        Ok(Token::Version(major, self.version_number()?))
-    }
-
-    fn version_number(&mut self) -> Result<u32, String> {
-        let (mut value, mut length) = (0, 0);
-        while let digit @ b'0'..=b'9' = self.byte(0) {
-            length += 1;
-            if length > 2 {
-                return self.wrong("found extremely long version number");
-            }
-            value = value * 10 + u32::from(digit - b'0');
-            self.skip();
-        }
-        if length == 0 { self.wrong("did not find expected version number") } else { Ok(value) }
-    }
-
-    fn tag_directive(&mut self) -> Result<Token, String> {
-        self.skip_blanks();
-        let handle = self.tag_handle(true)?;
-        if !self.is_blank(0) {
-            return self.wrong("did not find expected whitespace");
-        }
-        self.skip_blanks();
-        let prefix = self.tag_uri(None)?;
-        if !self.is_space(0) {
-            return self.wrong("did not find expected whitespace or line break");
-        }
-        Ok(Token::TagDirective { handle, prefix })
-    }
-
-    fn tag(&mut self) -> Done {
-        self.save_candidate()?;
-        self.key_allowed = false;
-        let line = self.mark.line;
-        let (handle, suffix) = if self.byte(1) == b'<' {
-            self.skip();
-            self.skip();
-            let uri = self.tag_uri(None)?;
-            if self.byte(0) != b'>' {
-                return self.wrong("did not find the expected '>'");
-            }
-            self.skip();
-            (String::new(), uri)
-        } else {
-            let handle = self.tag_handle(false)?;
-            if handle.len() > 1 && handle.ends_with('!') {
-                let suffix = self.tag_uri(None)?;
-                (handle, suffix)
-            } else {
-                match self.tag_uri(Some(&handle[1..]))? {
-                    suffix if suffix.is_empty() => (suffix, "!".to_owned()),
-                    suffix => ("!".to_owned(), suffix),
-                }
-            }
-        };
-        if !self.is_space(0) {
-            return self.wrong("did not find expected whitespace or line break");
-        }
-        self.push(Token::Tag { handle, suffix }, line);
-        Ok(())
-    }
-
-    fn tag_handle(&mut self, directive: bool) -> Result<String, String> {
-        const EXPECTED: &str = "did not find expected '!'";
-        if self.byte(0) != b'!' {
-            return self.wrong(EXPECTED);
-        }
-        let mut handle = String::new();
-        self.read(&mut handle);
-        while self.is_word() {
-            self.read(&mut handle);
-        }
-        if self.byte(0) == b'!' {
-            self.read(&mut handle);
-        } else if directive && handle != "!" {
-            return self.wrong(EXPECTED);
-        }
-        Ok(handle)
-    }
-
-    /// What follows a handle, or what was taken for one.
-    fn tag_uri(&mut self, head: Option<&str>) -> Result<String, String> {
-        let (mut bytes, mut found) = (head.unwrap_or_default().as_bytes().to_vec(), head.is_some());
-        while self.is_word() || b";/?:@&=+$,.!~*'()[]%".contains(&self.byte(0)) {
-            found = true;
-            if self.byte(0) == b'%' {
-                self.octets(&mut bytes)?;
-            } else {
-                bytes.push(self.byte(0));
-                self.skip();
-            }
-        }
-        if !found {
-            return self.wrong("did not find expected tag URI");
-        }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    /// One character as `%c3%a9`.
-    fn octets(&mut self, out: &mut Vec<u8>) -> Done {
-        let mut left = None;
-        while left != Some(0) {
-            let digit = |ahead| char::from(self.byte(ahead)).to_digit(16);
-            let (b'%', Some(high), Some(low)) = (self.byte(0), digit(1), digit(2)) else {
-                return self.wrong("did not find URI escaped octet");
-            };
-            let octet = (high * 16 + low) as u8;
-            let width = match octet {
-                0..0x80 => Some(1),
-                0xc0..0xe0 => Some(2),
-                0xe0..0xf0 => Some(3),
-                0xf0..0xf8 => Some(4),
-                _ => None,
-            };
-            let rest = match (left, width) {
-                (None, None) => return self.wrong("found an incorrect leading UTF-8 octet"),
-                (None, Some(width)) => width,
-                (Some(rest), _) if octet & 0xc0 == 0x80 => rest,
-                (Some(_), _) => return self.wrong("found an incorrect trailing UTF-8 octet"),
-            };
-            out.push(octet);
-            (0..3).for_each(|_| self.skip());
-            left = Some(rest - 1);
-        }
-        Ok(())
-    }
-
-    fn block_scalar(&mut self, literal: bool) -> Done {
-        self.drop_candidate()?;
-        self.key_allowed = true;
-        let line = self.mark.line;
-        self.skip();
-        let (mut chomp, mut step) = (None, None);
-        for _ in 0..2 {
-            match self.byte(0) {
-                sign @ (b'+' | b'-') if chomp.is_none() => chomp = Some(sign),
-                b'0' if step.is_none() => return self.wrong("found an indentation indicator equal to 0"),
-                digit @ b'1'..=b'9' if step.is_none() => step = Some(isize::from(digit - b'0')),
-                _ => break,
-            }
-            self.skip();
-        }
-        self.end_of_line()?;
-        let mut indent = step.map_or(0, |step| self.indent.max(0) + step);
-        let (mut text, mut first_break, mut breaks) = (String::new(), String::new(), String::new());
-        self.block_breaks(&mut indent, &mut breaks)?;
-        let mut led = false;
-        while self.mark.column as isize == indent && !self.is_end(0) {
-            let blank = self.is_blank(0);
-            if !literal && first_break.starts_with('\n') && !led && !blank {
-                if breaks.is_empty() {
-                    text.push(' ');
-                }
-            } else {
-                text.push_str(&first_break);
-            }
-            first_break.clear();
-            text.push_str(&breaks);
-            breaks.clear();
-            led = blank;
-            while !self.is_break_or_end(0) {
-                self.read(&mut text);
-            }
-            if self.is_break(0) {
-                self.read_break(&mut first_break);
-            }
-            self.block_breaks(&mut indent, &mut breaks)?;
-        }
-        if chomp != Some(b'-') {
-            text.push_str(&first_break);
-        }
-        if chomp == Some(b'+') {
-            text.push_str(&breaks);
-        }
-        self.push(Token::Scalar { text, plain: false }, line);
-        Ok(())
-    }
-
-    /// Indents and empty lines; an indent of 0 is not known yet.
-    fn block_breaks(&mut self, indent: &mut isize, breaks: &mut String) -> Done {
-        let mut widest = 0;
-        loop {
-            let inside = |column: usize| *indent == 0 || (column as isize) < *indent;
-            while inside(self.mark.column) && self.byte(0) == b' ' {
-                self.skip();
-            }
-            widest = widest.max(self.mark.column as isize);
-            if inside(self.mark.column) && self.byte(0) == b'\t' {
-                return self.wrong("found a tab character where an indentation space is expected");
-            }
-            if !self.is_break(0) {
-                break;
-            }
-            self.read_break(breaks);
-        }
-        if *indent == 0 {
-            *indent = widest.max(self.indent + 1).max(1);
-        }
-        Ok(())
-    }
-
-    fn quoted(&mut self, single: bool) -> Done {
-        self.save_candidate()?;
-        self.key_allowed = false;
-        let line = self.mark.line;
-        let quote = self.byte(0);
-        self.skip();
-        let mut text = String::new();
-        let mut gap = Gap::default();
-        loop {
-            if self.at_sign(b'-') || self.at_sign(b'.') {
-                return self.wrong("found unexpected document indicator");
-            }
-            if self.is_end(0) {
-                return self.wrong("found unexpected end of stream");
-            }
-            gap.broken = false;
-            while !self.is_space(0) {
-                match self.byte(0) {
-                    b'\'' if single && self.byte(1) == b'\'' => {
-                        text.push('\'');
-                        self.skip();
-                        self.skip();
-                    }
-                    byte if byte == quote => break,
-                    b'\\' if !single && self.is_break(1) => {
-                        self.skip();
-                        self.skip_break();
-                        gap.broken = true;
-                        break;
-                    }
-                    b'\\' if !single => self.escape(&mut text)?,
-                    _ => self.read(&mut text),
-                }
-            }
-            if self.byte(0) == quote {
-                break;
-            }
-            self.gap(&mut gap, None)?;
-            gap.join(&mut text);
-        }
-        self.skip();
-        self.push(Token::Scalar { text, plain: false }, line);
-        Ok(())
-    }
-
-    fn escape(&mut self, text: &mut String) -> Done {
-        let digits = match self.byte(1) {
-            b'x' => 2,
-            b'u' => 4,
-            b'U' => 8,
-            _ => 0,
-        };
-        if digits == 0 {
-            text.push(match self.byte(1) {
-                b'0' => '\0',
-                b'a' => '\u{7}',
-                b'b' => '\u{8}',
-                b't' | b'\t' => '\t',
-                b'n' => '\n',
-                b'v' => '\u{b}',
-                b'f' => '\u{c}',
-                b'r' => '\r',
-                b'e' => '\u{1b}',
-                same @ (b' ' | b'"' | b'\'' | b'\\') => char::from(same),
-                b'N' => '\u{85}',
-                b'_' => '\u{a0}',
-                b'L' => '\u{2028}',
-                b'P' => '\u{2029}',
-                _ => return self.wrong("found unknown escape character"),
-            });
-        }
-        self.skip();
-        self.skip();
-        if digits > 0 {
-            let mut code = 0;
-            for ahead in 0..digits {
-                let Some(digit) = char::from(self.byte(ahead)).to_digit(16) else {
-                    return self.wrong("did not find expected hexdecimal number");
-                };
-                code = code << 4 | digit;
-            }
-            let Some(character) = char::from_u32(code) else {
-                return self.wrong("found invalid Unicode character escape code");
-            };
-            text.push(character);
-            (0..digits).for_each(|_| self.skip());
-        }
-        Ok(())
-    }
-
-    /// Spaces and ends of lines inside of a scalar; where tabs are no indent, the column up to which.
-    fn gap(&mut self, gap: &mut Gap, indent: Option<isize>) -> Done {
-        while self.is_blank(0) || self.is_break(0) {
-            if self.is_break(0) {
-                if gap.broken {
-                    self.read_break(&mut gap.breaks);
-                } else {
-                    gap.blanks.clear();
-                    self.read_break(&mut gap.first);
-                    gap.broken = true;
-                }
-            } else if gap.broken {
-                if self.byte(0) == b'\t' && indent.is_some_and(|indent| (self.mark.column as isize) < indent) {
-                    return self.wrong("found a tab character that violates indentation");
-                }
-                self.skip();
-            } else {
-                self.read(&mut gap.blanks);
-            }
-        }
-        Ok(())
-    }
-
-    fn plain(&mut self) -> Done {
-        self.save_candidate()?;
-        self.key_allowed = false;
-        let (line, indent) = (self.mark.line, self.indent + 1);
-        let mut text = String::new();
-        let mut gap = Gap::default();
-        while !(self.at_sign(b'-') || self.at_sign(b'.') || self.byte(0) == b'#') {
-            while !self.is_space(0) {
-                let byte = self.byte(0);
-                if byte == b':' && self.is_space(1) || self.flow > 0 && b",?[]{}".contains(&byte) {
-                    break;
-                }
-                gap.join(&mut text);
-                gap.broken = false;
-                self.read(&mut text);
-            }
-            if !(self.is_blank(0) || self.is_break(0)) {
-                break;
-            }
-            self.gap(&mut gap, Some(indent))?;
-            if self.flow == 0 && (self.mark.column as isize) < indent {
-                break;
-            }
-        }
-        if gap.broken {
-            self.key_allowed = true;
-        }
-        self.push(Token::Scalar { text, plain: true }, line);
         Ok(())
     }
 }
@@ -916,33 +521,4 @@ const NO_COLON: &str = "could not find expected ':'";
 
 pub(super) fn too_deep() -> String {
     format!("exceeded max depth of {MAX_DEPTH}")
-}
-
-/// What lies between two words of a scalar.
-#[derive(Default)]
-struct Gap {
-    blanks: String,
-    first: String,
-    breaks: String,
-    /// A line has ended.
-    broken: bool,
-}
-
-impl Gap {
-    /// One end of a line becomes a space, of several all but the first stay.
-    fn join(&mut self, text: &mut String) {
-        if !self.broken {
-            text.push_str(&self.blanks);
-        } else if !self.first.starts_with('\n') {
-            text.push_str(&self.first);
-            text.push_str(&self.breaks);
-        } else if self.breaks.is_empty() {
-            text.push(' ');
-        } else {
-            text.push_str(&self.breaks);
-        }
-        self.blanks.clear();
-        self.first.clear();
-        self.breaks.clear();
-    }
 }
