@@ -3,15 +3,21 @@
 use super::{Done, Scanner, Token};
 
 impl Scanner<'_> {
-    pub(super) fn anchor(&mut self, alias: bool) -> Done {
-        self.save_candidate()?;
-        self.key_allowed = false;
-        let line = self.mark.line;
+    /// The word behind a `&`, `*` or `%`; empty for none.
+    fn name_after_sign(&mut self) -> String {
         self.skip();
         let mut name = String::new();
         while self.is_word() {
             self.read(&mut name);
         }
+        name
+    }
+
+    pub(super) fn anchor(&mut self, alias: bool) -> Done {
+        self.save_candidate()?;
+        self.key_allowed = false;
+        let line = self.mark.line;
+        let name = self.name_after_sign();
         if name.is_empty() || !(self.is_space(0) || b"?:,]}%@`".contains(&self.byte(0))) {
             return self.wrong("did not find expected alphabetic or numeric character");
         }
@@ -24,11 +30,7 @@ impl Scanner<'_> {
         self.drop_candidate()?;
         self.key_allowed = false;
         let line = self.mark.line;
-        self.skip();
-        let mut name = String::new();
-        while self.is_word() {
-            self.read(&mut name);
-        }
+        let name = self.name_after_sign();
         if name.is_empty() {
             return self.wrong("could not find expected directive name");
         }
