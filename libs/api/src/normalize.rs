@@ -190,9 +190,13 @@ const QUANTITY: &[&str] = &["divisor", "sizeLimit"];
 /// A quantity that is none, in upstream's words.
 pub fn normalize(value: &mut Value) -> Result<(), quantity::ParseError> {
     let data = take_raw_data(value);
+    let labelless = has_empty_labels_to_quote(value);
     fill_null_strings(value);
     drop_zero_values(value);
     keep_empty_selector(value);
+    if let Some(metadata) = value.pointer_mut("/spec/template/metadata").filter(|_| labelless) {
+        metadata["labels"] = Value::Object(serde_json::Map::new());
+    }
     canonical_quantities(value)?;
     if let (Some(data), Value::Object(fields)) = (data, value) {
         fields.insert("data".to_owned(), data);
@@ -216,6 +220,21 @@ fn keep_empty_selector(value: &mut Value) {
     {
         selector.insert("matchLabels".to_owned(), Value::Object(serde_json::Map::new()));
     }
+}
+
+/// Whether a template has labels `{}` and its selector asks for some: the refusal quotes them, and `null` where there are none.
+/// Such an object is not stored.
+fn has_empty_labels_to_quote(value: &Value) -> bool {
+    let is_map = |map: &Value, empty: bool| map.as_object().is_some_and(|map| map.is_empty() == empty);
+    let selector = value.pointer("/spec/selector");
+    let by_label = match value.get("kind").and_then(Value::as_str) {
+        Some("ReplicationController") => selector,
+        _ => selector.and_then(|selector| selector.get("matchLabels")),
+    };
+    let expressions = selector.and_then(|selector| selector.get("matchExpressions")).and_then(Value::as_array);
+    value.pointer("/spec/template/metadata/labels").is_some_and(|labels| is_map(labels, true))
+        && (by_label.is_some_and(|labels| is_map(labels, false))
+            || expressions.into_iter().flatten().any(|term| term["operator"] == "In" || term["operator"] == "Exists"))
 }
 
 fn fill_null_strings(value: &mut Value) {
@@ -349,6 +368,23 @@ mod tests {
             normalize(&mut revision).unwrap();
             assert_eq!(revision["data"], data);
         }
+    }
+
+    #[test]
+    fn empty_labels_that_do_not_fit_are_quoted() {
+        let kept = |kind: &str, selector: Value| {
+            let template = json!({"metadata": {"labels": {}}});
+            let mut object = json!({"kind": kind, "spec": {"selector": selector, "template": template}});
+            normalize(&mut object).unwrap();
+            object.pointer("/spec/template/metadata/labels") == Some(&json!({}))
+        };
+        assert!(kept("Deployment", json!({"matchLabels": {"a": "b"}})));
+        assert!(kept("ReplicaSet", json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]})));
+        assert!(kept("ReplicationController", json!({"a": "b"})));
+        for fits in [json!({}), json!({"matchLabels": {}}), json!({"matchExpressions": [{"operator": "DoesNotExist"}]})] {
+            assert!(!kept("Deployment", fits.clone()), "{fits}");
+        }
+        assert!(!kept("ReplicationController", json!({})));
     }
 
     #[test]
