@@ -28,22 +28,14 @@ pub struct Config {
     pub mode: Mode,
     /// Every node's pods.
     pub cluster_cidr: Cidr,
-    /// The bridge of the node's own pods: what is on it is no node.
-    pub bridge: String,
     /// The node's network namespace; the process' own if `None`.
     pub namespace: Option<PathBuf>,
 }
 
 impl Config {
-    /// The usual range and bridge.
+    /// The usual range.
     pub fn new(node_name: impl Into<String>, mode: Mode) -> Self {
-        Self {
-            node_name: node_name.into(),
-            mode,
-            cluster_cidr: Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16),
-            bridge: "cni0".to_owned(),
-            namespace: None,
-        }
+        Self { node_name: node_name.into(), mode, cluster_cidr: Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16), namespace: None }
     }
 }
 
@@ -104,7 +96,7 @@ async fn round(config: &Config, routes: &PeerRoutes, nodes: &Informer<Node>, tol
         // Not registered yet, or deleted by mistake: nobody knows what is whose.
         return Ok(());
     };
-    let own = routes.own(&[config.bridge.as_str()]).await?;
+    let own = routes.own(us.pods).await?;
     let plan = peers::plan(config.mode, config.cluster_cidr, &us, &all, &own);
     let changed = routes.apply(&plan).await?;
     if plan != *told || changed > 0 {

@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Step;
 pub use crate::error::{Error, Result};
 pub use crate::image::{Credentials, ImageRecord, ImageStore, Registry};
-use crate::network::{Bridge, BridgeSettings, Chosen, Network, PluginSettings, Plugins};
+use crate::network::{Chosen, Network, Own, OwnSettings, PluginSettings, Plugins};
 use crate::service::Service;
 
 /// How a runtime is set up.
@@ -64,7 +64,7 @@ pub struct Config {
     /// How registries are reached.
     pub registries: Vec<Registry>,
     /// The default pod network.
-    pub bridge: BridgeSettings,
+    pub own: OwnSettings,
     /// What connects pods instead of it, if that is wanted.
     pub plugins: PluginSettings,
 }
@@ -77,15 +77,15 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Starts with the bridge, or plugins if they are wanted, and takes over what an earlier process has left.
+    /// Starts with its own network, or plugins if they are wanted, and takes over what an earlier process has left.
     pub async fn start(config: Config) -> Result<Runtime> {
         disk::make_dir(&config.state)?;
-        let bridge = match config.plugins.wanted {
+        let own = match config.plugins.wanted {
             true => None,
-            false => Some(Bridge::new(config.state.join("network"), config.bridge.clone()).await?),
+            false => Some(Own::new(config.state.join("network"), config.own.clone()).await?),
         };
         let plugins = Plugins::new(&config.state.join("cni"), config.plugins.clone()).await?;
-        Runtime::start_with(config, Arc::new(Chosen::new(bridge, plugins))).await
+        Runtime::start_with(config, Arc::new(Chosen::new(own, plugins))).await
     }
 
     /// The same with another network.

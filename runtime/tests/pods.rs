@@ -33,8 +33,8 @@ async fn twenty_pods_one_at_a_time() {
     let place = Place::new();
     let namespace = Namespace::new();
     let mut config = place.config();
-    config.bridge.pod_cidr = Some("10.42.8.0/24".into());
-    config.bridge.namespace = Some(namespace.path());
+    config.own.pod_cidr = Some("10.42.8.0/24".into());
+    config.own.namespace = Some(namespace.path());
     let node = Node::of(place, Runtime::start(config).await.unwrap());
     node.runtime.images().import(support::image::busybox().as_slice()).unwrap();
     let before = cpu(&node);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use knarr_runtime::Runtime;
-use knarr_runtime::network::BridgeSettings;
+use knarr_runtime::network::OwnSettings;
 use streaming::client::{Command, PortForward, agreed, upgrade_headers};
 use streaming::command::{Options, Size};
 use streaming::negotiate::{Agreed, Wire};
@@ -235,11 +235,8 @@ async fn pods_have_addresses_and_ports_are_forwarded() {
     let place = Place::new();
     let namespace = Namespace::new();
     let mut config = place.config();
-    config.bridge = BridgeSettings {
-        pod_cidr: Some("10.42.9.0/24".into()),
-        namespace: Some(namespace.path()),
-        ..BridgeSettings::default()
-    };
+    config.own =
+        OwnSettings { pod_cidr: Some("10.42.9.0/24".into()), namespace: Some(namespace.path()), ..OwnSettings::default() };
     let runtime = Runtime::start(config.clone()).await.unwrap();
     let node = Node::of(place, runtime);
     node.runtime.images().import(support::image::busybox().as_slice()).unwrap();

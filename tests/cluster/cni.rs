@@ -64,7 +64,7 @@ fn ready_says(cluster: &Cluster, n: usize, status: &str) -> Result<String> {
 }
 
 #[test]
-fn plugins_connect_pods_instead_of_the_bridge() -> Result<()> {
+fn plugins_connect_pods_instead_of_us() -> Result<()> {
     const NOTHING: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
                            message:Network plugin returns error: cni plugin not initialized";
     let cluster = Cluster::named()?;

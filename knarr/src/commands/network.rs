@@ -7,8 +7,8 @@ use crate::compose::agent::{Network, PodNetwork};
 /// Flags.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NetworkFlags {
-    /// How pods are connected: auto (by CNI plugins if --cni-conf-dir holds a configuration at the start, else by a bridge, and
-    /// to other nodes as each lies), host-gw or vxlan (by a bridge, and to other nodes so), or cni (by plugins only).
+    /// How pods are connected: auto (by CNI plugins if --cni-conf-dir holds a configuration at the start, else by us,
+    /// and to other nodes as each lies), host-gw or vxlan (by us, and to other nodes so), or cni (by plugins only).
     #[arg(long, default_value_t)]
     pod_network: PodNetwork,
     /// Folder with the configuration of CNI plugins; of its files *.conf, *.conflist and *.json the first by name counts.

@@ -26,9 +26,9 @@ pub struct Args {
     /// IP address of the node.
     #[arg(long)]
     node_ip: Option<Ipv4Addr>,
-    /// What connects pods: bridge, cni (plugins), or auto: plugins if --cni-conf-dir holds a configuration at the start, else the
-    /// bridge.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "bridge", "cni"])]
+    /// What connects pods: own (veth pairs and routes), cni (plugins), or auto: plugins if --cni-conf-dir holds a configuration at
+    /// the start, else own.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "own", "cni"])]
     pod_network: String,
     /// Folder with the configuration of CNI plugins; of its files *.conf, *.conflist and *.json the first by name counts.
     #[arg(long, default_value = "/etc/cni/net.d")]
@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
             start_patience: None,
             shim_patience: None,
             registries: registries::load(args.registries_file.as_deref())?,
-            bridge: runtime::network::BridgeSettings {
+            own: runtime::network::OwnSettings {
                 pod_cidr: args.pod_cidr.map(|cidr| cidr.to_string()),
                 cluster_cidr: args.cluster_cidr.map(|cidr| cidr.to_string()),
                 node_address: args.node_ip,

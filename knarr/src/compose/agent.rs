@@ -20,7 +20,7 @@ use super::{CLUSTER_DNS, parts::Parts};
 /// What connects pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodNetwork {
-    /// The runtime's bridge, and to other nodes' pods these ways. `Auto` gives way to plugins that are configured.
+    /// The runtime's own network, and to other nodes' pods these ways. `Auto` gives way to plugins that are configured.
     Own(Mode),
     /// CNI plugins, and nothing until they are configured.
     Cni,
@@ -181,7 +181,7 @@ fn runtime_config(plan: &Plan, plugins: bool) -> runtime::Config {
     runtime::Config {
         state: plan.folder.join("runtime"),
         socket: Some(cri_socket(&plan.folder)),
-        bridge: runtime::network::BridgeSettings {
+        own: runtime::network::OwnSettings {
             pod_cidr: plan.pods.map(|pods| pods.to_string()),
             node_address: Some(plan.address),
             ..Default::default()

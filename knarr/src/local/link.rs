@@ -3,7 +3,11 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use net::{Cidr, Netlink, USUAL_PACKETS, VethEnd, netns, peers::Mode};
+use net::{
+    Cidr, Netlink, USUAL_PACKETS, VethEnd, netns,
+    peers::{Mode, USUAL_MTU},
+    vxlan,
+};
 
 use super::{
     layout,
@@ -15,6 +19,23 @@ const SWITCH: &str = "knarr0";
 /// What the wires take at once: nothing on the way is a wire for which packets would have to be cut, and three times the usual is
 /// less work a byte. An overlay takes no more than usual.
 const PACKETS: u32 = 3 * USUAL_PACKETS;
+
+/// What a cluster's wires carry.
+struct Wires {
+    /// A frame's payload. Where pods' packets travel in an overlay's there is room for its headers, so that pods have the usual MTU
+    /// either way.
+    mtu: u32,
+    packets: u32,
+}
+
+impl Wires {
+    fn of(cluster: &Cluster) -> Result<Self> {
+        Ok(match cluster.pod_network()? {
+            PodNetwork::Own(Mode::Vxlan) => Self { mtu: USUAL_MTU + vxlan::OVERHEAD, packets: USUAL_PACKETS },
+            _ => Self { mtu: USUAL_MTU, packets: PACKETS },
+        })
+    }
+}
 
 /// A free subnet for a new cluster on this machine.
 pub async fn free_subnet() -> Result<Cidr> {
@@ -33,7 +54,9 @@ pub async fn ensure_outside(cluster: &Cluster) -> Result<()> {
     let path = netns::named(&layout::outside_name(&cluster.name));
     netns::create(&path)?;
     let outside = Netlink::in_namespace(&path)?;
-    let bridge = outside.ensure_bridge(SWITCH, None).await?.index;
+    let wires = Wires::of(cluster)?;
+    let switch = outside.ensure_bridge(SWITCH, Some(wires.mtu)).await?;
+    let (bridge, mtu) = (switch.index, Some(switch.mtu));
     netns::within(&path, || {
         // The switch only switches: no rules to be asked on the way.
         match netns::set_sysctl("net.bridge.bridge-nf-call-iptables", "0") {
@@ -47,8 +70,8 @@ pub async fn ensure_outside(cluster: &Cluster) -> Result<()> {
     if host.link(&name).await?.is_none() || outside.link("host").await?.is_none() {
         host.delete_link(&name).await?;
         let namespace = netns::open(&path)?;
-        let near = VethEnd { name: &name, ..VethEnd::default() };
-        let far = VethEnd { name: "host", namespace: Some(namespace.as_fd()), ..VethEnd::default() };
+        let near = VethEnd { name: &name, mtu, ..VethEnd::default() };
+        let far = VethEnd { name: "host", namespace: Some(namespace.as_fd()), mtu, ..VethEnd::default() };
         host.add_veth(near, far).await?;
     }
     let near = host.existing(&name).await?.index;
@@ -57,13 +80,9 @@ pub async fn ensure_outside(cluster: &Cluster) -> Result<()> {
     let far = outside.existing("host").await?.index;
     outside.join_bridge(far, bridge).await?;
     for (side, link) in [(&host, near), (&outside, far), (&outside, bridge)] {
-        side.set_packets(link, packets(cluster)?).await?;
+        side.set_packets(link, wires.packets).await?;
     }
     Ok(())
-}
-
-fn packets(cluster: &Cluster) -> Result<u32> {
-    Ok(if cluster.pod_network()? == PodNetwork::Own(Mode::Vxlan) { USUAL_PACKETS } else { PACKETS })
 }
 
 /// A node's namespace and its wire to the switch.
@@ -74,20 +93,23 @@ pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
     let outside = Netlink::in_namespace(&outside_path)?;
     let inside = Netlink::in_namespace(&path)?;
     let port = port(node);
+    // All wires of a switch carry the same, whatever made it.
+    let switch = outside.existing(SWITCH).await?;
+    let mtu = Some(switch.mtu);
     if outside.link(&port).await?.is_none() || inside.link("eth0").await?.is_none() {
         outside.delete_link(&port).await?;
         let namespace = netns::open(&path)?;
-        let near = VethEnd { name: &port, ..VethEnd::default() };
+        let near = VethEnd { name: &port, mtu, ..VethEnd::default() };
         let mac = Some(hardware_address(node));
-        let far = VethEnd { name: "eth0", namespace: Some(namespace.as_fd()), mac, ..VethEnd::default() };
+        let far = VethEnd { name: "eth0", namespace: Some(namespace.as_fd()), mac, mtu };
         outside.add_veth(near, far).await?;
     }
-    let bridge = outside.existing(SWITCH).await?.index;
     let far = outside.existing(&port).await?.index;
-    outside.join_bridge(far, bridge).await?;
+    outside.join_bridge(far, switch.index).await?;
     let eth0 = inside.existing("eth0").await?.index;
-    outside.set_packets(far, packets(cluster)?).await?;
-    inside.set_packets(eth0, packets(cluster)?).await?;
+    let packets = Wires::of(cluster)?.packets;
+    outside.set_packets(far, packets).await?;
+    inside.set_packets(eth0, packets).await?;
     inside.set_up(eth0).await?;
     inside.add_address(eth0, node.address, cluster.subnet()?.prefix()).await?;
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! - [`netns`]: network namespaces as files, and work inside them;
 //! - [`netlink`]: links, addresses and routes of one namespace;
-//! - [`pods`]: a node's bridge, pod addresses ([`ipam`]), masquerading and [`host_ports`];
+//! - [`pods`]: a node's pods, their addresses ([`ipam`]), masquerading and [`host_ports`];
 //! - [`peers`]: the ways to other nodes' pods, by route or by [`vxlan`];
 //! - [`virtual_address`]: an address that moves between machines of a link, which learn of it by [`arp`];
 //! - [`testing`]: namespaces with real packets for tests;
@@ -27,7 +27,7 @@ pub mod vxlan;
 pub use cidr::Cidr;
 pub use error::{Error, Result};
 pub use host_ports::{HostPort, HostPorts, Protocol};
-pub use netlink::{Address, Link, Netlink, Route, USUAL_PACKETS, VethEnd, Via};
+pub use netlink::{Address, Ipv4Setting, Link, Netlink, Route, USUAL_PACKETS, VethEnd, Via};
 pub use pods::{Attachment, Config, PodNetwork};
 pub use saved::Saved;
 

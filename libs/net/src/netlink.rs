@@ -20,7 +20,8 @@ use netlink_packet_route::{
 };
 use parking_lot::Mutex;
 use rtnetlink::{
-    Handle, LinkBridge, LinkBridgePort, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkBridge, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_core::{DefaultNla, Emitable, NLA_F_NESTED},
 };
 use tokio::task::JoinHandle;
 
@@ -93,12 +94,20 @@ pub struct VethEnd<'a> {
     pub name: &'a str,
     /// The namespace it goes to; the connection's own if `None`.
     pub namespace: Option<BorrowedFd<'a>>,
-    /// The bridge it becomes a port of.
-    pub bridge: Option<u32>,
     /// Its MTU.
     pub mtu: Option<u32>,
     /// Its hardware address; random if `None`.
     pub mac: Option<[u8; 6]>,
+}
+
+/// A setting of IPv4 for one link, by its number in the kernel (`/proc/sys/net/ipv4/conf/LINK/...`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Ipv4Setting {
+    /// `send_redirects`: senders on the link are told of shorter ways.
+    SendRedirects = 6,
+    /// `route_localnet`: packets with loopback's addresses may come and go by it.
+    RouteLocalnet = 26,
 }
 
 /// Where a route leads.
@@ -221,11 +230,15 @@ impl Netlink {
         self.handle().link().set(message).execute().await.map_err(Error::netlink("join a bridge"))
     }
 
-    /// Sets how a bridge treats one of its ports. With `hairpin`, frames may leave by the port they came in by; `isolated`
-    /// ports reach the bridge's own address and nothing else.
-    pub async fn set_port(&self, port: u32, hairpin: bool, isolated: bool) -> Result<()> {
-        let port = LinkBridgePort::new(port).hairpin(hairpin).isolated(isolated).build();
-        self.handle().link().set_port(port).execute().await.map_err(Error::netlink("configure a bridge port"))
+    /// Switches settings of IPv4 on or off for a link: without the thread inside the namespace that their files take.
+    pub async fn set_ipv4(&self, index: u32, settings: &[(Ipv4Setting, bool)]) -> Result<()> {
+        const INET_CONF: u16 = 1;
+        let numbers = settings.iter().map(|(setting, on)| attribute(*setting as u16, &u32::from(*on).to_ne_bytes()));
+        let conf = attribute(NLA_F_NESTED | INET_CONF, &numbers.flatten().collect::<Vec<_>>());
+        let inet = attribute(NLA_F_NESTED | libc::AF_INET as u16, &conf);
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.push(LinkAttribute::AfSpecUnknown(inet));
+        self.handle().link().set(message).execute().await.map_err(Error::netlink("set how IPv4 uses a link"))
     }
 
     /// Lets a link take IPv4 packets of so many bytes that are cut for the wire only later (segmentation offload), or not at
@@ -353,9 +366,6 @@ fn with_end<T: Default>(mut builder: LinkMessageBuilder<T>, end: &VethEnd<'_>) -
     if let Some(namespace) = end.namespace {
         builder = builder.setns_by_fd(namespace.as_raw_fd());
     }
-    if let Some(bridge) = end.bridge {
-        builder = builder.controller(bridge);
-    }
     if let Some(mtu) = end.mtu {
         builder = builder.mtu(mtu);
     }
@@ -363,6 +373,14 @@ fn with_end<T: Default>(mut builder: LinkMessageBuilder<T>, end: &VethEnd<'_>) -
         builder = builder.address(mac.to_vec());
     }
     builder
+}
+
+/// A netlink attribute as bytes.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let attribute = DefaultNla::new(kind, value.to_vec());
+    let mut bytes = vec![0; attribute.buffer_len()];
+    attribute.emit(&mut bytes);
+    bytes
 }
 
 fn route_message(route: Route) -> RouteMessage {

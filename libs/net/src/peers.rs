@@ -20,7 +20,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    address::AddressHeaderFlags,
+    address::{AddressAttribute, AddressHeaderFlags},
     link::LinkAttribute,
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType},
 };
@@ -32,13 +32,14 @@ use crate::{
     iptables::Iptables,
     netlink::ignore,
     netns,
+    pods::VETH,
     vxlan::{self, Device},
 };
 
 /// The protocol number that our routes bear: spelled "k", and nobody's in `/etc/iproute2/rt_protos`.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x6b);
-/// What a link's MTU is when no link of ours says.
-const USUAL_MTU: u32 = 1500;
+/// What a link's MTU is when no link of ours says: Ethernet's.
+pub const USUAL_MTU: u32 = 1500;
 
 /// How to reach other nodes' pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,14 +168,14 @@ impl PeerRoutes {
         Ok(Self { netlink, iptables, namespace })
     }
 
-    /// The node's addresses, without those of the overlay and the given links (the pods').
-    pub async fn own(&self, except: &[&str]) -> Result<Vec<Own>> {
+    /// The node's addresses, without those of the overlay and in the range of its pods.
+    pub async fn own(&self, pods: Option<Cidr>) -> Result<Vec<Own>> {
         let links: BTreeMap<u32, crate::Link> =
             self.netlink.links().await?.into_iter().map(|link| (link.index, link)).collect();
         let of = |own: crate::Address| {
             let link = links.get(&own.link)?;
-            let ours = link.name == vxlan::NAME || link.name == "lo" || except.contains(&link.name.as_str());
             let (address, near) = (own.address, Cidr::new(own.address, own.prefix));
+            let ours = link.name == vxlan::NAME || link.name == "lo" || pods.is_some_and(|pods| pods.contains(address));
             (!ours && link.up).then_some(Own { address, link: near, mtu: link.mtu })
         };
         Ok(self.netlink.addresses().await?.into_iter().filter_map(of).collect())
@@ -398,12 +399,19 @@ fn is_news(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
         NetlinkPayload::InnerMessage(Message::NewLink(link) | Message::DelLink(link)) => {
             // Every pod brings some.
             let pods =
-                |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with("veth"));
+                |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with(VETH));
             !link.attributes.iter().any(pods)
         }
-        // A virtual address is extended every second, and has no neighbours.
         NetlinkPayload::InnerMessage(Message::NewAddress(own) | Message::DelAddress(own)) => {
-            own.header.prefix_len < 32 || own.header.flags.contains(AddressHeaderFlags::Permanent)
+            // A virtual address is extended every second, and has no neighbours.
+            let stays = own.header.prefix_len < 32 || own.header.flags.contains(AddressHeaderFlags::Permanent);
+            let pods =
+                |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Label(name) if name.starts_with(VETH));
+            stays && !own.attributes.iter().any(pods)
+        }
+        // Other nodes' pods are reached by their ranges.
+        NetlinkPayload::InnerMessage(Message::NewRoute(route) | Message::DelRoute(route)) => {
+            route.header.destination_prefix_length < 32
         }
         _ => true,
     }

@@ -1,11 +1,14 @@
-//! A node's pod network: one bridge, a veth pair a pod, and the rules around them.
+//! A node's pod network: a veth pair and a route a pod, and the rules around them.
 //!
 //! A pod has its address as a /32 and reaches everything, its neighbours on the same node included, through the node
-//! (`default via GATEWAY`), on a bridge port that is isolated from the others. So every packet passes the node's routing
-//! and its service and policy rules once, with no need for `br_netfilter`, which a stock kernel has not loaded.
+//! (`default via GATEWAY`): the node's end of each pair has the gateway's address, and a route to the pod. So every packet passes
+//! the node's routing and its service and policy rules once.
+//!
+//! One more link, the anchor, has the gateway's address while there are no pods. It is a bridge without ports, for the kernel's
+//! `dummy` is a module that not every machine has.
 //!
 //! Nothing of the pod and service ranges may stray off the node: parts of the pod range that no route leads to are
-//! unreachable; the service range leads to the bridge (a local sender's packet needs *some* route before the OUTPUT chain
+//! unreachable; the service range leads to the anchor (a local sender's packet needs *some* route before the OUTPUT chain
 //! translates its destination; by way of loopback the kernel could not send the sender its ICMP errors) and what is still
 //! untranslated afterwards is rejected.
 //!
@@ -22,7 +25,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Cidr, Error, HostPort, Netlink, Result, Route, USUAL_PACKETS, VethEnd, Via, hash, host_ports,
+    Cidr, Error, HostPort, Ipv4Setting, Netlink, Result, Route, USUAL_PACKETS, VethEnd, Via, hash, host_ports,
     ipam::{Ipam, Lease},
     iptables::Iptables,
     netns, vxlan,
@@ -39,8 +42,8 @@ pub struct Config {
     pub service_cidr: Cidr,
     /// The node's address: what its own packets to services come from.
     pub node_address: Option<Ipv4Addr>,
-    /// The bridge's name.
-    pub bridge: String,
+    /// The anchor's name.
+    pub anchor: String,
     /// The pods' MTU; what the way to other nodes has room for if `None`.
     pub mtu: Option<u32>,
     /// Where leases are kept.
@@ -57,7 +60,7 @@ impl Config {
             cluster_cidr: Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16),
             service_cidr: Cidr::new(Ipv4Addr::new(10, 43, 0, 0), 16),
             node_address: None,
-            bridge: "cni0".to_owned(),
+            anchor: "cni0".to_owned(),
             mtu: None,
             state: state.into(),
             namespace: None,
@@ -83,7 +86,6 @@ pub struct PodNetwork {
     config: Config,
     ipam: Arc<Ipam>,
     netlink: Netlink,
-    bridge: u32,
     iptables: Iptables,
     /// Keys of pods to be taken off, with whom to tell when they are.
     doomed: mpsc::UnboundedSender<Doomed>,
@@ -100,7 +102,7 @@ struct Width {
 }
 
 impl PodNetwork {
-    /// Sets the node up: bridge, gateway address, forwarding, routes, rules. Safe to repeat.
+    /// Sets the node up: anchor, forwarding, routes, rules. Safe to repeat.
     pub async fn start(config: Config) -> Result<Self> {
         let folder = config.state.join("addresses");
         let ipam = Arc::new(Ipam::open(config.pod_cidr, &folder)?);
@@ -113,32 +115,18 @@ impl PodNetwork {
         {
             return Err(Error::NotHere(node));
         }
-        let bridge = netlink.ensure_bridge(&config.bridge, config.mtu).await?.index;
-        netlink.add_address(bridge, config.pod_cidr.gateway(), config.pod_cidr.prefix()).await?;
-        for route in routes(&config, bridge) {
+        let anchor = netlink.ensure_bridge(&config.anchor, config.mtu).await?.index;
+        netlink.add_address(anchor, config.pod_cidr.gateway(), 32).await?;
+        for route in routes(&config, anchor) {
             netlink.set_route(route).await?;
         }
         let (doomed, queue) = mpsc::unbounded_channel();
         tokio::spawn(take_off_in_batches(netlink.clone(), ipam.clone(), queue));
         let host_ports = tokio::sync::Mutex::default();
-        let network = Self { config, ipam, netlink, bridge, iptables, doomed, host_ports };
-        network.in_node({
-            let bridge = network.config.bridge.clone();
-            move || {
-                netns::set_sysctl("net.ipv4.ip_forward", "1")?;
-                // Pods are routed back out of the bridge they came in by: no reason to tell them of a shorter way.
-                netns::set_sysctl(&format!("net.ipv4.conf.{bridge}.send_redirects"), "0")?;
-                netns::set_sysctl("net.ipv4.conf.all.send_redirects", "0")?;
-                // The node's own packets to a host port of 127.0.0.1 leave by the bridge; KNARR-LOOPBACK keeps pods' packets
-                // with such addresses out.
-                netns::set_sysctl(&format!("net.ipv4.conf.{bridge}.route_localnet"), "1")?;
-                // Where br_netfilter is loaded it would translate frames on the bridge and hand them from port to port,
-                // which isolated ports refuse; routed packets are translated anyway.
-                match netns::set_sysctl("net.bridge.bridge-nf-call-iptables", "0") {
-                    Err(Error::System { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                    other => other,
-                }
-            }
+        let network = Self { config, ipam, netlink, iptables, doomed, host_ports };
+        network.in_node(|| {
+            netns::set_sysctl("net.ipv4.ip_forward", "1")?;
+            netns::set_sysctl("net.ipv4.conf.all.send_redirects", "0")
         })?;
         network.write_rules().await?;
         Ok(network)
@@ -158,8 +146,8 @@ impl PodNetwork {
         let gateway = self.config.pod_cidr.gateway();
         let name = host_interface(key);
         let Width { mtu, packets } = self.width().await?;
-        let near = VethEnd { name: &name, bridge: Some(self.bridge), mtu, ..VethEnd::default() };
-        let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)), bridge: None };
+        let near = VethEnd { name: &name, mtu, ..VethEnd::default() };
+        let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)) };
         if let Err(error) = self.netlink.add_veth(near, far).await {
             if error.raw_os_error() != Some(libc::EEXIST) {
                 return Err(error);
@@ -168,14 +156,17 @@ impl PodNetwork {
             self.netlink.delete_link(&name).await?;
             self.netlink.add_veth(near, far).await?;
         }
-        let port = self.netlink.existing(&name).await?.index;
-        self.netlink.set_port(port, true, true).await?;
+        let near = self.netlink.existing(&name).await?.index;
+        // A pod's packets to a service that leads back to it leave by the link that they came in by: no reason to tell it of a
+        // shorter way. The node's own packets to a host port of 127.0.0.1 leave by it, too; KNARR-LOOPBACK keeps the pod's
+        // packets with such addresses out.
+        let settings = [(Ipv4Setting::SendRedirects, false), (Ipv4Setting::RouteLocalnet, !host_ports.is_empty())];
+        self.netlink.set_ipv4(near, &settings).await?;
         let fd = netns.try_clone_to_owned().map_err(Error::system("duplicate a namespace's descriptor"))?;
         let pod = Netlink::in_namespace_fd(fd)?;
         let eth0 = pod.existing("eth0").await?.index;
         if let Some(packets) = packets {
-            self.netlink.set_packets(self.bridge, packets).await?;
-            self.netlink.set_packets(port, packets).await?;
+            self.netlink.set_packets(near, packets).await?;
             pod.set_packets(eth0, packets).await?;
         }
         pod.set_up(pod.existing("lo").await?.index).await?;
@@ -189,6 +180,9 @@ impl PodNetwork {
         .await?;
         let everywhere = Cidr::new(Ipv4Addr::UNSPECIFIED, 0);
         pod.set_route(Route { destination: everywhere, via: Via::Gateway(gateway), metric: 0 }).await?;
+        self.netlink.add_address(near, gateway, 32).await?;
+        let to_pod = Via::Link { index: near, source: Some(gateway) };
+        self.netlink.set_route(Route { destination: Cidr::new(address, 32), via: to_pod, metric: 0 }).await?;
         if !host_ports.is_empty() {
             self.write_rules().await?;
         }
@@ -284,9 +278,12 @@ async fn take_off_in_batches(netlink: Netlink, ipam: Arc<Ipam>, mut queue: mpsc:
     }
 }
 
+/// What the names of the node's ends of pods' veth pairs begin with.
+pub(crate) const VETH: &str = "veth";
+
 /// The node's end of a pod's veth pair.
 pub fn host_interface(key: &str) -> String {
-    format!("veth{:010x}", hash(key) & 0xff_ffff_ffff)
+    format!("{VETH}{:010x}", hash(key) & 0xff_ffff_ffff)
 }
 
 /// A pod's hardware address follows from its address: whoever gets the address again is not shadowed by a stale neighbour
@@ -299,10 +296,10 @@ fn mac(address: Ipv4Addr) -> [u8; 6] {
 /// Our chains of table `filter`.
 pub(crate) const FILTER_CHAINS: [&str; 3] = ["KNARR-STRAY", "KNARR-FORWARD", "KNARR-LOOPBACK"];
 
-fn routes(config: &Config, bridge: u32) -> [Route; 2] {
+fn routes(config: &Config, anchor: u32) -> [Route; 2] {
     // Above any route that leads somewhere.
     const LAST: u32 = 0x7fff_ffff;
-    let services = Via::Link { index: bridge, source: config.node_address };
+    let services = Via::Link { index: anchor, source: config.node_address };
     [
         Route { destination: config.cluster_cidr, via: Via::Unreachable, metric: LAST },
         Route { destination: config.service_cidr, via: services, metric: LAST },
@@ -311,9 +308,9 @@ fn routes(config: &Config, bridge: u32) -> [Route; 2] {
 
 /// The whole of our chains, and jumps to them where `present` (the saved tables) has none yet.
 fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
-    let Config { pod_cidr, cluster_cidr, service_cidr, bridge, .. } = config;
+    let Config { pod_cidr, cluster_cidr, service_cidr, .. } = config;
     let mut nat = vec![
-        format!("-A KNARR-POSTROUTING -s 127.0.0.0/8 -o {bridge} -j MASQUERADE --random-fully"),
+        format!("-A KNARR-POSTROUTING -s 127.0.0.0/8 -d {pod_cidr} -j MASQUERADE --random-fully"),
         format!("-A KNARR-POSTROUTING -s {pod_cidr} -d 224.0.0.0/4 -j RETURN"),
         format!(
             "-A KNARR-POSTROUTING -s {pod_cidr} ! -d {cluster_cidr} -m comment --comment \"pods leave the cluster as their \
@@ -328,9 +325,9 @@ fn rules(config: &Config, leases: &[Lease], present: &str) -> String {
         format!("-A KNARR-STRAY -d {service_cidr} -j REJECT --reject-with icmp-host-unreachable"),
         format!("-A KNARR-FORWARD -s {cluster_cidr} -j ACCEPT"),
         format!("-A KNARR-FORWARD -d {cluster_cidr} -j ACCEPT"),
-        format!("-A KNARR-LOOPBACK -s 127.0.0.0/8 -i {bridge} -j DROP"),
+        "-A KNARR-LOOPBACK -s 127.0.0.0/8 ! -i lo -j DROP".to_owned(),
         // Answers from host ports bear the address that the node's own sender had.
-        format!("-A KNARR-LOOPBACK -d 127.0.0.0/8 -i {bridge} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"),
+        "-A KNARR-LOOPBACK -d 127.0.0.0/8 ! -i lo -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP".to_owned(),
     ];
     let filter_jumps = ["-A FORWARD -j KNARR-STRAY", "-A OUTPUT -j KNARR-STRAY", "-A FORWARD -j KNARR-FORWARD"];
     let missing = |jumps: &[&str]| host_ports::missing(jumps, present);

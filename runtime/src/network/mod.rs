@@ -1,9 +1,9 @@
-//! How a pod gets its address. The trait is what the runtime needs; [`Bridge`] is the default, [`Plugins`] calls CNI plugins
+//! How a pod gets its address. The trait is what the runtime needs; [`Own`] is the default, [`Plugins`] calls CNI plugins
 //! instead.
 //!
 //! A pod is disconnected by what has connected it: a node's network may have been exchanged since.
 
-pub mod bridge;
+pub mod own;
 pub mod plugins;
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use bridge::{Bridge, BridgeSettings};
+pub use own::{Own, OwnSettings};
 pub use plugins::{PluginSettings, Plugins};
 
 use crate::error::{Error, Result};
@@ -68,19 +68,19 @@ pub(crate) fn host_ports(pod: &cri::PodSandboxConfig) -> Result<Vec<net::HostPor
 
 /// The network that a node was started with, and plugins for pods that they have connected before.
 pub struct Chosen {
-    bridge: Option<Bridge>,
+    own: Option<Own>,
     plugins: Arc<Plugins>,
 }
 
 impl Chosen {
-    /// The bridge if there is one, else plugins.
-    pub fn new(bridge: Option<Bridge>, plugins: Arc<Plugins>) -> Chosen {
-        Chosen { bridge, plugins }
+    /// Our own if there is one, else plugins.
+    pub fn new(own: Option<Own>, plugins: Arc<Plugins>) -> Chosen {
+        Chosen { own, plugins }
     }
 
     fn current(&self) -> &dyn Network {
-        match &self.bridge {
-            Some(bridge) => bridge,
+        match &self.own {
+            Some(own) => own,
             None => &*self.plugins,
         }
     }
@@ -101,8 +101,8 @@ impl Network for Chosen {
 
     async fn retain(&self, sandboxes: &HashSet<String>) -> Result<()> {
         let plugins = self.plugins.retain(sandboxes).await;
-        match &self.bridge {
-            Some(bridge) => bridge.retain(sandboxes).await.and(plugins),
+        match &self.own {
+            Some(own) => own.retain(sandboxes).await.and(plugins),
             None => plugins,
         }
     }

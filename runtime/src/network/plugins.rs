@@ -32,7 +32,7 @@ const UNWATCHED: Duration = Duration::from_secs(5);
 /// How plugins are used.
 #[derive(Debug, Clone, Default)]
 pub struct PluginSettings {
-    /// They connect pods, and the bridge does not.
+    /// They connect pods, and our own network does not.
     pub wanted: bool,
     /// Where their configuration is.
     pub conf_dir: PathBuf,
@@ -61,10 +61,10 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// Plugins that keep their pods below `state`. The bridge's rules are taken away when plugins replace it.
+    /// Plugins that keep their pods below `state`. The rules of our own network are taken away when plugins replace it.
     pub async fn new(state: &Path, settings: PluginSettings) -> Result<Arc<Plugins>> {
         let PluginSettings { wanted, conf_dir, bin_dirs, namespace } = settings;
-        // Where the bridge connects pods, a configuration that lies about is nobody's.
+        // Where our own network connects pods, a configuration that lies about is nobody's.
         let conf_dir = if wanted { conf_dir } else { PathBuf::new() };
         let ports = HostPorts::new(namespace.clone());
         let state = std::path::absolute(state).step("find state directory")?;

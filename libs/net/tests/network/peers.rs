@@ -38,7 +38,7 @@ impl Node {
     /// One round of what an agent does.
     async fn meet(&self, mode: Mode, others: &[&Node]) -> (Plan, usize) {
         let others: Vec<Peer> = others.iter().map(|node| node.peer.clone()).collect();
-        let own = self.routes.own(&["cni0"]).await.unwrap();
+        let own = self.routes.own(self.peer.pods).await.unwrap();
         let plan = plan(mode, "10.42.0.0/16".parse().unwrap(), &self.peer, &others, &own);
         let changed = self.routes.apply(&plan).await.unwrap();
         (plan, changed)

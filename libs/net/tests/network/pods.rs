@@ -89,7 +89,7 @@ async fn pods_send_packets_as_large_as_the_nodes_link_takes() {
     network.attach(&a, "default/a", &[]).await.unwrap();
     let eth0 = Netlink::in_namespace(&a).unwrap().existing("eth0").await.unwrap();
     assert!([USUAL_PACKETS, 3 * USUAL_PACKETS].contains(&takes), "{takes}");
-    assert_eq!((eth0.packets, netlink.existing("cni0").await.unwrap().packets), (takes, takes));
+    assert_eq!((eth0.packets, netlink.existing(&pods::host_interface("default/a")).await.unwrap().packets), (takes, takes));
 }
 
 /// The node's own loopback answers host ports there, and stays out of its pods' reach.
@@ -99,7 +99,9 @@ async fn pods_do_not_reach_the_nodes_loopback() {
     let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
     wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
     let network = PodNetwork::start(config(&scene, &node)).await.unwrap();
-    network.attach(&a, "default/a", &[]).await.unwrap();
+    // One with a port of the node: its link takes packets with such addresses.
+    let port = HostPort { protocol: Protocol::Tcp, host_ip: None, host_port: 8088, container_port: 80 };
+    network.attach(&a, "default/a", &[port]).await.unwrap();
     serve(&node, 10248);
     // A pod that sends such packets on purpose: the way to 127.0.0.2 is the node.
     netns::within(&a, || {

@@ -1,4 +1,4 @@
-//! The runtime's own network: a bridge, and addresses from the node's range.
+//! The runtime's own network: veth pairs and routes, and addresses from the node's range.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -8,18 +8,18 @@ use async_trait::async_trait;
 use super::{Network, host_ports};
 use crate::error::{Error, Result, Step};
 
-/// A bridge and veth pairs, addresses from the node's range.
-pub struct Bridge {
+/// Veth pairs and routes, addresses from the node's range.
+pub struct Own {
     state: PathBuf,
-    settings: BridgeSettings,
+    settings: OwnSettings,
     network: tokio::sync::OnceCell<net::PodNetwork>,
     /// Sandboxes that were there when this process began, while the node's range is not known yet.
     kept: parking_lot::Mutex<Option<std::collections::HashSet<String>>>,
 }
 
-/// What the bridge is made from besides the node's range.
+/// What it is made from besides the node's range.
 #[derive(Debug, Clone, Default)]
-pub struct BridgeSettings {
+pub struct OwnSettings {
     /// The node's range; learned from the kubelet when absent.
     pub pod_cidr: Option<String>,
     /// Every node's pods; the usual range when absent.
@@ -28,20 +28,18 @@ pub struct BridgeSettings {
     pub service_cidr: Option<String>,
     /// The node's address.
     pub node_address: Option<Ipv4Addr>,
-    /// The bridge's name; `cni0` when absent.
-    pub bridge: Option<String>,
     /// The node's network namespace; this process' own when absent.
     pub namespace: Option<PathBuf>,
 }
 
-impl Bridge {
-    /// A bridge that keeps its addresses below `state`.
-    pub async fn new(state: PathBuf, settings: BridgeSettings) -> Result<Bridge> {
-        let bridge = Bridge { state, settings, network: tokio::sync::OnceCell::new(), kept: Default::default() };
-        if let Some(cidr) = bridge.settings.pod_cidr.clone() {
-            bridge.set_pod_cidr(&cidr).await?;
+impl Own {
+    /// One that keeps its addresses below `state`.
+    pub async fn new(state: PathBuf, settings: OwnSettings) -> Result<Own> {
+        let own = Own { state, settings, network: tokio::sync::OnceCell::new(), kept: Default::default() };
+        if let Some(cidr) = own.settings.pod_cidr.clone() {
+            own.set_pod_cidr(&cidr).await?;
         }
-        Ok(bridge)
+        Ok(own)
     }
 
     fn config(&self, cidr: &str) -> Result<net::pods::Config> {
@@ -52,9 +50,6 @@ impl Bridge {
         }
         if let Some(cidr) = &self.settings.service_cidr {
             config.service_cidr = parse(cidr)?;
-        }
-        if let Some(name) = &self.settings.bridge {
-            config.bridge.clone_from(name);
         }
         config.node_address = self.settings.node_address;
         config.namespace.clone_from(&self.settings.namespace);
@@ -67,7 +62,7 @@ impl Bridge {
 }
 
 #[async_trait]
-impl Network for Bridge {
+impl Network for Own {
     async fn setup(&self, netns: &Path, sandbox: &str, pod: &cri::PodSandboxConfig) -> Result<Vec<IpAddr>> {
         let ports = host_ports(pod)?;
         let attached = self.network()?.attach(netns, sandbox, &ports).await.step("connect pod to the network")?;
