@@ -246,7 +246,12 @@ async fn nobody_but_nodes_speaks_on_the_overlay() {
     receiver.set_nonblocking(false).unwrap();
     inject(&b.path, node, to_a);
     assert!(receiver.recv(&mut [0; 64]).is_ok());
-    // Rules that somebody deletes come back.
-    run(&a.path, "iptables -F KNARR-VXLAN-IN").unwrap();
-    assert_eq!(a.meet(Mode::Vxlan, &[&b]).await.1, 1);
+    // Rules that somebody deletes come back, each kind by itself.
+    for all in ["iptables -F KNARR-VXLAN-IN", "iptables -t raw -F"] {
+        run(&a.path, all).unwrap();
+        assert_eq!(a.meet(Mode::Vxlan, &[&b]).await.1, 1, "{all}");
+    }
+    assert_eq!(a.meet(Mode::Vxlan, &[&b]).await.1, 0);
+    a.meet(Mode::HostGw, &[&b]).await;
+    assert!(!run(&a.path, "iptables-save").unwrap().contains("8472"));
 }
