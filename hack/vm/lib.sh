@@ -25,15 +25,18 @@ declare -A vm_pids=()
 vm_lan=$((20000 + $$ % 20000))
 
 vm_need() {
-    local missing=() pair
-    for pair in qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img debootstrap:debootstrap e2fsprogs:mke2fs openssh-client:ssh; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "${pair#*:}" >/dev/null || missing+=("${pair%:*}")
-    done
-    if [ ${#missing[@]} -gt 0 ]; then
+    local missing pair
+    # Twice: to install one may remove another that is of a newer release.
+    for _ in 1 2; do
+        missing=()
+        for pair in qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img debootstrap:debootstrap e2fsprogs:mke2fs openssh-client:ssh; do
+            PATH=$PATH:/usr/sbin:/sbin command -v "${pair#*:}" >/dev/null || missing+=("${pair%:*}")
+        done
+        [ ${#missing[@]} -gt 0 ] || return 0
         export DEBIAN_FRONTEND=noninteractive
         apt-get update -qq
         apt-get install -y -qq --no-install-recommends "${missing[@]}"
-    fi
+    done
 }
 
 vm_base() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
-    client::log::{self, Verbosity},
+    client::log::Verbosity,
     context::Context,
     failure::{Failure, plain},
     flags, help, verbs,
@@ -424,8 +424,7 @@ fn told(error: &clap::Error, path: &[String]) -> Failure {
                 |flag: &String| flag.trim_start_matches('-').split([' ', '=']).next().map(|name| format!("\"{name}\""));
             let mut names: Vec<String> = flags.iter().filter_map(name).collect();
             names.sort();
-            // Upstream logs this one.
-            Failure::Verbatim(log::command_failed(&format!("required flag(s) {} not set", names.join(", "))), 1)
+            plain(format!("required flag(s) {} not set", names.join(", ")))
         }
         ErrorKind::UnknownArgument => {
             let unknown = api::field::go_quote(&text(ContextKind::InvalidArg));

@@ -86,7 +86,7 @@ fn unprofiled(name: &str) -> Failure {
         "cpu" | "heap" | "goroutine" | "threadcreate" | "block" | "mutex" => {
             failure::plain(format!("profiles are not supported: there is no {name} profile to capture"))
         }
-        _ => Failure::Verbatim(client::log::command_failed(&format!("unknown profile '{name}'")), 1),
+        _ => failure::plain(format!("unknown profile '{name}'")),
     }
 }
 

@@ -78,11 +78,6 @@ pub fn unhandled(place: &str, error: &str) {
     eprintln!("{}\"Unhandled Error\" err={}", head('E', place), go_quote(error));
 }
 
-/// An error that ends the program in upstream's outermost function.
-pub fn command_failed(error: &str) -> String {
-    format!("{}\"command failed\" err={}", head('E', "run.go:72"), go_quote(error))
-}
-
 /// An error at a place of its own that ends the program there.
 pub fn fatal(place: &str, error: &str) -> String {
     format!("{}{error}", head('F', place))
