@@ -30,18 +30,21 @@ pub struct Config {
     pub cluster_cidr: Cidr,
     /// The node's network namespace; the process' own if `None`.
     pub namespace: Option<PathBuf>,
+    /// Other nodes' packets arrive as they were sent ([`PeerRoutes::new`]).
+    pub uncut: bool,
 }
 
 impl Config {
     /// The usual range.
     pub fn new(node_name: impl Into<String>, mode: Mode) -> Self {
-        Self { node_name: node_name.into(), mode, cluster_cidr: Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16), namespace: None }
+        let cluster_cidr = Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16);
+        Self { node_name: node_name.into(), mode, cluster_cidr, namespace: None, uncut: false }
     }
 }
 
 /// Keeps the node's routes until `shutdown`. They stay behind: what is connected stays so.
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), net::Error> {
-    let routes = PeerRoutes::new(config.namespace.clone())?;
+    let routes = PeerRoutes::new(config.namespace.clone(), config.uncut)?;
     let kernel = Changes::subscribe(config.namespace.as_deref())?;
     let nodes: Informer<Node> =
         Informer::start(client, Options { transform: strip, ..Options::default() }, shutdown.clone());
@@ -85,7 +88,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
 
 /// Takes away all ways that were ever made here, where another network leads to other nodes' pods.
 pub async fn withdraw() -> Result<(), net::Error> {
-    PeerRoutes::new(None)?.apply(&Plan::default()).await.map(drop)
+    PeerRoutes::new(None, false)?.apply(&Plan::default()).await.map(drop)
 }
 
 async fn round(config: &Config, routes: &PeerRoutes, nodes: &Informer<Node>, told: &mut Plan) -> Result<(), net::Error> {

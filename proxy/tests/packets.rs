@@ -16,7 +16,7 @@ use knarr_proxy::{
     proxier::Proxier,
     rules::{Fragment, Setting, fragment},
 };
-use net::{Error, Netlink, PodNetwork, Result, Route, VethEnd, Via, iptables::Iptables, netns, pods};
+use net::{Error, LinkEnd, Netlink, PodNetwork, Result, Route, Via, iptables::Iptables, netns, pods};
 use serde_json::{Value, json};
 
 const NODE: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
@@ -40,8 +40,8 @@ impl Scene {
         }
         let node = Netlink::in_namespace(&path("node")).unwrap();
         let there = netns::open(&path("outside")).unwrap();
-        let far = VethEnd { name: "eth0", namespace: Some(there.as_fd()), ..VethEnd::default() };
-        node.add_veth(VethEnd { name: "eth0", ..VethEnd::default() }, far).await.unwrap();
+        let far = LinkEnd { name: "eth0", namespace: Some(there.as_fd()), ..LinkEnd::default() };
+        node.add_veth(LinkEnd { name: "eth0", ..LinkEnd::default() }, far).await.unwrap();
         node.add_address(node.existing("eth0").await.unwrap().index, NODE, 24).await.unwrap();
         let outside = Netlink::in_namespace(&path("outside")).unwrap();
         let eth0 = outside.existing("eth0").await.unwrap().index;

@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     match args.action {
         Action::Stop { .. } => stop(&cluster, &node),
         Action::Start { .. } => start(&cluster, &node),
-        Action::Partition { .. } => small_runtime()?.block_on(link::cut_node(&cluster, &node)),
+        Action::Partition { .. } => small_runtime()?.block_on(link::cut_node(&node)),
     }
 }
 
@@ -58,7 +58,7 @@ fn stop(cluster: &Cluster, node: &Node) -> Result<()> {
     let mut progress = Progress::default();
     progress.step(format!("Stopping {}", node.name));
     cgroup::kill_all(&layout::node_cgroup(&cluster.name, &node.name))?;
-    small_runtime()?.block_on(link::remove_node(cluster, node))?;
+    small_runtime()?.block_on(link::remove_node(node))?;
     progress.done();
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use net::netns;
 
 use crate::{
     commands::{run_node::Report, small_runtime},
@@ -131,10 +132,12 @@ async fn ensure_record(args: &Args) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// The cluster's switch, and these nodes' namespaces and wires.
+/// The cluster's network, and these nodes' namespaces and links.
 pub async fn ensure_network(cluster: &Cluster, nodes: &[Node]) -> Result<()> {
-    link::ensure_outside(cluster).await.context("make the cluster's network")?;
-    for node in nodes {
+    let new = link::ensure_outside(cluster).await.context("make the cluster's network")?;
+    let all = cluster.nodes()?;
+    let joined = |node: &Node| netns::exists(&netns::named(&node.name));
+    for node in all.iter().filter(|node| nodes.contains(node) || new && joined(node)) {
         fs::create_dir_all(&node.folder).with_context(|| format!("create {}", node.folder.display()))?;
         link::ensure_node(cluster, node).await.with_context(|| format!("connect {}", node.name))?;
     }

@@ -51,7 +51,7 @@ pub fn namespaces(cluster: &str) -> Vec<PathBuf> {
     nodes.chain([outside_name(cluster)]).map(|name| netns::named(&name)).collect()
 }
 
-/// The host's end of the wire into the cluster. Link names have at most 15 characters.
+/// The host's link in the cluster's network. Link names have at most 15 characters.
 pub fn host_link(cluster: &str) -> String {
     match cluster.len() {
         0..=12 => format!("kn-{cluster}"),

@@ -1,10 +1,10 @@
-//! Makes a local cluster's namespaces and wires. All of it may be repeated on what is already there.
+//! Makes a local cluster's namespaces and links. All of it may be repeated on what is already there.
 
-use std::os::fd::AsFd;
+use std::{net::Ipv4Addr, os::fd::AsFd, path::Path};
 
 use anyhow::{Context, Result};
 use net::{
-    Cidr, Netlink, USUAL_PACKETS, VethEnd, netns,
+    Cidr, LinkEnd, Netlink, USUAL_PACKETS, netns,
     peers::{Mode, USUAL_MTU},
     vxlan,
 };
@@ -15,12 +15,17 @@ use super::{
 };
 use crate::compose::agent::PodNetwork;
 
-const SWITCH: &str = "knarr0";
-/// What the wires take at once: nothing on the way is a wire for which packets would have to be cut, and three times the usual is
+/// What all links of a cluster are on top of.
+const WIRE: &str = "wire";
+/// Its other end.
+const WIRE_END: &str = "end";
+/// A node's link.
+const NODE_LINK: &str = "eth0";
+/// What the links take at once: nothing on the way is a wire for which packets would have to be cut, and three times the usual is
 /// less work a byte. An overlay takes no more than usual.
 const PACKETS: u32 = 3 * USUAL_PACKETS;
 
-/// What a cluster's wires carry.
+/// What a cluster's links carry.
 struct Wires {
     /// A frame's payload. Where pods' packets travel in an overlay's there is room for its headers, so that pods have the usual MTU
     /// either way.
@@ -48,70 +53,69 @@ pub async fn free_subnet() -> Result<Cidr> {
     layout::choose_subnet(&taken)
 }
 
-/// The namespace outside with the switch, and the host's wire to it.
-pub async fn ensure_outside(cluster: &Cluster) -> Result<()> {
-    let subnet = cluster.subnet()?;
+/// The namespace outside with the wire, its own link and the host's. Returns whether the wire is new: no node has a link on it.
+pub async fn ensure_outside(cluster: &Cluster) -> Result<bool> {
+    let (subnet, wires) = (cluster.subnet()?, Wires::of(cluster)?);
     let path = netns::named(&layout::outside_name(&cluster.name));
     netns::create(&path)?;
     let outside = Netlink::in_namespace(&path)?;
-    let wires = Wires::of(cluster)?;
-    let switch = outside.ensure_bridge(SWITCH, Some(wires.mtu)).await?;
-    let (bridge, mtu) = (switch.index, Some(switch.mtu));
-    netns::within(&path, || {
-        // The switch only switches: no rules to be asked on the way.
-        match netns::set_sysctl("net.bridge.bridge-nf-call-iptables", "0") {
-            Err(net::Error::System { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    })?;
-    outside.add_address(bridge, layout::outside_address(subnet), subnet.prefix()).await?;
-    let host = Netlink::new()?;
+    let new = outside.link(WIRE).await?.is_none();
+    if new {
+        remove_bridge(&outside).await?;
+        let end = |name| LinkEnd { name, mtu: Some(wires.mtu), ..LinkEnd::default() };
+        outside.add_veth(end(WIRE), end(WIRE_END)).await?;
+    }
+    outside.set_up(outside.existing(WIRE).await?.index).await?;
+    // What is for none of the links on the wire ends here. It would answer for this namespace's address, past the link that has it.
+    outside.set_up_without_arp(outside.existing(WIRE_END).await?.index).await?;
+    let here = LinkEnd { name: "eth0", ..LinkEnd::default() };
+    ensure_link(cluster, &outside, &outside, here, layout::outside_address(subnet)).await?;
+    let (host, namespace) = (Netlink::new()?, netns::open(Path::new("/proc/thread-self/ns/net"))?);
     let name = layout::host_link(&cluster.name);
-    if host.link(&name).await?.is_none() || outside.link("host").await?.is_none() {
-        host.delete_link(&name).await?;
-        let namespace = netns::open(&path)?;
-        let near = VethEnd { name: &name, mtu, ..VethEnd::default() };
-        let far = VethEnd { name: "host", namespace: Some(namespace.as_fd()), mtu, ..VethEnd::default() };
-        host.add_veth(near, far).await?;
-    }
-    let near = host.existing(&name).await?.index;
-    host.set_up(near).await?;
-    host.add_address(near, layout::host_address(subnet), subnet.prefix()).await?;
-    let far = outside.existing("host").await?.index;
-    outside.join_bridge(far, bridge).await?;
-    for (side, link) in [(&host, near), (&outside, far), (&outside, bridge)] {
-        side.set_packets(link, wires.packets).await?;
-    }
-    Ok(())
+    let near = LinkEnd { name: &name, namespace: Some(namespace.as_fd()), ..LinkEnd::default() };
+    ensure_link(cluster, &outside, &host, near, layout::host_address(subnet)).await?;
+    Ok(new)
 }
 
-/// A node's namespace and its wire to the switch.
+/// A node's namespace and its link.
 pub async fn ensure_node(cluster: &Cluster, node: &Node) -> Result<()> {
-    let outside_path = netns::named(&layout::outside_name(&cluster.name));
     let path = netns::named(&node.name);
     netns::create(&path).with_context(|| format!("make the namespace of {}", node.name))?;
-    let outside = Netlink::in_namespace(&outside_path)?;
-    let inside = Netlink::in_namespace(&path)?;
-    let port = port(node);
-    // All wires of a switch carry the same, whatever made it.
-    let switch = outside.existing(SWITCH).await?;
-    let mtu = Some(switch.mtu);
-    if outside.link(&port).await?.is_none() || inside.link("eth0").await?.is_none() {
-        outside.delete_link(&port).await?;
-        let namespace = netns::open(&path)?;
-        let near = VethEnd { name: &port, mtu, ..VethEnd::default() };
-        let mac = Some(hardware_address(node));
-        let far = VethEnd { name: "eth0", namespace: Some(namespace.as_fd()), mac, mtu };
-        outside.add_veth(near, far).await?;
+    // Nodes pass on what is for their pods: to look for a socket of their own first is in vain, except for what comes from other
+    // nodes' processes.
+    netns::within(&path, || netns::set_sysctl("net.ipv4.ip_early_demux", "0"))?;
+    let outside = Netlink::in_namespace(&netns::named(&layout::outside_name(&cluster.name)))?;
+    let (inside, namespace) = (Netlink::in_namespace(&path)?, netns::open(&path)?);
+    let mac = Some(hardware_address(node));
+    let link = LinkEnd { name: NODE_LINK, namespace: Some(namespace.as_fd()), mac, mtu: None };
+    ensure_link(cluster, &outside, &inside, link, node.address).await
+}
+
+/// A link to the cluster's network with an address, connected. `place` is where it belongs.
+async fn ensure_link(
+    cluster: &Cluster,
+    outside: &Netlink,
+    place: &Netlink,
+    link: LinkEnd<'_>,
+    address: Ipv4Addr,
+) -> Result<()> {
+    if place.link(link.name).await?.is_none() {
+        outside.add_macvlan(outside.existing(WIRE).await?.index, link).await?;
     }
-    let far = outside.existing(&port).await?.index;
-    outside.join_bridge(far, switch.index).await?;
-    let eth0 = inside.existing("eth0").await?.index;
-    let packets = Wires::of(cluster)?.packets;
-    outside.set_packets(far, packets).await?;
-    inside.set_packets(eth0, packets).await?;
-    inside.set_up(eth0).await?;
-    inside.add_address(eth0, node.address, cluster.subnet()?.prefix()).await?;
+    let present = place.existing(link.name).await?.index;
+    place.set_connected(present, true).await?;
+    place.set_packets(present, Wires::of(cluster)?.packets).await?;
+    place.set_up(present).await?;
+    Ok(place.add_address(present, address, cluster.subnet()?.prefix()).await?)
+}
+
+/// Removes what older builds joined a cluster's nodes by: a bridge, and wires to it from the nodes and from the host.
+async fn remove_bridge(outside: &Netlink) -> Result<()> {
+    if let Some(bridge) = outside.link("knarr0").await? {
+        let ports = outside.links().await?.into_iter().filter(|link| link.controller == Some(bridge.index));
+        outside.delete_links(&ports.map(|port| port.name).collect::<Vec<_>>()).await?;
+        outside.delete_link(&bridge.name).await?;
+    }
     Ok(())
 }
 
@@ -121,30 +125,25 @@ fn hardware_address(node: &Node) -> [u8; 6] {
     [0x02, 0x6e, a, b, c, d]
 }
 
-/// Cuts the node's wire to the switch, until [`ensure_node`].
-pub async fn cut_node(cluster: &Cluster, node: &Node) -> Result<()> {
-    let outside = Netlink::in_namespace(&netns::named(&layout::outside_name(&cluster.name)))?;
-    let port = outside.existing(&port(node)).await?.index;
-    outside.set_down(port).await.with_context(|| format!("cut the link of {}", node.name))
+/// Cuts the node off from all others, until [`ensure_node`].
+pub async fn cut_node(node: &Node) -> Result<()> {
+    let inside = Netlink::in_namespace(&netns::named(&node.name))?;
+    let link = inside.existing(NODE_LINK).await?.index;
+    inside.set_connected(link, false).await.with_context(|| format!("cut the link of {}", node.name))
 }
 
-/// Removes the node's wire and namespace.
-pub async fn remove_node(cluster: &Cluster, node: &Node) -> Result<()> {
-    // Before the namespace, whose end the kernel would only clean up some time later.
-    Netlink::in_namespace(&netns::named(&layout::outside_name(&cluster.name)))?.delete_link(&port(node)).await?;
+/// Removes the node's link and namespace.
+pub async fn remove_node(node: &Node) -> Result<()> {
     let path = netns::named(&node.name);
     if path.exists() {
+        // Before the namespace, whose end the kernel would only clean up some time later.
+        Netlink::in_namespace(&path)?.delete_link(NODE_LINK).await?;
         netns::delete(&path)?;
     }
     Ok(())
 }
 
-/// The switch's end of a node's wire.
-fn port(node: &Node) -> String {
-    format!("n{}", node.n)
-}
-
-/// Removes the host's wire and every namespace that the cluster may have.
+/// Removes the host's link and every namespace that the cluster may have.
 pub async fn remove(cluster: &str) -> Result<()> {
     // Before the namespace, whose end the kernel would only clean up some time later.
     Netlink::new()?.delete_link(&layout::host_link(cluster)).await?;

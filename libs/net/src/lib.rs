@@ -27,7 +27,7 @@ pub mod vxlan;
 pub use cidr::Cidr;
 pub use error::{Error, Result};
 pub use host_ports::{HostPort, HostPorts, Protocol};
-pub use netlink::{Address, Ipv4Setting, Link, Netlink, Route, USUAL_PACKETS, VethEnd, Via};
+pub use netlink::{Address, Ipv4Setting, Link, LinkEnd, Netlink, Route, USUAL_PACKETS, Via};
 pub use pods::{Attachment, Config, PodNetwork};
 pub use saved::Saved;
 

@@ -15,13 +15,13 @@ use futures::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo},
-    link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage, MacVlanMode},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
 use parking_lot::Mutex;
 use rtnetlink::{
-    Handle, LinkBridge, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_core::{DefaultNla, Emitable, NLA_F_NESTED},
+    Handle, LinkBridge, LinkGetRequest, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST},
 };
 use tokio::task::JoinHandle;
 
@@ -87,14 +87,14 @@ pub struct Address {
     pub permanent: bool,
 }
 
-/// One end of a veth pair to be made.
+/// A link to be made, or one end of a veth pair.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct VethEnd<'a> {
+pub struct LinkEnd<'a> {
     /// Its name.
     pub name: &'a str,
     /// The namespace it goes to; the connection's own if `None`.
     pub namespace: Option<BorrowedFd<'a>>,
-    /// Its MTU.
+    /// Its MTU; the kernel's choice if `None`.
     pub mtu: Option<u32>,
     /// Its hardware address; random if `None`.
     pub mac: Option<[u8; 6]>,
@@ -216,7 +216,7 @@ impl Netlink {
     }
 
     /// Makes a veth pair. The near end is up; the kernel refuses to bring the far end up before the pair is complete.
-    pub async fn add_veth(&self, near: VethEnd<'_>, far: VethEnd<'_>) -> Result<()> {
+    pub async fn add_veth(&self, near: LinkEnd<'_>, far: LinkEnd<'_>) -> Result<()> {
         let step = format!("add veth {}", near.name);
         let peer = with_end(LinkMessageBuilder::<LinkUnspec>::new().name(far.name), &far).build();
         let veth = with_end(LinkVeth::new(near.name, far.name), &near).up();
@@ -224,10 +224,21 @@ impl Netlink {
         self.handle().link().add(message).execute().await.map_err(Error::netlink(step))
     }
 
-    /// Makes a link a port of a bridge and brings it up.
-    pub async fn join_bridge(&self, link: u32, bridge: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(link).controller(bridge).up().build();
-        self.handle().link().set(message).execute().await.map_err(Error::netlink("join a bridge"))
+    /// Makes a link with a hardware address of its own on top of another (macvlan). Those on top of the same link reach each other
+    /// by it, as if a switch were between them, for less work than a switch and a wire to it take.
+    pub async fn add_macvlan(&self, below: u32, link: LinkEnd<'_>) -> Result<()> {
+        let message = with_end(LinkMacVlan::new(link.name, below, MacVlanMode::Bridge), &link).build();
+        self.handle().link().add(message).execute().await.map_err(Error::netlink(format!("add macvlan {}", link.name)))
+    }
+
+    /// Lets a link that [`Netlink::add_macvlan`] made reach the others, or takes it off from them: nothing passes either way.
+    pub async fn set_connected(&self, index: u32, connected: bool) -> Result<()> {
+        // In the mode "source" a link takes only what comes from a list of senders, which is empty, and sends to no other.
+        let mode = if connected { MacVlanMode::Bridge } else { MacVlanMode::Source };
+        let link = LinkMessageBuilder::<LinkMacVlan>::new_with_info_kind(InfoKind::MacVlan).index(index).mode(mode);
+        // What a kind of link has of its own is changed by the message that makes links, told not to make one.
+        let change = self.handle().link().add(link.build()).set_flags(NLM_F_REQUEST | NLM_F_ACK);
+        change.execute().await.map_err(Error::netlink("connect a macvlan or cut it off"))
     }
 
     /// Switches settings of IPv4 on or off for a link: without the thread inside the namespace that their files take.
@@ -256,10 +267,10 @@ impl Netlink {
         self.handle().link().set(message).execute().await.map_err(Error::netlink("bring a link up"))
     }
 
-    /// Takes a link down.
-    pub async fn set_down(&self, index: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(index).down().build();
-        self.handle().link().set(message).execute().await.map_err(Error::netlink("take a link down"))
+    /// Brings a link up that neither asks for hardware addresses nor answers who does.
+    pub async fn set_up_without_arp(&self, index: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(index).arp(false).up().build();
+        self.handle().link().set(message).execute().await.map_err(Error::netlink("bring a link up without ARP"))
     }
 
     /// Deletes the link called `name`; none is fine.
@@ -362,7 +373,7 @@ fn inside<T: Send + 'static>(namespace: OwnedFd, work: impl FnOnce() -> Result<T
 }
 
 /// Fills in what one end of a veth pair has.
-fn with_end<T: Default>(mut builder: LinkMessageBuilder<T>, end: &VethEnd<'_>) -> LinkMessageBuilder<T> {
+fn with_end<T: Default>(mut builder: LinkMessageBuilder<T>, end: &LinkEnd<'_>) -> LinkMessageBuilder<T> {
     if let Some(namespace) = end.namespace {
         builder = builder.setns_by_fd(namespace.as_raw_fd());
     }

@@ -158,17 +158,47 @@ fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stati
 
 /// Brings the calling thread's loopback up by ioctl: it needs no netlink connection, and so no async runtime.
 fn loopback_up() -> Result<()> {
+    let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let set = interface_ioctl("lo", libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: flags });
+    set.map_err(Error::system("bring loopback up"))
+}
+
+/// Says whether a link of the calling thread's network namespace puts what comes in together to larger packets (generic receive
+/// offload). Returns whether it did otherwise before.
+pub fn set_gro(link: &str, on: bool) -> Result<bool> {
+    const ETHTOOL_GGRO: u32 = 0x2b;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    /// `struct ethtool_value` of linux/ethtool.h.
+    #[repr(C)]
+    struct EthtoolValue {
+        command: u32,
+        data: u32,
+    }
+    let ask = |command: u32, data: u32| {
+        let mut value = EthtoolValue { command, data };
+        let argument = libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() };
+        interface_ioctl(link, libc::SIOCETHTOOL, argument).map(|()| value.data)
+    };
+    let failed = || Error::system(format!("set generic receive offload of {link}"));
+    if ask(ETHTOOL_GGRO, 0).map_err(failed())? == u32::from(on) {
+        return Ok(false);
+    }
+    ask(ETHTOOL_SGRO, on.into()).map_err(failed()).map(|_| true)
+}
+
+/// An ioctl about an interface of the calling thread's namespace. What `argument` points to outlives the call.
+fn interface_ioctl(name: &str, request: libc::c_ulong, argument: libc::__c_anonymous_ifr_ifru) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(Error::system("open a socket"))?;
-    // SAFETY: an all-zero ifreq is a valid value; the kernel reads the name and flags we set.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) } {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let mut message = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: argument };
+    // The last byte ends the name.
+    for (to, from) in message.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the kernel reads and writes one ifreq and, for some requests, what it points to; the caller keeps that alive.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), request as _, &raw mut message) } {
         0 => Ok(()),
-        _ => Err(Error::system("bring loopback up")(std::io::Error::last_os_error())),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

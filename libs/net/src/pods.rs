@@ -25,7 +25,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Cidr, Error, HostPort, Ipv4Setting, Netlink, Result, Route, USUAL_PACKETS, VethEnd, Via, hash, host_ports,
+    Cidr, Error, HostPort, Ipv4Setting, LinkEnd, Netlink, Result, Route, USUAL_PACKETS, Via, hash, host_ports,
     ipam::{Ipam, Lease},
     iptables::Iptables,
     netns, vxlan,
@@ -146,8 +146,8 @@ impl PodNetwork {
         let gateway = self.config.pod_cidr.gateway();
         let name = host_interface(key);
         let Width { mtu, packets } = self.width().await?;
-        let near = VethEnd { name: &name, mtu, ..VethEnd::default() };
-        let far = VethEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)) };
+        let near = LinkEnd { name: &name, mtu, ..LinkEnd::default() };
+        let far = LinkEnd { name: "eth0", namespace: Some(netns), mtu, mac: Some(mac(address)) };
         if let Err(error) = self.netlink.add_veth(near, far).await {
             if error.raw_os_error() != Some(libc::EEXIST) {
                 return Err(error);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, Netlink, Result, VethEnd, netns};
+use crate::{Error, LinkEnd, Netlink, Result, netns};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -100,8 +100,8 @@ pub async fn wire(a: &Path, a_address: Ipv4Addr, b: &Path, b_address: Ipv4Addr) 
     let (near, far) = (format!("a{n}"), format!("b{n}"));
     let here = Netlink::in_namespace(a).expect("netlink");
     let there = netns::open(b).expect("open a namespace");
-    let end = |name| VethEnd { name, ..VethEnd::default() };
-    here.add_veth(end(&near), VethEnd { namespace: Some(there.as_fd()), ..end(&far) }).await.expect("add a veth pair");
+    let end = |name| LinkEnd { name, ..LinkEnd::default() };
+    here.add_veth(end(&near), LinkEnd { namespace: Some(there.as_fd()), ..end(&far) }).await.expect("add a veth pair");
     let index = here.existing(&near).await.expect("look up a link").index;
     here.add_address(index, a_address, 24).await.expect("add an address");
     let there = Netlink::in_namespace(b).expect("netlink");

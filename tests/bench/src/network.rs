@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use net::{Netlink, VethEnd, netns};
+use net::{LinkEnd, Netlink, netns};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
@@ -124,9 +124,9 @@ impl Pair {
         pair.remove();
         pair.0.iter().try_for_each(|path| netns::create(path))?;
         let far = netns::open(&pair.0[1])?;
-        let end = VethEnd { name: "eth0", ..VethEnd::default() };
+        let end = LinkEnd { name: "eth0", ..LinkEnd::default() };
         let near = Netlink::in_namespace(&pair.0[0])?;
-        near.add_veth(end, VethEnd { namespace: Some(std::os::fd::AsFd::as_fd(&far)), ..end }).await?;
+        near.add_veth(end, LinkEnd { namespace: Some(std::os::fd::AsFd::as_fd(&far)), ..end }).await?;
         for (path, address) in pair.0.iter().zip(BARE) {
             let netlink = Netlink::in_namespace(path)?;
             let link = netlink.existing("eth0").await?;

@@ -31,7 +31,7 @@ impl Node {
         (config.namespace, config.node_address) = (Some(path.clone()), Some(address));
         let network = PodNetwork::start(config).await.unwrap();
         let peer = Peer { name: format!("node{n}"), addresses: vec![address], pods: Some(pods) };
-        let routes = PeerRoutes::new(Some(path.clone())).unwrap();
+        let routes = PeerRoutes::new(Some(path.clone()), false).unwrap();
         Self { path, pod, peer, routes, network }
     }
 
@@ -125,7 +125,7 @@ async fn neighbours_lead_to_each_others_pods() {
     a.meet(Mode::Auto, &[&b]).await;
     let with = netlink.route_destinations().await.unwrap();
     // Another process, which knows nothing of what was before.
-    let a = Node { routes: PeerRoutes::new(Some(a.path.clone())).unwrap(), ..a };
+    let a = Node { routes: PeerRoutes::new(Some(a.path.clone()), false).unwrap(), ..a };
     a.meet(Mode::Auto, &[]).await;
     let without = netlink.route_destinations().await.unwrap();
     let gone: Vec<&Cidr> = with.iter().filter(|range| !without.contains(range)).collect();
@@ -159,6 +159,7 @@ impl Apart {
             Netlink::in_namespace(path).unwrap().set_route(all).await.unwrap();
         }
         let a = Node::new(&mut scene, 1, addresses[0], a).await;
+        let a = Node { routes: PeerRoutes::new(Some(a.path.clone()), true).unwrap(), ..a };
         let b = Node::new(&mut scene, 2, addresses[1], b).await;
         Self { scene, a, b, stranger }
     }
@@ -188,6 +189,9 @@ async fn a_router_between_nodes_is_crossed_by_vxlan() {
         seen,
         (0, to_a.to_string(), "10.42.2.0".into(), [1450, 1450], true, Some(libc::EMSGSIZE), 1 << 20, unreachable)
     );
+    // Packets that nothing cuts are not joined.
+    let joins = |node: &Node| netns::within(&node.path, || netns::set_gro(vxlan::NAME, false)).unwrap();
+    assert_eq!([joins(&a), joins(&b)], [false, true]);
 
     // Everything of the overlay comes back when somebody deletes it, and goes with the last node behind it.
     let changes = Changes::subscribe(Some(&a.path)).unwrap();
