@@ -19,6 +19,9 @@ use crate::compose::agent::PodNetwork;
 const WIRE: &str = "wire";
 /// Its other end.
 const WIRE_END: &str = "end";
+/// The link of the namespace that both are in. Before Linux 6.13 no node's can be called the same: a new link's name must not be taken
+/// where it is asked for.
+const OUTSIDE_LINK: &str = "outside";
 /// A node's link.
 const NODE_LINK: &str = "eth0";
 /// What the links take at once: nothing on the way is a wire for which packets would have to be cut, and three times the usual is
@@ -68,7 +71,7 @@ pub async fn ensure_outside(cluster: &Cluster) -> Result<bool> {
     outside.set_up(outside.existing(WIRE).await?.index).await?;
     // What is for none of the links on the wire ends here. It would answer for this namespace's address, past the link that has it.
     outside.set_up_without_arp(outside.existing(WIRE_END).await?.index).await?;
-    let here = LinkEnd { name: "eth0", ..LinkEnd::default() };
+    let here = LinkEnd { name: OUTSIDE_LINK, ..LinkEnd::default() };
     ensure_link(cluster, &outside, &outside, here, layout::outside_address(subnet)).await?;
     let (host, namespace) = (Netlink::new()?, netns::open(Path::new("/proc/thread-self/ns/net"))?);
     let name = layout::host_link(&cluster.name);

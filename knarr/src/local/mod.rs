@@ -3,7 +3,7 @@
 //! ```text
 //!  host          kn-NAME 10.41.N.1  ──┐       ┌── NAME-1   eth0 10.41.N.11
 //!                                    wire ─────┼── NAME-2   eth0 10.41.N.12
-//!  NAME-outside  eth0    10.41.N.2  ──┘       └── ...
+//!  NAME-outside  outside 10.41.N.2  ──┘       └── ...
 //! ```
 //!
 //! The wire is in `NAME-outside` and not on the host, so that no firewall of the host's (Docker's, say) sees the nodes'

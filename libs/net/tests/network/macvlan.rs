@@ -22,9 +22,11 @@ impl Machine {
         let path = at.clone().unwrap_or_else(|| scene.namespace(&format!("machine{n}")));
         let (netlink, namespace) = (Netlink::in_namespace(&path).unwrap(), netns::open(&path).unwrap());
         let mac = Some([2, 0, 0, 0, 0, n]);
-        let end = LinkEnd { name: "eth0", namespace: at.is_none().then(|| namespace.as_fd()), mac, mtu: None };
+        // Of the same name in each place would do, too, but before Linux 6.13 not in the wire's.
+        let name = format!("m{n}");
+        let end = LinkEnd { name: &name, namespace: at.is_none().then(|| namespace.as_fd()), mac, mtu: None };
         outside.add_macvlan(wire, end).await.unwrap();
-        let link = netlink.existing("eth0").await.unwrap();
+        let link = netlink.existing(&name).await.unwrap();
         assert_eq!((link.mac, link.mtu), (mac, 1400));
         netlink.set_up(link.index).await.unwrap();
         let address = Ipv4Addr::new(192, 0, 2, n);
