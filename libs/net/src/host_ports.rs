@@ -1,6 +1,6 @@
 //! Ports of a node that lead to its pods.
 //!
-//! The rules are the same whoever connects the pods: the runtime's own bridge ([`crate::pods`]) writes them among its others,
+//! The rules are the same whoever connects the pods: the runtime's own network ([`crate::pods`]) writes them among its others,
 //! and for pods that a CNI plugin has connected, and which no plugin leads ports to, [`HostPorts`] writes them alone.
 
 use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};

@@ -159,7 +159,8 @@ fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stati
 /// Brings the calling thread's loopback up by ioctl: it needs no netlink connection, and so no async runtime.
 fn loopback_up() -> Result<()> {
     let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    let set = interface_ioctl("lo", libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: flags });
+    // SAFETY: flags point nowhere.
+    let set = unsafe { interface_ioctl("lo", libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: flags }) };
     set.map_err(Error::system("bring loopback up"))
 }
 
@@ -177,7 +178,8 @@ pub fn set_gro(link: &str, on: bool) -> Result<bool> {
     let ask = |command: u32, data: u32| {
         let mut value = EthtoolValue { command, data };
         let argument = libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() };
-        interface_ioctl(link, libc::SIOCETHTOOL, argument).map(|()| value.data)
+        // SAFETY: both requests read and write one ethtool_value, which outlives the call.
+        unsafe { interface_ioctl(link, libc::SIOCETHTOOL, argument) }.map(|()| value.data)
     };
     let failed = || Error::system(format!("set generic receive offload of {link}"));
     if ask(ETHTOOL_GGRO, 0).map_err(failed())? == u32::from(on) {
@@ -186,8 +188,15 @@ pub fn set_gro(link: &str, on: bool) -> Result<bool> {
     ask(ETHTOOL_SGRO, on.into()).map_err(failed()).map(|_| true)
 }
 
-/// An ioctl about an interface of the calling thread's namespace. What `argument` points to outlives the call.
-fn interface_ioctl(name: &str, request: libc::c_ulong, argument: libc::__c_anonymous_ifr_ifru) -> std::io::Result<()> {
+/// An ioctl about an interface of the calling thread's namespace.
+///
+/// # Safety
+/// If `request` takes a pointer, `argument` is one to what it reads and writes, alive during the call.
+unsafe fn interface_ioctl(
+    name: &str,
+    request: libc::c_ulong,
+    argument: libc::__c_anonymous_ifr_ifru,
+) -> std::io::Result<()> {
     use std::os::fd::AsRawFd;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     let mut message = libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: argument };
@@ -195,7 +204,7 @@ fn interface_ioctl(name: &str, request: libc::c_ulong, argument: libc::__c_anony
     for (to, from) in message.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    // SAFETY: the kernel reads and writes one ifreq and, for some requests, what it points to; the caller keeps that alive.
+    // SAFETY: the kernel reads and writes one ifreq and, for some requests, what it points to, which the caller answers for.
     match unsafe { libc::ioctl(socket.as_raw_fd(), request as _, &raw mut message) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
