@@ -30,21 +30,21 @@ pub struct Config {
     pub cluster_cidr: Cidr,
     /// The node's network namespace; the process' own if `None`.
     pub namespace: Option<PathBuf>,
-    /// Other nodes' packets arrive as they were sent ([`PeerRoutes::new`]).
-    pub uncut: bool,
+    /// All nodes are namespaces of one machine ([`PeerRoutes::new`]).
+    pub one_machine: bool,
 }
 
 impl Config {
     /// The usual range.
     pub fn new(node_name: impl Into<String>, mode: Mode) -> Self {
         let cluster_cidr = Cidr::new(Ipv4Addr::new(10, 42, 0, 0), 16);
-        Self { node_name: node_name.into(), mode, cluster_cidr, namespace: None, uncut: false }
+        Self { node_name: node_name.into(), mode, cluster_cidr, namespace: None, one_machine: false }
     }
 }
 
 /// Keeps the node's routes until `shutdown`. They stay behind: what is connected stays so.
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), net::Error> {
-    let routes = PeerRoutes::new(config.namespace.clone(), config.uncut)?;
+    let routes = PeerRoutes::new(config.namespace.clone(), config.one_machine)?;
     let kernel = Changes::subscribe(config.namespace.as_deref())?;
     let nodes: Informer<Node> =
         Informer::start(client, Options { transform: strip, ..Options::default() }, shutdown.clone());

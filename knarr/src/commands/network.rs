@@ -21,6 +21,6 @@ pub struct NetworkFlags {
 
 impl From<NetworkFlags> for Network {
     fn from(flags: NetworkFlags) -> Self {
-        Self { pods: flags.pod_network, conf_dir: flags.cni_conf_dir, bin_dirs: flags.cni_bin_dir, uncut: false }
+        Self { pods: flags.pod_network, conf_dir: flags.cni_conf_dir, bin_dirs: flags.cni_bin_dir, one_machine: false }
     }
 }

@@ -61,8 +61,8 @@ pub struct Network {
     pub conf_dir: PathBuf,
     /// Where their programs are.
     pub bin_dirs: Vec<PathBuf>,
-    /// Other nodes' packets arrive as they were sent: all nodes are namespaces of one machine.
-    pub uncut: bool,
+    /// All nodes are namespaces of one machine.
+    pub one_machine: bool,
 }
 
 impl Network {
@@ -132,8 +132,8 @@ pub async fn start(plan: Plan, parts: &mut Parts) -> Result<Arc<runtime::ImageSt
         }
     });
     if let Some(mode) = mode {
-        let uncut = plan.network.uncut;
-        let config = network::routes::Config { uncut, ..network::routes::Config::new(plan.name.clone(), mode) };
+        let one_machine = plan.network.one_machine;
+        let config = network::routes::Config { one_machine, ..network::routes::Config::new(plan.name.clone(), mode) };
         let client = plan.proxy_client.clone();
         parts.run("routes", move |shutdown: CancellationToken| {
             let (config, client) = (config.clone(), client.clone());

@@ -132,7 +132,7 @@ async fn serve(cluster: &Cluster, node: &Node) -> Result<()> {
             // The host's own configuration is for pods of other clusters.
             conf_dir: node.folder.join("cni/net.d"),
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
-            uncut: true,
+            one_machine: true,
         },
         client_ca,
         serving,

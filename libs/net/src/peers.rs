@@ -156,18 +156,18 @@ pub struct PeerRoutes {
     netlink: Netlink,
     iptables: Iptables,
     namespace: Option<PathBuf>,
-    uncut: bool,
+    one_machine: bool,
 }
 
 impl PeerRoutes {
-    /// For the node whose network namespace is at `namespace`, or the process' own. Packets of other nodes that are `uncut` arrive as
-    /// they were sent, as between namespaces of one machine.
-    pub fn new(namespace: Option<PathBuf>, uncut: bool) -> Result<Self> {
+    /// For the node whose network namespace is at `namespace`, or the process' own. If all nodes are namespaces
+    /// of `one_machine`, packets arrive as they were sent, and by the way that answers take: neither is looked at.
+    pub fn new(namespace: Option<PathBuf>, one_machine: bool) -> Result<Self> {
         let (netlink, iptables) = match &namespace {
             Some(path) => (Netlink::in_namespace(path)?, Iptables::within(path)),
             None => (Netlink::new()?, Iptables::here()),
         };
-        Ok(Self { netlink, iptables, namespace, uncut })
+        Ok(Self { netlink, iptables, namespace, one_machine })
     }
 
     /// The node's addresses, without those of the overlay and in the range of its pods.
@@ -245,14 +245,14 @@ impl PeerRoutes {
             }
         }
         self.netlink.add_address(index, address, 32).await?;
-        let uncut = self.uncut;
+        let one_machine = self.one_machine;
         self.in_node(move || {
-            if uncut {
+            if one_machine {
                 // There is nothing to be put together again.
                 netns::set_gro(vxlan::NAME, false)?;
             }
             // A node may see us on its link where we do not see it on ours: packets then come by another way than answers go.
-            netns::set_sysctl("net.ipv4.conf.knarr/1.rp_filter", "2")?;
+            netns::set_sysctl("net.ipv4.conf.knarr/1.rp_filter", if one_machine { "0" } else { "2" })?;
             netns::set_sysctl("net.ipv4.conf.knarr/1.send_redirects", "0")?;
             netns::set_sysctl("net.ipv4.ip_forward", "1")
         })?;

@@ -192,6 +192,12 @@ async fn a_router_between_nodes_is_crossed_by_vxlan() {
     // Packets that nothing cuts are not joined.
     let joins = |node: &Node| netns::within(&node.path, || netns::set_gro(vxlan::NAME, false)).unwrap();
     assert_eq!([joins(&a), joins(&b)], [false, true]);
+    // Who sees all others as they see it is not asked where answers would go.
+    let source = |node: &Node| {
+        let read = || Ok(std::fs::read_to_string("/proc/sys/net/ipv4/conf/knarr.1/rp_filter").unwrap());
+        netns::within(&node.path, read).unwrap()
+    };
+    assert_eq!([source(&a), source(&b)], ["0\n", "2\n"]);
 
     // Everything of the overlay comes back when somebody deletes it, and goes with the last node behind it.
     let changes = Changes::subscribe(Some(&a.path)).unwrap();
