@@ -25,8 +25,8 @@ use crate::{
     objects::{self, PODS},
 };
 
-const ROUNDS: usize = 9;
-const SECONDS: &str = "2";
+const ROUNDS: usize = 21;
+const SECONDS: &str = "1";
 const PORT: &str = "5201";
 /// The bare pair's addresses, of a range that is nobody's (RFC 5737).
 const BARE: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
