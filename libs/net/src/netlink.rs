@@ -252,6 +252,18 @@ impl Netlink {
         self.handle().link().set(message).execute().await.map_err(Error::netlink("set how IPv4 uses a link"))
     }
 
+    /// Keeps a link that is not connected yet from having an IPv6 address by itself. Where there is no IPv6, none is what it has.
+    pub async fn set_without_ipv6_address(&self, index: u32) -> Result<()> {
+        const INET6_ADDR_GEN_MODE: u16 = 8;
+        const NONE: u8 = 1;
+        let mode = attribute(INET6_ADDR_GEN_MODE, &[NONE]);
+        let inet6 = attribute(NLA_F_NESTED | libc::AF_INET6 as u16, &mode);
+        let mut message = LinkUnspec::new_with_index(index).build();
+        message.attributes.push(LinkAttribute::AfSpecUnknown(inet6));
+        let step = || "keep a link from having an IPv6 address".to_owned();
+        ignore(libc::EAFNOSUPPORT, self.handle().link().set(message).execute().await, step)
+    }
+
     /// Lets a link take IPv4 packets of so many bytes that are cut for the wire only later (segmentation offload), or not at
     /// all: more than the usual [`USUAL_PACKETS`] is less work a byte, if all links on the way take them. Kernels before 6.3 know no
     /// more and leave the link as it is.

@@ -162,6 +162,8 @@ impl PodNetwork {
         // packets with such addresses out.
         let settings = [(Ipv4Setting::SendRedirects, false), (Ipv4Setting::RouteLocalnet, !host_ports.is_empty())];
         self.netlink.set_ipv4(near, &settings).await?;
+        // Rules are IPv4's: the pod has nobody to speak to by another protocol.
+        self.netlink.set_without_ipv6_address(near).await?;
         let fd = netns.try_clone_to_owned().map_err(Error::system("duplicate a namespace's descriptor"))?;
         let pod = Netlink::in_namespace_fd(fd)?;
         let eth0 = pod.existing("eth0").await?.index;

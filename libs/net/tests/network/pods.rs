@@ -1,12 +1,12 @@
 //! The pod network of one node.
 
-use std::{collections::HashSet, net::Ipv4Addr, path::Path};
+use std::{collections::HashSet, net::Ipv4Addr, path::Path, time::Duration};
 
 use knarr_net::{
     Cidr, HostPort, Netlink, PodNetwork, Protocol, Result, Route, USUAL_PACKETS, Via,
     iptables::Iptables,
     netns, pods,
-    testing::{Scene, call, serve, wire},
+    testing::{Scene, call, run, serve, wire},
 };
 
 fn config(scene: &Scene, node: &Path) -> pods::Config {
@@ -115,6 +115,29 @@ async fn pods_do_not_reach_the_nodes_loopback() {
 
     let direct = call(&a, Ipv4Addr::new(172, 30, 0, 2), 10248).is_ok();
     assert_eq!((direct, call(&a, Ipv4Addr::new(127, 0, 0, 2), 10248).is_ok()), (true, false));
+}
+
+/// What listens on the node's IPv6 addresses is out of its pods' reach: no rules would keep them from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_do_not_reach_the_node_by_ipv6() {
+    let mut scene = Scene::new();
+    let [node, a, outside] = ["node", "a", "outside"].map(|name| scene.namespace(name));
+    wire(&node, Ipv4Addr::new(172, 30, 0, 2), &outside, Ipv4Addr::new(172, 30, 0, 1)).await;
+    let network = PodNetwork::start(config(&scene, &node)).await.unwrap();
+    network.attach(&a, "default/a", &[]).await.unwrap();
+    let near = pods::host_interface("default/a");
+    let addresses = |namespace: &Path, link: &str| run(namespace, &format!("ip -6 -o address show dev {link}")).unwrap();
+    if !Path::new("/proc/net/if_inet6").exists() {
+        return println!("skipped: this machine has no IPv6");
+    }
+    let connected = async {
+        // Links take addresses when the wire between them is found connected.
+        while addresses(&a, "eth0").is_empty() || !Netlink::in_namespace(&node).unwrap().existing(&near).await.unwrap().up {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), connected).await.unwrap();
+    assert_eq!(addresses(&node, &near), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
