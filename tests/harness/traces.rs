@@ -17,6 +17,8 @@ pub struct Traces {
     pub processes: BTreeSet<i32>,
     /// Folders of state.
     pub folders: BTreeSet<String>,
+    /// Files of locks.
+    pub locks: BTreeSet<String>,
     /// The host's whole nat and filter tables, and whether it forwards.
     pub rules: Vec<String>,
 }
@@ -33,6 +35,7 @@ pub fn of(cluster: &str) -> Traces {
         cgroups: cgroups(cluster),
         processes: processes(cluster).into_iter().chain(called(cluster)).collect(),
         folders: ours(names("/var/lib/knarr")),
+        locks: ours(names("/run/knarr")),
         rules: rules().into_iter().chain([forwards]).collect(),
     }
 }

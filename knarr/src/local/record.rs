@@ -3,11 +3,13 @@
 use std::{
     fs,
     io::ErrorKind,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow};
 use net::Cidr;
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
@@ -184,12 +186,73 @@ pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 }
 
 /// Held while a cluster is being changed, or (empty name) while a subnet is being chosen. Waits for whoever holds it.
-pub fn lock(cluster: &str) -> Result<nix::fcntl::Flock<fs::File>> {
+pub fn lock(cluster: &str) -> Result<Lock> {
     let folder = Path::new("/run/knarr");
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let path = folder.join(format!("{cluster}.lock"));
-    let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| format!("lock {}", path.display()))
+    Lock::take(folder.join(format!("{cluster}.lock")))
+}
+
+/// A locked file, which is removed when it is let go.
+pub struct Lock {
+    path: PathBuf,
+    _held: Flock<fs::File>,
+}
+
+impl Lock {
+    fn take(path: PathBuf) -> Result<Self> {
+        loop {
+            let file = fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
+            let held = Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, errno)| errno)
+                .with_context(|| format!("lock {}", path.display()))?;
+            // Who held it before removed the file that was waited for: the next one may be somebody else's already.
+            let inode = held.metadata()?.ino();
+            if fs::metadata(&path).is_ok_and(|named| named.ino() == inode) {
+                return Ok(Self { path, _held: held });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still held: nobody else's is removed.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_holds_a_lock_and_no_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.lock");
+        let held = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..200 {
+                        let _lock = Lock::take(path.clone()).unwrap();
+                        assert!(!held.swap(true, Ordering::SeqCst), "two hold it");
+                        std::thread::yield_now();
+                        held.store(false, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_left_by_a_killed_holder_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cluster.lock");
+        fs::write(&path, "").unwrap();
+        drop(Lock::take(path.clone()).unwrap());
+        assert!(!path.exists());
+    }
 }
